@@ -1,0 +1,391 @@
+"""Configuration as checked data: frozen dataclasses, and presets that are plain functions.
+
+`smoke()` runs in seconds and learns little, `street()` is the embedded default, `mot17()` is the reference
+system of the MOTR tutorial (docs/architecture.md). A variant is `dataclasses.replace(street(), ...)`; a preset
+of one's own is named as `path/to/file.py:function`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from motrlab.errors import UserError
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneStage:
+    """One EfficientNet stage: `blocks` MBConv blocks, the first with `stride`.
+
+    `fused=True` takes the fused MBConv of EfficientNetV2 (arXiv 2104.00298, figure 2): one k×k convolution in place
+    of expansion and depthwise convolution; with `expansion=1` that is a single convolution.
+    """
+
+    kernel: int
+    blocks: int
+    channels: int
+    stride: int
+    expansion: int
+    fused: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.kernel % 2 == 1, f"backbone stage: kernel must be odd, not {self.kernel}")
+        _check(self.stride in (1, 2), f"backbone stage: stride must be 1 or 2, not {self.stride}")
+        _check(self.blocks >= 1, f"backbone stage: blocks must be at least 1, not {self.blocks}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shapes of the base graph and of the query interaction module (QIM).
+
+    The transformer sees one feature level. With `upsample=True` the last backbone map is upsampled twofold and
+    added to the map before it, which halves the level's stride: tiny images have too few cells otherwise.
+    """
+
+    height: int
+    width: int
+    stem_channels: int
+    stages: tuple[BackboneStage, ...]
+    upsample: bool = False
+    d_model: int = 256
+    num_heads: int = 8
+    ffn_channels: int = 1024
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    encoder_points: int = 1
+    decoder_points: int = 1
+    num_detect: int = 256
+    num_track: int = 256
+    slot_columns: int = 128
+    class_prior: float = 0.01  # initial score of every slot; the class bias is -log((1 - p) / p)
+    # Departures from the reference for small images; all are off in `mot17`.
+    overlap_bias: bool = False  # learned attention bias from the overlap of two reference boxes
+    relative_boxes: bool = False  # refinement in units of the reference box instead of in logit space
+    anchor_grid: tuple[int, int] | None = None  # rows × columns of the detect references' first positions
+    anchor_size: tuple[float, float] = (0.09, 0.35)  # their first width and height, fractions of the image
+
+    def __post_init__(self) -> None:
+        _check(self.d_model % (2 * self.num_heads) == 0, "d_model must be a multiple of twice num_heads")
+        for name in ("num_detect", "num_track"):
+            slots = getattr(self, name)
+            _check(slots >= 1, f"{name} must be at least 1, not {slots}")
+            _check(slots % self.slot_columns == 0, f"{name} ({slots}) must fill rows of {self.slot_columns}")
+        if self.anchor_grid is not None:
+            rows, columns = self.anchor_grid
+            _check(rows * columns == self.num_detect, f"anchor_grid {rows}×{columns} must have num_detect cells")
+        for name in ("encoder_layers", "decoder_layers", "encoder_points", "decoder_points", "height", "width"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1")
+        _check(0 < self.class_prior < 1, "class_prior must lie between 0 and 1")
+
+    @property
+    def num_slots(self) -> int:
+        """Detect slots, then track slots."""
+        return self.num_detect + self.num_track
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerConfig:
+    """Life and death of a track at run time; scores are fractions from 0 to 1."""
+
+    birth_score: float = 0.7  # a detect slot at or above becomes a track
+    miss_score: float = 0.6  # a track below counts a miss
+    reset_score: float = 0.7  # a track at or above has its misses set to zero
+    max_misses: int = 5  # so many misses end the track
+    output_score: float = 0.7  # a box is written above this score...
+    min_area_px: float = 100.0  # ...and above this area in the original image
+    suppress_iou: float | None = None  # of two tracks that overlap more, the younger is dropped; None: never
+
+    def __post_init__(self) -> None:
+        for name in ("birth_score", "miss_score", "reset_score", "output_score"):
+            _check(0 <= getattr(self, name) <= 1, f"tracker: {name} must be a fraction from 0 to 1")
+        _check(self.miss_score <= self.reset_score, "tracker: miss_score must not exceed reset_score")
+        _check(self.max_misses >= 1, "tracker: max_misses must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreetConfig:
+    """The embedded synthetic data set: size and seed; its difficulty is described in `motrlab.data.street`."""
+
+    num_videos: int = 12  # split in halves like MOT17
+    num_unseen: int = 2  # whole videos, never trained on
+    num_frames: int = 240
+    width: int = 480
+    height: int = 270
+    frame_rate: int = 15
+    seed: int = 17
+
+    def __post_init__(self) -> None:
+        _check(self.num_videos >= 1 and self.num_frames >= 4, "street: needs a video of at least four frames")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Float training. One step is one optimiser update on `frames_per_step` images, cut into clips."""
+
+    steps: int
+    frames_per_step: int = 8
+    clip_frames: tuple[int, ...] = (2, 3, 4, 5)  # the curriculum...
+    clip_milestones: tuple[float, ...] = (0.25, 0.45, 0.6)  # ...and the fractions of the training where it advances
+    stride_max: int = 10  # frame stride, drawn from 1..stride_max per clip
+    reverse_probability: float = 0.0  # clips played backwards
+    # Optimiser (AdamW)
+    lr: float = 2e-4
+    backbone_lr_factor: float = 0.1
+    offset_lr_factor: float = 0.1  # of the projections that give sampling offsets
+    weight_decay: float = 1e-4
+    beta2: float = 0.999
+    clip_norm: float = 0.1
+    schedule: str = "step"  # step | one_cycle | constant
+    step_milestones: tuple[float, ...] = (0.5,)  # ×0.1 at these fractions of the training
+    warmup: float = 0.0  # fraction of the steps
+    freeze_bn: bool = True
+    bf16: bool = True  # used only where the processor has it
+    # Criterion (MOTR section 3.4)
+    class_weight: float = 2.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    min_visibility: float = 0.0  # people less visible are no target for detect slots and a negative for their track
+    # Tracks while training
+    keep_iou: float = 0.5  # a track below it is not carried on
+    drop_probability: float = 0.1
+    heavy_drop_fraction: float = 0.0  # share of clips whose drop probability is drawn from 0 to 0.9
+    false_positive_ratio: float = 0.3  # detect slots that overlap a track inserted as tracks without an object
+    clone_probability: float = 0.0  # shifted copies of tracks, labelled background
+    reference_jitter: float = 0.0  # noise on track references, in units of the box size
+    augmentation: str = "reference"  # reference | street
+    checkpoint_every: int = 200
+    validate_every: int = 0  # steps; 0: only at the end
+
+    def __post_init__(self) -> None:
+        _check(self.steps >= 1, "train: steps must be at least 1")
+        _check(len(self.clip_milestones) == len(self.clip_frames) - 1, "train: one milestone between clip lengths")
+        _check(self.schedule in ("step", "one_cycle", "constant"), f"train: unknown schedule {self.schedule!r}")
+        _check(self.augmentation in ("reference", "street"), f"train: unknown augmentation {self.augmentation!r}")
+        _check(self.lr > 0, f"train: lr must be positive, not {self.lr}")
+        for name in ("drop_probability", "false_positive_ratio", "clone_probability", "reverse_probability"):
+            _check(0 <= getattr(self, name) <= 1, f"train: {name} must be a fraction from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationConfig:
+    """Observers watch the closed loop over the train halves."""
+
+    num_frames: int = 64  # in all
+    num_sequences: int = 8  # spread over so many sequences
+
+    def __post_init__(self) -> None:
+        _check(self.num_frames >= 1 and self.num_sequences >= 1, "calibration: needs at least one frame")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QatConfig:
+    """Quantisation-aware training from the calibrated state; everything not named here is the float training's."""
+
+    steps: int = 200
+    lr: float = 1e-4
+    lr_milestones: tuple[float, ...] = (0.5,)  # ×0.1 at these fractions
+    weight_decay: float = 1e-4
+    clip_frames: int = 3
+    freeze_observers: float = 0.5  # fraction of the steps after which ranges stay
+
+    def __post_init__(self) -> None:
+        _check(self.steps >= 1, "qat: steps must be at least 1")
+        _check(self.lr > 0, f"qat: lr must be positive, not {self.lr}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything a run depends on, beside the data itself."""
+
+    preset: str
+    model: ModelConfig
+    tracker: TrackerConfig
+    train: TrainConfig
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    qat: QatConfig = field(default_factory=QatConfig)
+    street: StreetConfig = field(default_factory=StreetConfig)
+    seed: int = 0
+    num_workers: int = 1  # loader processes
+    data_root: str | None = None  # MOTChallenge folder; None: the embedded street data
+    sequences: tuple[str, ...] = ()  # of data_root; empty: all
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(self))))
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Config:
+        """The inverse of `to_dict`. Raises UserError on an unknown or missing field."""
+        return typing.cast(Config, _build(Config, values, "config"))
+
+    @property
+    def hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Rebuild nested dataclasses and tuples from JSON types, following the annotations."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        unknown = set(value) - set(hints)
+        if unknown:
+            raise UserError(f"{where}: unknown field {sorted(unknown)[0]!r}; written by another version of motrlab?")
+        try:
+            return kind(**{name: _build(hints[name], v, f"{where}.{name}") for name, v in value.items()})  # type: ignore[operator]
+        except TypeError as error:
+            raise UserError(f"{where}: {error}") from error
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if value is None:
+        return None
+    if origin is tuple:
+        inner = arguments if arguments[-1] is not Ellipsis else (arguments[0],) * len(value)
+        return tuple(_build(k, v, where) for k, v in zip(inner, value, strict=True))
+    if type(None) in arguments:  # Optional
+        return _build(next(a for a in arguments if a is not type(None)), value, where)
+    return value
+
+
+def street() -> Config:
+    """The embedded default: a small model of the reference's architecture on synthetic street videos.
+
+    `python -m motrlab run --preset street` takes under 20 minutes on two cores (README: measured numbers).
+    """
+    return Config(
+        preset="street",
+        model=ModelConfig(
+            height=192,
+            width=320,
+            stem_channels=16,
+            stages=(
+                BackboneStage(kernel=3, blocks=1, channels=32, stride=2, expansion=1, fused=True),
+                BackboneStage(kernel=3, blocks=1, channels=64, stride=2, expansion=1, fused=True),
+                BackboneStage(kernel=3, blocks=1, channels=96, stride=2, expansion=1, fused=True),
+            ),
+            upsample=True,
+            d_model=96,
+            num_heads=8,
+            ffn_channels=192,
+            encoder_layers=1,
+            decoder_layers=3,
+            encoder_points=1,
+            decoder_points=2,
+            num_detect=40,
+            num_track=24,
+            slot_columns=8,
+            class_prior=1 / 50,
+            overlap_bias=True,
+            relative_boxes=True,
+            anchor_grid=(5, 8),
+        ),
+        tracker=TrackerConfig(
+            birth_score=0.4, miss_score=0.5, reset_score=0.5, max_misses=10, output_score=0.5, min_area_px=50.0,
+            suppress_iou=0.7,
+        ),
+        train=TrainConfig(
+            steps=2000,
+            clip_frames=(2, 3, 4),
+            clip_milestones=(0.5, 0.75),
+            stride_max=5,
+            reverse_probability=0.5,
+            lr=1.5e-3,
+            backbone_lr_factor=1.0,
+            offset_lr_factor=1.0,
+            weight_decay=1e-3,
+            beta2=0.98,
+            clip_norm=1.0,
+            schedule="one_cycle",
+            warmup=0.1,
+            freeze_bn=False,
+            min_visibility=0.2,
+            keep_iou=0.3,
+            heavy_drop_fraction=0.2,
+            false_positive_ratio=0.1,
+            clone_probability=0.15,
+            reference_jitter=0.05,
+            augmentation="street",
+        ),
+    )  # fmt: skip
+
+
+def smoke() -> Config:
+    """Every stage in seconds; far too small and too short to be accurate."""
+    base = street()
+    stages = tuple(replace(s, channels=c) for s, c in zip(base.model.stages, (16, 24, 32), strict=True))
+    model = replace(
+        base.model, height=96, width=160, stem_channels=8, stages=stages, d_model=32, num_heads=4, ffn_channels=64,
+        decoder_layers=2, num_detect=24, num_track=16, anchor_grid=(4, 6),
+    )  # fmt: skip
+    return replace(
+        base,
+        preset="smoke",
+        model=model,
+        train=replace(base.train, steps=60, frames_per_step=6, clip_frames=(2, 3), clip_milestones=(0.5,)),
+        calibration=CalibrationConfig(num_frames=8, num_sequences=2),
+        qat=QatConfig(steps=6, clip_frames=2),
+        street=replace(base.street, num_videos=2, num_unseen=1, num_frames=32, width=240, height=135),
+        num_workers=0,
+    )
+
+
+def mot17() -> Config:
+    """The reference system: EfficientNet-B3 MOTR at 800×1422 with 256 + 256 slots, as its tutorial trains it."""
+    table = (  # kernel, blocks, channels, stride, expansion: EfficientNet-B3 (arXiv 1905.11946), width 1.2, depth 1.4
+        (3, 2, 24, 1, 1), (3, 3, 32, 2, 6), (5, 3, 48, 2, 6), (3, 5, 96, 2, 6), (5, 5, 136, 1, 6), (5, 6, 232, 2, 6),
+        (3, 2, 384, 1, 6),
+    )  # fmt: skip
+    stages = tuple(
+        BackboneStage(kernel=k, blocks=b, channels=c, stride=s, expansion=e) for k, b, c, s, e in table
+    )
+    return Config(
+        preset="mot17",
+        model=ModelConfig(height=800, width=1422, stem_channels=40, stages=stages),
+        tracker=TrackerConfig(),
+        train=TrainConfig(
+            steps=400 * 2664 // 8,  # 400 epochs of the 2,664 frames of the train halves, eight clips a step
+            frames_per_step=16,
+            checkpoint_every=1000,
+        ),
+        calibration=CalibrationConfig(num_frames=40, num_sequences=7),
+        qat=QatConfig(steps=10 * 2664 // 8, clip_frames=5),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"smoke": smoke, "street": street, "mot17": mot17}
+
+
+def load_preset(name: str) -> Config:
+    """The preset of that name, or of `path/to/file.py:function`. Raises UserError if there is none."""
+    if name in PRESETS:
+        return PRESETS[name]()
+    path, _, function = name.rpartition(":")
+    if not path.endswith(".py") or not function:
+        raise UserError(f"unknown preset {name!r}: give one of {', '.join(PRESETS)}, or path/to/file.py:function")
+    if not Path(path).is_file():
+        raise UserError(f"preset {name!r}: no file {path}")
+    spec = importlib.util.spec_from_file_location("motrlab_user_preset", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = getattr(module, function)()
+    except Exception as error:
+        raise UserError(f"preset {name!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, Config):
+        raise UserError(f"preset {name!r}: {function}() must return a motrlab.config.Config, not {type(config).__name__}")
+    return replace(config, preset=name)
