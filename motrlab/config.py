@@ -348,9 +348,7 @@ def mot17() -> Config:
         (3, 2, 24, 1, 1), (3, 3, 32, 2, 6), (5, 3, 48, 2, 6), (3, 5, 96, 2, 6), (5, 5, 136, 1, 6), (5, 6, 232, 2, 6),
         (3, 2, 384, 1, 6),
     )  # fmt: skip
-    stages = tuple(
-        BackboneStage(kernel=k, blocks=b, channels=c, stride=s, expansion=e) for k, b, c, s, e in table
-    )
+    stages = tuple(BackboneStage(kernel=k, blocks=b, channels=c, stride=s, expansion=e) for k, b, c, s, e in table)
     return Config(
         preset="mot17",
         model=ModelConfig(height=800, width=1422, stem_channels=40, stages=stages),
@@ -387,5 +385,6 @@ def load_preset(name: str) -> Config:
     except Exception as error:
         raise UserError(f"preset {name!r}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
-        raise UserError(f"preset {name!r}: {function}() must return a motrlab.config.Config, not {type(config).__name__}")
+        found = type(config).__name__
+        raise UserError(f"preset {name!r}: {function}() must return a motrlab.config.Config, not {found}")
     return replace(config, preset=name)
