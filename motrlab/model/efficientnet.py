@@ -1,0 +1,110 @@
+"""EfficientNet feature extractor without squeeze-excitation, with ReLU (arXiv 1905.11946).
+
+Shapes: images `[B, 3, H, W]` → one map `[B, C, H / s, W / s]`, where s is the product of the strides, halved once
+more by the optional upsampling.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from motrlab.config import BackboneStage, ModelConfig
+
+
+class ConvBN(nn.Sequential):
+    """Convolution without bias, BatchNorm, and ReLU unless `relu=False`."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True
+    ) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+        layers: list[nn.Module] = [conv, nn.BatchNorm2d(out_channels)]
+        super().__init__(*layers, nn.ReLU()) if relu else super().__init__(*layers)
+
+
+class MBConv(nn.Module):
+    """Mobile inverted bottleneck, or its fused form (`BackboneStage.fused`); residual where the shape allows it."""
+
+    def __init__(self, in_channels: int, stage: BackboneStage, stride: int) -> None:
+        super().__init__()
+        hidden = in_channels * stage.expansion
+        out = stage.channels
+        if stage.fused and stage.expansion == 1:
+            layers: list[nn.Module] = [ConvBN(in_channels, out, stage.kernel, stride)]
+        elif stage.fused:
+            layers = [ConvBN(in_channels, hidden, stage.kernel, stride), ConvBN(hidden, out, 1, relu=False)]
+        else:
+            layers = [ConvBN(in_channels, hidden, 1)] if stage.expansion > 1 else []
+            layers.append(ConvBN(hidden, hidden, stage.kernel, stride, groups=hidden))
+            layers.append(ConvBN(hidden, out, 1, relu=False))
+        self.layers = nn.Sequential(*layers)
+        self.residual = stride == 1 and in_channels == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return x + y if self.residual else y
+
+
+class EfficientNet(nn.Module):
+    """Stem and stages of `config`; `out_channels` and `stride` describe the map that `forward` returns."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.stem = ConvBN(3, config.stem_channels, 3, 2)
+        channels, stride = config.stem_channels, 2
+        stages: list[nn.Module] = []
+        before = 0  # channels of the last map of twice the final resolution
+        for stage in config.stages:
+            if stage.stride == 2:
+                before = channels
+            blocks: list[nn.Module] = []
+            for index in range(stage.blocks):
+                blocks.append(MBConv(channels, stage, stage.stride if index == 0 else 1))
+                channels = stage.channels
+            stages.append(nn.Sequential(*blocks))
+            stride *= stage.stride
+        self.stages = nn.ModuleList(stages)
+        # Index of the stage whose stride is the last one: its input is the finer map of the upsampling.
+        self.last_strided = max((i for i, s in enumerate(config.stages) if s.stride == 2), default=0)
+        self.upsample = config.upsample
+        if config.upsample:
+            self.lateral = ConvBN(before, channels, 1, relu=False)
+            self.smooth = ConvBN(channels, channels, 3)
+            stride //= 2
+        self.out_channels = channels
+        self.stride = stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`[B, 3, H, W]` → `[B, out_channels, H / stride, W / stride]`."""
+        x: Tensor = self.stem(images)
+        finer = x
+        for index, stage in enumerate(self.stages):
+            if index == self.last_strided:
+                finer = x
+            x = stage(x)
+        if self.upsample:
+            side: Tensor = self.lateral(finer)
+            x = self.smooth(side + F.interpolate(x, size=(side.shape[2], side.shape[3]), mode="nearest"))
+        return x
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Keep BatchNorm statistics as they are while training (REFERENCE.md: float recipe)."""
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            child.eval()
+
+
+def fold_batch_norm(module: nn.Module) -> None:
+    """Fold every BatchNorm of `module` into the convolution before it, in place; the module must be in eval mode.
+
+    Quantisation starts from the folded network: `prepare_qat_pt2e` would otherwise replace eps and momentum.
+    """
+    for child in module.modules():
+        if isinstance(child, ConvBN) and isinstance(child[1], nn.BatchNorm2d):
+            conv = child[0]
+            assert isinstance(conv, nn.Conv2d)
+            child[0] = torch.nn.utils.fuse_conv_bn_eval(conv.eval(), child[1].eval())
+            child[1] = nn.Identity()
