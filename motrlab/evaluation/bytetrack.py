@@ -1,0 +1,163 @@
+"""The baseline: a ByteTrack-style tracker (arXiv 2110.06864) on the boxes of a det.txt.
+
+Detections are taken in two goes: confident ones look for a track first, then weak ones may continue the tracks that
+are still open, so that a person half hidden, whose score drops, is not lost. What a score means differs between
+detectors (DPM: unbounded, ACF of MOT15: up to about 100, Faster R-CNN: a fraction), so the thresholds are quantiles
+of the scores in the file. They are not tuned on any sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from motrlab.boxes import box_cxcywh_to_ltwh, box_cxcywh_to_xyxy, box_ltwh_to_cxcywh, pairwise_iou
+from motrlab.data.motchallenge import Detections
+from motrlab.errors import UserError
+from motrlab.evaluation import kalman
+from motrlab.evaluation.tracks import Tracks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByteTrackConfig:
+    """Thresholds; quantiles and IoUs are fractions from 0 to 1."""
+
+    low_quantile: float = 0.1  # detections scored below this quantile of the file are ignored...
+    high_quantile: float = 0.4  # ...those from here on are "high" and associated first...
+    birth_quantile: float = 0.5  # ...and from here on one that finds no track starts one
+    high_iou: float = 0.2  # least IoU in the first association (the paper's)
+    low_iou: float = 0.5  # in the second
+    tentative_iou: float = 0.3  # for the second box of a new track
+    max_lost_frames: int = 30  # a track is kept so long after its last box (the paper's)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low_quantile <= self.high_quantile <= self.birth_quantile <= 1:
+            raise UserError("bytetrack: quantiles must rise from low over high to birth, within 0 to 1")
+        for name in ("high_iou", "low_iou", "tentative_iou"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"bytetrack: {name} must lie above 0 and not above 1")
+        if self.max_lost_frames < 0:
+            raise UserError("bytetrack: max_lost_frames must not be negative")
+
+
+@dataclass
+class _Pool:
+    """The live tracks, one row each; ids count from 1, an unconfirmed track has id 0."""
+
+    mean: np.ndarray  # [n, 8], see kalman
+    covariance: np.ndarray  # [n, 8, 8]
+    track_id: np.ndarray
+    last_frame: np.ndarray
+
+    def keep(self, rows: np.ndarray) -> None:
+        self.mean, self.covariance = self.mean[rows], self.covariance[rows]
+        self.track_id, self.last_frame = self.track_id[rows], self.last_frame[rows]
+
+    def add(self, cxcywh: np.ndarray, track_id: np.ndarray, frame: int) -> None:
+        mean, covariance = kalman.initial_state(cxcywh)
+        self.mean = np.concatenate([self.mean, mean])
+        self.covariance = np.concatenate([self.covariance, covariance])
+        self.track_id = np.concatenate([self.track_id, track_id])
+        self.last_frame = np.concatenate([self.last_frame, np.full(len(cxcywh), frame)])
+
+
+@dataclass(frozen=True)
+class _Thresholds:
+    low: float
+    high: float
+    birth: float
+
+
+def track_detections(detections: Detections, config: ByteTrackConfig | None = None) -> Tracks:
+    """Link the detections of one sequence to tracks; boxes are the filter's estimates, ids count from 1.
+
+    A track is written from its second box on (in the sequence's first frame at once) and only where it has a
+    detection: nothing is interpolated.
+    """
+    config = config or ByteTrackConfig()
+    if not len(detections.frame):
+        return Tracks.empty()
+    quantiles = (config.low_quantile, config.high_quantile, config.birth_quantile)
+    tracker = _Tracker(config, _Thresholds(*(float(np.quantile(detections.score, q)) for q in quantiles)))
+    boxes = box_ltwh_to_cxcywh(detections.ltwh)
+    first, last = int(detections.frame.min()), int(detections.frame.max())
+    starts = np.searchsorted(detections.frame, np.arange(first, last + 2))
+    for frame, begin, end in zip(range(first, last + 1), starts[:-1], starts[1:], strict=True):
+        tracker.step(frame, boxes[begin:end], detections.score[begin:end], is_first=frame == first)
+    return tracker.tracks()
+
+
+class _Tracker:
+    """Tracks of one sequence, frame by frame."""
+
+    def __init__(self, config: ByteTrackConfig, thresholds: _Thresholds) -> None:
+        self.config = config
+        self.thresholds = thresholds
+        none = np.zeros(0, dtype=np.int64)
+        self.pool = _Pool(np.zeros((0, 8)), np.zeros((0, 8, 8)), none, none)
+        self.num_ids = 0
+        self.written: list[np.ndarray] = []  # rows of frame, id, ltwh, score
+
+    def tracks(self) -> Tracks:
+        return Tracks.from_rows(np.concatenate([np.zeros((0, 7)), *self.written]))
+
+    def step(self, frame: int, boxes: np.ndarray, scores: np.ndarray, is_first: bool) -> None:
+        """One frame: `boxes` `[m, 4]` cxcywh in pixels, `scores` `[m]`."""
+        pool, config = self.pool, self.config
+        pool.mean, pool.covariance = kalman.predict(pool.mean, pool.covariance)
+        confirmed = np.flatnonzero(pool.track_id > 0)
+        tentative = np.flatnonzero(pool.track_id == 0)
+        high = np.flatnonzero(scores >= self.thresholds.high)
+        low = np.flatnonzero((scores >= self.thresholds.low) & (scores < self.thresholds.high))
+
+        first = self._associate(confirmed, boxes, high, config.high_iou)
+        # Only tracks seen in the frame before: a weak box far from a long-lost track is more likely noise.
+        seen = confirmed[pool.last_frame[confirmed] == frame - 1]
+        second = self._associate(np.setdiff1d(seen, first[0]), boxes, low, config.low_iou)
+        third = self._associate(tentative, boxes, np.setdiff1d(high, first[1]), config.tentative_iou)
+        rows, columns = (np.concatenate(parts) for parts in zip(first, second, third, strict=True))
+
+        self._correct(frame, rows, boxes[columns])
+        self._write(frame, rows, scores[columns])
+        alive = (frame - pool.last_frame <= config.max_lost_frames) & (pool.track_id > 0)
+        pool.keep(np.flatnonzero(alive))
+        born = np.setdiff1d(high, columns)
+        self._start(frame, boxes, scores, born[scores[born] >= self.thresholds.birth], is_first)
+
+    def _associate(
+        self, rows: np.ndarray, boxes: np.ndarray, columns: np.ndarray, min_iou: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of track row and detection with the least summed IoU distance and at least `min_iou` each."""
+        tracked = box_cxcywh_to_xyxy(self.pool.mean[rows, :4])
+        iou = pairwise_iou(tracked, box_cxcywh_to_xyxy(boxes[columns]))
+        found_rows, found_columns = linear_sum_assignment(-np.where(iou < min_iou, 0.0, iou))
+        good = iou[found_rows, found_columns] >= min_iou
+        return rows[found_rows[good]], columns[found_columns[good]]
+
+    def _correct(self, frame: int, rows: np.ndarray, boxes: np.ndarray) -> None:
+        """Move matched tracks onto their boxes; a tentative one becomes a track."""
+        pool = self.pool
+        pool.mean[rows], pool.covariance[rows] = kalman.update(pool.mean[rows], pool.covariance[rows], boxes)
+        pool.last_frame[rows] = frame
+        new = rows[pool.track_id[rows] == 0]
+        pool.track_id[new] = self._new_ids(len(new))
+
+    def _start(self, frame: int, boxes: np.ndarray, scores: np.ndarray, columns: np.ndarray, is_first: bool) -> None:
+        """Begin tracks: tentative ones, except in the first frame, where nothing could have been seen before."""
+        ids = self._new_ids(len(columns)) if is_first else np.zeros(len(columns), dtype=np.int64)
+        begin = len(self.pool.track_id)
+        self.pool.add(boxes[columns], ids, frame)
+        if is_first:
+            self._write(frame, np.arange(begin, begin + len(columns)), scores[columns])
+
+    def _new_ids(self, count: int) -> np.ndarray:
+        ids = np.arange(self.num_ids + 1, self.num_ids + count + 1)
+        self.num_ids += count
+        return ids
+
+    def _write(self, frame: int, rows: np.ndarray, scores: np.ndarray) -> None:
+        ltwh = box_cxcywh_to_ltwh(self.pool.mean[rows, :4])
+        head = np.stack([np.full(len(rows), frame), self.pool.track_id[rows]], axis=1)
+        self.written.append(np.concatenate([head, ltwh, scores[:, None]], axis=1))
