@@ -1,1 +1,1 @@
-"""report"""
+"""Records of a run → one HTML page."""

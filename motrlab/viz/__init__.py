@@ -1,1 +1,1 @@
-"""viz"""
+"""Pictures: overlays on frames, curves and bars, widgets to explore with."""

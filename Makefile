@@ -1,0 +1,57 @@
+# A fresh clone needs Python 3.11 or 3.12 and make; everything else is built in .venv/.
+#   make demo        the whole line on the embedded videos; the last line is the report's path
+#   make test        lint, types, tests, notebooks
+# Where the plain index serves a torch build with CUDA and the CPU build is wanted:
+#   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(or $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done),python3)
+PIP_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SANITIZE := $(wildcard tests/notebooks/sanitize.cfg)
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+.PHONY: install demo test test-all lint notebooks-test clean
+.DEFAULT_GOAL := install
+
+install: $(STAMP)
+
+# TrackEval goes in without its dependencies: they bring opencv-python, which breaks the headless build.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c '$(SUITABLE)' || \
+		{ echo "motrlab needs Python 3.11 or 3.12: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV)/ (some minutes the first time)"
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[test]'
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps trackeval==1.3.0
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/python -m motrlab run --preset street --run demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy motrlab
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+	@$(MAKE) --no-print-directory notebooks-test
+
+test-all: lint
+	$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory notebooks-test
+
+# The stored outputs of the notebooks against fresh ones, in order, in a throw-away project folder.
+notebooks-test: $(STAMP)
+ifneq ($(NOTEBOOKS),)
+	home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && MOTRLAB_HOME=$$home $(BIN)/python -m pytest --nbval \
+		--nbval-current-env --nbval-cell-timeout 900 $(addprefix --nbval-sanitize-with ,$(SANITIZE)) $(sort $(NOTEBOOKS))
+endif
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find motrlab tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,207 @@
+"""The command line: `python -m motrlab VERB ...`; `--help` after a verb tells its options.
+
+Exit status 0 on success; 2 for a user's mistake, with one line on stderr; 1 for anything else. Each verb imports what
+it needs when it runs, so that `--help` and `eval-files` do not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from motrlab.errors import UserError
+from motrlab.run import Run
+
+PROTOCOLS = ("motchallenge", "hat")
+EVALUATED_STAGES = ("float", "calibration", "qat", "fixed_point")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.verb is not _not_built:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    verb: Callable[[argparse.Namespace], None] = options.verb
+    try:
+        verb(options)
+    except UserError as error:
+        print(f"motrlab: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("motrlab: interrupted; the same command goes on from here", file=sys.stderr)
+        return 1
+    except Exception as error:
+        details = getattr(error, "details", "")  # of a pipeline.NotebookError: the kernel's traceback
+        if details:
+            print(f"{details}\nmotrlab: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return 1
+    return 0
+
+
+def _sequence_names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="motrlab", description="From raw MOT17 to a fixed-point tracker.")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    _add_run_verb(verbs)
+    _add_file_verbs(verbs)
+    _add_stage_verbs(verbs)
+    for name in ("check", "compile", "align", "compare"):
+        unbuilt = verbs.add_parser(name, help="not built yet")
+        unbuilt.set_defaults(verb=_not_built, name=name)
+    doctor = verbs.add_parser("doctor", help="print versions, processor features, folders: for a bug report")
+    doctor.set_defaults(verb=_doctor)
+    return parser
+
+
+def _add_run_verb(verbs: Any) -> None:
+    run = verbs.add_parser("run", help="the notebooks in order, headless")
+    run.add_argument("--preset", default="", help="smoke, street, mot17 or path/to/file.py:function")
+    run.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    run.add_argument("--data-root", metavar="DIR", help="folder of MOTChallenge sequences (default: embedded videos)")
+    run.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these of them")
+    run.add_argument("--from", dest="first", metavar="N", help="first notebook, number or name")
+    run.add_argument("--to", dest="last", metavar="N", help="last notebook, number or name")
+    run.add_argument("-p", dest="parameters", action="append", default=[], metavar="name=value",
+                     help="a notebook's parameter, also as 04_qat.name=value")  # fmt: skip
+    run.set_defaults(verb=_run)
+
+
+def _add_file_verbs(verbs: Any) -> None:
+    prepare = verbs.add_parser("prepare", help="validate, split, pack and link MOTChallenge sequences")
+    prepare.add_argument("--src", type=Path, required=True, metavar="DIR", help="the sequences' folder, or MOT17's")
+    prepare.add_argument("--dst", type=Path, required=True, metavar="DIR", help="where the packed data goes")
+    prepare.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these")
+    prepare.add_argument("--workers", type=_positive, default=1, metavar="N", help="packing processes (default 1)")
+    prepare.set_defaults(verb=_prepare)
+
+    files = verbs.add_parser("eval-files", help="metrics of MOTChallenge result files, as JSON")
+    files.add_argument("--gt", type=Path, required=True, metavar="DIR", help="holds SEQ/gt/gt.txt")
+    files.add_argument("--pred", type=Path, required=True, metavar="DIR", help="holds SEQ.txt")
+    files.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
+    files.set_defaults(verb=_eval_files)
+
+    track = verbs.add_parser("track", help="run an artefact over a video or a folder of frames")
+    track.add_argument("--artifact", type=Path, required=True, metavar="PATH", help="an artefact's folder")
+    track.add_argument("--input", type=Path, required=True, metavar="VIDEO|DIR")
+    track.add_argument("--out", type=Path, required=True, metavar="DIR")
+    track.add_argument("--frames", action="store_true", help="also write a PNG per frame")
+    track.set_defaults(verb=_track)
+
+
+def _add_stage_verbs(verbs: Any) -> None:
+    evaluate = verbs.add_parser("evaluate", help="metrics of a stage of a run, as JSON")
+    evaluate.add_argument("--stage", choices=EVALUATED_STAGES, required=True)
+    evaluate.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
+    evaluate.set_defaults(verb=_evaluate)
+    calops = verbs.add_parser("calops", help="parameters and operations of both graphs, as JSON")
+    calops.set_defaults(verb=_calops)
+    perf = verbs.add_parser("perf", help="latency of both graphs and of each part of the frame step, as JSON")
+    perf.set_defaults(verb=_perf)
+    report = verbs.add_parser("report", help="render reports/NAME/index.html from the run's records")
+    report.add_argument("--numbers-only", action="store_true", help="leave pictures of frames out")
+    report.set_defaults(verb=_report)
+    for verb in (evaluate, calops, perf, report):
+        verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+
+
+def _print_json(values: Mapping[str, Any]) -> None:
+    print(json.dumps(_without_nan(values), indent=2, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: a metric without a value is null."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _run(options: argparse.Namespace) -> None:
+    from motrlab.pipeline import run_notebooks
+
+    report = run_notebooks(
+        options.run,
+        options.preset,
+        parameters=options.parameters,
+        first=options.first,
+        last=options.last,
+        data_root=options.data_root,
+        sequences=options.sequences,
+    )
+    if report is not None:
+        print(report)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from motrlab.data.prepare import prepare
+
+    prepare(options.src, options.dst, sequences=options.sequences, num_workers=options.workers)
+
+
+def _eval_files(options: argparse.Namespace) -> None:
+    from motrlab.evaluation.metrics import evaluate_folders
+
+    _print_json(evaluate_folders(options.gt, options.pred, options.protocol))
+
+
+def _track(options: argparse.Namespace) -> None:
+    from motrlab.deploy.track import track
+
+    track(options.artifact, options.input, options.out, write_frames=options.frames)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from motrlab.stages import evaluate_stage
+
+    _print_json(evaluate_stage(Run.open(options.run, create=False), options.stage, options.protocol))
+
+
+def _calops(options: argparse.Namespace) -> None:
+    from motrlab.stages import calops
+
+    _print_json(calops(Run.open(options.run, create=False)))
+
+
+def _perf(options: argparse.Namespace) -> None:
+    from motrlab.stages import measure_performance
+
+    _print_json(measure_performance(Run.open(options.run, create=False)))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from motrlab.report.html import render_report
+
+    print(render_report(Run.open(options.run, create=False), numbers_only=options.numbers_only))
+
+
+def _not_built(options: argparse.Namespace) -> None:
+    raise UserError(f"{options.name}: not built yet; `python -m motrlab --help` lists what is")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from motrlab.doctor import examine
+
+    for name, value in examine().items():
+        print(f"{name:<22} {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

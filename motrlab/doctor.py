@@ -1,0 +1,55 @@
+"""What a bug report needs to know about this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from motrlab.run import hardware, package_versions, project_root
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# Flag in /proc/cpuinfo → what it is good for here.
+_CPU_FEATURES = {
+    "avx512_vnni": "fast int8 (VNNI)",
+    "avx_vnni": "fast int8 (AVX-VNNI)",
+    "avx512_bf16": "bf16 training",
+    "amx_bf16": "bf16 training (AMX)",
+    "amx_int8": "fast int8 (AMX)",
+}
+
+
+def find_chromium() -> str | None:
+    """The path of a Chromium, for tests that look at reports."""
+    return next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
+
+
+def cpu_features() -> dict[str, bool]:
+    """Processor features that this package's speed depends on; all False where Linux does not tell."""
+    flags: set[str] = set()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("flags"):
+                flags = set(line.partition(":")[2].split())
+                break
+    return {name: name in flags for name in _CPU_FEATURES}
+
+
+def examine() -> dict[str, str]:
+    """Findings by name: versions, processor, folders."""
+    root, machine = project_root(), hardware()
+    findings = dict(package_versions())
+    findings |= {"platform": str(machine["platform"]), "cpu": f"{machine['cpu']}, {machine['num_cpus']} usable"}
+    for name, present in cpu_features().items():
+        findings[f"cpu {name}"] = f"{'yes' if present else 'no'} ({_CPU_FEATURES[name]})"
+    findings["chromium"] = find_chromium() or "none: browser tests are skipped"
+    findings["project root"] = str(root)
+    runs = sorted(p.parent.name for p in (root / "runs").glob("*/config.json"))
+    findings["runs"] = ", ".join(runs) or "none yet"
+    mot = os.environ.get("MOTRLAB_MOT_ROOT", "")
+    if not mot:
+        findings["MOTRLAB_MOT_ROOT"] = "not set: tests on real sequences are skipped"
+    else:
+        findings["MOTRLAB_MOT_ROOT"] = mot if Path(mot).is_dir() else f"{mot}: no such folder"
+    return findings

@@ -1,0 +1,78 @@
+"""The second cell of every notebook: parameters checked, run opened.
+
+A notebook's parameters cell holds annotated literals, `name: type = value`. Jupyter leaves the annotations in
+`__annotations__` of the namespace; papermill puts the values it was given into a cell of its own, which starts with
+`# Parameters`. So a name in the second kind of cell that the first kind does not declare is a typing mistake.
+"""
+
+from __future__ import annotations
+
+import ast
+import types
+import typing
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from motrlab.errors import UserError
+from motrlab.run import Run
+
+_INJECTED = "# Parameters"  # papermill's first line in the cell it injects
+
+
+def begin(namespace: MutableMapping[str, Any]) -> Run:
+    """Check the parameters in a notebook's `globals()` and open the run they name.
+
+    An int given for a float parameter becomes one in `namespace`. Raises UserError on an unknown parameter, a value
+    of another type, or a run that does not fit `preset`.
+    """
+    declared = dict(namespace.get("__annotations__", {}))
+    if "run" not in declared or "preset" not in declared:
+        raise UserError("the parameters cell must declare `run: str` and `preset: str` before this cell is run")
+    check_parameters(declared, _injected_names(namespace.get("In", ())))
+    for name, annotation in declared.items():
+        if name in namespace:
+            namespace[name] = _checked(name, namespace[name], annotation)
+    run = namespace["run"]
+    return Run.open(run.name if isinstance(run, Run) else run, namespace["preset"])
+
+
+def check_parameters(known: Iterable[str], given: Iterable[str]) -> None:
+    """Raise UserError naming the known parameters if `given` has another one."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise UserError(f"unknown parameter {name!r}: this notebook has {', '.join(known)}")
+
+
+def _injected_names(cells: Sequence[str]) -> list[str]:
+    """Names assigned in the cells that papermill injected."""
+    names = []
+    for source in cells:
+        if source.startswith(_INJECTED):
+            for node in ast.parse(source).body:
+                targets = node.targets if isinstance(node, ast.Assign) else []
+                names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return names
+
+
+def _checked(name: str, value: Any, annotation: Any) -> Any:
+    """The value, as its annotation wants it."""
+    if isinstance(value, Run) and name == "run":  # `run = begin(globals())` executed a second time
+        return value
+    allowed = _plain_types(annotation)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool) and int not in allowed:
+        return float(value)
+    if not allowed or type(value) in allowed:
+        return value
+    wanted = " or ".join(t.__name__ for t in allowed)
+    hint = f"; with papermill, `-r {name} {value}` keeps it a text" if allowed == (str,) else ""
+    raise UserError(f"parameter {name!r} must be {wanted}, not {value!r} ({type(value).__name__}){hint}")
+
+
+def _plain_types(annotation: Any) -> tuple[type, ...]:
+    """`int`, `str | None`, `list[int]` as types to compare with; empty where the annotation says nothing."""
+    origin = typing.get_origin(annotation)
+    if origin in (types.UnionType, typing.Union):
+        return tuple(t for part in typing.get_args(annotation) for t in _plain_types(part))
+    found = origin or annotation
+    return (found,) if isinstance(found, type) else ()

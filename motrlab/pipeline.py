@@ -1,0 +1,215 @@
+"""The notebooks in order, headless, through papermill.
+
+    python -m motrlab run --preset street --run demo -p 04_qat.lr=1e-4
+
+Each executed notebook is kept in `runs/NAME/notebooks/`.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from motrlab.errors import UserError
+from motrlab.run import Run, project_root
+
+NOTEBOOKS = (
+    "01_data_prep",
+    "02_float_training",
+    "03_calibration",
+    "04_qat",
+    "05_conversion",
+    "06_tracking_visualization",
+    "07_compile_perf",
+    "08_report",
+)
+_WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None}  # as YAML spells them
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+
+Parameters = dict[str, dict[str, Any]]  # notebook → parameter → value
+
+
+class NotebookError(RuntimeError):
+    """A cell failed, and not by a user's mistake. `details` is the kernel's traceback."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+def notebooks_folder() -> Path:
+    """`notebooks/` of the project root, else of the checkout this package lies in. Raises UserError."""
+    checkout = Path(__file__).resolve().parent.parent
+    for folder in (project_root() / "notebooks", checkout / "notebooks"):
+        if any(folder.glob("*.ipynb")):
+            return folder
+    raise UserError(f"no notebooks in {project_root() / 'notebooks'}: run from a checkout, or set MOTRLAB_HOME to one")
+
+
+def find_notebook(text: str) -> str:
+    """The notebook with that number or (part of a) name, such as `4`, `04`, `qat`, `04_qat`. Raises UserError."""
+    if text.isdecimal():
+        found = [name for name in NOTEBOOKS if int(name[:2]) == int(text)]
+    elif text in NOTEBOOKS:
+        found = [text]
+    else:
+        found = [name for name in NOTEBOOKS if text and text in name]
+    if len(found) != 1:
+        problem = "fits none" if not found else f"fits {' and '.join(found)}"
+        raise UserError(f"notebook {text!r} {problem}: give a number or a name of {', '.join(NOTEBOOKS)}")
+    return found[0]
+
+
+def select(first: str | None = None, last: str | None = None) -> tuple[str, ...]:
+    """The notebooks from `first` to `last`, both included. Raises UserError if that is none."""
+    start = NOTEBOOKS.index(find_notebook(first)) if first else 0
+    end = NOTEBOOKS.index(find_notebook(last)) if last else len(NOTEBOOKS) - 1
+    if start > end:
+        raise UserError(f"--from {first} comes after --to {last}: nothing to run")
+    return NOTEBOOKS[start : end + 1]
+
+
+def parse_value(text: str, kind: str = "") -> Any:
+    """A value as papermill's `-p` reads it, lists and YAML's words included; `kind` "str" keeps text as it is."""
+    if kind == "str":
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    for read in (int, float, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
+def parse_parameters(assignments: Sequence[str], known: Mapping[str, Mapping[str, str]]) -> Parameters:
+    """`name=value` and `NOTEBOOK.name=value` → values by notebook.
+
+    `known` maps each notebook that will run to its parameters and their types. Raises UserError on an unknown name, and
+    on a bare name that several notebooks have.
+    """
+    given: Parameters = {notebook: {} for notebook in known}
+    for assignment in assignments:
+        left, equals, text = assignment.partition("=")
+        if not equals or not left:
+            raise UserError(f"-p {assignment}: write -p name=value or -p 04_qat.name=value")
+        prefix, _, name = left.rpartition(".")
+        if name in ("run", "preset"):
+            raise UserError(f"-p {assignment}: use --{name} {text}")
+        notebook = _owner(assignment, prefix, name, known)
+        given[notebook][name] = parse_value(text, known[notebook][name])
+    return given
+
+
+def _owner(assignment: str, prefix: str, name: str, known: Mapping[str, Mapping[str, str]]) -> str:
+    """The notebook that an assignment is meant for."""
+    if prefix:
+        notebook = find_notebook(prefix)
+        if notebook not in known:
+            raise UserError(f"-p {assignment}: {notebook} is not among the notebooks run ({', '.join(known)})")
+        if name not in known[notebook]:
+            names = ", ".join(known[notebook]) or "no parameters"
+            raise UserError(f"-p {assignment}: unknown parameter {name!r}: {notebook} has {names}")
+        return notebook
+    owners = [notebook for notebook in known if name in known[notebook]]
+    if len(owners) > 1:
+        raise UserError(f"-p {assignment}: {' and '.join(owners)} have it; write -p {owners[0]}.{assignment}")
+    if not owners:
+        names = "; ".join(f"{n}: {', '.join(p for p in known[n] if p not in ('run', 'preset'))}" for n in known)
+        raise UserError(f"-p {assignment}: unknown parameter {name!r}; known are {names}")
+    return owners[0]
+
+
+def known_parameters(notebook: Path) -> dict[str, str]:
+    """Parameters of a notebook and their annotated types. Raises UserError if there is no such notebook."""
+    import papermill
+
+    if not notebook.is_file():
+        raise UserError(f"no notebook {notebook}")
+    found = papermill.inspect_notebook(str(notebook))
+    return {name: str(info["inferred_type_name"]) for name, info in found.items()}
+
+
+def run_notebooks(
+    name: str,
+    preset: str = "",
+    *,
+    parameters: Sequence[str] = (),
+    first: str | None = None,
+    last: str | None = None,
+    data_root: str | None = None,
+    sequences: Sequence[str] = (),
+) -> Path | None:
+    """Run the notebooks from `first` to `last` on run `name`; prints a line for each.
+
+    Returns the path of the report where 08_report was among them. Raises UserError, also for one inside a notebook, and
+    NotebookError for any other failure of a cell.
+    """
+    names, folder = select(first, last), notebooks_folder()
+    known = {notebook: known_parameters(folder / f"{notebook}.ipynb") for notebook in names}
+    given = parse_parameters(parameters, known)
+    root = str(Path(data_root).expanduser().resolve()) if data_root else None  # notebooks work in another folder
+    if root is not None and not Path(root).is_dir():
+        raise UserError(f"--data-root {data_root}: no such folder")
+    run = Run.open(name, preset, data_root=root, sequences=tuple(sequences))
+    with _kernel_environment():
+        for notebook in names:
+            values = {"run": run.name, "preset": run.config.preset, **given[notebook]}
+            print(f"[{NOTEBOOKS.index(notebook) + 1}/{len(NOTEBOOKS)}] {notebook} ... ", end="", flush=True)
+            started = time.perf_counter()
+            try:
+                execute(folder / f"{notebook}.ipynb", run.path / "notebooks" / f"{notebook}.ipynb", values)
+            except BaseException:
+                print("failed", flush=True)
+                raise
+            print(f"{time.perf_counter() - started:.1f} s", flush=True)
+    return run.report / "index.html" if NOTEBOOKS[-1] in names else None
+
+
+@contextmanager
+def _kernel_environment() -> Iterator[None]:
+    """Kernels get this interpreter's kernel spec and this project, whatever else the user has installed."""
+    paths = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
+    changes = {"JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "MOTRLAB_HOME": str(project_root())}
+    before = {key: os.environ.get(key) for key in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
+    """Execute one notebook in its own folder, saving after every cell. Raises UserError and NotebookError."""
+    import papermill
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            dict(parameters),
+            kernel_name="python3",
+            cwd=str(notebook.parent),
+            progress_bar=False,
+        )
+    except papermill.PapermillExecutionError as error:
+        message = _ESCAPES.sub("", error.evalue)
+        where = f"{notebook.name}, cell [{error.exec_count}]"
+        if error.ename == "UserError":
+            raise UserError(f"{where}: {message}") from error
+        line = message.strip().splitlines()[-1] if message.strip() else "no message"
+        details = _ESCAPES.sub("", "\n".join(error.traceback))
+        raise NotebookError(f"{where}: {error.ename}: {line} (executed so far: {output})", details) from error

@@ -1,0 +1,233 @@
+"""Boxes, ids and trails drawn on frames; contact sheets and videos of such frames.
+
+Images are `uint8 [H, W, 3]` in BGR order, boxes `ltwh` in pixels of the image. Drawing never changes its input.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from motrlab.errors import UserError
+from motrlab.run import atomic_path
+
+Image = NDArray[np.uint8]
+Trails = Mapping[int, NDArray[np.float64]]  # id → points [n, 2] in pixels, oldest first
+
+_GOLDEN = 0.618033988749895  # neighbouring ids get hues far apart
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_GT_BGR = (255, 255, 255)
+_PAD_BGR = (32, 32, 32)
+
+
+class TrackRows(Protocol):
+    """What is needed of `motrlab.evaluation.tracks.Tracks`."""
+
+    @property
+    def frame(self) -> NDArray[np.int64]: ...
+    @property
+    def track_id(self) -> NDArray[np.int64]: ...
+    @property
+    def ltwh(self) -> NDArray[np.float64]: ...
+
+
+class FrameTracks(NamedTuple):
+    """The tracks of one frame: `track_id [n]`, `ltwh [n, 4]` in pixels."""
+
+    track_id: NDArray[np.int64]
+    ltwh: NDArray[np.float64]
+
+
+def tracks_of_frame(tracks: TrackRows, frame: int) -> FrameTracks:
+    """The rows of frame number `frame` (from 1)."""
+    rows = tracks.frame == frame
+    return FrameTracks(tracks.track_id[rows], tracks.ltwh[rows])
+
+
+def trails_until(tracks: TrackRows, frame: int, length: int = 30) -> dict[int, NDArray[np.float64]]:
+    """Foot points of the last `length` frames up to `frame`, for the ids that frame shows."""
+    trails = {}
+    for track_id in tracks_of_frame(tracks, frame).track_id.tolist():
+        rows = (tracks.track_id == track_id) & (tracks.frame <= frame) & (tracks.frame > frame - length)
+        order = np.argsort(tracks.frame[rows], kind="stable")
+        trails[track_id] = _foot_points(tracks.ltwh[rows])[order]
+    return trails
+
+
+class TrailHistory:
+    """Trails of a stream: hand it each frame's tracks in turn."""
+
+    def __init__(self, length: int = 30) -> None:
+        self.length = length
+        self._frame = 0
+        self._points: dict[int, list[tuple[int, float, float]]] = {}
+
+    def update(self, tracks: FrameTracks) -> dict[int, NDArray[np.float64]]:
+        """Add a frame; returns the trails of the ids it shows."""
+        self._frame += 1
+        oldest = self._frame - self.length
+        for track_id, (x, y) in zip(tracks.track_id.tolist(), _foot_points(tracks.ltwh).tolist(), strict=True):
+            self._points.setdefault(track_id, []).append((self._frame, x, y))
+        kept = {k: [p for p in points if p[0] > oldest] for k, points in self._points.items()}
+        self._points = {k: points for k, points in kept.items() if points}
+        return {k: np.array(self._points[k])[:, 1:] for k in tracks.track_id.tolist()}
+
+
+def _foot_points(ltwh: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.stack((ltwh[:, 0] + ltwh[:, 2] / 2, ltwh[:, 1] + ltwh[:, 3]), -1)
+
+
+def track_colour(track_id: int) -> tuple[int, int, int]:
+    """The colour of an id, BGR from 0 to 255; the same in every frame, run and session."""
+    hue = (track_id * _GOLDEN) % 1.0
+    lightness = (0.55, 0.68, 0.45)[track_id % 3]  # a second difference for who cannot tell hues apart
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.85)
+    return round(255 * blue), round(255 * green), round(255 * red)
+
+
+def draw_frame(
+    image: Image,
+    tracks: FrameTracks,
+    trails: Trails | None = None,
+    *,
+    gt: NDArray[np.float64] | None = None,
+    min_width_px: int = 640,
+) -> Image:
+    """A copy of `image` with a box, an id label and a fading trail for each track.
+
+    `gt` (`ltwh [m, 4]`) is drawn as thin white boxes. A frame narrower than `min_width_px` is enlarged by a whole
+    factor first, as labels cannot be read on it otherwise; 0 keeps its size.
+    """
+    factor = max(1, -(-min_width_px // image.shape[1]))
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+    canvas = (
+        image.copy() if factor == 1 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    )
+    thickness = max(2, round(canvas.shape[1] / 500))
+    if trails:
+        canvas = _draw_trails(canvas, trails, factor, thickness)
+    for box in gt if gt is not None else ():
+        _rectangle(canvas, box * factor, _GT_BGR, 1)
+    for track_id, box in zip(tracks.track_id.tolist(), tracks.ltwh, strict=True):
+        _rectangle(canvas, box * factor, track_colour(track_id), thickness)
+    for track_id, box in zip(tracks.track_id.tolist(), tracks.ltwh, strict=True):  # labels lie above all boxes
+        _draw_label(canvas, box * factor, str(track_id), track_colour(track_id))
+    return canvas
+
+
+def _rectangle(canvas: Image, box: NDArray[np.float64], colour: tuple[int, int, int], thickness: int) -> None:
+    left, top, width, height = np.rint(box).astype(int).tolist()
+    cv2.rectangle(canvas, (left, top), (left + width, top + height), colour, thickness, cv2.LINE_AA)
+
+
+def _draw_trails(canvas: Image, trails: Trails, factor: int, thickness: int) -> Image:
+    """Lines into a layer, their age into its opacity, then one blend."""
+    layer, opacity = canvas.copy(), np.zeros(canvas.shape[:2], np.uint8)
+    for track_id, points in trails.items():
+        corners = np.rint(points * factor).astype(int).tolist()
+        for i, (start, end) in enumerate(itertools.pairwise(corners), 1):
+            cv2.line(layer, start, end, track_colour(track_id), thickness, cv2.LINE_AA)
+            cv2.line(opacity, start, end, round(255 * (0.1 + 0.8 * i / len(corners))), thickness, cv2.LINE_AA)
+    alpha = opacity[..., None].astype(np.float32) / 255
+    blended = canvas * (1 - alpha) + layer * alpha
+    return np.rint(blended).astype(np.uint8)
+
+
+def _draw_label(canvas: Image, box: NDArray[np.float64], text: str, colour: tuple[int, int, int]) -> None:
+    """The id on a filled tab above the box, moved inside where the frame ends."""
+    scale = max(0.42, canvas.shape[1] / 1900)
+    weight = 1 if scale < 0.7 else 2
+    (width, height), _ = cv2.getTextSize(text, _FONT, scale, weight)
+    tab_width, tab_height = width + 6, height + 6
+    left = int(np.clip(round(float(box[0])), 0, max(0, canvas.shape[1] - tab_width)))
+    bottom = int(np.clip(round(float(box[1])), tab_height, canvas.shape[0]))
+    cv2.rectangle(canvas, (left, bottom - tab_height), (left + tab_width, bottom), colour, cv2.FILLED)
+    blue, green, red = colour
+    dark_text = 0.114 * blue + 0.587 * green + 0.299 * red > 130  # luma, BT.601
+    ink = (0, 0, 0) if dark_text else (255, 255, 255)
+    cv2.putText(canvas, text, (left + 3, bottom - 3), _FONT, scale, ink, weight, cv2.LINE_AA)
+
+
+def contact_sheet(images: Sequence[Image], columns: int, *, gap_px: int = 6) -> Image:
+    """The images in rows of `columns`, all brought to the width of the first. Raises UserError without images."""
+    if not images or columns < 1:
+        raise UserError("contact sheet: needs at least one image and one column")
+    width = images[0].shape[1]
+    cells = [_to_width(image, width) for image in images]
+    height = max(cell.shape[0] for cell in cells)
+    columns = min(columns, len(cells))
+    rows = -(-len(cells) // columns)
+    shape = (rows * (height + gap_px) - gap_px, columns * (width + gap_px) - gap_px, 3)
+    sheet = np.full(shape, _PAD_BGR, np.uint8)
+    for i, cell in enumerate(cells):
+        top, left = (i // columns) * (height + gap_px), (i % columns) * (width + gap_px)
+        sheet[top : top + cell.shape[0], left : left + width] = cell
+    return sheet
+
+
+def _to_width(image: Image, width: int) -> Image:
+    if image.shape[1] == width:
+        return image
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def image_png(image: Image) -> bytes:
+    """The image as the bytes of a PNG file."""
+    done, data = cv2.imencode(".png", image)
+    assert done
+    return data.tobytes()
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write `image` as the file type that `path` ends in. Raises UserError if OpenCV cannot."""
+    with atomic_path(path) as temporary:
+        try:
+            done = cv2.imwrite(str(temporary), image)
+        except cv2.error as error:
+            raise UserError(f"{path}: OpenCV cannot write this picture; use .png or .jpg") from error
+        if not done:
+            raise UserError(f"{path}: OpenCV could not write the picture; is the disk full?")
+
+
+def write_video(path: Path, frames: Iterable[Image], fps: float) -> int:
+    """Write `frames` (all of one size) as MPEG-4 video; returns their number.
+
+    Raises UserError if there is no frame, the sizes differ, `fps` is not positive or OpenCV has no encoder here.
+    """
+    if fps <= 0:
+        raise UserError(f"{path}: frames per second must be positive, not {fps}")
+    count, shape, writer = 0, (0, 0), None
+    with atomic_path(path) as temporary:
+        try:
+            for frame in frames:
+                if writer is None:
+                    shape = frame.shape[:2]
+                    writer = _video_writer(path, temporary, fps, shape)
+                if frame.shape[:2] != shape:
+                    raise UserError(f"{path}: frame {count + 1} is {frame.shape[1::-1]}, the first {shape[::-1]}")
+                writer.write(frame)
+                count += 1
+        finally:
+            if writer is not None:
+                writer.release()
+        if count == 0:
+            raise UserError(f"{path}: no frames to write")
+        if temporary.stat().st_size == 0:
+            raise UserError(f"{path}: OpenCV wrote an empty video; write frames as pictures instead (--frames)")
+    return count
+
+
+def _video_writer(path: Path, temporary: Path, fps: float, shape: tuple[int, int]) -> cv2.VideoWriter:
+    code = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(temporary), code, fps, (shape[1], shape[0]))
+    if not writer.isOpened():
+        raise UserError(f"{path}: OpenCV has no mp4v encoder for this name; use .mp4, or pictures (--frames)")
+    return writer
