@@ -1,0 +1,181 @@
+"""Frames of a synthetic street video, and the exact masks behind their gt.
+
+A pixel belongs to a silhouette where the alpha of its sprite is at least half.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from motrlab.data.street_scene import Person, Prop, Scene
+from motrlab.data.street_sprites import Image, Sprite, draw_background, person_sprite, prop_sprite
+
+
+@dataclass(frozen=True)
+class Silhouette:
+    """One person or statue in one frame: its exact box, and pixels of its mask (all, inside the image, visible)."""
+
+    track_id: int
+    distractor: bool
+    ltwh: tuple[float, float, float, float]
+    total: int
+    inside: int
+    visible: int
+
+    @property
+    def visibility(self) -> float:
+        return self.visible / self.total
+
+
+@dataclass
+class Renderer:
+    """Draws the frames of one scene. Sprites are made on first use and kept."""
+
+    scene: Scene
+    _sprites: dict[tuple[Any, ...], Sprite] = field(default_factory=dict)
+    _background: Image | None = None
+    _noise: NDArray[np.int16] | None = None
+
+    def silhouettes(self, frame: int) -> list[Silhouette]:
+        """Boxes and exact mask counts of 0-based `frame`, without drawing it."""
+        return self._compose(frame, None)
+
+    def render(self, frame: int) -> tuple[Image, list[Silhouette]]:
+        """The picture of 0-based `frame` as BGR `uint8 [H, W, 3]`, and `silhouettes(frame)`."""
+        image = self._view(frame)
+        found = self._compose(frame, image)
+        return self._expose(image, frame), found
+
+    def _compose(self, frame: int, image: Image | None) -> list[Silhouette]:
+        """Paint from far to near onto `image` (if any) and a map of labels that the masks are counted on."""
+        height, width = self.scene.config.height, self.scene.config.width
+        labels = np.zeros((height, width), dtype=np.uint8)
+        found: list[tuple[int, bool, tuple[float, float, float, float], int, int]] = []
+        for foot, thing, index in self._actors(frame):
+            sprite, scale = self._sprite(thing, index)
+            if image is not None and isinstance(thing, Person):
+                _shadow(image, foot, scale)
+            patch, corner = _place(sprite, foot, scale)
+            mask = patch[:, :, 3] >= 128
+            label = len(found) + 1 if isinstance(thing, Person) or thing.kind == "statue" else 0
+            inside = _stamp(labels, image, patch, mask, corner, label)
+            if label:
+                left, top, right, bottom = (edge * scale for edge in sprite.box)
+                box = (foot[0] + left, foot[1] + top, right - left, bottom - top)
+                track_id = thing.track_id if isinstance(thing, Person) else self._statue_id(thing)
+                found.append((track_id, isinstance(thing, Prop), box, int(mask.sum()), inside))
+        visible = np.bincount(labels.ravel(), minlength=len(found) + 1)
+        return [Silhouette(*f, int(visible[i + 1])) for i, f in enumerate(found) if f[4] > 0]
+
+    def _actors(self, frame: int) -> list[tuple[tuple[float, float], Person | Prop, int]]:
+        """Everything in the world at `frame` with its foot point in the image, far to near."""
+        camera = self.scene.camera[frame]
+        actors: list[tuple[tuple[float, float], Person | Prop, int]] = []
+        for prop in self.scene.props:
+            actors.append(((prop.foot[0] - camera[0], prop.foot[1] - camera[1]), prop, 0))
+        for person in self.scene.people:
+            if person.start <= frame < person.stop:
+                row = frame - person.start
+                foot = person.foot[row] - camera
+                actors.append(((float(foot[0]), float(foot[1])), person, row))
+        return sorted(actors, key=lambda actor: actor[0][1])
+
+    def _statue_id(self, statue: Prop) -> int:
+        statues = [p for p in self.scene.props if p.kind == "statue"]
+        return len(self.scene.people) + 1 + statues.index(statue)
+
+    def _sprite(self, thing: Person | Prop, row: int) -> tuple[Sprite, float]:
+        """The sprite and its body height in the image, px."""
+        key: tuple[Any, ...]
+        if isinstance(thing, Prop):
+            key, scale = (thing,), thing.height
+        else:
+            key = (thing.look, int(thing.view[row]), int(thing.phase[row]))
+            scale = float(thing.height[row])
+        if key not in self._sprites:
+            if isinstance(thing, Prop):
+                self._sprites[key] = prop_sprite(thing)
+            else:
+                largest = math.ceil(145 * self.scene.config.height / 270)
+                self._sprites[key] = person_sprite(*key, body=largest)
+        return self._sprites[key], scale
+
+    def _view(self, frame: int) -> Image:
+        """The background as the camera sees it."""
+        if self._background is None:
+            self._background = draw_background(self.scene)
+        camera = self.scene.camera[frame]
+        size = (self.scene.config.width, self.scene.config.height)
+        if not camera.any():
+            return self._background[: size[1], : size[0]].copy()
+        shift = np.array([[1.0, 0.0, -camera[0]], [0.0, 1.0, -camera[1]]])
+        return np.asarray(cv2.warpAffine(self._background, shift, size, flags=cv2.INTER_LINEAR), dtype=np.uint8)
+
+    def _expose(self, image: Image, frame: int) -> Image:
+        """Brightness of the moment and sensor noise."""
+        height, width = image.shape[:2]
+        if self._noise is None:
+            rng = np.random.default_rng((*self.scene.seed, 2))
+            tile = rng.normal(0, self.scene.noise, (2 * height, 2 * width, 1))
+            self._noise = np.repeat(np.rint(tile), 3, axis=2).astype(np.int16)
+        rng = np.random.default_rng((*self.scene.seed, 3, frame))
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        bright = cv2.multiply(image, np.full(4, float(self.scene.gain[frame])), dtype=cv2.CV_16S)
+        noisy = cv2.add(bright, self._noise[top : top + height, left : left + width])
+        return np.asarray(np.clip(noisy, 0, 255), dtype=np.uint8)
+
+
+def _place(sprite: Sprite, foot: tuple[float, float], scale: float) -> tuple[Image, tuple[int, int]]:
+    """The sprite at `scale` px body height with its foot point at `foot`: a patch and its left top corner."""
+    ratio = scale / sprite.body
+    level = 0 if ratio > 0.5 or min(sprite.levels[1].shape[:2]) < 4 else 1
+    picture = sprite.levels[level]
+    origin = np.divide(sprite.origin, 2**level)
+    ratio *= 2**level
+    extent = np.array(picture.shape[1::-1]) * ratio
+    shift = np.array(foot) - origin * ratio
+    corner = np.floor(shift).astype(int)
+    size = np.ceil(shift + extent).astype(int) - corner
+    # Pixel i covers i..i+1, while OpenCV puts its centre at i.
+    move = shift - corner + 0.5 * ratio - 0.5
+    matrix = np.array([[ratio, 0.0, move[0]], [0.0, ratio, move[1]]])
+    patch = cv2.warpAffine(picture, matrix, (int(size[0]), int(size[1])), flags=cv2.INTER_LINEAR)
+    return np.asarray(patch, dtype=np.uint8), (int(corner[0]), int(corner[1]))
+
+
+def _stamp(
+    labels: Image, image: Image | None, patch: Image, mask: NDArray[np.bool_], corner: tuple[int, int], label: int
+) -> int:
+    """Put a patch over what is there; returns how many of its mask's pixels lie inside the image."""
+    height, width = labels.shape
+    x0, y0 = max(corner[0], 0), max(corner[1], 0)
+    x1, y1 = min(corner[0] + patch.shape[1], width), min(corner[1] + patch.shape[0], height)
+    if x1 <= x0 or y1 <= y0:
+        return 0
+    part = (slice(y0 - corner[1], y1 - corner[1]), slice(x0 - corner[0], x1 - corner[0]))
+    target = (slice(y0, y1), slice(x0, x1))
+    labels[target][mask[part]] = label
+    if image is not None:
+        paint = patch[part]
+        rest = (255 - paint[:, :, 3:]).astype(np.uint16)
+        image[target] = paint[:, :, :3] + ((image[target] * rest + 127) // 255).astype(np.uint8)
+    return int(np.count_nonzero(mask[part]))
+
+
+def _shadow(image: Image, foot: tuple[float, float], scale: float) -> None:
+    """A soft dark spot under the feet; no part of the silhouette."""
+    radius_x, radius_y = max(2, round(0.2 * scale)), max(1, round(0.045 * scale))
+    x, y = round(foot[0]), round(foot[1])
+    x0, y0 = max(x - radius_x, 0), max(y - radius_y, 0)
+    part = image[y0 : max(y + radius_y, 0), x0 : max(x + radius_x, 0)]
+    if part.size:
+        rows = (np.arange(y0, y0 + part.shape[0]) + 0.5 - y) / radius_y
+        columns = (np.arange(x0, x0 + part.shape[1]) + 0.5 - x) / radius_x
+        dark = np.clip(1 - rows[:, None] ** 2 - columns[None, :] ** 2, 0, 1) * 0.5
+        part[:] = (part * (1 - dark[:, :, None])).astype(np.uint8)
