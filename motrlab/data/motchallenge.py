@@ -203,9 +203,8 @@ def _check_gt_row(path: Path, number: int, values: list[float]) -> None:
     if flag != int(flag):
         raise UserError(f"{path}:{number}: the flag (column 7) must be a whole number, not {flag:g}")
     if len(values) == 9 and (values[7] != int(values[7]) or not 0 <= values[8] <= 1):
-        raise UserError(
-            f"{path}:{number}: class {values[7]:g} must be a whole number, visibility {values[8]:g} a fraction from 0 to 1"
-        )
+        found = f"class {values[7]:g}, visibility {values[8]:g}"
+        raise UserError(f"{path}:{number}: {found}; a whole number and a fraction from 0 to 1 expected")
 
 
 def _annotations(table: NDArray[np.float64]) -> Annotations:

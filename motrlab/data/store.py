@@ -117,12 +117,13 @@ class FrameStore:
     def annotations(self, name: str) -> Annotations:
         self.info(name)
         rows, has_class = self._rows[name]
-        data, at, arrays = self._get(f"{name}/annotations"), 0, []
-        for _, kind, columns in _FIELDS:
+        data, at = self._get(f"{name}/annotations"), 0
+        arrays: dict[str, NDArray[Any]] = {}
+        for field, kind, columns in _FIELDS:
             array = np.frombuffer(data, kind, rows * columns, at)
             at += array.nbytes
-            arrays.append(array.reshape(rows, columns) if columns > 1 else array)
-        return Annotations(*arrays, has_class)
+            arrays[field] = array.reshape(rows, columns) if columns > 1 else array
+        return Annotations(**arrays, has_class=has_class)
 
 
 def _environment(path: Path, *, fresh: bool = False) -> lmdb.Environment:

@@ -1,0 +1,268 @@
+"""Clip transforms: one random choice per clip, shared by its frames; boxes, ids and visibility follow the pixels.
+
+The classes named as in the reference (`SeqRandomFlip`, `RandomSelectOne`, `SeqResize`, `SeqRandomSizeCrop`,
+`SeqToTensor`, `SeqBgrToYuv444`, `SeqNormalize`) take the reference's pixel sizes; `SeqRandomAffine` and
+`SeqColourJitter` are the `street` set. A transform is called as `transform(sample, rng)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from motrlab.boxes import box_cxcywh_to_xyxy
+from motrlab.config import ModelConfig
+from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET, resize_image
+
+_GREY = (128, 128, 128)  # outside the picture; the network's zero
+_REFERENCE_HEIGHT = 800  # the pixel sizes of the reference's augmentation belong to this network height
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSample:
+    """A clip of T frames on its way through the transforms.
+
+    `images`: T BGR pictures `uint8 [H, W, 3]` of one size. Per frame: `boxes float32 [n, 4]`, cxcywh in fractions of
+    the picture, not clipped to it; `ids int64 [n]`; `visibility float32 [n]`, 0 to 1. `tensor float32 [T, 3, h, w]`
+    is empty until `SeqToTensor`.
+    """
+
+    images: list[NDArray[np.uint8]]
+    boxes: list[NDArray[np.float32]]
+    ids: list[NDArray[np.int64]]
+    visibility: list[NDArray[np.float32]]
+    tensor: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+Transform = Callable[[ClipSample, np.random.Generator], ClipSample]
+
+
+def change_view(sample: ClipSample, scale: tuple[float, float], offset: tuple[float, float]) -> ClipSample:
+    """Boxes after the picture's fractions became `scale * x + offset`; those outside the new view are dropped.
+
+    Visibility falls with the share of the box's part inside the old picture that the new view still shows: what was
+    outside the old picture was never visible, and a larger view does not bring it back.
+    """
+    stretch, shift = np.array([*scale, *np.abs(scale)], np.float32), np.array([*offset, 0, 0], np.float32)
+    boxes, ids, visibility = [], [], []
+    for old, frame_ids, seen in zip(sample.boxes, sample.ids, sample.visibility, strict=True):
+        new = old * stretch + shift
+        corners = box_cxcywh_to_xyxy(new)
+        ends = np.sort(np.array([np.array(offset), np.array(offset) + np.array(scale)]), axis=0)  # old picture in it
+        inside = _area(_clip(corners, ends[0], ends[1]))
+        shown = _area(_clip(corners, np.maximum(ends[0], 0), np.minimum(ends[1], 1)))
+        keep = shown > 0
+        boxes.append(new[keep])
+        ids.append(frame_ids[keep])
+        visibility.append((seen * shown / np.maximum(inside, 1e-12))[keep].astype(np.float32))
+    return replace(sample, boxes=boxes, ids=ids, visibility=visibility)
+
+
+def _clip(corners: NDArray[np.float32], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.clip(corners, np.tile(low, 2), np.tile(high, 2))
+
+
+def _area(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (corners[:, 2] - corners[:, 0]).clip(0) * (corners[:, 3] - corners[:, 1]).clip(0)
+
+
+class Compose:
+    """One transform after the other."""
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        self.transforms = tuple(transforms)
+
+    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        for transform in self.transforms:
+            sample = transform(sample, rng)
+        return sample
+
+
+class RandomSelectOne:
+    """One of several transforms, drawn per clip; equally likely without `probabilities`."""
+
+    def __init__(self, transforms: Sequence[Transform], probabilities: Sequence[float] | None = None) -> None:
+        self.transforms = tuple(transforms)
+        self.probabilities = probabilities
+
+    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        return self.transforms[rng.choice(len(self.transforms), p=self.probabilities)](sample, rng)
+
+
+class SeqRandomFlip:
+    """The whole clip mirrored left to right, with `probability`."""
+
+    def __init__(self, probability: float = 0.5) -> None:
+        self.probability = probability
+
+    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        if rng.random() >= self.probability:
+            return sample
+        images = [np.ascontiguousarray(image[:, ::-1]) for image in sample.images]
+        return change_view(replace(sample, images=images), (-1.0, 1.0), (1.0, 0.0))
+
+
+class SeqResize:
+    """Resize to one of `sizes`, drawn per clip.
+
+    A size is `(height, width)`, the aspect not kept; or one number for the short side, the aspect kept and the long
+    side at most `max_size`. Pixels.
+    """
+
+    def __init__(self, sizes: Sequence[int | tuple[int, int]], max_size: int | None = None) -> None:
+        self.sizes, self.max_size = tuple(sizes), max_size
+
+    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        size = self.sizes[rng.integers(len(self.sizes))]
+        if isinstance(size, int):
+            height, width = sample.images[0].shape[:2]
+            scale = size / min(height, width)
+            if self.max_size is not None:
+                scale = min(scale, self.max_size / max(height, width))
+            size = max(1, round(height * scale)), max(1, round(width * scale))
+        return replace(sample, images=[resize_image(image, *size) for image in sample.images])
+
+
+class SeqRandomSizeCrop:
+    """A crop whose height and width are drawn from `min_size` to `max_size` px (or the picture's), placed at random."""
+
+    def __init__(self, min_size: int, max_size: int) -> None:
+        self.min_size, self.max_size = min_size, max_size
+
+    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        height, width = sample.images[0].shape[:2]
+        h, w = (int(rng.integers(min(self.min_size, n), min(self.max_size, n) + 1)) for n in (height, width))
+        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        images = [image[top : top + h, left : left + w] for image in sample.images]
+        return change_view(replace(sample, images=images), (width / w, height / h), (-left / w, -top / h))
+
+
+class SeqRandomAffine:
+    """Flip, zoom and shift in one resampling, straight from the decoded picture to `(height, width)`.
+
+    The zoom is `e^U(zoom)`; the shift is drawn so that, zoomed in, the view stays inside the picture, and, zoomed
+    out, the picture inside the view. What lies outside the picture is grey.
+    """
+
+    def __init__(
+        self, height: int, width: int, zoom: tuple[float, float] = (-0.25, 0.3), flip_probability: float = 0.5
+    ) -> None:
+        self.height, self.width, self.zoom, self.flip_probability = height, width, zoom, flip_probability
+
+    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        zoom = math.exp(rng.uniform(*self.zoom))
+        offset_x, offset_y = ((1 - zoom) * rng.random(2)).tolist()
+        scale_x = zoom
+        if rng.random() < self.flip_probability:
+            scale_x, offset_x = -zoom, offset_x + zoom
+        images = [self._warp(image, (scale_x, zoom), (offset_x, offset_y)) for image in sample.images]
+        return change_view(replace(sample, images=images), (scale_x, zoom), (offset_x, offset_y))
+
+    def _warp(
+        self, image: NDArray[np.uint8], scale: tuple[float, float], offset: tuple[float, float]
+    ) -> NDArray[np.uint8]:
+        height, width = (math.ceil(n * scale[1]) for n in (self.height, self.width))
+        if image.shape[0] > 2 * height or image.shape[1] > 2 * width:  # bilinear samples would skip pixels
+            image = resize_image(image, min(image.shape[0], height), min(image.shape[1], width))
+        matrix = np.zeros((2, 3))
+        for axis, (size, old) in enumerate(((self.width, image.shape[1]), (self.height, image.shape[0]))):
+            matrix[axis, axis] = scale[axis] * size / old
+            # OpenCV counts from pixel centres: x_new + .5 = scale * size / old * (x_old + .5) + offset * size
+            matrix[axis, 2] = offset[axis] * size + 0.5 * (matrix[axis, axis] - 1)
+        return cv2.warpAffine(  # type: ignore[return-value]
+            image, matrix, (self.width, self.height), flags=cv2.INTER_LINEAR, borderValue=_GREY
+        )
+
+
+class SeqColourJitter:
+    """Gain per channel, brightness, and for some clips a permutation of the channels; ids keep their colours."""
+
+    def __init__(self, gain: float = 0.2, brightness: float = 25.0, permute_probability: float = 0.25) -> None:
+        self.gain, self.brightness, self.permute_probability = gain, brightness, permute_probability
+
+    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        gains = rng.uniform(1 - self.gain, 1 + self.gain, 3)
+        levels = np.arange(256)[:, None] * gains + rng.uniform(-self.brightness, self.brightness)
+        table = levels.round().clip(0, 255).astype(np.uint8)[None]  # [1, 256, 3]
+        order = rng.permutation(3) if rng.random() < self.permute_probability else np.arange(3)
+        pairs = [value for target, source in enumerate(order.tolist()) for value in (source, target)]
+        images = []
+        for image in sample.images:
+            mixed = np.empty_like(image)
+            cv2.mixChannels([cv2.LUT(image, table)], [mixed], pairs)
+            images.append(mixed)
+        return replace(sample, images=images)
+
+
+class SeqToTensor:
+    """Pictures → `tensor float32 [T, 3, H, W]`, BGR from 0 to 255."""
+
+    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        height, width = sample.images[0].shape[:2]
+        planes = np.empty((len(sample.images), 3, height, width), np.uint8)
+        for image, target in zip(sample.images, planes, strict=True):
+            cv2.split(np.ascontiguousarray(image), list(target))
+        return replace(sample, tensor=torch.from_numpy(planes).float())
+
+
+class SeqBgrToYuv444:
+    """`tensor` from BGR to YUV 4:4:4, BT.601 full range, 0 to 255."""
+
+    def __init__(self) -> None:
+        self.matrix = torch.from_numpy(BGR_TO_YUV)
+        self.offset = torch.from_numpy(YUV_OFFSET)[:, None]
+
+    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        yuv = self.matrix @ sample.tensor.flatten(2) + self.offset
+        return replace(sample, tensor=yuv.view_as(sample.tensor))
+
+
+class SeqNormalize:
+    """`(x - mean) / std`."""
+
+    def __init__(self, mean: float = 128.0, std: float = 128.0) -> None:
+        self.mean, self.std = mean, std
+
+    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        return replace(sample, tensor=(sample.tensor - self.mean) / self.std)
+
+
+def _network_input() -> list[Transform]:
+    return [SeqToTensor(), SeqBgrToYuv444(), SeqNormalize()]
+
+
+def street_transforms(model: ModelConfig) -> Transform:
+    """Flip, zoom, shift, colour: the set of `augmentation="street"`."""
+    return Compose([SeqRandomAffine(model.height, model.width), SeqColourJitter(), *_network_input()])
+
+
+def reference_transforms(model: ModelConfig) -> Transform:
+    """The reference's set; its pixel sizes shrink with the network's height."""
+
+    def px(size: int) -> int:
+        return max(1, round(size * model.height / _REFERENCE_HEIGHT))
+
+    resize = SeqResize([px(side) for side in range(608, 993, 32)], max_size=px(1536))
+    crop = Compose([SeqResize([px(400), px(500), px(600)]), SeqRandomSizeCrop(px(384), px(600)), resize])
+    fixed = SeqResize([(model.height, model.width)])
+    return Compose([SeqRandomFlip(), RandomSelectOne([resize, crop]), fixed, *_network_input()])
+
+
+def validation_transforms(model: ModelConfig) -> Transform:
+    """No chance in it; gives what `motrlab.data.preprocess.preprocess` gives."""
+    return Compose([SeqResize([(model.height, model.width)]), *_network_input()])
+
+
+TRAINING_TRANSFORMS: dict[str, Callable[[ModelConfig], Transform]] = {
+    "street": street_transforms,
+    "reference": reference_transforms,
+}
+# The largest picture, relative to the network's input, that a set makes use of (e^.3; 992 / 800): what is larger may
+# be decoded at a reduced size.
+USEFUL_SCALE = {"street": math.exp(0.3), "reference": 992 / _REFERENCE_HEIGHT}
