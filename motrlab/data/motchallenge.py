@@ -23,7 +23,6 @@ from motrlab.errors import UserError
 from motrlab.run import write_text
 
 DETECTORS = ("FRCNN", "SDP", "DPM")  # the three detector copies of each MOT17 video, in order of preference
-_JPEG_SUFFIXES = (".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,20 +246,29 @@ def read_detections(path: Path, info: SequenceInfo | None = None) -> Detections:
     return Detections(table[:, 0].astype(np.int64), table[:, 2:6].copy(), table[:, 6].copy())
 
 
+def format_detections(detections: Detections) -> str:
+    """det rows of 10 columns, id -1, numbers as they were read."""
+    lines = []
+    for frame, box, score in zip(detections.frame, detections.ltwh, detections.score, strict=True):
+        lines.append(f"{frame},-1,{','.join(_number(v) for v in box)},{_number(score)},-1,-1,-1\n")
+    return "".join(lines)
+
+
 def write_rows(
     path: Path,
     frame: NDArray[np.int64],
     track_id: NDArray[np.int64],
     ltwh: NDArray[np.float64],
     score: NDArray[np.float64],
-    decimals: int = 3,
 ) -> None:
-    """Write `frame,id,left,top,width,height,score,-1,-1,-1` rows in the order given; detections have id -1."""
-    text = "".join(
-        f"{f},{i},{box[0]:.{decimals}f},{box[1]:.{decimals}f},{box[2]:.{decimals}f},{box[3]:.{decimals}f},{s:.5f},-1,-1,-1\n"
-        for f, i, box, s in zip(frame, track_id, ltwh, score, strict=True)
-    )
-    write_text(path, text)
+    """Write tracks as `frame,id,left,top,width,height,score,-1,-1,-1` rows, in the order given.
+
+    Boxes are rounded to a hundredth of a pixel, scores to five digits.
+    """
+    lines = []
+    for f, i, box, s in zip(frame, track_id, ltwh, score, strict=True):
+        lines.append(f"{f},{i},{','.join(f'{v:.2f}' for v in box)},{s:.5f},-1,-1,-1\n")
+    write_text(path, "".join(lines))
 
 
 def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
@@ -307,58 +315,3 @@ def _video(name: str) -> str:
 def _preference(name: str) -> int:
     suffix = name.rpartition("-")[2]
     return DETECTORS.index(suffix) if suffix in DETECTORS else -1
-
-
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Width and height from a JPEG's frame header. Raises ValueError: not a JPEG, or cut short (no end marker).
-
-    Nothing is decoded: the segments are walked to the first scan, behind which an end marker can only be real,
-    because entropy-coded data never contain one.
-    """
-    if data[:2] != b"\xff\xd8":
-        raise ValueError("not a JPEG file")
-    size, at = None, 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF0-15; the three are DHT, JPG, DAC
-            size = int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-        if marker == 0xDA:  # start of scan
-            break
-        at += 2 + length
-    if size is None or data.find(b"\xff\xd9", at) < 0:
-        raise ValueError("JPEG file is cut short")
-    return size
-
-
-def check_frame(folder: Path, info: SequenceInfo, frame: int) -> None:
-    """Raises UserError unless the frame is there and a whole JPEG of the sequence's size."""
-    path = info.frame_path(folder, frame)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        others = [p.name for p in path.parent.glob(f"{path.stem}.*")]
-        hint = f"there is {others[0]}, but seqinfo.ini says imExt={info.image_ext}" if others else "copy it anew"
-        raise UserError(f"{path}: frame {frame} of {info.num_frames} is missing; {hint}") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        width, height = jpeg_size(data)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; copy it anew") from error
-    if (width, height) != (info.width, info.height):
-        raise UserError(f"{path}: {width}×{height} pixels, but seqinfo.ini says {info.width}×{info.height}")
-
-
-def validate_sequence(folder: Path) -> SequenceInfo:
-    """Check seqinfo, every frame (present, JPEG, whole, right size; not decoded) and gt. Raises UserError."""
-    info = read_sequence_info(folder)
-    if info.image_ext.lower() not in _JPEG_SUFFIXES:
-        raise UserError(f"{folder / 'seqinfo.ini'}: imExt={info.image_ext}; frames must be JPEG files (.jpg)")
-    for frame in range(1, info.num_frames + 1):
-        check_frame(folder, info, frame)
-    if (folder / "gt" / "gt.txt").is_file():
-        read_annotations(folder / "gt" / "gt.txt", info)
-    return info

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,8 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from motrlab.data.motchallenge import Annotations, SequenceInfo, jpeg_size
+from motrlab.data.motchallenge import Annotations, SequenceInfo
+from motrlab.data.validate import Progress, jpeg_size
 from motrlab.errors import UserError
 
 SCHEMA = 1
@@ -37,8 +38,6 @@ _REDUCED = {
 }  # fmt: skip
 _PAGE = 4096
 _COMMIT_BYTES = 64 << 20  # one transaction holds its dirty pages in memory
-
-Progress = Callable[[str, int, int], None]  # what is done, how many so far, how many in all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,12 +192,13 @@ def write_store(
                 return str(existing["data_hash"])
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(path, sum(_stored_bytes(f.stat().st_size) for s in sources for f in s.files))
-        with _temporary_folder(path) as folder:
+        with temporary_folder(path) as folder:
             data_hash = _write(folder, sources, source_hash, num_workers, progress)
-            _replace_folder(folder, path)
+            replace_folder(folder, path)
     except (OSError, lmdb.Error) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        what = "disk full; free some space and run again" if full else f"cannot be written ({error})"
+        reason = getattr(error, "strerror", None) or str(error)
+        what = f"disk full ({reason}); free some space and run again" if full else f"cannot be written ({reason})"
         raise UserError(f"{path}: {what}") from error
     return data_hash
 
@@ -215,7 +215,7 @@ def _check_space(path: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def _temporary_folder(path: Path) -> Iterator[Path]:
+def temporary_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path`; those that a killed run left behind are removed first."""
     for stale in path.parent.glob(f".{path.name}.*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -226,7 +226,7 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _replace_folder(folder: Path, path: Path) -> None:
+def replace_folder(folder: Path, path: Path) -> None:
     """Move a finished folder into place; an old one gives way."""
     folder.chmod(0o755)
     _forget(path)
@@ -299,9 +299,11 @@ def _packed(
 
 
 def _read_jpeg(path: Path) -> bytes:
-    data = path.read_bytes()
     try:
+        data = path.read_bytes()
         jpeg_size(data)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"{path}: {error}; copy it anew") from error
     return data

@@ -1,0 +1,121 @@
+"""From MOTChallenge folders to a training set: validate → split in halves → pack → link the gt of the test halves.
+
+`destination` gets `train_lmdb`, `test_lmdb` and `test_gt/SEQ/{gt/gt.txt, det/det.txt, seqinfo.ini}`, the test halves
+renumbered from frame 1; and `unseen_lmdb`, `unseen_gt` for videos kept whole. Every part is made under a temporary
+name and moved into place, and a part that is already there from the same files is kept: run it again after a kill.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from motrlab.data.halves import cut_annotations, cut_detections, cut_info, half_ranges
+from motrlab.data.motchallenge import (
+    Detections,
+    SequenceInfo,
+    find_sequences,
+    format_annotations,
+    format_detections,
+    format_sequence_info,
+    read_annotations,
+    read_detections,
+)
+from motrlab.data.store import SequenceSource, replace_folder, temporary_folder, write_store
+from motrlab.data.summary import DataSummary, summarise
+from motrlab.data.validate import Progress, validate_sequence
+from motrlab.errors import UserError
+
+PARTS = ("train", "test", "unseen")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One sequence's share of a part."""
+
+    source: SequenceSource
+    detections: Detections | None
+
+
+def prepare(
+    source: Path,
+    destination: Path,
+    sequences: Sequence[str] = (),
+    *,
+    num_workers: int = 2,
+    progress: Progress | None = None,
+    unseen: Callable[[str], bool] | None = None,
+) -> DataSummary:
+    """Validate, split, pack and link the sequences under `source` (see `find_sequences`), all or those named.
+
+    Videos for which `unseen(name)` holds are kept whole and never trained on. Sequences without gt are left out and
+    reported in the summary. `num_workers` threads read files. Raises UserError for bad input, a full disk, a target
+    that cannot be written, and when no sequence is left to train on.
+    """
+    parts: dict[str, list[_Part]] = {part: [] for part in PARTS}
+    left_out = []
+    for folder in find_sequences(source, sequences):
+        info = validate_sequence(folder, num_workers=num_workers, progress=progress)
+        if not (folder / "gt" / "gt.txt").is_file():
+            left_out.append(folder.name)
+        elif unseen is not None and unseen(folder.name):
+            parts["unseen"].append(_cut(folder, info, range(1, info.num_frames + 1)))
+        else:
+            for part, frames in zip(("train", "test"), half_ranges(info.num_frames), strict=True):
+                if frames:
+                    parts[part].append(_cut(folder, info, frames))
+    if not parts["train"]:
+        raise UserError(f"{source}: no sequence with gt/gt.txt and two frames to train on")
+    hashes = {part: _write_part(destination, part, members, num_workers, progress) for part, members in parts.items()}
+    return DataSummary(
+        sequences=tuple(
+            summarise(part, m.source.info, m.source.annotations) for part, members in parts.items() for m in members
+        ),
+        left_out=tuple(left_out),
+        data_hash=hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
+    )
+
+
+def _cut(folder: Path, info: SequenceInfo, frames: range) -> _Part:
+    """The frames of a sequence, renumbered from 1."""
+    det = folder / "det" / "det.txt"
+    source = SequenceSource(
+        info=cut_info(info, frames),
+        files=tuple(info.frame_path(folder, frame) for frame in frames),
+        annotations=cut_annotations(read_annotations(folder / "gt" / "gt.txt", info), frames),
+    )
+    detections = cut_detections(read_detections(det, info), frames) if det.is_file() else None
+    return _Part(source=source, detections=detections)
+
+
+def _write_part(destination: Path, part: str, members: list[_Part], num_workers: int, progress: Progress | None) -> str:
+    """Pack a part, link its gt, and return its data hash; remove what an earlier run left of a part now empty."""
+    store, gt = destination / f"{part}_lmdb", destination / f"{part}_gt"
+    if not members:
+        for folder in (store, gt):
+            shutil.rmtree(folder, ignore_errors=True)
+        return ""
+    data_hash = write_store(store, [m.source for m in members], num_workers=num_workers, progress=progress)
+    if part != "train":
+        _write_gt(gt, members)
+    return data_hash
+
+
+def _write_gt(path: Path, members: Iterable[_Part]) -> None:
+    try:
+        with temporary_folder(path) as folder:
+            for member in members:
+                target = folder / member.source.info.name
+                (target / "gt").mkdir(parents=True)
+                (target / "gt" / "gt.txt").write_text(format_annotations(member.source.annotations), encoding="utf-8")
+                (target / "seqinfo.ini").write_text(format_sequence_info(member.source.info), encoding="utf-8")
+                if member.detections is not None:
+                    (target / "det").mkdir()
+                    (target / "det" / "det.txt").write_text(format_detections(member.detections), encoding="utf-8")
+            replace_folder(folder, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,148 @@
+"""What a prepared data set holds: frames, people, how well they are seen, how large they are, how long they stay."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motrlab.data.motchallenge import Annotations, SequenceInfo
+
+_HEADINGS = {
+    "name": "sequence", "part": "part", "num_frames": "frames", "num_people": "people", "num_boxes": "boxes",
+    "boxes_per_frame": "boxes/frame", "empty_frames": "empty", "fraction_below_03": "vis<.3",
+    "fraction_below_07": "vis<.7", "median_height_px": "height px", "median_track_frames": "track frames",
+    "boxes_outside": "outside", "boxes_ignored": "ignored",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceSummary:
+    """One sequence of one part (`train`, `test`, `unseen`); boxes are those with flag 1 and class 1.
+
+    `fraction_below_03`, `_07`: share of boxes with a visibility below, None where the gt has no visibility.
+    `boxes_outside` reach over the image's border; `boxes_ignored` have flag 0 or another class. Medians are None
+    without boxes.
+    """
+
+    name: str
+    part: str
+    width: int
+    height: int
+    num_frames: int
+    num_people: int
+    num_boxes: int
+    boxes_per_frame: float
+    empty_frames: int
+    fraction_below_03: float | None
+    fraction_below_07: float | None
+    median_height_px: float | None
+    median_track_frames: float | None
+    boxes_outside: int
+    boxes_ignored: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSummary:
+    """`sequences` by part, then name; `left_out`: sequences without gt, usable for `track` only."""
+
+    sequences: tuple[SequenceSummary, ...]
+    left_out: tuple[str, ...]
+    data_hash: str
+
+    @property
+    def totals(self) -> dict[str, dict[str, float]]:
+        """Per part: sequences, frames, people, boxes, and the shares of boxes of low visibility."""
+        parts = dict.fromkeys(s.part for s in self.sequences)
+        return {part: _total([s for s in self.sequences if s.part == part]) for part in parts}
+
+    def metrics(self) -> dict[str, float]:
+        """Flat, for a record: `train.num_frames`, `test.fraction_below_07`, ..."""
+        return {f"{part}.{key}": value for part, total in self.totals.items() for key, value in total.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "data_hash": self.data_hash,
+            "left_out": list(self.left_out),
+            "totals": self.totals,
+            "sequences": [dataclasses.asdict(s) for s in self.sequences],
+        }
+
+    def table(self) -> str:
+        """Aligned text: a row per sequence and part, then the totals, then what was left out."""
+        rows = [list(_HEADINGS.values())]
+        rows += [[_cell(getattr(s, key)) for key in _HEADINGS] for s in self.sequences]
+        for part, total in self.totals.items():
+            shown = {**total, "name": f"all {total['num_sequences']}", "part": part}
+            rows.append([_cell(shown.get(key)) for key in _HEADINGS])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        if self.left_out:
+            lines.append(f"without gt, left out (usable for `track` only): {', '.join(self.left_out)}")
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def summarise(part: str, info: SequenceInfo, annotations: Annotations) -> SequenceSummary:
+    """Measure one sequence of one part."""
+    people = annotations.people
+    left, top, width, height = people.ltwh.T
+    outside = (left < 0) | (top < 0) | (left + width > info.width) | (top + height > info.height)
+    ids, lengths = np.unique(people.track_id, return_counts=True)
+    return SequenceSummary(
+        name=info.name,
+        part=part,
+        width=info.width,
+        height=info.height,
+        num_frames=info.num_frames,
+        num_people=len(ids),
+        num_boxes=len(people),
+        boxes_per_frame=len(people) / info.num_frames,
+        empty_frames=info.num_frames - len(np.unique(people.frame)),
+        fraction_below_03=_share(people.visibility < 0.3) if people.has_class else None,
+        fraction_below_07=_share(people.visibility < 0.7) if people.has_class else None,
+        median_height_px=_median(height),
+        median_track_frames=_median(lengths),
+        boxes_outside=int(outside.sum()),
+        boxes_ignored=len(annotations) - len(people),
+    )
+
+
+def _share(mask: NDArray[np.bool_]) -> float | None:
+    return float(mask.mean()) if len(mask) else None
+
+
+def _median(values: NDArray[Any]) -> float | None:
+    return float(np.median(values)) if len(values) else None
+
+
+def _total(sequences: list[SequenceSummary]) -> dict[str, float]:
+    result: dict[str, float] = {"num_sequences": len(sequences)}
+    for key in ("num_frames", "num_people", "num_boxes", "empty_frames", "boxes_outside", "boxes_ignored"):
+        result[key] = sum(getattr(s, key) for s in sequences)
+    result["boxes_per_frame"] = result["num_boxes"] / result["num_frames"]
+    for key in ("fraction_below_03", "fraction_below_07"):
+        known = [(getattr(s, key), s.num_boxes) for s in sequences if getattr(s, key) is not None]
+        if known:
+            result[key] = _weighted_mean(known)
+    return result
+
+
+def _weighted_mean(pairs: Iterable[tuple[float, int]]) -> float:
+    values, weights = zip(*pairs, strict=True)
+    return float(np.average(values, weights=weights))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
