@@ -163,7 +163,7 @@ def _eval_files(options: argparse.Namespace) -> None:
 
 
 def _track(options: argparse.Namespace) -> None:
-    from motrlab.deploy.track import track
+    from motrlab.track import track
 
     track(options.artifact, options.input, options.out, write_frames=options.frames)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import types
 import typing
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
 
 from motrlab.errors import UserError

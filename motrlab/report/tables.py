@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +54,17 @@ class Table:
 
     columns: Sequence[str]
     groups: Sequence[tuple[str, Sequence[Row]]]
-    caption: str = ""
     corner: str = ""  # above the labels
+    spans: Sequence[tuple[str, int]] = ()  # headings over so many columns each
 
     @property
     def rows(self) -> list[Row]:
         return [row for _, rows in self.groups for row in rows]
 
-
-@dataclass
-class Missing:
-    """Collects what a report would show but the run has not measured."""
-
-    parts: list[str] = field(default_factory=list)
-
-    def note(self, part: str) -> None:
-        self.parts.append(part)
+    @property
+    def delta_columns(self) -> set[int]:
+        """Columns in which a cell has a delta: all cells keep room for one there, so that values line up."""
+        return {i for row in self.rows for i, cell in enumerate(row.cells) if cell.delta}
 
 
 def last(records: Iterable[Record], stage: str, kind: str) -> Record | None:
@@ -100,9 +95,9 @@ def sequences(record: Record, protocol: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def points(value: float) -> str:
-    """A fraction as percent with two decimals and a true minus sign."""
-    return f"{100 * value:.2f}".replace("-", "−")
+def percent(value: float, decimals: int = 1) -> str:
+    """A fraction as percent, with a true minus sign."""
+    return f"{100 * value:.{decimals}f}".replace("-", "−")
 
 
 def delta_points(value: float, reference: float) -> tuple[str, str]:
@@ -133,10 +128,10 @@ def _metric_cell(metrics: Mapping[str, float], metric: str, reference: Mapping[s
     if metric in _COUNTS:
         return Cell(plain(round(value)))
     if metric not in COMPARED:
-        return Cell(f"{100 * value:.1f}".replace("-", "−"))
+        return Cell(percent(value))
     if reference is None or metric not in reference:
-        return Cell(points(value))
-    return Cell(points(value), *delta_points(value, reference[metric]))
+        return Cell(percent(value, 2))
+    return Cell(percent(value, 2), *delta_points(value, reference[metric]))
 
 
 def _accuracy_rows(
@@ -159,10 +154,12 @@ def _accuracy_rows(
 def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
     """Every accuracy result under `protocol`, in groups; None if there is none."""
     groups = [
-        ("Test halves, as configured", _accuracy_rows(records, "accuracy", protocol)),
+        (
+            "Test halves, as configured",
+            _accuracy_rows(records, "accuracy", protocol) + baseline_rows(records, protocol),
+        ),
         ("Test halves, without duplicate suppression", _accuracy_rows(records, "accuracy_raw", protocol)),
         ("Unseen videos, never trained on", _accuracy_rows(records, "accuracy_unseen", protocol)),
-        ("Baseline on the test halves", baseline_rows(records, protocol)),
     ]
     kept = [(heading, rows) for heading, rows in groups if rows]
     if not kept:
@@ -175,33 +172,31 @@ def baseline_rows(records: Sequence[Record], protocol: str) -> list[Row]:
     record = last(records, "data", "baseline")
     metrics = overall(record, protocol) if record else {}
     cells = [_metric_cell(metrics, m, None) for m in METRICS]
-    return [Row("ByteTrack", cells, note="on det.txt")] if metrics else []
+    return [Row("ByteTrack", cells, note="baseline, boxes of det.txt")] if metrics else []
 
 
 def sequence_table(records: Sequence[Record], protocol: str) -> Table | None:
-    """MOTA, IDF1 and HOTA of each sequence: float beside the last stage of the line that was evaluated."""
+    """MOTA, IDF1 and HOTA of each sequence: float, the last stage of the line that was evaluated, the baseline."""
     found = [s for s in STAGES if last(records, s, "accuracy")]
-    shown = list(dict.fromkeys((found[0], found[-1]))) if found else []
-    results = {}
-    for stage in shown:
-        record = last(records, stage, "accuracy")
-        assert record is not None
-        results[stage] = sequences(record, protocol)
+    sources = {STAGE_NAMES[s]: last(records, s, "accuracy") for s in dict.fromkeys((*found[:1], *found[-1:]))}
+    sources["ByteTrack"] = last(records, "data", "baseline")
+    results = {title: sequences(r, protocol) for title, r in sources.items() if r}
     names = list(dict.fromkeys(name for by_name in results.values() for name in by_name))
-    if not names:
+    if not found or not names:
         return None
-    columns = [f"{STAGE_NAMES[s]} {METRIC_NAMES[m]}" for m in COMPARED for s in shown] + ["IDSW", "Boxes"]
+    first, final = STAGE_NAMES[found[0]], STAGE_NAMES[found[-1]]
     rows = []
     for name in names:
-        first, final = results[shown[0]].get(name), results[shown[-1]].get(name, {})
-        cells = []
-        for metric in COMPARED:
-            for stage in shown:
-                reference = first if stage != shown[0] else None
-                cells.append(_metric_cell(results[stage].get(name, {}), metric, reference))
-        cells += [Cell(plain(round(final[m])) if m in final else "–") for m in ("idsw", "num_gt")]
+        own = {title: by_name.get(name, {}) for title, by_name in results.items()}
+        cells = [
+            _metric_cell(metrics, metric, own[first] if title == final != first else None)
+            for metric in COMPARED
+            for title, metrics in own.items()
+        ]
+        cells += [Cell(plain(round(own[final][m])) if m in own[final] else "–") for m in ("idsw", "num_gt")]
         rows.append(Row(name, cells))
-    return Table(columns, [("", rows)], corner="Sequence")
+    spans = [*((METRIC_NAMES[m], len(results)) for m in COMPARED), (final, 2)]
+    return Table([*(list(results) * len(COMPARED)), "IDSW", "boxes"], [("", rows)], corner="Sequence", spans=spans)
 
 
 def latency_tables(metrics: Mapping[str, Any]) -> list[tuple[str, Table]]:
@@ -272,16 +267,28 @@ def _count_name(name: str) -> str:
     return known.get(name) or words.get(name) or name.replace("_", " ")
 
 
-def plain_table(metrics: Mapping[str, Any], value_name: str = "value") -> Table | None:
-    """Any flat metrics as a table of two columns; `A.B` keys with several B become a table of A against B."""
-    split = {key: key.partition(".") for key in metrics}
-    if metrics and all(dot for _, dot, _ in split.values()):
-        columns = list(dict.fromkeys(tail for _, _, tail in split.values()))
-        heads = list(dict.fromkeys(head for head, _, _ in split.values()))
+def plain_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """Any flat metrics: `A.B` keys as a table of A against B, the others as name and value."""
+    dotted = {key: key.rpartition(".") for key in metrics if "." in key}
+    tables = []
+    if dotted:
+        columns = list(dict.fromkeys(tail for _, _, tail in dotted.values()))
+        heads = list(dict.fromkeys(head for head, _, _ in dotted.values()))
         rows = [Row(h, [Cell(plain(metrics.get(f"{h}.{c}"))) for c in columns]) for h in heads]
-        return Table([c.replace("_", " ") for c in columns], [("", rows)])
-    rows = [Row(key.replace("_", " "), [Cell(plain(value))]) for key, value in metrics.items()]
-    return Table([value_name], [("", rows)]) if rows else None
+        tables.append(Table([c.replace("_", " ") for c in columns], [("", rows)]))
+    rows = [Row(key.replace("_", " "), [Cell(plain(metrics[key]))]) for key in metrics if key not in dotted]
+    return [*tables, Table([""], [("", rows)])] if rows else tables
+
+
+def training_table(records: Sequence[Record]) -> Table | None:
+    """Last values of every training: metrics in rows, stages in columns."""
+    found = {s: r for s in (*STAGES, "float_extra") if (r := last(records, s, "training"))}
+    names = list(dict.fromkeys(name for record in found.values() for name in record["metrics"]))
+    rows = [Row(n.replace("_", " "), [Cell(plain(r["metrics"].get(n)) or "–") for r in found.values()]) for n in names]
+    if not rows:
+        return None
+    rows.append(Row("duration, s", [Cell(f"{r['duration_s']:.0f}") for r in found.values()]))
+    return Table([STAGE_NAMES[s] for s in found], [("", rows)])
 
 
 def read_csv_columns(path: Path) -> dict[str, list[float]]:

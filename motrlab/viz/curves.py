@@ -63,7 +63,7 @@ def loss_curves(
             ax.plot(x, np.asarray(values, np.float64), color=colour, alpha=0.22, linewidth=0.8)
         ax.plot(x, smooth(values, window), color=colour, linestyle=_DASHES[i % len(_DASHES)], linewidth=1.7, label=name)
     ax.set_xlabel("training step")
-    ax.set_ylabel("loss" + (f", mean of {window} steps" if window > 1 else ""))
+    ax.set_ylabel("loss" + (f", mean of {window} points" if window > 1 else ""))
     if log:
         ax.set_yscale("log")
     elif terms:

@@ -1,0 +1,99 @@
+"""Runs with records as the stages write them, made up and seeded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from motrlab.run import Run, write_text
+
+SEQUENCES = ("street-01", "street-02.night")
+METRICS = {
+    "mota": 0.8123, "motp": 0.81, "idf1": 0.8011, "idp": 0.83, "idr": 0.77, "hota": 0.6203, "deta": 0.64, "assa": 0.60,
+    "fp": 812.0, "fn": 1520.0, "idsw": 61.0, "frag": 130.0, "mt": 61.0, "pt": 22.0, "ml": 7.0, "num_gt": 12654.0,
+}  # fmt: skip
+STAGE_SHIFT = {"float": 0.0, "calibration": -0.0172, "qat": -0.0031, "fixed_point": -0.0042}
+
+RecordMaker = Callable[[Run], None]
+
+
+def accuracy_metrics(shift: float = 0.0) -> dict[str, float]:
+    """Flat keys of both protocols; `shift` moves MOTA, IDF1 and HOTA."""
+    flat = {}
+    for protocol, less in (("motchallenge", 0.0), ("hat", 0.0315)):
+        moved = {m: v + (shift - less if m in ("mota", "idf1", "hota") else 0) for m, v in METRICS.items()}
+        flat |= {f"{protocol}.{m}": v for m, v in moved.items()}
+        for i, name in enumerate(SEQUENCES):
+            flat |= {f"{protocol}.{name}.{m}": v - 0.02 * i for m, v in moved.items()}
+    return flat
+
+
+@pytest.fixture
+def new_run(home: Path) -> Callable[..., Run]:
+    """Makes a run in the temporary project: `new_run("demo", "street")`."""
+    return Run.open
+
+
+@pytest.fixture
+def full_run(new_run: Callable[..., Run]) -> Run:
+    """A run of every stage."""
+    run = new_run("demo", "street")
+    fill(run)
+    return run
+
+
+def fill(run: Run) -> None:
+    started = time.time()
+    counts = {"train.frames": 1440, "train.boxes": 11022, "test.frames": 1440, "test.boxes": 12654, "videos": 12}
+    run.add_record("data", "data", counts, started=started, data_hash="5e1f00c0ffee")
+    run.add_record("data", "baseline", accuracy_metrics(-0.093), started=started)
+    _add_training(run, "float", 2000, started)
+    calops = {"base.params": 1204331, "base.macs": 412_330_112, "qim.params": 120_044, "qim.macs": 3_021_000}
+    run.add_record("float", "calops", calops, started=started)
+    for stage, shift in STAGE_SHIFT.items():
+        run.add_record(stage, "accuracy", accuracy_metrics(shift - 0.3), started=started)  # overruled by the next
+        run.add_record(stage, "accuracy", accuracy_metrics(shift), started=started - 21)
+        run.add_record(stage, "accuracy_raw", accuracy_metrics(shift - 0.021), started=started)
+        run.add_record(stage, "accuracy_unseen", accuracy_metrics(shift - 0.054), started=started)
+    _add_training(run, "qat", 200, started)
+    shares = {
+        "base.integer_macs_share": 0.981, "base.integer_nodes_share": 0.952,
+        "qim.integer_macs_share": 1.0, "qim.integer_nodes_share": 0.93,
+    }  # fmt: skip
+    run.add_record("fixed_point", "integer", shares, started=started)
+    run.add_record("fixed_point", "overlay", {"frames": 2}, started=started, assets=_pictures(run))
+    latency: dict[str, float] = {"fps": 104.2}
+    parts = ("base.fixed_point", 6.1), ("base.fp32", 11.9), ("qim.fixed_point", 0.42), ("qim.fp32", 0.5)
+    steps = ("preprocess", 1.4), ("base", 6.2), ("tracker", 0.31), ("qim", 0.45), ("total", 8.9)
+    for name, median in (*parts, *((f"step.{n}", v) for n, v in steps)):
+        latency |= {f"{name}.p50_ms": median, f"{name}.p95_ms": median * 1.21}
+    run.add_record("perf", "latency", latency, started=started)
+
+
+def _add_training(run: Run, stage: str, steps: int, started: float) -> None:
+    rng = np.random.default_rng(3)
+    lines = ["step,loss,class,l1,giou,lr"]
+    for step in range(0, steps, max(1, steps // 400)):
+        level = 0.8 + 5 * np.exp(-4 * step / steps)
+        loss = level * np.array([1, 0.45, 0.3, 0.25]) * (1 + 0.15 * rng.standard_normal(4))
+        lines.append(",".join([str(step), *(f"{v:.5f}" for v in loss), "0.001"]))
+    path = run.assets / f"{stage}_loss.csv"
+    write_text(path, "\n".join(lines) + "\n")
+    final = {"loss": 0.81, "class": 0.37, "l1": 0.24, "giou": 0.2, "steps": steps}
+    run.add_record(stage, "training", final, started=started - 460, assets=[path])
+
+
+def _pictures(run: Run) -> list[Path]:
+    rng = np.random.default_rng(5)
+    paths = []
+    for name in ("overlay_street-01", "overlay_street-02"):
+        path = run.assets / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 255, (540, 960, 3), np.uint8))  # noise: the hardest to compress
+        paths.append(path)
+    return paths
