@@ -260,14 +260,15 @@ def write_rows(
     track_id: NDArray[np.int64],
     ltwh: NDArray[np.float64],
     score: NDArray[np.float64],
+    decimals: int = 3,
 ) -> None:
     """Write tracks as `frame,id,left,top,width,height,score,-1,-1,-1` rows, in the order given.
 
-    Boxes are rounded to a hundredth of a pixel, scores to five digits.
+    Boxes are rounded to `decimals` digits, scores to five.
     """
     lines = []
     for f, i, box, s in zip(frame, track_id, ltwh, score, strict=True):
-        lines.append(f"{f},{i},{','.join(f'{v:.2f}' for v in box)},{s:.5f},-1,-1,-1\n")
+        lines.append(f"{f},{i},{','.join(f'{v:.{decimals}f}' for v in box)},{s:.5f},-1,-1,-1\n")
     write_text(path, "".join(lines))
 
 
