@@ -34,7 +34,7 @@ from motrlab.data.street_render import Renderer, Silhouette
 from motrlab.data.street_scene import Scene, build_scene
 from motrlab.errors import UserError
 
-VERSION = 1  # of the generator: raised whenever the same config gives other bytes
+VERSION = 2  # of the generator: raised whenever the same config gives other bytes
 DISTRACTOR_CLASS = 8
 JPEG_QUALITY = 90
 _MARKER = "street.json"

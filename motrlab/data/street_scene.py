@@ -29,8 +29,9 @@ _GROWTH = 0.56  # body height per pixel below the horizon: 46 px far away, 131 p
 _WIDTH = 0.35  # mean width of a walking person, of its height; only for the plan, never for gt
 
 _MAX_PEOPLE = 14  # at a time; the tracker of the `street` preset has 24 slots
-_MAX_HIDDEN = 15  # frames in a row that a person may be covered, by plan: a second
-_HIDDEN_COVER = 0.75
+# A person may be covered by more than this share, by plan, for so many frames in a row: crossings, not shadows.
+_COVER_LIMITS = ((0.25, 23), (0.75, 14))
+_MIN_INSIDE = 0.6  # share of a trajectory that stays clear of the left and right borders
 
 _SHIRTS: tuple[Colour, ...] = (
     (40, 40, 210), (30, 130, 245), (40, 215, 240), (60, 160, 40), (150, 150, 20), (215, 110, 30), (110, 40, 20),
@@ -165,16 +166,16 @@ def _empty_frames(rng: np.random.Generator, index: int, config: StreetConfig, un
 
 def _props(rng: np.random.Generator, panorama: tuple[int, int], unit: float) -> tuple[Prop, ...]:
     """Two to four poles, most often a column or a planter, and one or two statues, spread over the panorama."""
-    kinds = ["pole"] * int(rng.integers(2, 5)) + ["statue"] * int(rng.integers(1, 3))
-    kinds += ["column"] * int(rng.random() < 0.7) + ["planter"] * int(rng.random() < 0.5)
+    kinds = ["pole"] * int(rng.integers(2, 4)) + ["statue"] * int(rng.integers(1, 3))
+    kinds += ["column"] * int(rng.integers(1, 3)) + ["planter"] * int(rng.random() < 0.5)
     rng.shuffle(kinds)
     slots = (np.arange(len(kinds)) + rng.uniform(0.2, 0.8, len(kinds))) / len(kinds)
     props = []
     for kind, slot in zip(kinds, slots, strict=True):
-        low, high = {"pole": (165, 240), "column": (150, 200), "planter": (170, 225), "statue": (104, 150)}[kind]
+        low, high = {"pole": (165, 240), "column": (175, 225), "planter": (170, 225), "statue": (104, 150)}[kind]
         foot_y = float(rng.uniform(low, high)) * unit
         body = float(body_height(foot_y, unit))
-        width, height = {"pole": (0.085, 2.4), "column": (0.36, 1.25), "planter": (0.6, 0.28), "statue": (0.4, 0.95)}[
+        width, height = {"pole": (0.085, 2.4), "column": (0.49, 1.25), "planter": (0.6, 0.28), "statue": (0.4, 0.95)}[
             kind
         ]
         shade = int(rng.integers(0, 25))
@@ -195,12 +196,12 @@ def body_height(foot_y: float | Floats, unit: float) -> float | Floats:
 
 def _populate(rng: np.random.Generator, stage: _Stage) -> list[Person]:
     """Add trajectories where the street is emptiest until every frame has its share of people."""
-    wanted = rng.uniform(6.4, 7.8)
+    wanted = rng.uniform(6.7, 7.7)
     count = np.zeros(stage.config.num_frames, dtype=np.int64)
     people: list[Person] = []
-    hidden: list[NDArray[np.bool_]] = []
+    covers: list[Floats] = []
     looks = _Wardrobe(rng)
-    for _ in range(500):
+    for _ in range(1500):
         missing = np.where(stage.empty, 0, np.clip(wanted - count, 0, None))
         if missing.sum() < 0.04 * wanted * len(count):
             break
@@ -211,12 +212,12 @@ def _populate(rng: np.random.Generator, stage: _Stage) -> list[Person]:
             added[person.start : person.stop] += 1
         if not group or (added > 0)[stage.empty].any() or (count + added).max() > _MAX_PEOPLE:
             continue
-        trial = _hide(stage, people, hidden, group)
-        if any(_longest_run(h) > _MAX_HIDDEN for h in trial):
+        trial = _covers(stage, people, covers, group)
+        if any(_too_long(cover) for cover in trial):
             continue
         for person in group:
             people.append(replace(person, track_id=len(people) + 1, look=looks.draw()))
-        hidden, count = trial, count + added
+        covers, count = trial, count + added
     return people
 
 
@@ -312,7 +313,8 @@ def _cut(rng: np.random.Generator, stage: _Stage, anchor: int, foot: Floats, sta
     outside = np.flatnonzero((left < -margin) | (left > stage.config.width + margin))
     start = int(outside[outside < anchor].max(initial=-1)) + 1
     stop = int(outside[outside > anchor].min(initial=len(foot)))
-    if anchor in outside or stop - start < 3:
+    inside = (left > margin) & (left < stage.config.width - margin)
+    if anchor in outside or stop - start < 3 or inside[start:stop].mean() < _MIN_INSIDE:
         return None
     step = np.gradient(foot, axis=0)
     speed = np.hypot(step[:, 0], 2 * step[:, 1]) / height
@@ -338,20 +340,22 @@ def _steady(view: Ints) -> Ints:
     return view
 
 
-def _hide(
-    stage: _Stage, people: list[Person], hidden: list[NDArray[np.bool_]], group: list[Person]
-) -> list[NDArray[np.bool_]]:
-    """Which frames each of `people + group` spends covered, by boxes, if `group` joins."""
-    everyone, result = people + group, [h.copy() for h in hidden]
+def _covers(stage: _Stage, people: list[Person], known: list[Floats], group: list[Person]) -> list[Floats]:
+    """How much of each of `people + group` is covered in each frame, by boxes, if `group` joins."""
+    everyone, result = people + group, [cover.copy() for cover in known]
     for new in range(len(people), len(everyone)):
         result.append(_behind_props(stage, everyone[new]))
         for old in range(new):
             start = max(everyone[old].start, everyone[new].start)
-            stop = min(everyone[old].stop, everyone[new].stop)
+            stop = max(start, min(everyone[old].stop, everyone[new].stop))
             for far, near in ((old, new), (new, old)):
-                cover = _cover(everyone[far], everyone[near], start, stop)
-                result[far][start:stop] |= cover > _HIDDEN_COVER
+                part = result[far][start:stop]
+                np.maximum(part, _cover(everyone[far], everyone[near], start, stop), out=part)
     return result
+
+
+def _too_long(cover: Floats) -> bool:
+    return any(_longest_run(cover > share) > limit for share, limit in _COVER_LIMITS)
 
 
 def _cover(far: Person, near: Person, start: int, stop: int) -> Floats:
@@ -366,14 +370,15 @@ def _cover(far: Person, near: Person, start: int, stop: int) -> Floats:
     return np.where(near.foot[b, 1] > far.foot[a, 1], cover, 0.0)
 
 
-def _behind_props(stage: _Stage, person: Person) -> NDArray[np.bool_]:
-    covered = np.zeros(stage.config.num_frames, dtype=bool)
+def _behind_props(stage: _Stage, person: Person) -> Floats:
+    cover = np.zeros(stage.config.num_frames)
+    part = cover[person.start : person.stop]
     for prop in stage.props:
         width = _overlap(person.foot[:, 0], person.height * _WIDTH, np.float64(prop.foot[0]), np.float64(prop.width))
         top = np.maximum(person.foot[:, 1] - person.height, prop.foot[1] - prop.height)
         share = width * np.clip(person.foot[:, 1] - top, 0, None) / (person.height**2 * _WIDTH)
-        covered[person.start : person.stop] |= (share > _HIDDEN_COVER) & (prop.foot[1] > person.foot[:, 1])
-    return covered
+        np.maximum(part, np.where(prop.foot[1] > person.foot[:, 1], share, 0.0), out=part)
+    return cover
 
 
 def _overlap(a: Floats, width_a: Floats, b: Floats | np.float64, width_b: Floats | np.float64) -> Floats:
