@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from motrlab.config import ModelConfig
-from motrlab.model.base import BaseGraph
+from motrlab.model.base import BaseGraph, BaseOutput, decode_boxes
 from motrlab.model.efficientnet import fold_batch_norm
 from motrlab.model.qim import QueryInteraction
 
@@ -35,3 +35,30 @@ def folded_copy(model: Motr) -> Motr:
     copy.eval()
     fold_batch_norm(copy)
     return copy
+
+
+class MotrGraphs:
+    """The graphs of a float model as the frame step wants them (`tracking.step.Graphs`).
+
+    With `encoded=True` the frame step is given a frame's memory instead of its image: training encodes all frames of
+    a clip in one batch.
+    """
+
+    def __init__(self, model: Motr, *, encoded: bool = False) -> None:
+        self._model = model
+        self._base = model.base.decode if encoded else model.base
+
+    @property
+    def detect_query(self) -> Tensor:
+        return self._model.base.detect.query
+
+    def base(self, frame: Tensor, query: Tensor, mask: Tensor, reference: Tensor) -> BaseOutput:
+        output: BaseOutput = self._base(frame, query, mask, reference)
+        return output
+
+    def qim(self, embedding: Tensor, query: Tensor, mask: Tensor) -> Tensor:
+        out: Tensor = self._model.qim(embedding, query, mask)
+        return out
+
+    def decode(self, boxes: Tensor) -> Tensor:
+        return decode_boxes(boxes, self._model.config)

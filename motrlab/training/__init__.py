@@ -1,1 +1,1 @@
-"""training"""
+"""Float training: matcher, criterion, tracklet-aware assignment, the clip loop, the trainer."""

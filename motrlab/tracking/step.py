@@ -1,0 +1,159 @@
+"""The frame step: base graph → decision → QIM → next state. It exists once.
+
+Float training, evaluation of every stage, QAT and the deployed runtime call it; the arrays are torch tensors or NumPy
+arrays, whatever the graphs give. What differs is the decision: the tracker's rules at run time, ground truth while
+training.
+
+Shape legend: B streams, C channels, D detect and T track slots, N = D + T, W slot columns. State and graph inputs
+are `[B, C, T / W, W]`; the QIM's tensors are `[B, C, 1, T]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from motrlab.tracking.tracker import EMPTY, Decision
+
+Array = Any  # numpy.ndarray or torch.Tensor
+
+
+class Graphs(Protocol):
+    """The two graphs of one stage, and what belongs to them."""
+
+    def base(self, frame: Array, query: Array, mask: Array, reference: Array) -> tuple[Any, Any, Array]:
+        """Class logits and box outputs (tuples over decoder layers, last one decisive), embeddings."""
+
+    def qim(self, embedding: Array, query: Array, mask: Array) -> Array:
+        """The next track queries."""
+
+    def decode(self, boxes: Array) -> Array:
+        """Box outputs → cxcywh."""
+
+    @property
+    def detect_query(self) -> Array:
+        """`[1, C, D / W, W]`: what a newborn brings to the QIM as its query."""
+
+
+@dataclass(frozen=True)
+class TrackState:
+    """Carried from frame to frame: `query` `[B, C, T / W, W]`, `mask` `[B, 1, 1, T]`, `reference` `[B, 4, T / W, W]`."""
+
+    query: Array
+    mask: Array
+    reference: Array
+
+
+@dataclass(frozen=True)
+class FrameOutput:
+    """Outputs of the base graph; `logits` and `boxes` (decoded, cxcywh) are tuples over decoder layers."""
+
+    logits: tuple[Array, ...]
+    boxes: tuple[Array, ...]
+    embedding: Array
+
+    def scores_and_boxes(self) -> tuple[Any, Any]:
+        """The last layer's scores `[B, N]` (0 to 1) and boxes `[B, N, 4]` as float32 NumPy arrays."""
+        logits, boxes = to_numpy(self.logits[-1]), to_numpy(self.boxes[-1])
+        flat = logits.reshape(logits.shape[0], -1)
+        scores = 1 / (1 + np.exp(-np.clip(flat, -50, 50)))
+        return scores, boxes.reshape(boxes.shape[0], 4, -1).swapaxes(1, 2)
+
+
+def to_numpy(x: Array) -> Any:
+    """Any array → float32 NumPy array; torch tensors are detached."""
+    if isinstance(x, np.ndarray):
+        return x.astype(np.float32, copy=False)
+    return x.detach().float().cpu().numpy()
+
+
+def empty_state(batch: int, channels: int, num_track: int, columns: int) -> TrackState:
+    """No tracks yet (NumPy; `state_like` turns it into tensors)."""
+    shape = (num_track // columns, columns)
+    return TrackState(
+        query=np.zeros((batch, channels, *shape), np.float32),
+        mask=np.zeros((batch, 1, 1, num_track), np.float32),
+        reference=np.full((batch, 4, *shape), 0.5, np.float32),
+    )
+
+
+def frame_step(
+    graphs: Graphs, frame: Array, state: TrackState, decide: Callable[[FrameOutput], Decision]
+) -> tuple[FrameOutput, TrackState]:
+    """One frame.
+
+    Args:
+        graphs: the stage's base graph and QIM.
+        frame: what `graphs.base` takes: an image `[B, 3, H, W]`, or its memory in float training.
+        state: from the frame before, `empty_state` at the start of a sequence.
+        decide: sees the outputs, answers where each track slot continues from.
+    """
+    logits, boxes, embedding = graphs.base(frame, state.query, state.mask, state.reference)
+    output = FrameOutput(tuple(logits), tuple(graphs.decode(b) for b in boxes), embedding)
+    decision = decide(output)
+    return output, _next_state(graphs, output, state, decision)
+
+
+def _next_state(graphs: Graphs, output: FrameOutput, state: TrackState, decision: Decision) -> TrackState:
+    shape, slots = state.query.shape, state.mask.shape
+    mask = _like(state.mask, (decision.source != EMPTY)[:, None, None])
+    # A newborn's query is its learned detect query, a track's the one it came with.
+    queries = _concatenate(_spread(graphs.detect_query, shape[0]), state.query)
+    embedding = _gather(output.embedding, decision.source) * mask
+    query = _gather(queries, decision.source) * mask
+    updated = graphs.qim(embedding, query, mask) * mask
+    reference = _gather(output.boxes[-1], decision.source)
+    if decision.shift is not None:
+        reference = reference + _like(reference, decision.shift[:, :, None])
+    reference = reference * mask + (1 - mask) * 0.5  # an empty slot has a fixed box, whatever was there before
+    return TrackState(updated.reshape(shape), mask.reshape(slots), reference.reshape(state.reference.shape))
+
+
+def _gather(x: Array, source: Any) -> Array:
+    """Slots `source` `[B, T]` of `x` `[B, C, R, W]` → `[B, C, 1, T]`; empty entries take slot 0."""
+    flat = x.reshape(x.shape[0], x.shape[1], -1)
+    stream = np.arange(x.shape[0])[:, None]
+    index = np.maximum(source, 0)
+    if not isinstance(x, np.ndarray):
+        import torch
+
+        stream, index = (torch.from_numpy(i).to(x.device) for i in (stream, index))
+    return flat[stream, :, index].swapaxes(1, 2)[:, :, None]
+
+
+def _spread(x: Array, batch: int) -> Array:
+    """`[1, …]` → `[batch, …]` without copying."""
+    if isinstance(x, np.ndarray):
+        return np.broadcast_to(x, (batch, *x.shape[1:]))
+    return x.expand(batch, -1, -1, -1)
+
+
+def _concatenate(detect: Array, track: Array) -> Array:
+    """Along the slot rows."""
+    if isinstance(track, np.ndarray):
+        return np.concatenate((detect, track), 2)
+    import torch
+
+    return torch.cat((detect, track), 2)
+
+
+def _like(x: Array, values: Any) -> Array:
+    """`values` (NumPy) with the kind, type and device of `x`."""
+    if isinstance(x, np.ndarray):
+        return values.astype(x.dtype)
+    import torch
+
+    return torch.from_numpy(values.astype(np.float32)).to(device=x.device, dtype=x.dtype)
+
+
+def state_like(state: TrackState, x: Array) -> TrackState:
+    """`state` (NumPy) as float32 tensors on the device of `x`, or unchanged if `x` is NumPy."""
+    if isinstance(x, np.ndarray):
+        return state
+    import torch
+
+    parts = (torch.from_numpy(p).to(x.device) for p in (state.query, state.mask, state.reference))
+    return TrackState(*parts)

@@ -1,0 +1,155 @@
+"""Tracklet-aware assignment (MOTR section 3.2): who is supervised by what, and who goes on to the next frame.
+
+A track keeps its object while it lives. Only objects without a track are matched, and only to detect slots. This is
+the decision that training puts between base graph and QIM, in place of the tracker's rules.
+
+Shape legend: B clips, L decoder layers, D detect and T track slots, N = D + T, detect slots first. Boxes cxcywh.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motrlab.boxes import box_cxcywh_to_xyxy, box_iou, pairwise_iou
+from motrlab.config import ModelConfig, TrainConfig
+from motrlab.tracking.step import FrameOutput, to_numpy
+from motrlab.tracking.tracker import EMPTY, Decision
+from motrlab.training.matcher import HungarianMatcher
+
+Float = NDArray[np.floating]
+Int = NDArray[np.int64]
+NO_OBJECT = -1  # a live track slot that follows nobody: a false positive
+
+
+@dataclass(frozen=True)
+class FrameObjects:
+    """Ground truth of one frame of one clip: `boxes` `[n, 4]`, `ids` `[n]`, `visibility` `[n]`."""
+
+    boxes: Float
+    ids: Int
+    visibility: Float
+
+
+@dataclass(frozen=True)
+class FrameMatch:
+    """What one frame is supervised with.
+
+    `valid` `[B, N]`: slots that exist (all detect slots, live track slots). For each layer, `clip` `[k]`, `slot` `[k]`
+    and `box` `[k, 4]` of the positive slots. `num_objects`: visible objects and tracks whose object disappeared.
+    """
+
+    valid: NDArray[np.bool_]
+    clip: tuple[Int, ...]
+    slot: tuple[Int, ...]
+    box: tuple[Float, ...]
+    num_objects: int
+
+
+class ClipAssignment:
+    """Assignment over one batch of clips; `decide` is called once a frame, in order."""
+
+    def __init__(
+        self, frames: list[list[FrameObjects]], model: ModelConfig, config: TrainConfig, rng: np.random.Generator
+    ) -> None:
+        self.frames = frames  # [frame][clip]
+        self.model = model
+        self.config = config
+        self.rng = rng
+        self.matches: list[FrameMatch] = []
+        batch = len(frames[0])
+        self.live = np.zeros((batch, model.num_track), bool)
+        self.object_id: Int = np.full((batch, model.num_track), NO_OBJECT, np.int64)
+        heavy = rng.random() < config.heavy_drop_fraction
+        self.drop_probability = rng.uniform(0, 0.9) if heavy else config.drop_probability
+        self.matcher = HungarianMatcher(
+            class_cost=config.class_weight,
+            l1_cost=config.l1_weight,
+            giou_cost=config.giou_weight,
+            focal_alpha=config.focal_alpha,
+            focal_gamma=config.focal_gamma,
+        )
+
+    def decide(self, output: FrameOutput) -> Decision:
+        """Match this frame, remember the match for the criterion, and choose the tracks of the next frame."""
+        objects = self.frames[len(self.matches)]
+        scores = [_flat(1 / (1 + np.exp(-to_numpy(x))))[:, 0] for x in output.logits]
+        boxes = [_flat(to_numpy(x)).swapaxes(1, 2) for x in output.boxes]
+        clip_matches = [
+            self._match(b, frame, [s[b] for s in scores], [x[b] for x in boxes]) for b, frame in enumerate(objects)
+        ]
+        self.matches.append(self._collect(objects, clip_matches))
+        source = np.full(self.live.shape, EMPTY, np.int64)
+        shift = np.zeros((len(objects), 4, self.model.num_track), np.float32)
+        next_ids = np.full_like(self.object_id, NO_OBJECT)
+        for b, frame in enumerate(objects):
+            chosen, ids, moved = self._carry_on(b, frame, clip_matches[b][-1], boxes[-1][b])
+            source[b, : len(chosen)], next_ids[b, : len(ids)] = chosen, ids
+            shift[b, :, : len(chosen)] = moved.T
+        self.live, self.object_id = source != EMPTY, next_ids
+        return Decision(source, shift)
+
+    def _match(self, b: int, frame: FrameObjects, scores: list[Float], boxes: list[Float]) -> list[tuple[Int, Int]]:
+        """Per layer, positive slots and their objects: tracks with a visible object, then matched newborns."""
+        num_detect = self.model.num_detect
+        visible = frame.visibility >= self.config.min_visibility
+        tracked = self.live[b, :, None] & (self.object_id[b, :, None] == frame.ids[None])  # [T, n]
+        track, track_object = np.nonzero(tracked & visible)
+        newborn = np.nonzero(visible & ~tracked.any(0))[0]
+        matches = []
+        for score, box in zip(scores, boxes, strict=True):
+            slot, which = self.matcher(score[:num_detect], box[:num_detect], frame.boxes[newborn])
+            matches.append((np.concatenate((num_detect + track, slot)), np.concatenate((track_object, newborn[which]))))
+        return matches
+
+    def _collect(self, objects: list[FrameObjects], matches: list[list[tuple[Int, Int]]]) -> FrameMatch:
+        valid = np.concatenate((np.ones((len(objects), self.model.num_detect), bool), self.live), 1)
+        layers = range(len(matches[0]))
+        clip = tuple(np.concatenate([np.full(len(m[i][0]), b) for b, m in enumerate(matches)]) for i in layers)
+        slot = tuple(np.concatenate([m[i][0] for m in matches]) for i in layers)
+        box = tuple(np.concatenate([o.boxes[m[i][1]] for o, m in zip(objects, matches, strict=True)]) for i in layers)
+        visible = sum(int((o.visibility >= self.config.min_visibility).sum()) for o in objects)
+        followed = self.live & (self.object_id != NO_OBJECT)
+        kept = sum(int((m[-1][0] >= self.model.num_detect).sum()) for m in matches)
+        return FrameMatch(valid, clip, slot, box, visible + int(followed.sum()) - kept)
+
+    def _carry_on(self, b: int, frame: FrameObjects, match: tuple[Int, Int], boxes: Float) -> tuple[Int, Int, Float]:
+        """Sources, object ids and reference shifts of the next frame's tracks of clip `b`, at most T of them."""
+        slots, which = match
+        iou = box_iou(box_cxcywh_to_xyxy(boxes[slots]), box_cxcywh_to_xyxy(frame.boxes[which]))
+        good = iou > self.config.keep_iou
+        # A track whose object is hidden or gone goes on, so that it is there when the object comes back.
+        lost = self.live[b] & (self.object_id[b] != NO_OBJECT)
+        lost[slots[slots >= self.model.num_detect] - self.model.num_detect] = False
+        hidden = np.nonzero(lost)[0]
+        source = np.concatenate((slots[good], self.model.num_detect + hidden))
+        ids = np.concatenate((frame.ids[which[good]], self.object_id[b, hidden]))
+        stays = self.rng.random(len(source)) >= self.drop_probability
+        source, ids = source[stays], ids[stays]
+        false_positives = self._false_positives(source, np.setdiff1d(np.arange(self.model.num_detect), slots), boxes)
+        clones = source[self.rng.random(len(source)) < self.config.clone_probability]
+        shift = self.rng.normal(0, self.config.reference_jitter, (len(source) + len(false_positives), 4))
+        clone_shift = np.zeros((len(clones), 4))
+        clone_shift[:, :2] = self.rng.uniform(0.3, 1.0, (len(clones), 2)) * self.rng.choice((-1, 1), (len(clones), 2))
+        source = np.concatenate((source, false_positives, clones))[: self.model.num_track]
+        shift = np.concatenate((shift, clone_shift))[: self.model.num_track]
+        nobody = np.full(len(false_positives) + len(clones), NO_OBJECT)
+        size = boxes[source][:, [2, 3, 2, 3]]
+        return source, np.concatenate((ids, nobody))[: self.model.num_track], shift * size
+
+    def _false_positives(self, source: Int, unmatched: Int, boxes: Float) -> Int:
+        """For a share of the tracks, the unmatched detect slot that overlaps it most becomes a track of nobody."""
+        picked = source[self.rng.random(len(source)) < self.config.false_positive_ratio]
+        if len(picked) == 0 or len(unmatched) == 0:
+            return np.zeros(0, np.int64)
+        corners = box_cxcywh_to_xyxy(boxes)
+        iou = pairwise_iou(corners[picked], corners[unmatched])
+        found: Int = np.unique(unmatched[iou.argmax(1)[iou.max(1) > 0]])
+        return found
+
+
+def _flat(x: Float) -> Float:
+    """`[B, K, R, W]` → `[B, K, N]`."""
+    return x.reshape(x.shape[0], x.shape[1], -1)

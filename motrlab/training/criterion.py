@@ -1,0 +1,102 @@
+"""Clip-collective loss (MOTR section 3.5): all frames, all decoder layers, divided once by the objects of the clips.
+
+Shape legend: F frames, L decoder layers, B clips, N slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from motrlab.boxes import box_cxcywh_to_xyxy, box_giou
+from motrlab.config import TrainConfig
+from motrlab.tracking.step import FrameOutput
+from motrlab.training.assignment import FrameMatch
+
+KINDS = ("class", "l1", "giou")
+
+
+@dataclass(frozen=True)
+class ClipLoss:
+    """`total`: what is minimised. `terms`: weighted, kind → `[F, L]`, detached."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+    def named(self) -> dict[str, float]:
+        """Every term under its name: `frame_0.layer_2.giou`."""
+        return {
+            f"frame_{f}.layer_{layer}.{kind}": float(value)
+            for kind, table in self.terms.items()
+            for f, row in enumerate(table.tolist())
+            for layer, value in enumerate(row)
+        }
+
+    def summary(self) -> dict[str, float]:
+        """Total and sums by kind."""
+        sums = {kind: float(table.sum()) for kind, table in self.terms.items()}
+        return {"loss": float(self.total.detach()), **sums}
+
+
+class SetCriterion:
+    """Focal classification of all live slots, L1 and GIoU of the positive ones, in every decoder layer."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    def __call__(
+        self, outputs: Sequence[FrameOutput], matches: Sequence[FrameMatch], num_objects: float | None = None
+    ) -> ClipLoss:
+        """`num_objects`: the divisor, if it is averaged over workers; default: the objects of these clips."""
+        config = self.config
+        logits = torch.stack([torch.stack([x.flatten(1) for x in o.logits]) for o in outputs]).float()  # [F, L, B, N]
+        boxes = torch.stack([torch.stack([x.flatten(2) for x in o.boxes]) for o in outputs]).float()
+        index, gt_boxes = _positives(matches, logits.device)
+        target = torch.zeros_like(logits)
+        target[index] = 1.0
+        valid = torch.from_numpy(np.stack([m.valid for m in matches])).to(logits.device)[:, None]
+        focal = focal_loss(logits, target, config.focal_alpha, config.focal_gamma) * valid
+        predicted = boxes.transpose(3, 4)[index]  # [k, 4]
+        l1 = (predicted - gt_boxes).abs().sum(-1)
+        giou = 1 - box_giou(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(gt_boxes))
+        divisor = max(num_objects if num_objects is not None else sum(m.num_objects for m in matches), 1)
+        terms = {
+            "class": focal.sum((2, 3)) * (config.class_weight / divisor),
+            "l1": _by_layer(l1, index, logits) * (config.l1_weight / divisor),
+            "giou": _by_layer(giou, index, logits) * (config.giou_weight / divisor),
+        }
+        total = torch.stack([t.sum() for t in terms.values()]).sum()
+        return ClipLoss(total, {kind: t.detach() for kind, t in terms.items()})
+
+
+def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Elementwise sigmoid focal loss (arXiv 1708.02002); any shape."""
+    probability = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    miss = torch.where(target > 0.5, 1 - probability, probability)
+    weight = torch.where(target > 0.5, alpha, 1 - alpha)
+    return weight * miss**gamma * entropy
+
+
+def _positives(matches: Sequence[FrameMatch], device: torch.device) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Index (frame, layer, clip, slot) of the positive slots, each `[k]`, and their boxes `[k, 4]`."""
+    parts = [
+        (np.full(len(slot), f), np.full(len(slot), layer), clip, slot, box)
+        for f, match in enumerate(matches)
+        for layer, (clip, slot, box) in enumerate(zip(match.clip, match.slot, match.box, strict=True))
+    ]
+    frame, layer, clip, slot, box = (np.concatenate(column) for column in zip(*parts, strict=True))
+    index = tuple(torch.from_numpy(i.astype(np.int64)).to(device) for i in (frame, layer, clip, slot))
+    return index, torch.from_numpy(box.astype(np.float32)).reshape(-1, 4).to(device)
+
+
+def _by_layer(values: Tensor, index: tuple[Tensor, ...], like: Tensor) -> Tensor:
+    """Sums of `values` `[k]` per frame and layer: `[F, L]`."""
+    num_frames, num_layers = like.shape[:2]
+    flat = values.new_zeros(num_frames * num_layers).index_add(0, index[0] * num_layers + index[1], values)
+    return flat.reshape(num_frames, num_layers)

@@ -1,0 +1,45 @@
+"""Hungarian matching of objects to detect slots (DETR, arXiv 2005.12872, section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from motrlab.boxes import box_cxcywh_to_xyxy, pairwise_giou
+
+Float = NDArray[np.floating]
+Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HungarianMatcher:
+    """Costs are those of the criterion: focal classification, L1 and GIoU of the boxes."""
+
+    class_cost: float = 2.0
+    l1_cost: float = 5.0
+    giou_cost: float = 2.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+
+    def __call__(self, scores: Float, boxes: Float, gt_boxes: Float) -> tuple[Int, Int]:
+        """`scores` `[n]` (0 to 1), `boxes` `[n, 4]`, `gt_boxes` `[m, 4]` (cxcywh) → slots and objects, min(n, m) each.
+
+        Slots come back in ascending order.
+        """
+        if len(scores) == 0 or len(gt_boxes) == 0:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        slots, objects = linear_sum_assignment(self.cost(scores, boxes, gt_boxes))
+        return slots.astype(np.int64), objects.astype(np.int64)
+
+    def cost(self, scores: Float, boxes: Float, gt_boxes: Float) -> Float:
+        """`[n, m]`."""
+        p = np.clip(scores.astype(np.float64), 1e-8, 1 - 1e-8)
+        positive = self.focal_alpha * (1 - p) ** self.focal_gamma * -np.log(p)
+        negative = (1 - self.focal_alpha) * p**self.focal_gamma * -np.log(1 - p)
+        l1 = np.abs(boxes[:, None] - gt_boxes[None]).sum(-1)
+        giou = pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(gt_boxes))
+        total: Float = self.class_cost * (positive - negative)[:, None] + self.l1_cost * l1 - self.giou_cost * giou
+        return total

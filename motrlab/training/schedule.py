@@ -1,0 +1,48 @@
+"""Learning rates by step, and the parameter groups of the reference recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from motrlab.config import TrainConfig
+
+
+def lr_factor(config: TrainConfig, step: int) -> float:
+    """Factor on every group's learning rate at `step` (from 0)."""
+    progress = step / config.steps
+    if config.warmup and progress < config.warmup:
+        ramp = (step + 1) / (config.warmup * config.steps)
+        # One-cycle starts at a 25th, plain warm-up at nothing.
+        return min(1.0, 0.04 + 0.96 * ramp) if config.schedule == "one_cycle" else min(1.0, ramp)
+    if config.schedule == "one_cycle":
+        rest = (progress - config.warmup) / max(1 - config.warmup, 1e-9)
+        return max(0.5 * (1 + math.cos(math.pi * rest)), 1e-3)
+    if config.schedule == "step":
+        return float(0.1 ** sum(progress >= m for m in config.step_milestones))
+    return 1.0
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """AdamW groups: backbone and sampling offsets at their own rates; no weight decay on vectors and slot tables."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        factor = config.backbone_lr_factor if ".backbone." in name else 1.0
+        factor = config.offset_lr_factor if ".offsets." in name else factor
+        plain = parameter.ndim <= 1 or ".detect." in name or ".overlap." in name
+        groups.setdefault((factor, 0.0 if plain else config.weight_decay), []).append(parameter)
+    return [
+        {"params": params, "lr": config.lr * factor, "initial_lr": config.lr * factor, "weight_decay": decay}
+        for (factor, decay), params in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def set_lr(param_groups: Iterable[dict[str, Any]], factor: float) -> None:
+    """Apply a factor to each group's own rate."""
+    for group in param_groups:
+        group["lr"] = group["initial_lr"] * factor
