@@ -3,7 +3,8 @@
 Detections are taken in two goes: confident ones look for a track first, then weak ones may continue the tracks that
 are still open, so that a person half hidden, whose score drops, is not lost. What a score means differs between
 detectors (DPM: unbounded, ACF of MOT15: up to about 100, Faster R-CNN: a fraction), so the thresholds are quantiles
-of the scores in the file. They are not tuned on any sequence.
+of the scores in the file. The defaults are the best of ten settings by MOTA over MOT17-09-DPM, PETS09-S2L1,
+TUD-Campus and KITTI-17 together; a cleaner detector would gain from lower ones.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from motrlab.evaluation.tracks import Tracks
 class ByteTrackConfig:
     """Thresholds; quantiles and IoUs are fractions from 0 to 1."""
 
-    low_quantile: float = 0.1  # detections scored below this quantile of the file are ignored...
-    high_quantile: float = 0.4  # ...those from here on are "high" and associated first...
-    birth_quantile: float = 0.5  # ...and from here on one that finds no track starts one
+    low_quantile: float = 0.0  # detections scored below this quantile of the file are ignored...
+    high_quantile: float = 0.3  # ...those from here on are "high" and associated first...
+    birth_quantile: float = 0.4  # ...and from here on one that finds no track starts one
     high_iou: float = 0.2  # least IoU in the first association (the paper's)
     low_iou: float = 0.5  # in the second
     tentative_iou: float = 0.3  # for the second box of a new track
