@@ -90,7 +90,9 @@ def _add_file_verbs(verbs: Any) -> None:
     prepare.add_argument("--src", type=Path, required=True, metavar="DIR", help="the sequences' folder, or MOT17's")
     prepare.add_argument("--dst", type=Path, required=True, metavar="DIR", help="where the packed data goes")
     prepare.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these")
-    prepare.add_argument("--workers", type=_positive, default=1, metavar="N", help="packing processes (default 1)")
+    prepare.add_argument(
+        "--workers", type=_positive, default=1, metavar="N", help="threads that read files (default 1)"
+    )
     prepare.set_defaults(verb=_prepare)
 
     files = verbs.add_parser("eval-files", help="metrics of MOTChallenge result files, as JSON")
@@ -153,7 +155,7 @@ def _run(options: argparse.Namespace) -> None:
 def _prepare(options: argparse.Namespace) -> None:
     from motrlab.data.prepare import prepare
 
-    prepare(options.src, options.dst, sequences=options.sequences, num_workers=options.workers)
+    print(prepare(options.src, options.dst, options.sequences, num_workers=options.workers).table())
 
 
 def _eval_files(options: argparse.Namespace) -> None:

@@ -1,0 +1,167 @@
+"""The artefact: a folder that a fixed-point tracker runs from, without the network's code or its checkpoint.
+
+`base.onnx` and `qim.onnx` are portable (QuantizeLinear / DequantizeLinear), `base.ort.onnx` and `qim.ort.onnx` are the
+same graphs rewritten for ONNX Runtime. `queries.npz` holds the learned detect slots, `tracker.json` all that the frame
+step needs beside the graphs, `manifest.json` the hash of every other file and where the artefact comes from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motrlab.config import Config
+from motrlab.errors import UserError
+from motrlab.run import package_versions
+
+SCHEMA = 1
+GRAPH_FILES = ("base.onnx", "qim.onnx", "base.ort.onnx", "qim.ort.onnx")
+ARTIFACT_FILES = (*GRAPH_FILES, "queries.npz", "tracker.json")
+MANIFEST = "manifest.json"
+_HINT = "make the artefact anew with notebook 05_conversion"
+
+
+def write_artifact(
+    folder: Path,
+    *,
+    base_onnx: Path,
+    qim_onnx: Path,
+    base_ort: Path,
+    qim_ort: Path,
+    detect_query: NDArray[np.floating],
+    detect_reference: NDArray[np.floating],
+    config: Config,
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Assemble the artefact beside `folder` and move it into place; an older one is replaced. Returns `folder`.
+
+    Args:
+        folder: where the artefact goes.
+        base_onnx, qim_onnx: portable graphs, self-contained files.
+        base_ort, qim_ort: the same, rewritten for ONNX Runtime.
+        detect_query: `[1, C, D / W, W]`.
+        detect_reference: `[1, 4, D / W, W]`, cxcywh as fractions of the image.
+        config: shapes, thresholds, hash and seed.
+        provenance: JSON values such as run, stage and git commit; nothing in it may change from call to call if the
+            files' bytes are to be the same.
+    """
+    with _replaced_folder(folder) as temporary:
+        for name, source in zip(GRAPH_FILES, (base_onnx, qim_onnx, base_ort, qim_ort), strict=True):
+            shutil.copyfile(source, temporary / name)
+        # Every member gets the zip epoch as its time, so that equal arrays are equal bytes.
+        np.savez(
+            temporary / "queries.npz",
+            query=np.asarray(detect_query, np.float32),
+            reference=np.asarray(detect_reference, np.float32),
+        )
+        _write_json(temporary / "tracker.json", _tracker_description(config))
+        manifest = {
+            "schema": SCHEMA,
+            "files": {name: _sha256(temporary / name) for name in ARTIFACT_FILES},
+            "versions": package_versions(),
+            "provenance": {"config_hash": config.hash, "preset": config.preset, "seed": config.seed, **provenance},
+        }
+        _write_json(temporary / MANIFEST, manifest)
+    return folder
+
+
+def _tracker_description(config: Config) -> dict[str, Any]:
+    model = config.model
+    rows = model.num_slots // model.slot_columns
+    return {
+        "schema": SCHEMA,
+        "tracker": dataclasses.asdict(config.tracker),
+        "preprocess": {
+            "height": model.height,
+            "width": model.width,
+            "resize": "aspect not kept; area where a side shrinks to less than half, bilinear otherwise",
+            "colour": "YUV 4:4:4, BT.601 full range",
+            "offset": 128,
+            "scale": 128,
+        },
+        "shapes": {
+            "num_detect": model.num_detect,
+            "num_track": model.num_track,
+            "slot_columns": model.slot_columns,
+            "d_model": model.d_model,
+            "class_logits": [1, 1, rows, model.slot_columns],
+            "boxes": [1, 4, rows, model.slot_columns],
+            "embedding": [1, model.d_model, rows, model.slot_columns],
+        },
+        "boxes": "relative" if model.relative_boxes else "logits",
+    }
+
+
+@contextlib.contextmanager
+def _replaced_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its place when the block ends well, and goes when it does not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    retired = temporary.with_name(f"{temporary.name}.old")
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if folder.exists():
+            os.replace(folder, retired)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+
+
+def verify_artifact(folder: Path) -> dict[str, Any]:
+    """The manifest of an artefact all of whose files are there and unchanged. Raises UserError naming the first bad."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such artefact folder; {_HINT}")
+    hashes = _read_json(folder / MANIFEST).get("files")
+    if not isinstance(hashes, dict):
+        raise UserError(f"{folder / MANIFEST}: lists no files; {_HINT}")
+    for name in ARTIFACT_FILES:
+        file = folder / name
+        if not file.is_file():
+            raise UserError(f"{file}: missing from the artefact; {_HINT}")
+        if _sha256(file) != hashes.get(name):
+            raise UserError(f"{file}: its hash differs from the one in {MANIFEST}; {_HINT}")
+    return _read_json(folder / MANIFEST)
+
+
+def read_tracker_description(folder: Path) -> dict[str, Any]:
+    """`tracker.json` of a verified artefact. Raises UserError if another version of motrlab wrote it."""
+    file = folder / "tracker.json"
+    description = _read_json(file)
+    if description.get("schema") != SCHEMA:
+        raise UserError(f"{file}: schema {description.get('schema')!r}, but this motrlab reads {SCHEMA}; {_HINT}")
+    return description
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: missing from the artefact; {_HINT}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); {_HINT}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a JSON object; {_HINT}")
+    return values

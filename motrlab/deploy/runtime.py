@@ -1,0 +1,152 @@
+"""The deployed tracker: an artefact run with NumPy, OpenCV and ONNX Runtime. torch is not imported.
+
+ONNX Runtime executes the rewritten graphs (`*.ort.onnx`); OpenVINO, the independent check, the portable ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motrlab.config import TrackerConfig
+from motrlab.data.preprocess import preprocess
+from motrlab.deploy.artifact import read_tracker_description, verify_artifact
+from motrlab.errors import UserError
+from motrlab.tracking.sequence import Seconds, track_frames
+from motrlab.tracking.tracker import TrackedBoxes
+
+Float32 = NDArray[np.float32]
+Network = Callable[[dict[str, Float32]], list[Float32]]  # inputs by name → outputs in the order asked for
+
+BACKENDS = ("onnxruntime", "openvino")
+BASE_OUTPUTS = ("class_logits", "boxes", "embedding")
+QIM_OUTPUTS = ("updated_query",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """Sizes that the frame step and pre-processing need; network input is `height` × `width`."""
+
+    height: int
+    width: int
+    d_model: int
+    num_detect: int
+    num_track: int
+    slot_columns: int
+
+
+class OnnxGraphs:
+    """Both graphs of an artefact, as the frame step wants them (`tracking.step.Graphs`)."""
+
+    def __init__(self, base: Network, qim: Network, detect_query: Float32, *, relative_boxes: bool) -> None:
+        self.base_network = base
+        self.qim_network = qim
+        self.relative_boxes = relative_boxes
+        self._detect_query = detect_query
+
+    @property
+    def detect_query(self) -> Float32:
+        return self._detect_query
+
+    def base(
+        self, frame: Float32, query: Float32, mask: Float32, reference: Float32
+    ) -> tuple[tuple[Float32], tuple[Float32], Float32]:
+        inputs = {"image": frame, "track_query": query, "track_mask": mask, "track_reference": reference}
+        logits, boxes, embedding = self.base_network(inputs)
+        return (logits,), (boxes,), embedding
+
+    def qim(self, embedding: Float32, query: Float32, mask: Float32) -> Float32:
+        return self.qim_network({"embedding": embedding, "query": query, "mask": mask})[0]
+
+    def decode(self, boxes: Float32) -> Float32:
+        if self.relative_boxes:
+            return boxes
+        cxcywh: Float32 = np.reciprocal(1 + np.exp(-np.clip(boxes, -50, 50)))
+        return cxcywh
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A loaded artefact; `track` may be called for one sequence after another."""
+
+    graphs: OnnxGraphs
+    shapes: Shapes
+    tracker: TrackerConfig
+
+    def preprocess(self, image: NDArray[np.uint8]) -> Float32:
+        """BGR `uint8 [H, W, 3]` of any size → `float32 [1, 3, height, width]`."""
+        return preprocess(image, self.shapes.height, self.shapes.width)[None]
+
+    def track(self, images: Iterable[NDArray[np.uint8]], seconds: Seconds | None = None) -> Iterator[TrackedBoxes]:
+        """Track one sequence from its beginning: nothing is kept from the one before.
+
+        `images` are BGR `uint8 [H, W, 3]` in order. Each yields its boxes, ltwh in pixels of that image. `seconds`
+        collects the time of each stage of the frame step (`tracking.sequence.track_frames`).
+        """
+        return track_frames(self.graphs, images, self.preprocess, self.shapes, self.tracker, seconds)
+
+
+def load_artifact(folder: Path, *, num_threads: int = 1, backend: str = "onnxruntime") -> Runtime:
+    """Check and load an artefact. Raises UserError: a file is missing or was changed, unknown backend."""
+    if backend not in BACKENDS:
+        raise UserError(f"unknown backend {backend!r}: use one of {', '.join(BACKENDS)}")
+    folder = Path(folder)
+    verify_artifact(folder)
+    description = read_tracker_description(folder)
+    frame, sizes = description["preprocess"], description["shapes"]
+    slots = {name: sizes[name] for name in ("d_model", "num_detect", "num_track", "slot_columns")}
+    with np.load(folder / "queries.npz") as queries:
+        detect_query = queries["query"]
+    suffix = ".ort.onnx" if backend == "onnxruntime" else ".onnx"
+    load = load_onnxruntime if backend == "onnxruntime" else load_openvino
+    graphs = OnnxGraphs(
+        load(folder / f"base{suffix}", BASE_OUTPUTS, num_threads),
+        load(folder / f"qim{suffix}", QIM_OUTPUTS, num_threads),
+        detect_query,
+        relative_boxes=description["boxes"] == "relative",
+    )
+    shapes = Shapes(height=frame["height"], width=frame["width"], **slots)
+    return Runtime(graphs, shapes, TrackerConfig(**description["tracker"]))
+
+
+def load_onnxruntime(path: Path, outputs: tuple[str, ...], num_threads: int) -> Network:
+    """An ONNX file on ONNX Runtime's CPU kernels, `num_threads` threads within a node, one node at a time."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(inputs: dict[str, Float32]) -> list[Float32]:
+        found: list[Any] = session.run(list(outputs), inputs)
+        return found
+
+    return run
+
+
+def load_openvino(path: Path, outputs: tuple[str, ...], num_threads: int) -> Network:
+    """An ONNX file on OpenVINO's CPU plugin. Its float parts would run in bf16 if float32 were not asked for."""
+    import openvino
+
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": num_threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = openvino.Core().compile_model(str(path), "CPU", options).create_infer_request()
+
+    def run(inputs: dict[str, Float32]) -> list[Float32]:
+        found = request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
+        return [np.array(found[name]) for name in outputs]  # the request's own buffers are written anew next time
+
+    return run

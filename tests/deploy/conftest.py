@@ -1,0 +1,117 @@
+"""A smoke-sized artefact of random weights that gives birth to tracks, and frames to run it on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from motrlab.config import Config, smoke
+from motrlab.deploy.artifact import write_artifact
+from motrlab.model.motr import Motr, build_motr, folded_copy
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A float model, its ONNX files and its config."""
+
+    model: Motr
+    config: Config
+    base: Path
+    qim: Path
+
+
+class _BaseWithoutAuxiliaries(nn.Module):
+    def __init__(self, model: Motr) -> None:
+        super().__init__()
+        self.base = model.base
+
+    def forward(
+        self, image: Tensor, track_query: Tensor, track_mask: Tensor, track_reference: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        logits, boxes, embedding = self.base(image, track_query, track_mask, track_reference)
+        return logits[-1], boxes[-1], embedding
+
+
+def lively_model(config: Config, seed: int = 3) -> Motr:
+    """Random weights whose scores spread around 0.5, so that tracks are born, missed and ended."""
+    model = build_motr(config.model, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for head in model.base.class_heads:
+            head.bias.zero_()
+            head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * 0.2)
+        for head in model.base.box_heads:
+            head.out.weight.copy_(torch.randn(head.out.weight.shape, generator=generator) * 0.03)
+    return folded_copy(model)
+
+
+def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...], path: Path) -> None:
+    with torch.no_grad():
+        torch.onnx.export(
+            module, inputs, str(path), dynamo=True, opset_version=21, external_data=False, verbose=False,
+            output_names=list(names),
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    config = replace(smoke(), tracker=replace(smoke().tracker, birth_score=0.55, max_misses=2))
+    model = lively_model(config)
+    folder = tmp_path_factory.mktemp("onnx")
+    m = config.model
+    rows = m.num_track // m.slot_columns
+    slots = (1, m.d_model, 1, m.num_track)
+    base_inputs = (
+        torch.zeros(1, 3, m.height, m.width),
+        torch.zeros(1, m.d_model, rows, m.slot_columns),
+        torch.zeros(1, 1, 1, m.num_track),
+        torch.full((1, 4, rows, m.slot_columns), 0.5),
+    )
+    qim_inputs = (torch.zeros(slots), torch.zeros(slots), torch.zeros(1, 1, 1, m.num_track))
+    base_outputs = ("class_logits", "boxes", "embedding")
+    _export(_BaseWithoutAuxiliaries(model).eval(), base_inputs, base_outputs, folder / "base.onnx")
+    _export(model.qim, qim_inputs, ("updated_query",), folder / "qim.onnx")
+    return Exported(model, config, folder / "base.onnx", folder / "qim.onnx")
+
+
+@pytest.fixture(scope="session")
+def make_artifact(exported: Exported) -> Callable[[Path], Path]:
+    """Writes the artefact of `exported` to the folder it is given. Both runtimes get the same float graphs."""
+
+    def make(folder: Path) -> Path:
+        detect = exported.model.base.detect
+        return write_artifact(
+            folder,
+            base_onnx=exported.base,
+            qim_onnx=exported.qim,
+            base_ort=exported.base,
+            qim_ort=exported.qim,
+            detect_query=detect.query.detach().numpy(),
+            detect_reference=detect.reference().detach().numpy(),
+            config=exported.config,
+            provenance={"run": "test", "git_commit": "abc"},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def artifact(make_artifact: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared and read-only: a test that changes files makes its own."""
+    return make_artifact(tmp_path_factory.mktemp("artifact") / "artifact")
+
+
+@pytest.fixture(scope="session")
+def images() -> list[Image]:
+    """Ten noisy frames of 135×240 whose brightness drifts."""
+    random = np.random.default_rng(5)
+    return [random.integers(0, 120 + 10 * i, (135, 240, 3)).astype(np.uint8) for i in range(10)]

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import motrlab.deploy.artifact as module
+from motrlab.deploy.artifact import ARTIFACT_FILES, verify_artifact, write_artifact
+from motrlab.deploy.runtime import load_artifact
+from motrlab.errors import UserError
+
+Make = Callable[[Path], Path]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def test_holds_what_the_design_lists(artifact: Path, exported: Any) -> None:
+    assert set(contents(artifact)) == {*ARTIFACT_FILES, "manifest.json"}
+    manifest = verify_artifact(artifact)
+    assert set(manifest["files"]) == set(ARTIFACT_FILES)
+    config = exported.config
+    expected = {"run": "test", "git_commit": "abc", "config_hash": config.hash, "preset": "smoke", "seed": config.seed}
+    assert manifest["provenance"] == expected
+    assert manifest["versions"]["onnxruntime"]
+
+
+def test_carries_thresholds_shapes_and_queries(artifact: Path, exported: Any) -> None:
+    runtime = load_artifact(artifact)
+    model = exported.config.model
+    assert runtime.tracker == exported.config.tracker
+    for name in ("height", "width", "d_model", "num_detect", "num_track", "slot_columns"):
+        assert getattr(runtime.shapes, name) == getattr(model, name)
+    with np.load(artifact / "queries.npz") as queries:
+        np.testing.assert_array_equal(queries["query"], exported.model.base.detect.query.detach())
+        assert queries["reference"].shape == (1, 4, model.num_detect // model.slot_columns, model.slot_columns)
+
+
+def test_equal_input_gives_equal_bytes(make_artifact: Make, artifact: Path, tmp_path: Path) -> None:
+    assert contents(make_artifact(tmp_path / "again")) == contents(artifact)
+    with zipfile.ZipFile(artifact / "queries.npz") as archive:
+        assert {member.date_time[:3] for member in archive.infolist()} == {(1980, 1, 1)}
+
+
+def test_replaces_an_older_artifact_whole(make_artifact: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    (folder / "stale.onnx").write_text("old")
+    make_artifact(folder)
+    verify_artifact(folder)
+    assert not (folder / "stale.onnx").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_a_failure_leaves_the_older_artifact(
+    make_artifact: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_artifact(tmp_path / "artifact")
+    before = contents(folder)
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module.np, "savez", fail)
+    with pytest.raises(OSError, match="disk full"):
+        make_artifact(folder)
+    assert contents(folder) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
+
+
+@pytest.mark.parametrize("name", [*ARTIFACT_FILES, "manifest.json"])
+def test_a_missing_file_is_refused_by_name(make_artifact: Make, tmp_path: Path, name: str) -> None:
+    folder = make_artifact(tmp_path / "artifact")
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f"{name}: missing"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize("name", ARTIFACT_FILES)
+def test_a_changed_file_is_refused_by_name(make_artifact: Make, tmp_path: Path, name: str) -> None:
+    folder = make_artifact(tmp_path / "artifact")
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(UserError, match=f"{name}: its hash differs"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not JSON"), ("[]", "not a JSON object"), ("{}", "lists no files")],
+    ids=["cut short", "a list", "no files"],
+)
+def test_a_bad_manifest_is_refused(make_artifact: Make, tmp_path: Path, text: str, message: str) -> None:
+    folder = make_artifact(tmp_path / "artifact")
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_artifact(folder)
+
+
+def test_another_schema_is_refused(make_artifact: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SCHEMA", 99)
+    folder = make_artifact(tmp_path / "artifact")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="schema 99"):
+        load_artifact(folder)
+
+
+def test_no_folder_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing: no such artefact folder"):
+        verify_artifact(tmp_path / "nothing")
+
+
+def test_json_files_hold_no_absolute_path(artifact: Path) -> None:
+    text = (artifact / "tracker.json").read_text() + (artifact / "manifest.json").read_text()
+    json.loads((artifact / "tracker.json").read_text())
+    assert "/work" not in text
+    assert "/tmp" not in text
+
+
+def test_a_missing_source_leaves_nothing_behind(exported: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_artifact(
+            tmp_path / "artifact",
+            base_onnx=tmp_path / "absent.onnx", qim_onnx=exported.qim, base_ort=exported.base, qim_ort=exported.qim,
+            detect_query=np.zeros((1, 2, 1, 2)), detect_reference=np.zeros((1, 4, 1, 2)),
+            config=exported.config, provenance={},
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+
+import pytest
+
+from motrlab.config import Config, mot17, smoke, street
+from motrlab.deploy.calops import Ops, count_operations, format_operations
+from motrlab.model.motr import build_motr
+
+
+def count(config: Config) -> dict[str, Ops]:
+    return count_operations(build_motr(config.model), config.model)
+
+
+def test_the_reference_has_its_published_size() -> None:
+    """REFERENCE.md: 20.5 M parameters in base, 8.2 M of them backbone, 1.3 M in the QIM, 21 GMAC in the backbone."""
+    started = time.perf_counter()
+    operations = count(mot17())
+    assert time.perf_counter() - started < 20
+    backbone = next(row for row in operations["base"].modules if row.name == "backbone")
+    assert backbone.macs / 1e9 == pytest.approx(21, rel=0.02)
+    assert backbone.params / 1e6 == pytest.approx(8.2, rel=0.01)
+    assert backbone.output_shape == (1, 384, 25, 45)
+    assert operations["base"].params / 1e6 == pytest.approx(20.5, rel=0.01)
+    assert operations["qim"].params / 1e6 == pytest.approx(1.3, rel=0.02)
+
+
+def test_counts_agree_with_pencil_and_paper() -> None:
+    config = smoke()
+    m = config.model
+    rows = {row.name: row for row in count(config)["base"].modules}
+    cells, channels = 12 * 20, m.d_model
+    assert rows["input_projection"].macs == cells * 32 * channels
+    assert rows["input_projection"].params == 32 * channels + channels
+    samples = cells * channels * m.encoder_points
+    projections = cells * channels * (2 * channels + 3 * m.num_heads * m.encoder_points)  # value, out; offsets, weights
+    feed_forward = cells * 2 * channels * m.ffn_channels
+    assert rows["encoder.0"].macs == projections + feed_forward
+    assert rows["encoder.0"].sample_macs == 4 * samples
+    assert rows["decoder.0"].sample_macs == 4 * m.num_slots * channels * m.decoder_points
+    assert rows["class_heads.1"].macs == m.num_slots * channels
+
+
+def test_qim_agrees_with_pencil_and_paper() -> None:
+    config = street()
+    m, slots = config.model, config.model.num_track
+    attention = 4 * slots * m.d_model**2 + 2 * slots**2 * m.d_model
+    pointwise = 4 * slots * m.d_model * m.ffn_channels  # FFN and branch, two convolutions each
+    assert count(config)["qim"].macs == attention + pointwise
+
+
+@pytest.mark.parametrize("preset", [smoke, street], ids=["smoke", "street"])
+def test_rows_add_up(preset: Callable[[], Config]) -> None:
+    for ops in count(preset()).values():
+        assert sum(row.macs for row in ops.modules) == ops.macs
+        assert sum(row.params for row in ops.modules) == ops.params
+        assert all(min(row.macs, row.params, row.sample_macs) >= 0 for row in ops.modules)
+
+
+def test_the_model_is_left_alone() -> None:
+    config = smoke()
+    model = build_motr(config.model).train()
+    count_operations(model, config.model)
+    assert model.training
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_table_and_json_show_every_module() -> None:
+    operations = count(smoke())
+    table = format_operations(operations)
+    json.dumps({name: ops.to_dict() for name, ops in operations.items()})
+    for graph, ops in operations.items():
+        assert all(f"{graph}.{row.name}" in table for row in ops.modules)
+    assert math.prod(count(smoke())["base"].modules[0].output_shape) == 32 * 12 * 20

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from motrlab.deploy.runtime import Runtime, load_artifact
+from motrlab.errors import UserError
+from motrlab.model.motr import MotrGraphs
+from motrlab.tracking.sequence import track_frames
+from motrlab.tracking.tracker import TrackedBoxes
+
+WITHOUT_TORCH = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from motrlab.deploy.runtime import load_artifact
+images = np.load(sys.argv[2])
+found = list(load_artifact(Path(sys.argv[1])).track(images))
+assert "torch" not in sys.modules, "torch was imported"
+print(json.dumps([len(f.track_id) for f in found]))
+"""
+
+
+def run_all(runtime: Runtime, images: Any) -> list[TrackedBoxes]:
+    return list(runtime.track(images))
+
+
+def assert_same_tracks(a: list[TrackedBoxes], b: list[TrackedBoxes], tolerance_px: float) -> None:
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        assert one.track_id.tolist() == other.track_id.tolist()
+        np.testing.assert_allclose(one.cxcywh, other.cxcywh, atol=tolerance_px)
+        np.testing.assert_allclose(one.score, other.score, atol=1e-3)
+
+
+def test_tracks_without_importing_torch(artifact: Path, images: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.stack(images))
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(artifact), str(tmp_path / "images.npy")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    expected = [len(found.track_id) for found in run_all(load_artifact(artifact), images)]
+    assert json.loads(result.stdout) == expected
+    assert sum(expected) > 0
+
+
+def test_gives_the_tracks_of_the_network_it_was_made_from(artifact: Path, exported: Any, images: Any) -> None:
+    runtime = load_artifact(artifact)
+    config = exported.config
+    with torch.no_grad():
+        expected = list(
+            track_frames(
+                MotrGraphs(exported.model),
+                images,
+                lambda image: torch.from_numpy(runtime.preprocess(image)),
+                config.model,
+                config.tracker,
+            )
+        )
+    found = run_all(runtime, images)
+    assert len({i for f in found for i in f.track_id.tolist()}) > 1
+    assert_same_tracks(found, expected, tolerance_px=0.05)
+
+
+def test_nothing_is_kept_from_the_sequence_before(artifact: Path, images: Any) -> None:
+    runtime = load_artifact(artifact)
+    first = run_all(runtime, images)
+    run_all(runtime, images[::-1])
+    assert_same_tracks(run_all(runtime, images), first, tolerance_px=0)
+    assert min(i for f in first for i in f.track_id.tolist()) == 1
+
+
+def test_an_empty_sequence_has_no_frames(artifact: Path) -> None:
+    assert run_all(load_artifact(artifact), []) == []
+
+
+def test_boxes_are_in_pixels_of_each_image(artifact: Path, images: Any) -> None:
+    doubled = [image.repeat(2, 0).repeat(2, 1) for image in images[:1]]
+    small, large = (run_all(load_artifact(artifact), x)[0] for x in (images[:1], doubled))
+    common = np.intersect1d(small.track_id, large.track_id)
+    assert common.size > 0
+    ratio = large.cxcywh[np.isin(large.track_id, common)] / small.cxcywh[np.isin(small.track_id, common)]
+    np.testing.assert_allclose(np.median(ratio), 2, rtol=0.05)
+
+
+def test_openvino_gives_the_same_tracks(artifact: Path, images: Any) -> None:
+    pytest.importorskip("openvino")
+    runtimes = [load_artifact(artifact, backend=backend) for backend in ("onnxruntime", "openvino")]
+    assert_same_tracks(*(run_all(r, images) for r in runtimes), tolerance_px=0.05)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_threads_do_not_change_tracks(artifact: Path, images: Any, num_threads: int) -> None:
+    one, other = (load_artifact(artifact, num_threads=n) for n in (1, num_threads))
+    assert_same_tracks(run_all(one, images), run_all(other, images), tolerance_px=1e-2)
+
+
+def test_every_stage_of_every_frame_is_timed(artifact: Path, images: Any) -> None:
+    seconds: dict[str, list[float]] = {}
+    list(load_artifact(artifact).track(images, seconds))
+    assert set(seconds) == {"preprocess", "base", "tracker", "qim", "total"}
+    assert {len(values) for values in seconds.values()} == {len(images)}
+    parts = sum(sum(values) for name, values in seconds.items() if name != "total")
+    assert parts <= sum(seconds["total"])
+
+
+def test_an_unknown_backend_is_a_user_error(artifact: Path) -> None:
+    with pytest.raises(UserError, match=r"tensorrt.*onnxruntime, openvino"):
+        load_artifact(artifact, backend="tensorrt")
