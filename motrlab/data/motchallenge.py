@@ -111,7 +111,7 @@ def read_sequence_info(folder: Path) -> SequenceInfo:
         raise UserError(f"{file}: no section [Sequence]")
     section = parser["Sequence"]
     return SequenceInfo(
-        name=folder.resolve().name,
+        name=folder.name or folder.resolve().name,
         num_frames=int(_positive(section, "seqLength", file)),
         width=int(_positive(section, "imWidth", file)),
         height=int(_positive(section, "imHeight", file)),

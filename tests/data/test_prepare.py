@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from motrlab.data.motchallenge import read_annotations, read_detections, read_sequence_info
+from motrlab.data.prepare import prepare
+from motrlab.data.store import FrameStore
+from motrlab.errors import UserError
+
+
+@pytest.fixture
+def source(make_sequence: Callable[..., Path], tmp_path: Path) -> Path:
+    make_sequence("A", seed=1)
+    make_sequence("B", seed=2, num_frames=9, det=None)
+    make_sequence("U", seed=3, num_frames=5, gt="2,1,1,1,5,5,1,1,0.5\n", det="1,-1,1,1,5,5,0.9\n")
+    make_sequence("no_gt", seed=4, gt=None)
+    return tmp_path / "source"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def test_everything_lands_where_the_contract_says(source: Path, tmp_path: Path) -> None:
+    steps: list[str] = []
+    out = tmp_path / "data"
+    summary = prepare(source, out, unseen=lambda n: n == "U", progress=lambda what, done, total: steps.append(what))
+    assert sorted(p.name for p in out.iterdir()) == ["test_gt", "test_lmdb", "train_lmdb", "unseen_gt", "unseen_lmdb"]
+    stores = {part: FrameStore(out / f"{part}_lmdb") for part in ("train", "test", "unseen")}
+    lengths = {part: {s.name: s.num_frames for s in store.sequences} for part, store in stores.items()}
+    assert lengths == {"train": {"A": 4, "B": 4}, "test": {"A": 4, "B": 5}, "unseen": {"U": 5}}
+    assert stores["test"].jpeg("B", 1) == (source / "B/img1/000005.jpg").read_bytes()
+    gt = sorted(str(p.relative_to(out)) for p in out.glob("*_gt/*/*"))
+    assert gt == ["test_gt/A/det", "test_gt/A/gt", "test_gt/A/seqinfo.ini", "test_gt/B/gt", "test_gt/B/seqinfo.ini",
+                  "unseen_gt/U/det", "unseen_gt/U/gt", "unseen_gt/U/seqinfo.ini"]  # fmt: skip
+    assert summary.left_out == ("no_gt",)
+    assert set(steps) == {"validate A", "validate B", "validate U", "validate no_gt", "pack"}
+
+
+def test_gt_of_the_test_half_is_renumbered(source: Path, tmp_path: Path) -> None:
+    prepare(source, tmp_path / "data", ["A"])
+    folder = tmp_path / "data" / "test_gt" / "A"
+    info = read_sequence_info(folder)
+    found = read_annotations(folder / "gt/gt.txt", info)
+    whole = read_annotations(source / "A/gt/gt.txt", read_sequence_info(source / "A"))
+    later = whole.select(whole.frame > 4)
+    assert info.num_frames == 4
+    assert found.frame.tolist() == (later.frame - 4).tolist()
+    assert found.ltwh.tolist() == later.ltwh.tolist()
+    assert found.visibility.tolist() == later.visibility.tolist()
+    detections = read_detections(folder / "det/det.txt", info)
+    assert detections.frame.tolist() == [1, 2, 3, 4]
+    assert detections.ltwh[:, 0].tolist() == [15.5, 16.5, 17.5, 18.5]
+
+
+def test_a_second_run_changes_nothing_and_another_choice_leaves_nothing_stale(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    first = prepare(source, out, unseen=lambda n: n == "U")
+    before = files(out)
+    again = prepare(source, out, unseen=lambda n: n == "U")
+    assert files(out) == before
+    assert again == first
+    other = prepare(source, out, ["B"])
+    assert other.data_hash != first.data_hash
+    assert sorted(p.name for p in out.iterdir()) == ["test_gt", "test_lmdb", "train_lmdb"]
+    assert [p.name for p in (out / "test_gt").iterdir()] == ["B"]
+
+
+def test_the_summary_counts(source: Path, tmp_path: Path) -> None:
+    summary = prepare(source, tmp_path / "data", unseen=lambda n: n == "U")
+    rows = {(s.part, s.name): s for s in summary.sequences}
+    a = rows["train", "A"]
+    assert (a.num_frames, a.num_people, a.num_boxes, a.empty_frames) == (4, 3, 11, 0)
+    assert a.fraction_below_07 == pytest.approx(4 / 11)
+    assert a.fraction_below_03 == 0
+    assert (a.median_height_px, a.median_track_frames) == (20, 4)
+    u = rows["unseen", "U"]
+    assert (u.empty_frames, u.num_boxes, u.boxes_per_frame) == (4, 1, 0.2)
+    assert summary.totals["test"]["num_frames"] == 9
+    assert summary.metrics()["train.num_boxes"] == 22
+    assert json.loads(json.dumps(summary.to_dict()))["left_out"] == ["no_gt"]
+    lines = summary.table().splitlines()
+    assert lines[0].split()[:3] == ["sequence", "part", "frames"]
+    assert len(lines) == 1 + 5 + 3 + 1
+    assert lines[-1].endswith("no_gt")
+
+
+def test_boxes_without_visibility_give_no_share(make_sequence: Callable[..., Path], tmp_path: Path) -> None:
+    make_sequence("M15", gt="1,1,-5,1,9,9,1,-1,-1,-1\n2,1,5,1,9,9,0,-1,-1,-1\n")
+    (row, test) = prepare(tmp_path / "source", tmp_path / "data").sequences
+    assert row.fraction_below_07 is None
+    assert (row.boxes_outside, row.boxes_ignored) == (1, 1)
+    assert (test.num_boxes, test.median_height_px) == (0, None)
+
+
+def test_nothing_to_train_on_is_refused(make_sequence: Callable[..., Path], tmp_path: Path) -> None:
+    make_sequence("no_gt", gt=None)
+    with pytest.raises(UserError, match=r"no sequence with gt/gt\.txt"):
+        prepare(tmp_path / "source", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_bad_input_writes_nothing(source: Path, tmp_path: Path) -> None:
+    (source / "B/img1/000007.jpg").unlink()
+    with pytest.raises(UserError, match="frame 7 of 9 is missing"):
+        prepare(source, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_run_after_a_kill_goes_on(source: Path, tmp_path: Path) -> None:
+    out, whole = tmp_path / "data", prepare(source, tmp_path / "whole")
+    slow = (
+        "import sys, time, motrlab.data.prepare as p; from pathlib import Path;"
+        "wait = lambda what, done, total: (print(what, flush=True), time.sleep(30)) if what == 'pack' else None;"
+        "p.prepare(Path(sys.argv[1]), Path(sys.argv[2]), progress=wait)"
+    )
+    with subprocess.Popen([sys.executable, "-c", slow, str(source), str(out)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # in the middle of packing
+        time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    assert [p.name for p in out.iterdir()] != []
+    assert not (out / "train_lmdb").exists()
+    again = prepare(source, out)
+    assert again == whole
+    assert files(out) == files(tmp_path / "whole")
+    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
+
+
+def test_real_sequences(mot_root: Path, tmp_path: Path) -> None:
+    summary = prepare(mot_root, tmp_path / "data", ["MOT17-09-DPM", "TUD-Campus", "MOT17-13"])
+    frames = {(s.part, s.name): s.num_frames for s in summary.sequences}
+    assert frames["train", "MOT17-09-DPM"] == 262
+    assert frames["test", "MOT17-09-DPM"] == 263
+    assert frames["train", "MOT17-13-FRCNN"] == 2
+    store = FrameStore(tmp_path / "data" / "test_lmdb")
+    assert store.image("TUD-Campus", 1).shape == (480, 640, 3)
+    large = mot_root / "MOT17-13-FRCNN" / "img1" / "000003.jpg"
+    assert store.jpeg("MOT17-13-FRCNN", 1) == large.read_bytes()

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+
+from motrlab.data.motchallenge import read_annotations, read_sequence_info
+from motrlab.data.store import FrameStore, SequenceSource, write_store
+from motrlab.errors import UserError
+
+MakeSequence = Callable[..., Path]
+
+
+def source(folder: Path) -> SequenceSource:
+    info = read_sequence_info(folder)
+    files = tuple(info.frame_path(folder, frame) for frame in range(1, info.num_frames + 1))
+    return SequenceSource(info=info, files=files, annotations=read_annotations(folder / "gt" / "gt.txt", info))
+
+
+@pytest.fixture
+def sources(make_sequence: MakeSequence) -> list[SequenceSource]:
+    return [source(make_sequence("A", seed=1)), source(make_sequence("B", seed=2, gt="", num_frames=3))]
+
+
+@pytest.fixture
+def path(tmp_path: Path, sources: list[SequenceSource]) -> Path:
+    write_store(tmp_path / "lmdb", sources)
+    return tmp_path / "lmdb"
+
+
+def test_the_original_bytes_come_back(path: Path, sources: list[SequenceSource]) -> None:
+    store = FrameStore(path)
+    assert store.sequences == tuple(s.info for s in sources)
+    for item in sources:
+        for frame, file in enumerate(item.files, 1):
+            assert store.jpeg(item.info.name, frame) == file.read_bytes()
+        found = store.annotations(item.info.name)
+        for field in ("frame", "track_id", "ltwh", "flag", "class_id", "visibility"):
+            expected = getattr(item.annotations, field)
+            np.testing.assert_array_equal(getattr(found, field), expected)
+            assert getattr(found, field).dtype == expected.dtype
+        assert found.has_class == item.annotations.has_class
+
+
+@pytest.mark.parametrize(("reduce", "shape"), [(1, (64, 96, 3)), (2, (32, 48, 3)), (4, (16, 24, 3)), (8, (8, 12, 3))])
+def test_images_may_be_decoded_smaller(reduce: int, shape: tuple[int, ...], path: Path) -> None:
+    store = FrameStore(path)
+    image, whole = store.image("A", 1, reduce), store.image("A", 1)
+    assert image.shape == shape
+    assert image.dtype == np.uint8
+    expected = cv2.resize(whole, shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(image.astype(int) - expected).mean() < 3
+
+
+def test_an_orientation_tag_turns_nothing(make_sequence: MakeSequence, tmp_path: Path) -> None:
+    folder = make_sequence("A")
+    file = folder / "img1" / "000001.jpg"
+    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # Orientation = 6, a quarter turn
+    exif = b"\xff\xe1" + (len(tiff) + 8).to_bytes(2, "big") + b"Exif\0\0" + tiff
+    file.write_bytes(file.read_bytes()[:2] + exif + file.read_bytes()[2:])
+    assert cv2.imread(str(file)).shape == (96, 64, 3)  # the tag works
+    write_store(tmp_path / "lmdb", [source(folder)])
+    assert FrameStore(tmp_path / "lmdb").image("A", 1).shape == (64, 96, 3)
+
+
+def test_same_files_are_not_packed_again_and_changed_ones_are(path: Path, sources: list[SequenceSource]) -> None:
+    store = FrameStore(path)
+    before = (path / "data.mdb").stat().st_ino
+    assert write_store(path, sources) == store.data_hash
+    assert (path / "data.mdb").stat().st_ino == before
+    shutil.copy(sources[0].files[1], sources[0].files[0])
+    changed = write_store(path, sources)
+    assert changed != store.data_hash
+    assert FrameStore(path).data_hash == changed
+    assert store.jpeg("A", 1) == store.jpeg("A", 2)  # a reader opened earlier sees the new file, not a dead one
+
+
+def test_the_data_hash_belongs_to_the_content(
+    sources: list[SequenceSource], make_sequence: MakeSequence, tmp_path: Path
+) -> None:
+    first = write_store(tmp_path / "1", sources)
+    moved = shutil.copytree(sources[0].files[0].parents[1], tmp_path / "elsewhere" / "A")
+    assert write_store(tmp_path / "2", [source(moved), sources[1]]) == first
+    assert write_store(tmp_path / "3", sources[:1]) != first
+
+
+def test_disk_size_stays_near_the_jpegs(make_sequence: MakeSequence, tmp_path: Path) -> None:
+    folder = make_sequence("A", num_frames=20)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    data = cv2.imencode(".jpg", noise)[1].tobytes()
+    for file in (folder / "img1").iterdir():
+        file.write_bytes(data[:-2] + bytes(200_000) + data[-2:])  # the size of a 1080p frame
+    write_store(tmp_path / "lmdb", [source(folder)])
+    packed = sum(f.stat().st_size for f in (tmp_path / "lmdb").iterdir())
+    assert packed < 1.02 * sum(f.stat().st_size for f in (folder / "img1").iterdir())
+
+
+def _frame_mean(store: FrameStore, answers: multiprocessing.queues.Queue[float]) -> None:
+    answers.put(float(store.image("A", 2).mean()))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_store_works_in_other_processes(method: str, path: Path) -> None:
+    store = FrameStore(path)
+    expected = store.image("A", 2).mean()
+    context = multiprocessing.get_context(method)
+    answers = context.Queue()
+    process = context.Process(target=_frame_mean, args=(store, answers))
+    process.start()
+    assert answers.get(timeout=60) == expected
+    process.join()
+    assert pickle.loads(pickle.dumps(store)).image("A", 2).mean() == expected
+
+
+def test_unknown_names_and_frames(path: Path) -> None:
+    store = FrameStore(path)
+    with pytest.raises(UserError, match="no sequence 'C'; there are A, B"):
+        store.jpeg("C", 1)
+    with pytest.raises(UserError, match="no entry 'B/000004'"):
+        store.jpeg("B", 4)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 4096, 8192, 20_000, -1])
+def test_a_store_cut_short_is_refused(kept: int, path: Path) -> None:
+    data = (path / "data.mdb").read_bytes()
+    (path / "data.mdb").write_bytes(data[:kept])
+    with pytest.raises(UserError, match="delete the folder and pack again"):
+        FrameStore(path)
+
+
+def test_a_store_cut_short_is_packed_again(path: Path, sources: list[SequenceSource]) -> None:
+    data = (path / "data.mdb").read_bytes()
+    (path / "data.mdb").write_bytes(data[: len(data) // 2])
+    write_store(path, sources)
+    assert (path / "data.mdb").read_bytes() == data
+
+
+@pytest.mark.parametrize("meta", [b'{"schema": 99}', b"not json", None], ids=["other schema", "no JSON", "no meta"])
+def test_another_schema_is_refused(meta: bytes | None, tmp_path: Path) -> None:
+    with lmdb.open(str(tmp_path / "lmdb")) as environment, environment.begin(write=True) as transaction:
+        if meta is not None:
+            transaction.put(b"meta", meta)
+    with pytest.raises(UserError, match=r"written with schema (99|unknown), this motrlab reads 1"):
+        FrameStore(tmp_path / "lmdb")
+
+
+def test_a_missing_store_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="python -m motrlab prepare"):
+        FrameStore(tmp_path / "lmdb")
+
+
+def test_a_disk_too_small_is_refused_before_writing(
+    sources: list[SequenceSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match="disk full"):
+        write_store(tmp_path / "out" / "lmdb", sources)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_leaves_the_old_store(
+    path: Path, sources: list[SequenceSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise lmdb.Error(f"mdb_txn_commit: {os.strerror(errno.ENOSPC)}")
+
+    old = FrameStore(path).data_hash
+    monkeypatch.setattr("motrlab.data.store._put_all", fail)
+    with pytest.raises(UserError, match="disk full"):
+        write_store(path, sources[:1])
+    assert FrameStore(path).data_hash == old
+    assert [f.name for f in path.parent.iterdir() if f.name.startswith(".")] == []
+
+
+def test_a_target_that_cannot_be_written_is_refused(sources: list[SequenceSource], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_store(tmp_path / "file" / "lmdb", sources)
+
+
+def test_a_read_only_target_is_refused(
+    sources: list[SequenceSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:  # the tests may run as root, who may write anywhere
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    with pytest.raises(UserError, match=r"lmdb: cannot be written \(Read-only file system\)"):
+        write_store(tmp_path / "lmdb", sources)
+
+
+def test_a_damaged_frame_is_named(path: Path, sources: list[SequenceSource]) -> None:
+    file = sources[0].files[2]
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"000003.jpg: JPEG file is cut short"):
+        write_store(path, sources)
+
+
+def test_nothing_is_pickled(path: Path) -> None:
+    with lmdb.open(str(path), readonly=True, lock=False) as environment, environment.begin() as transaction:
+        keys = [bytes(key).decode() for key, _ in transaction.cursor()]
+        meta = json.loads(bytes(transaction.get(b"meta")))
+    frames = [f"A/{i:06d}" for i in range(1, 9)] + [f"B/{i:06d}" for i in range(1, 4)]
+    assert keys == [*sorted([*frames, "A/annotations", "B/annotations"]), "meta"]
+    assert meta["schema"] == 1

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from motrlab.boxes import box_cxcywh_to_xyxy
+from motrlab.config import mot17, street
+from motrlab.data.preprocess import preprocess
+from motrlab.data.transforms import (
+    ClipSample,
+    Compose,
+    RandomSelectOne,
+    SeqBgrToYuv444,
+    SeqColourJitter,
+    SeqNormalize,
+    SeqRandomAffine,
+    SeqRandomFlip,
+    SeqRandomSizeCrop,
+    SeqResize,
+    SeqToTensor,
+    Transform,
+    change_view,
+    reference_transforms,
+    street_transforms,
+    validation_transforms,
+)
+
+HEIGHT, WIDTH = 90, 160
+BRIGHT = (250, 240, 230)
+
+
+def clip(rects: list[tuple[int, int, int, int]], num_frames: int = 2) -> ClipSample:
+    """Dark frames with bright rectangles (xyxy px); frame t is shifted by 2 t px; ids count from 10."""
+    images, boxes = [], []
+    for t in range(num_frames):
+        image = np.full((HEIGHT, WIDTH, 3), 20, np.uint8)
+        rows = []
+        for x0, y0, x1, y1 in rects:
+            image[max(y0, 0) : max(y1, 0), max(x0 + 2 * t, 0) : max(x1 + 2 * t, 0)] = BRIGHT
+            rows.append([(x0 + x1) / 2 + 2 * t, (y0 + y1) / 2, x1 - x0, y1 - y0])
+        images.append(image)
+        boxes.append((np.array(rows).reshape(-1, 4) / [WIDTH, HEIGHT, WIDTH, HEIGHT]).astype(np.float32))
+    ids = np.arange(10, 10 + len(rects))
+    seen = np.full(len(rects), 0.8, np.float32)
+    return ClipSample(images=images, boxes=boxes, ids=[ids] * num_frames, visibility=[seen] * num_frames)
+
+
+def bright_extent(image: np.ndarray) -> np.ndarray:
+    """xyxy px of the pixels brighter than half way."""
+    rows, columns = np.nonzero(image.mean(-1) > 130)
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+
+
+GEOMETRIC: dict[str, Transform] = {
+    "flip": SeqRandomFlip(1.0),
+    "resize, fixed": SeqResize([(70, 200)]),
+    "resize, short side": SeqResize([60, 120]),
+    "resize, long side bound": SeqResize([120], max_size=180),
+    "crop": SeqRandomSizeCrop(70, 85),
+    "affine": SeqRandomAffine(96, 128),
+    "affine, mirrored": SeqRandomAffine(96, 128, flip_probability=1.0),
+    "affine, far out": SeqRandomAffine(60, 100, zoom=(-0.9, -0.5)),
+    "affine, small": SeqRandomAffine(30, 40, zoom=(0, 0)),
+    "all of the reference's": Compose([SeqRandomFlip(), SeqResize([80, 120]), SeqRandomSizeCrop(70, 85)]),
+}
+
+
+@pytest.mark.parametrize("case", GEOMETRIC)
+def test_boxes_follow_the_pixels(case: str) -> None:
+    sample = clip([(60, 30, 90, 66)])
+    for seed in range(8):
+        found = GEOMETRIC[case](sample, np.random.default_rng(seed))
+        for image, boxes, ids in zip(found.images, found.boxes, found.ids, strict=True):
+            if len(ids) == 0:
+                assert image.mean() < 60
+                continue
+            height, width = image.shape[:2]
+            expected = box_cxcywh_to_xyxy(boxes)[0] * [width, height, width, height]
+            expected = expected.clip(0, [width, height, width, height])
+            np.testing.assert_allclose(bright_extent(image), expected, atol=1.01)
+            assert ids.tolist() == [10]
+
+
+@pytest.mark.parametrize("case", GEOMETRIC)
+def test_frames_without_people(case: str) -> None:
+    found = GEOMETRIC[case](clip([]), np.random.default_rng(0))
+    assert all(
+        b.shape == (0, 4) and i.shape == v.shape == (0,)
+        for b, i, v in zip(found.boxes, found.ids, found.visibility, strict=True)
+    )
+
+
+def test_one_choice_for_the_whole_clip() -> None:
+    sample = clip([(60, 30, 90, 66)])
+    sample = dataclasses.replace(sample, images=[sample.images[0]] * 2, boxes=[sample.boxes[0]] * 2)
+    model = street().model
+    for make in (street_transforms, reference_transforms):
+        for seed in range(5):
+            found = make(model)(sample, np.random.default_rng(seed))
+            assert torch.equal(found.tensor[0], found.tensor[1])
+            np.testing.assert_array_equal(found.boxes[0], found.boxes[1])
+
+
+@pytest.mark.parametrize(
+    ("rect", "shown"),
+    [
+        ((10, 10, 30, 50), 0.8),
+        ((70, 10, 90, 50), 0.4),  # half of it behind the new edge
+        ((90, 10, 110, 50), None),
+        ((-10, 10, 10, 50), 0.8),  # half outside the old picture: the gt has counted that already
+        ((75, 20, 85, 40), 0.4),
+    ],
+    ids=["inside", "half", "gone", "outside before", "half, small"],
+)
+def test_visibility_falls_with_the_share_that_left(rect: tuple[int, int, int, int], shown: float | None) -> None:
+    found = change_view(clip([rect], 1), (2.0, 1.0), (0.0, 0.0))  # the left half of the picture
+    assert len(found.boxes[0]) == (0 if shown is None else 1)
+    if shown is not None:
+        assert found.visibility[0][0] == pytest.approx(shown)
+        assert found.visibility[0].dtype == found.boxes[0].dtype == np.float32
+        expected = np.array([rect[0] + rect[2], (rect[0] + rect[2]) / 2]) / WIDTH
+        assert found.boxes[0][0, 0] == pytest.approx(expected[0])  # kept unclipped
+
+
+def test_a_wider_view_shows_nothing_more() -> None:
+    found = change_view(clip([(-10, 10, 10, 50)], 1), (0.5, 0.5), (0.25, 0.25))
+    assert found.visibility[0][0] == pytest.approx(0.8)
+
+
+def test_a_drawn_zoom_keeps_picture_and_view_in_each_other() -> None:
+    sample = clip([(0, 0, WIDTH, HEIGHT)], 1)
+    for seed in range(30):
+        found = SeqRandomAffine(48, 64)(sample, np.random.default_rng(seed))
+        x0, y0, x1, y1 = box_cxcywh_to_xyxy(found.boxes[0])[0]
+        zoom = x1 - x0
+        assert zoom == pytest.approx(y1 - y0, abs=1e-5)
+        assert np.exp(-0.25) - 1e-5 <= zoom <= np.exp(0.3) + 1e-5
+        low, high = sorted((0.0, 1 - float(zoom)))
+        assert low - 1e-5 <= x0 <= high + 1e-5
+        assert low - 1e-5 <= y0 <= high + 1e-5
+
+
+def test_colour_jitter_leaves_boxes_and_keeps_frames_alike() -> None:
+    sample = clip([(60, 30, 90, 66)])
+    found = SeqColourJitter(permute_probability=1.0)(sample, np.random.default_rng(3))
+    assert found.boxes is sample.boxes
+    np.testing.assert_array_equal(found.images[0][0, 0], found.images[1][0, 0])
+    assert not np.array_equal(found.images[0], sample.images[0])
+    same = SeqColourJitter(gain=0, brightness=0, permute_probability=0)(sample, np.random.default_rng(3))
+    np.testing.assert_array_equal(same.images[0], sample.images[0])
+
+
+def test_colour_jitter_permutes_a_quarter_of_the_clips() -> None:
+    image = np.tile(np.array([50, 100, 150], np.uint8), (2, 2, 1))
+    sample = dataclasses.replace(clip([], 1), images=[image])
+    jitter = SeqColourJitter(gain=0.0, brightness=0.0)
+    rng = np.random.default_rng(0)
+    changed = [not np.array_equal(jitter(sample, rng).images[0], image) for _ in range(400)]
+    assert np.mean(changed) == pytest.approx(0.25 * 5 / 6, abs=0.06)  # one permutation of six changes nothing
+
+
+def test_select_one_takes_each_with_its_probability() -> None:
+    choice = RandomSelectOne([SeqResize([(10, 10)]), SeqResize([(20, 20)])], [0.2, 0.8])
+    rng = np.random.default_rng(0)
+    sizes = [choice(clip([]), rng).images[0].shape[0] for _ in range(200)]
+    assert set(sizes) == {10, 20}
+    assert sizes.count(20) == pytest.approx(160, abs=20)
+
+
+def test_the_reference_chain_is_the_preprocessing() -> None:
+    sample = clip([(60, 30, 90, 66)])
+    model = dataclasses.replace(street().model, height=40, width=56)
+    expected = np.stack([preprocess(image, 40, 56) for image in sample.images])
+    found = validation_transforms(model)(sample, np.random.default_rng(0))
+    assert found.tensor.dtype == torch.float32
+    np.testing.assert_allclose(found.tensor.numpy(), expected, atol=1e-5)
+    bgr = SeqToTensor()(sample, np.random.default_rng(0))
+    np.testing.assert_array_equal(bgr.tensor[0, :, 40, 70].numpy(), sample.images[0][40, 70])
+    yuv = SeqBgrToYuv444()(bgr, np.random.default_rng(0)).tensor
+    assert yuv[0, 1].mean() > 100  # U around 128
+    assert torch.equal(
+        SeqNormalize()(dataclasses.replace(bgr, tensor=yuv), np.random.default_rng(0)).tensor, (yuv - 128) / 128
+    )
+
+
+def test_sets_end_at_the_networks_size() -> None:
+    model = street().model
+    for make in (street_transforms, reference_transforms, validation_transforms):
+        for seed in range(6):
+            found = make(model)(clip([(60, 30, 90, 66)]), np.random.default_rng(seed))
+            assert found.tensor.shape == (2, 3, model.height, model.width)
+            assert found.tensor.abs().max() <= 1
+
+
+def test_the_reference_set_has_the_references_sizes() -> None:
+    composed = reference_transforms(mot17().model)
+    assert isinstance(composed, Compose)
+    select = composed.transforms[1]
+    assert isinstance(select, RandomSelectOne)
+    resize, crop = select.transforms
+    assert isinstance(resize, SeqResize)
+    assert (resize.sizes[0], resize.sizes[-1], len(resize.sizes), resize.max_size) == (608, 992, 13, 1536)
+    assert isinstance(crop, Compose)
+    assert isinstance(crop.transforms[0], SeqResize)
+    assert crop.transforms[0].sizes == (400, 500, 600)
+    assert isinstance(crop.transforms[1], SeqRandomSizeCrop)
+    assert (crop.transforms[1].min_size, crop.transforms[1].max_size) == (384, 600)
