@@ -276,7 +276,7 @@ def test_equal_to_trackeval_on_a_real_video(oracle: Callable, tmp_path: Path, pr
     pred = {folder.name: read_tracks(tmp_path / "tracks.txt")}
     ours = evaluate(gt, pred, protocol)
     assert_equal(ours, oracle(gt, pred, protocol))
-    assert ours[OVERALL]["mota"] > 0.4
+    assert ours[OVERALL]["mota"] > 0.3  # 0.463 motchallenge, 0.362 hat: the baseline works
 
 
 # --- folders ---
