@@ -171,21 +171,27 @@ def _track(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from motrlab.stages import evaluate_stage
+    from motrlab.stages.accuracy import evaluate_stage
+    from motrlab.stages.chain import require
 
-    _print_json(evaluate_stage(Run.open(options.run, create=False), options.stage, options.protocol))
+    run = Run.open(options.run, create=False)
+    require(run, options.stage)
+    _print_json(evaluate_stage(run, options.stage, options.protocol))
 
 
 def _calops(options: argparse.Namespace) -> None:
-    from motrlab.stages import calops
+    from motrlab.stages.training import calops
 
     _print_json(calops(Run.open(options.run, create=False)))
 
 
 def _perf(options: argparse.Namespace) -> None:
-    from motrlab.stages import measure_performance
+    from motrlab.stages.chain import require
+    from motrlab.stages.deployment import measure_performance
 
-    _print_json(measure_performance(Run.open(options.run, create=False)))
+    run = Run.open(options.run, create=False)
+    require(run, "fixed_point")
+    _print_json(measure_performance(run))
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -40,7 +40,7 @@ class Graphs(Protocol):
 
 @dataclass(frozen=True)
 class TrackState:
-    """Carried from frame to frame: `query` `[B, C, T / W, W]`, `mask` `[B, 1, 1, T]`, `reference` `[B, 4, T / W, W]`."""
+    """Carried over frames: `query` `[B, C, T / W, W]`, `mask` `[B, 1, 1, T]`, `reference` `[B, 4, T / W, W]`."""
 
     query: Array
     mask: Array
@@ -115,8 +115,8 @@ def _next_state(graphs: Graphs, output: FrameOutput, state: TrackState, decision
 def _gather(x: Array, source: Any) -> Array:
     """Slots `source` `[B, T]` of `x` `[B, C, R, W]` → `[B, C, 1, T]`; empty entries take slot 0."""
     flat = x.reshape(x.shape[0], x.shape[1], -1)
-    stream = np.arange(x.shape[0])[:, None]
-    index = np.maximum(source, 0)
+    stream: Array = np.arange(x.shape[0])[:, None]
+    index: Array = np.maximum(source, 0)
     if not isinstance(x, np.ndarray):
         import torch
 

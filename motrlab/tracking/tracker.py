@@ -7,6 +7,7 @@ the image.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,13 +97,17 @@ class Tracker:
         source[drop] = EMPTY
         self.track_id[drop] = EMPTY
 
-    def written(self, decision: Decision, scores: Float, boxes: Float, image_area_px: float) -> list[TrackedBoxes]:
-        """What is written for this frame, per stream: live tracks that score high enough and are large enough."""
+    def written(self, decision: Decision, scores: Float, boxes: Float, image_area_px: Any) -> list[TrackedBoxes]:
+        """What is written for this frame, per stream: live tracks that score high enough and are large enough.
+
+        `image_area_px` `[B]`, or one number for all: areas of the original images.
+        """
         found = []
+        areas = np.broadcast_to(image_area_px, len(decision.source))
         for stream, source in enumerate(decision.source):
             slot = np.nonzero(source != EMPTY)[0]
             score, box = scores[stream, source[slot]], boxes[stream, source[slot]]
-            area = box[:, 2] * box[:, 3] * image_area_px
+            area = box[:, 2] * box[:, 3] * areas[stream]
             keep = (score > self.config.output_score) & (area > self.config.min_area_px)
             found.append(TrackedBoxes(self.track_id[stream, slot[keep]], box[keep], score[keep]))
         return found

@@ -1,0 +1,149 @@
+"""Evaluation of every stage: the same frames, the same frame step, the same metrics.
+
+torch is imported only for the stages that need it: `fixed_point` runs without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from motrlab.config import TrackerConfig
+from motrlab.data.preprocess import preprocess
+from motrlab.data.store import FrameStore
+from motrlab.errors import UserError
+from motrlab.evaluation.metrics import Results, evaluate, flatten
+from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
+from motrlab.evaluation.tracks import Tracks, write_tracks
+from motrlab.run import Run
+from motrlab.stages.data import has_unseen, open_store, read_ground_truth
+from motrlab.tracking.sequence import track_streams
+from motrlab.tracking.step import Graphs
+
+EVALUATED = ("float", "calibration", "qat", "fixed_point")
+_STREAM_PIXELS = 1_000_000  # videos run in parallel while a batch stays below so many pixels
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A stage ready to track: its graphs, its pre-processing, and how many videos it takes in parallel."""
+
+    graphs: Graphs
+    preprocess: Callable[[Any], Any]
+    num_streams: int
+
+
+def evaluate_stage(run: Run, stage: str, protocol: str = PROTOCOLS[0]) -> Results:
+    """Track the test halves, write `tracks/STAGE/`, add an `accuracy` record; the metrics under `protocol`."""
+    check_protocol(protocol)
+    started = time.time()
+    tracks = track_part(run, open_engine(run, stage), "test")
+    folder = run.tracks(stage)
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, found in tracks.items():
+        write_tracks(folder / f"{name}.txt", found)
+    results = _record(run, stage, "accuracy", tracks, "test", started)
+    return results[protocol]
+
+
+def evaluate_raw(run: Run, stage: str) -> Results:
+    """The same without duplicate suppression; record kind `accuracy_raw`."""
+    started = time.time()
+    tracker = replace(run.config.tracker, suppress_iou=None)
+    tracks = track_part(run, open_engine(run, stage), "test", tracker)
+    return _record(run, stage, "accuracy_raw", tracks, "test", started)[PROTOCOLS[0]]
+
+
+def evaluate_unseen(run: Run, stage: str) -> Results | None:
+    """The videos never trained on; record kind `accuracy_unseen`. None where the data has no such videos."""
+    if not has_unseen(run):
+        return None
+    started = time.time()
+    tracks = track_part(run, open_engine(run, stage), "unseen")
+    return _record(run, stage, "accuracy_unseen", tracks, "unseen", started)[PROTOCOLS[0]]
+
+
+def _record(
+    run: Run, stage: str, kind: str, tracks: dict[str, Tracks], part: str, started: float
+) -> dict[str, Results]:
+    gt = read_ground_truth(run, part)
+    results = {protocol: evaluate(gt, tracks, protocol) for protocol in PROTOCOLS}
+    metrics: dict[str, float] = {}
+    for protocol, found in results.items():
+        metrics |= flatten(found, protocol)
+    run.add_record(stage, kind, metrics, started=started)
+    return results
+
+
+def open_engine(run: Run, stage: str) -> Engine:
+    """The graphs of a stage. Raises UserError if the stage has not been run."""
+    if stage == "fixed_point":
+        from motrlab.deploy.runtime import load_artifact
+
+        runtime = load_artifact(run.artifact, num_threads=num_cpus())
+        return Engine(runtime.graphs, runtime.preprocess, 1)
+    if stage not in EVALUATED:
+        raise UserError(f"unknown stage {stage!r}: evaluate one of {', '.join(EVALUATED)}")
+    import torch
+
+    from motrlab.stages.models import load_graphs
+
+    model = run.config.model
+
+    def to_tensor(image: Any) -> torch.Tensor:
+        return torch.from_numpy(preprocess(image, model.height, model.width))[None]
+
+    num_streams = max(1, _STREAM_PIXELS // (model.height * model.width))
+    return Engine(load_graphs(run, stage), to_tensor, num_streams)
+
+
+def num_cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def track_part(run: Run, engine: Engine, part: str, tracker: TrackerConfig | None = None) -> dict[str, Tracks]:
+    """Tracks of every sequence of `test` or `unseen`."""
+    store = open_store(run, part)
+    names = [info.name for info in sorted(store.sequences, key=lambda info: info.num_frames)]
+    tracks: dict[str, Tracks] = {}
+    with _inference():
+        for first in range(0, len(names), engine.num_streams):
+            group = names[first : first + engine.num_streams]
+            tracks.update(_track_group(run, engine, store, group, tracker or run.config.tracker))
+    return {info.name: tracks[info.name] for info in store.sequences}
+
+
+def _track_group(
+    run: Run, engine: Engine, store: FrameStore, names: list[str], tracker: TrackerConfig
+) -> dict[str, Tracks]:
+    """Several videos in lock-step."""
+    videos = [read_frames(store, name) for name in names]
+    rows: list[list[np.ndarray]] = [[] for _ in names]
+    streams = track_streams(engine.graphs, videos, engine.preprocess, run.config.model, tracker)
+    for frame, written in enumerate(streams, 1):
+        for row, boxes in zip(rows, written, strict=True):
+            if boxes is not None:
+                number = np.full(len(boxes.track_id), frame)
+                row.append(np.column_stack((number, boxes.track_id, boxes.cxcywh, boxes.score)))
+    return {name: Tracks.from_rows(np.concatenate(row)) for name, row in zip(names, rows, strict=True)}
+
+
+def read_frames(store: FrameStore, name: str, first: int = 1, last: int | None = None) -> Iterator[Any]:
+    """BGR images of frames `first` to `last` (default: to the end) of a sequence."""
+    for frame in range(first, (last or store.info(name).num_frames) + 1):
+        yield store.image(name, frame)
+
+
+def _inference() -> contextlib.AbstractContextManager[Any]:
+    """No gradients, where torch is in play at all."""
+    torch = sys.modules.get("torch")
+    return torch.no_grad() if torch is not None else contextlib.nullcontext()

@@ -1,0 +1,68 @@
+"""Stage `data`: raw sequences → packed halves, and the baseline on their detections."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from motrlab.data.motchallenge import Annotations, read_annotations, read_detections, read_sequence_info
+from motrlab.data.prepare import prepare
+from motrlab.data.store import FrameStore
+from motrlab.data.street import generate_street, is_unseen
+from motrlab.evaluation.bytetrack import track_detections
+from motrlab.evaluation.metrics import evaluate, flatten
+from motrlab.evaluation.protocols import PROTOCOLS
+from motrlab.evaluation.tracks import Tracks, write_tracks
+from motrlab.run import Run
+
+PARTS = ("train", "test", "unseen")
+
+
+def prepare_data(run: Run, *, num_workers: int = 2) -> dict[str, Any]:
+    """Generate the embedded videos (or take `data_root`), validate, split, pack, link; record kind `data`."""
+    started = time.time()
+    config = run.config
+    if config.data_root:
+        source, unseen = Path(config.data_root), None
+    else:
+        source, unseen = run.data / "street", is_unseen
+        generate_street(config.street, source, num_workers=num_workers)
+    summary = prepare(source, run.data, config.sequences, num_workers=num_workers, unseen=unseen)
+    run.assets.mkdir(parents=True, exist_ok=True)
+    return run.add_record("data", "data", summary.metrics(), started=started, data_hash=summary.data_hash)
+
+
+def open_store(run: Run, part: str = "test") -> FrameStore:
+    """The packed frames of `train`, `test` or `unseen`. Raises UserError if they are missing."""
+    assert part in PARTS, part
+    return FrameStore(run.data / f"{part}_lmdb")
+
+
+def has_unseen(run: Run) -> bool:
+    return (run.data / "unseen_lmdb").is_dir()
+
+
+def read_ground_truth(run: Run, part: str = "test") -> dict[str, Annotations]:
+    """Annotations of `test_gt` or `unseen_gt`, by sequence."""
+    folders = sorted(path.parent.parent for path in (run.data / f"{part}_gt").glob("*/gt/gt.txt"))
+    return {f.name: read_annotations(f / "gt" / "gt.txt", read_sequence_info(f)) for f in folders}
+
+
+def evaluate_baseline(run: Run) -> dict[str, Any]:
+    """ByteTrack-style association of the `det.txt` boxes of the test halves; record kind `baseline`."""
+    started = time.time()
+    gt = read_ground_truth(run)
+    folder = run.tracks("baseline")
+    shutil.rmtree(folder, ignore_errors=True)
+    pred: dict[str, Tracks] = {}
+    for name in gt:
+        file = run.data / "test_gt" / name / "det" / "det.txt"
+        if file.is_file():
+            pred[name] = track_detections(read_detections(file))
+            write_tracks(folder / f"{name}.txt", pred[name])
+    metrics: dict[str, float] = {}
+    for protocol in PROTOCOLS:
+        metrics |= flatten(evaluate(gt, pred, protocol), protocol)
+    return run.add_record("data", "baseline", metrics, started=started)

@@ -1,0 +1,37 @@
+"""Models of a run's stages, from their checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from motrlab.model.motr import Motr, MotrGraphs
+from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.run import Run
+from motrlab.tracking.step import Graphs
+from motrlab.training.checkpoint import load_model
+
+MODEL_FILE = "model.safetensors"
+
+
+def checkpoint_file(run: Run, stage: str) -> Path:
+    """`checkpoints/STAGE/model.safetensors`."""
+    return run.checkpoints(stage) / MODEL_FILE
+
+
+def load_float(run: Run) -> Motr:
+    """The trained float model, in eval mode. Raises UserError if there is none."""
+    return load_model(checkpoint_file(run, "float"), run.config)
+
+
+def load_quantized(run: Run, stage: str) -> QuantizedMotr:
+    """The fake-quantised model of `calibration` or `qat`. Raises UserError if there is none."""
+    return QuantizedMotr.load(run.config.model, checkpoint_file(run, stage))
+
+
+def load_graphs(run: Run, stage: str) -> Graphs:
+    """Graphs of `float`, `calibration` or `qat`, ready for evaluation."""
+    if stage == "float":
+        return MotrGraphs(load_float(run))
+    quantized = load_quantized(run, stage)
+    quantized.mode("evaluate")
+    return quantized.graphs

@@ -1,0 +1,54 @@
+"""Stages `calibration` and `qat`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from motrlab.data.preprocess import preprocess
+from motrlab.model.motr import folded_copy
+from motrlab.quantization.calibration import calibrate as calibrate_ranges
+from motrlab.quantization.qat import train_qat as fit_qat
+from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.run import Run
+from motrlab.stages.accuracy import read_frames
+from motrlab.stages.data import open_store
+from motrlab.stages.models import checkpoint_file, load_float, load_quantized
+from motrlab.stages.training import record_training
+
+
+def calibrate(run: Run, *, num_frames: int = 0) -> dict[str, Any]:
+    """Fold, prepare, and let observers watch the closed loop over the train halves; record kind `calibration`.
+
+    `num_frames` 0 means the preset's.
+    """
+    started = time.time()
+    settings = run.config.calibration
+    config = replace(run.config, calibration=replace(settings, num_frames=num_frames or settings.num_frames))
+    store, model = open_store(run, "train"), config.model
+    names = [info.name for info in store.sequences][: config.calibration.num_sequences]
+    share = -(-config.calibration.num_frames // len(names))
+    videos = [list(read_frames(store, n, 1, min(share, store.info(n).num_frames))) for n in names]
+    quantized = QuantizedMotr(folded_copy(load_float(run)))
+    inputs = (
+        [torch.from_numpy(preprocess(np.asarray(image), model.height, model.width))[None] for image in video]
+        for video in videos
+    )
+    result = calibrate_ranges(quantized, inputs, config)
+    quantized.save(checkpoint_file(run, "calibration"))
+    return run.add_record("calibration", "calibration", result.metrics(), started=started, config=config)
+
+
+def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
+    """Train on from the calibrated state; record kind `training`. `steps` and `lr` 0 mean the preset's."""
+    started = time.time()
+    qat = replace(run.config.qat, steps=steps or run.config.qat.steps, lr=lr or run.config.qat.lr)
+    config = replace(run.config, qat=qat)
+    quantized = load_quantized(run, "calibration")
+    result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"))
+    quantized.save(checkpoint_file(run, "qat"))
+    return record_training(run, "qat", result, started, config)
