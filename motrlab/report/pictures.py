@@ -20,9 +20,8 @@ from motrlab.report.tables import (
     last,
     medians,
     overall,
-    read_csv_columns,
 )
-from motrlab.viz.curves import accuracy_bars, figure_png, latency_bars, loss_curves
+from motrlab.viz.curves import accuracy_bars, figure_png, latency_bars, loss_curves, read_columns
 
 # Bytes for all pictures of frames together: a third more as base64, and charts and text beside them, stay below 2 MB.
 FRAME_BUDGET = 1_000_000
@@ -83,7 +82,7 @@ def loss_pictures(records: Sequence[Record], run_folder: Path) -> tuple[list[Pic
             if not path.is_file():
                 missing.append(f"loss curve of {STAGE_NAMES[stage]} ({name} is gone)")
                 continue
-            picture = _loss_picture(stage, read_csv_columns(path))
+            picture = _loss_picture(stage, read_columns(path))
             pictures += [picture] if picture else []
     return pictures, missing
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 Record = Mapping[str, Any]
@@ -289,16 +287,3 @@ def training_table(records: Sequence[Record]) -> Table | None:
         return None
     rows.append(Row("duration, s", [Cell(f"{r['duration_s']:.0f}") for r in found.values()]))
     return Table([STAGE_NAMES[s] for s in found], [("", rows)])
-
-
-def read_csv_columns(path: Path) -> dict[str, list[float]]:
-    """Numeric columns of a CSV file with a header; empty cells are NaN, columns that are not numeric left out."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    columns: dict[str, list[float]] = {}
-    for name in rows[0] if rows else ():
-        try:
-            columns[name] = [float(row[name]) if row[name] else float("nan") for row in rows]
-        except (TypeError, ValueError):
-            continue
-    return columns

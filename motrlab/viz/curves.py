@@ -6,9 +6,11 @@ which people with any common colour blindness can tell apart; lines differ in da
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -142,3 +144,16 @@ def histogram(values: ArrayLike, *, label: str, bins: int | Sequence[float] = 20
     if title:
         ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
     return figure
+
+
+def read_columns(path: Path) -> dict[str, list[float]]:
+    """Numeric columns of a CSV file with a header; empty cells are NaN, columns that are not numeric are left out."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    columns: dict[str, list[float]] = {}
+    for name in rows[0] if rows else ():
+        try:
+            columns[name] = [float(row[name]) if row[name] else float("nan") for row in rows]
+        except (TypeError, ValueError):
+            continue
+    return columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,12 +40,21 @@ def new_run(home: Path) -> Callable[..., Run]:
     return Run.open
 
 
-@pytest.fixture
-def full_run(new_run: Callable[..., Run]) -> Run:
-    """A run of every stage."""
-    run = new_run("demo", "street")
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of every stage, made once: to be read only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOTRLAB_HOME", str(tmp_path_factory.mktemp("filled")))
+        run = Run.open("demo", "street")
     fill(run)
     return run
+
+
+@pytest.fixture
+def full_run(home: Path, filled: Run) -> Run:
+    """A run of every stage, for the test to change."""
+    shutil.copytree(filled.path, home / "runs" / filled.name)
+    return Run.open(filled.name)
 
 
 def fill(run: Run) -> None:

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from motrlab.report import tables
+from motrlab.report.tables import Cell, Record
+
+
+def record(stage: str, kind: str, **metrics: Any) -> Record:
+    return {"stage": stage, "kind": kind, "metrics": {k.replace("__", "."): v for k, v in metrics.items()}}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (True, "yes"),
+        (12, "12"),
+        (1234567, "1\u202f234\u202f567"),
+        (1440.0, "1\u202f440"),
+        (0.123456, "0.1235"),
+        (-0.5, "−0.5"),
+        (12345.67, "12\u202f345.7"),
+        (float("nan"), "nan"),
+        (None, ""),
+        ("cpu", "cpu"),
+    ],
+)
+def test_plain(value: Any, expected: str) -> None:
+    assert tables.plain(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "reference", "expected"),
+    [
+        (0.81, 0.80, ("+1.00", "better")),
+        (0.7958, 0.80, ("−0.42", "worse")),
+        (0.800001, 0.80, ("±0.00", "even")),
+    ],
+)
+def test_delta_points(value: float, reference: float, expected: tuple[str, str]) -> None:
+    assert tables.delta_points(value, reference) == expected
+
+
+def test_last_record_counts() -> None:
+    records = [record("float", "accuracy", a=1), record("qat", "accuracy", a=2), record("float", "accuracy", a=3)]
+    found = tables.last(records, "float", "accuracy")
+    assert found is records[2]
+    assert tables.last(records, "perf", "latency") is None
+
+
+def test_keys_of_overall_and_of_sequences_with_dots() -> None:
+    found = record("float", "accuracy", hat__mota=0.1, motchallenge__mota=0.5)
+    found["metrics"]["motchallenge.MOT17-02.v1.mota"] = 0.25
+    found["metrics"]["motchallenge.note"] = "text"
+    assert tables.overall(found, "motchallenge") == {"mota": 0.5}
+    assert tables.sequences(found, "motchallenge") == {"MOT17-02.v1": {"mota": 0.25}}
+    assert tables.sequences(found, "hat") == {}
+
+
+def test_accuracy_table_compares_with_float_of_the_same_block() -> None:
+    records = [
+        record("float", "accuracy", hat__mota=0.8, hat__fp=12),
+        record("fixed_point", "accuracy", hat__mota=0.79),
+        record("fixed_point", "accuracy_raw", hat__mota=0.7),  # no float row here: no delta
+        record("data", "baseline", hat__mota=0.6),
+    ]
+    table = tables.accuracy_table(records, "hat")
+    assert table is not None
+    by_group = {heading: [(row.label, row.cells[0]) for row in rows] for heading, rows in table.groups}
+    assert by_group == {
+        "Test halves, as configured": [
+            ("Float", Cell("80.00")),
+            ("Fixed-point", Cell("79.00", "−1.00", "worse")),
+            ("ByteTrack", Cell("60.00")),
+        ],
+        "Test halves, without duplicate suppression": [("Fixed-point", Cell("70.00"))],
+    }
+    assert table.delta_columns == {0}
+    assert table.rows[0].cells[table.columns.index("FP")].text == "12"
+    assert table.rows[1].cells[table.columns.index("FP")].text == "–"
+    assert tables.accuracy_table(records, "motchallenge") is None
+
+
+def test_sequence_table_of_one_stage_has_no_deltas() -> None:
+    only = record("float", "accuracy", hat__A__mota=0.5, hat__A__idsw=3, hat__mota=0.5)
+    table = tables.sequence_table([only], "hat")
+    assert table is not None
+    assert table.columns == ["Float", "Float", "Float", "IDSW", "boxes"]
+    assert table.spans == [("MOTA", 1), ("IDF1", 1), ("HOTA", 1), ("Float", 2)]
+    assert [cell.text for cell in table.rows[0].cells] == ["50.00", "–", "–", "3", "–"]
+    assert table.delta_columns == set()
+    assert tables.sequence_table([], "hat") is None
+
+
+def test_latency_tables() -> None:
+    metrics = {"base.fp32.p50_ms": 2.0, "base.fp32.p95_ms": 3.0, "step.total.p50_ms": 5.123, "fps": 190.0}
+    found = dict(tables.latency_tables(metrics))
+    assert list(found) == ["Base graph", "Frame step"]
+    assert found["Base graph"].columns == ["median, ms", "p95, ms"]
+    assert found["Frame step"].rows[0].cells == [Cell("5.12")]
+    assert tables.medians(metrics, "base") == {"fp32": 2.0}
+
+
+def test_graph_table_shows_shares_as_percent() -> None:
+    metrics = {"base.integer_macs_share": 0.981, "base.num_nodes": 41, "qim.integer_macs_share": 1.0}
+    table = tables.graph_table(metrics, share=True)
+    assert table is not None
+    assert table.columns == ["integer multiply-accumulates", "num nodes"]
+    assert [[c.text for c in row.cells] for row in table.rows] == [["98.1 %", "41"], ["100.0 %", "–"]]
+    assert tables.graph_table({}) is None
+
+
+def test_plain_tables_part_dotted_and_undotted_names() -> None:
+    dotted, single = tables.plain_tables({"train.frames": 3, "test.frames": 4, "test.boxes": 5, "num_videos": 2})
+    assert dotted.columns == ["frames", "boxes"]
+    assert [(row.label, [c.text for c in row.cells]) for row in dotted.rows] == [
+        ("train", ["3", ""]),
+        ("test", ["4", "5"]),
+    ]
+    assert [(row.label, row.cells[0].text) for row in single.rows] == [("num videos", "2")]
+    assert tables.plain_tables({}) == []

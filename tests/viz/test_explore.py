@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from motrlab.data.motchallenge import Annotations, SequenceInfo
+from motrlab.data.store import SequenceSource, write_store
+from motrlab.errors import UserError
+from motrlab.evaluation.tracks import Tracks, write_tracks
+from motrlab.run import Run
+from motrlab.viz.explore import LossExplorer, TrackExplorer
+
+FRAMES = {"walk": 5, "square": 3}
+
+
+def source(folder: Path, name: str, num_frames: int) -> SequenceSource:
+    files = []
+    for frame in range(1, num_frames + 1):
+        file = folder / f"{name}_{frame}.jpg"
+        cv2.imwrite(str(file), np.full((54, 96, 3), 60, np.uint8))
+        files.append(file)
+    frame = np.arange(1, num_frames + 1)
+    ones = np.ones(num_frames, np.int64)
+    ltwh = np.stack((10.0 + frame, 0 * frame + 10, 0 * frame + 8, 0 * frame + 24), -1)
+    annotations = Annotations(frame, ones, ltwh, ones, ones, ones.astype(float), True)
+    info = SequenceInfo(name=name, num_frames=num_frames, width=96, height=54, frame_rate=15)
+    return SequenceSource(info=info, files=tuple(files), annotations=annotations)
+
+
+@pytest.fixture
+def run(home: Path) -> Run:
+    run = Run.open("demo", "smoke")
+    run.data.mkdir()
+    sources = [source(home, name, count) for name, count in FRAMES.items()]
+    write_store(run.data / "test_lmdb", sources)
+    for name, count in FRAMES.items():
+        rows = [(frame, 7, 11.0 + frame, 10, 8, 24, 0.9) for frame in range(2, count + 1)]
+        write_tracks(run.tracks("float") / f"{name}.txt", Tracks.from_rows(rows))
+    return run
+
+
+def decoded(png: bytes) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return np.asarray(image)
+
+
+def test_track_explorer_draws_each_frame(run: Run) -> None:
+    explorer = TrackExplorer(run, "float")
+    assert explorer.sequence == "walk"
+    pictures = {explorer.png(frame) for frame in range(1, 6)}
+    assert len(pictures) == 5
+    assert decoded(explorer.png(1)).shape[1] == 800
+    assert not np.array_equal(explorer.image(1), explorer.image(2))
+
+
+@pytest.mark.parametrize("frame", [0, 6])
+def test_frames_outside_the_sequence(run: Run, frame: int) -> None:
+    with pytest.raises(UserError, match="walk has frames 1 to 5"):
+        TrackExplorer(run, "float").png(frame)
+
+
+def test_missing_tracks_name_the_command(run: Run) -> None:
+    with pytest.raises(UserError, match="evaluate --run demo --stage qat"):
+        TrackExplorer(run, "qat")
+    with pytest.raises(UserError, match="no tracks of 'gone'; there are walk, square"):
+        TrackExplorer(run, "float", "gone")
+
+
+def test_track_widget_follows_its_controls(run: Run) -> None:
+    explorer = TrackExplorer(run, "float", "walk")
+    controls, picture = explorer.widget().children
+    chosen, _, slider = controls.children
+    assert picture.value == explorer.png(1)
+    slider.value = 5
+    assert picture.value == explorer.png(5)
+    chosen.value = "square"
+    assert explorer.sequence == "square"
+    assert slider.max == slider.value == 3
+    assert picture.value == explorer.png(3)
+
+
+COLUMNS = {"step": [0.0, 1, 2, 3], "loss": [4.0, 3, 2, 1], "l1": [1.0, 1, 1, 0], "lr": [1e-3] * 4}
+
+
+def test_loss_explorer() -> None:
+    explorer = LossExplorer(COLUMNS)
+    assert explorer.terms == ["loss", "l1"]
+    assert explorer.png() == explorer.png(["loss", "l1"])
+    assert len({explorer.png(), explorer.png(["l1"]), explorer.png(window=3), explorer.png(log=True)}) == 4
+    with pytest.raises(UserError, match="no loss term 'giou'; there are loss, l1"):
+        explorer.png(["giou"])
+    with pytest.raises(UserError, match="needs step"):
+        LossExplorer({"loss": [1.0]})
+
+
+def test_loss_widget_follows_its_controls() -> None:
+    explorer = LossExplorer(COLUMNS)
+    controls, picture = explorer.widget().children
+    terms, box = controls.children
+    terms.value = ["l1"]
+    assert picture.value == explorer.png(["l1"])
+    box.children[1].value = True
+    assert picture.value == explorer.png(["l1"], log=True)
+
+
+def test_loss_explorer_of_a_run(run: Run) -> None:
+    with pytest.raises(UserError, match="no losses of stage 'float'"):
+        LossExplorer.of_run(run)
+    run.assets.mkdir()
+    (run.assets / "float_loss.csv").write_text("step,loss\n0,3\n1,2\n")
+    assert LossExplorer.of_run(run).terms == ["loss"]

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from motrlab.errors import UserError
+from motrlab.viz.overlay import (
+    FrameTracks,
+    TrailHistory,
+    contact_sheet,
+    draw_frame,
+    image_png,
+    track_colour,
+    tracks_of_frame,
+    trails_until,
+    write_image,
+    write_video,
+)
+
+
+class Rows:
+    """Two people over three frames; id 9 is away in frame 2."""
+
+    frame = np.array([1, 1, 2, 3, 3])
+    track_id = np.array([4, 9, 4, 4, 9])
+    ltwh = np.array([[10, 20, 8, 30], [60, 20, 8, 30], [12, 20, 8, 30], [14, 20, 8, 30], [66, 20, 8, 30]], float)
+
+
+def grey(height: int = 90, width: int = 160) -> np.ndarray:
+    return np.full((height, width, 3), 100, np.uint8)
+
+
+def tracks(*rows: tuple[int, float, float, float, float]) -> FrameTracks:
+    table = np.array(rows, float).reshape(-1, 5)
+    return FrameTracks(table[:, 0].astype(int), table[:, 1:])
+
+
+def test_track_colours_are_stable_and_apart() -> None:
+    colours = [track_colour(i) for i in range(40)]
+    assert colours == [track_colour(i) for i in range(40)]
+    assert len(set(colours)) == 40
+    neighbours = np.abs(np.diff(np.array(colours), axis=0)).sum(1)
+    assert neighbours.min() > 100
+    assert all(0 <= value <= 255 for colour in colours for value in colour)
+
+
+def test_frame_rows_and_trails() -> None:
+    assert tracks_of_frame(Rows(), 2).track_id.tolist() == [4]
+    assert tracks_of_frame(Rows(), 7).ltwh.shape == (0, 4)
+    trails = trails_until(Rows(), 3)
+    np.testing.assert_array_equal(trails[4], [[14, 50], [16, 50], [18, 50]])
+    np.testing.assert_array_equal(trails[9], [[64, 50], [70, 50]])
+    assert trails_until(Rows(), 3, length=1)[4].tolist() == [[18, 50]]
+
+
+def test_trail_history_equals_random_access() -> None:
+    history = TrailHistory(length=2)
+    for frame in (1, 2, 3):
+        streamed = history.update(tracks_of_frame(Rows(), frame))
+        expected = trails_until(Rows(), frame, length=2)
+        assert streamed.keys() == expected.keys()
+        for track_id, points in expected.items():
+            np.testing.assert_array_equal(streamed[track_id], points)
+
+
+def test_box_has_the_colour_of_its_id_and_the_input_stays() -> None:
+    image = grey()
+    drawn = draw_frame(image, tracks((5, 40, 30, 20, 40)), min_width_px=0)
+    np.testing.assert_array_equal(image, grey())
+    assert drawn.shape == image.shape
+    assert tuple(drawn[50, 40]) == track_colour(5)  # left edge
+    assert tuple(drawn[50, 50]) == (100, 100, 100)  # inside
+    assert tuple(drawn[5, 150]) == (100, 100, 100)  # far away
+
+
+@pytest.mark.parametrize(
+    ("width", "minimum", "expected"),
+    [(160, 640, 640), (500, 640, 1000), (640, 640, 640), (960, 640, 960), (160, 0, 160)],
+)
+def test_small_frames_are_enlarged_by_a_whole_factor(width: int, minimum: int, expected: int) -> None:
+    drawn = draw_frame(grey(90, width), tracks((1, 10, 10, 20, 40)), min_width_px=minimum)
+    assert drawn.shape == (90 * expected // width, expected, 3)
+
+
+@pytest.mark.parametrize(
+    "box", [(-50, -50, 20, 20), (150, 80, 40, 40), (0, 0, 160, 90), (10, 10, 0, 0), (5000, 5000, 9, 9)]
+)
+def test_boxes_may_leave_the_image(box: tuple[float, float, float, float]) -> None:
+    drawn = draw_frame(grey(), tracks((123, *box)), min_width_px=0)
+    assert (drawn != 100).any()  # at least the label is inside
+
+
+def test_no_tracks_change_nothing() -> None:
+    np.testing.assert_array_equal(draw_frame(grey(), tracks(), {}, min_width_px=0), grey())
+
+
+def test_trails_fade() -> None:
+    points = np.stack((np.arange(10.0, 150, 10), np.full(14, 60.0)), -1)
+    drawn = draw_frame(grey(), tracks(), {3: points}, min_width_px=0)
+    strength = np.abs(drawn.astype(int) - 100).sum(-1)
+    assert 0 < strength[60, 15] < strength[60, 75] < strength[60, 135]
+
+
+def test_gt_is_drawn_white() -> None:
+    drawn = draw_frame(grey(), tracks(), gt=np.array([[40.0, 30, 20, 40]]), min_width_px=0)
+    assert drawn[50, 40].min() > 230
+
+
+def test_contact_sheet() -> None:
+    sheet = contact_sheet([grey(), grey(), grey(45, 80)], 2, gap_px=6)
+    assert sheet.shape == (2 * 90 + 6, 2 * 160 + 6, 3)
+    assert tuple(sheet[100, 20]) == (100, 100, 100)  # the small one, enlarged, in the second row
+    assert tuple(sheet[100, 300]) == (32, 32, 32)  # the empty place
+    assert contact_sheet([grey()], 5).shape == grey().shape
+    with pytest.raises(UserError, match="at least one image"):
+        contact_sheet([], 2)
+
+
+def test_png_and_files_round_trip(tmp_path: Path) -> None:
+    image = draw_frame(grey(), tracks((5, 40, 30, 20, 40)))
+    decoded = cv2.imdecode(np.frombuffer(image_png(image), np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decoded, image)
+    write_image(tmp_path / "deep" / "a.png", image)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "deep" / "a.png")), image)
+    with pytest.raises(UserError, match=r"a\.nothing: .*use \.png"):
+        write_image(tmp_path / "a.nothing", image)
+    assert [p.name for p in tmp_path.iterdir()] == ["deep"]
+
+
+def test_video_can_be_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "tracks.mp4"
+    frames = (np.full((48, 64, 3), 20 * i, np.uint8) for i in range(7))
+    assert write_video(path, frames, fps=15) == 7
+    video = cv2.VideoCapture(str(path))
+    levels = []
+    while (read := video.read())[0]:
+        levels.append(float(read[1].mean()))
+    assert len(levels) == 7
+    assert levels == sorted(levels)
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(15)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "fps", "message"),
+    [
+        ([], 15, "no frames to write"),
+        ([(48, 64), (48, 66)], 15, r"frame 2 is \(66, 48\), the first \(64, 48\)"),
+        ([(48, 64)], 0, "must be positive"),
+    ],
+)
+def test_bad_video_leaves_no_file(tmp_path: Path, shapes: list[tuple[int, int]], fps: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        write_video(tmp_path / "x.mp4", (np.zeros((*s, 3), np.uint8) for s in shapes), fps)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_video_without_encoder_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x\.notavideo: OpenCV has no mp4v encoder"):
+        write_video(tmp_path / "x.notavideo", iter([grey()]), 15)
