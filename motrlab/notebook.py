@@ -11,6 +11,7 @@ import ast
 import types
 import typing
 from collections.abc import Iterable, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from motrlab.errors import UserError
@@ -21,6 +22,9 @@ _INJECTED = "# Parameters"  # papermill's first line in the cell it injects
 
 def begin(namespace: MutableMapping[str, Any]) -> Run:
     """Check the parameters in a notebook's `globals()` and open the run they name.
+
+    The parameters `data_root` and `sequences` (names with commas between), where a notebook has them, choose the data
+    of a new run.
 
     An int given for a float parameter becomes one in `namespace`. Raises UserError on an unknown parameter, a value
     of another type, or a run that does not fit `preset`.
@@ -33,7 +37,12 @@ def begin(namespace: MutableMapping[str, Any]) -> Run:
         if name in namespace:
             namespace[name] = _checked(name, namespace[name], annotation)
     run = namespace["run"]
-    return Run.open(run.name if isinstance(run, Run) else run, namespace["preset"])
+    source: dict[str, Any] = {}
+    if namespace.get("data_root"):
+        source["data_root"] = str(Path(namespace["data_root"]).expanduser().resolve())
+    if namespace.get("sequences"):
+        source["sequences"] = tuple(name.strip() for name in namespace["sequences"].split(","))
+    return Run.open(run.name if isinstance(run, Run) else run, namespace["preset"], **source)
 
 
 def check_parameters(known: Iterable[str], given: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from motrlab.data.motchallenge import Annotations, read_annotations, read_detect
 from motrlab.data.prepare import prepare
 from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street, is_unseen
+from motrlab.data.summary import DataSummary
 from motrlab.evaluation.bytetrack import track_detections
 from motrlab.evaluation.metrics import evaluate, flatten
 from motrlab.evaluation.protocols import PROTOCOLS
@@ -20,7 +21,7 @@ from motrlab.run import Run
 PARTS = ("train", "test", "unseen")
 
 
-def prepare_data(run: Run, *, num_workers: int = 2) -> dict[str, Any]:
+def prepare_data(run: Run, *, num_workers: int = 2) -> DataSummary:
     """Generate the embedded videos (or take `data_root`), validate, split, pack, link; record kind `data`."""
     started = time.time()
     config = run.config
@@ -31,7 +32,8 @@ def prepare_data(run: Run, *, num_workers: int = 2) -> dict[str, Any]:
         generate_street(config.street, source, num_workers=num_workers)
     summary = prepare(source, run.data, config.sequences, num_workers=num_workers, unseen=unseen)
     run.assets.mkdir(parents=True, exist_ok=True)
-    return run.add_record("data", "data", summary.metrics(), started=started, data_hash=summary.data_hash)
+    run.add_record("data", "data", summary.metrics(), started=started, data_hash=summary.data_hash)
+    return summary
 
 
 def open_store(run: Run, part: str = "test") -> FrameStore:

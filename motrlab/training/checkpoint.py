@@ -1,7 +1,7 @@
 """Checkpoints: safetensors with their facts in the header. Nothing is pickled.
 
-One file holds the weights (`model.…`), the optimiser's moments (`optimizer.INDEX.NAME`) and a JSON text (step, config
-hash); it is moved into place in one go, so that a kill leaves the file before or the file after.
+One file holds the weights (`model.…`), the optimiser's moments (`optimizer.INDEX.NAME`) and a JSON text (step, identity
+of the training); it is moved into place in one go, so that a kill leaves the file before or the file after.
 """
 
 from __future__ import annotations
@@ -62,19 +62,22 @@ def load_model(path: Path, config: Config) -> Motr:
     return model.eval()
 
 
-def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, config_hash: str) -> None:
+def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, identity: str) -> None:
     """All that a training needs to go on after `step` updates."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
-    save_tensors(path, tensors, {"step": step, "config_hash": config_hash})
+    save_tensors(path, tensors, {"step": step, "identity": identity})
 
 
-def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config_hash: str) -> int:
-    """Restore model and optimiser in place; the number of updates done. UserError if the config has changed."""
+def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> int:
+    """Restore model and optimiser in place; the number of updates done.
+
+    Raises UserError if the file is of a training with another identity (config, data, start).
+    """
     tensors, facts = load_tensors(path)
-    if facts.get("config_hash") != config_hash:
+    if facts.get("identity") != identity:
         raise UserError(f"{path}: left by a training with other settings; delete it to start anew, or restore them")
     model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     moments: dict[int, dict[str, Tensor]] = {}

@@ -6,6 +6,7 @@ Every step draws its randomness from (seed, step), so a resumed training sees wh
 from __future__ import annotations
 
 import csv
+import hashlib
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -69,8 +70,7 @@ def train_float(
 ) -> tuple[Motr, FitResult]:
     """Train from scratch, or from `start`, on the clips of `store`.
 
-    `folder` gets `model.safetensors` at the end, `training.safetensors` on the way (a rerun goes on from it), and
-    `loss.csv`. The model comes back in eval mode.
+    `folder` gets `model.safetensors` at the end, and on the way what `fit` writes. The model comes back in eval mode.
     """
     model = start or build_motr(config.model, config.seed)
     train = config.train
@@ -102,14 +102,21 @@ def fit(
     prepare_mode: Callable[[], None],
     before_step: Callable[[int], None] | None = None,
     validate: Callable[[Any, int], None] | None = None,
+    origin: str = "",
 ) -> FitResult:
-    """Minimise `loss_function` over the clips of `store` for `config.train.steps` updates, resuming if it can."""
+    """Minimise `loss_function` over the clips of `store` for `config.train.steps` updates.
+
+    `folder` gets `training-IDENTITY.safetensors` and `loss-IDENTITY.csv` every `checkpoint_every` steps. It is
+    made from config, data and `origin` (whatever else the start depends on), so that a rerun goes on from its own
+    checkpoint, and one with other settings starts anew without losing the first.
+    """
     train = config.train
     accelerator = make_accelerator(train.bf16)
     optimizer = torch.optim.AdamW(parameter_groups(model, train), betas=(0.9, train.beta2))
-    checkpoint, curve = folder / "training.safetensors", folder / "loss.csv"
+    identity = hashlib.sha256(f"{config.hash} {store.data_hash} {origin}".encode()).hexdigest()[:12]
+    checkpoint, curve = folder / f"training-{identity}.safetensors", folder / f"loss-{identity}.csv"
     folder.mkdir(parents=True, exist_ok=True)
-    done = load_training(checkpoint, model, optimizer, config.hash) if checkpoint.is_file() else 0
+    done = load_training(checkpoint, model, optimizer, identity) if checkpoint.is_file() else 0
     rows = _kept_rows(curve, done)
     model.to(accelerator.device)
     loader: Iterable[ClipBatch] = make_loader(store, config, start_step=done)
@@ -132,7 +139,7 @@ def fit(
         last = step + 1 == train.steps
         if last or (step + 1) % train.checkpoint_every == 0:
             _write_rows(curve, rows)
-            save_training(checkpoint, model, optimizer, step + 1, config.hash)
+            save_training(checkpoint, model, optimizer, step + 1, identity)
         if validate is not None and train.validate_every and (step + 1) % train.validate_every == 0 and not last:
             validate(model, step + 1)
     bar.close()
