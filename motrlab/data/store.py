@@ -193,10 +193,15 @@ def write_store(
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(path, sum(_stored_bytes(f.stat().st_size) for s in sources for f in s.files))
         with temporary_folder(path) as folder:
-            data_hash = _write(folder, sources, source_hash, num_workers, progress)
+            try:
+                data_hash = _write(folder, sources, source_hash, num_workers, progress)
+            except lmdb.Error as error:
+                if shutil.disk_usage(folder).free < _COMMIT_BYTES:  # LMDB calls a short write an input/output error
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+                raise
             replace_folder(folder, path)
     except (OSError, lmdb.Error) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        full = getattr(error, "errno", None) == errno.ENOSPC
         reason = getattr(error, "strerror", None) or str(error)
         what = f"disk full ({reason}); free some space and run again" if full else f"cannot be written ({reason})"
         raise UserError(f"{path}: {what}") from error

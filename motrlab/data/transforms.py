@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_xyxy
 from motrlab.config import ModelConfig
-from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET, resize_image
+from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET, resize_image, stack_inputs
 
 _GREY = (128, 128, 128)  # outside the picture; the network's zero
 _REFERENCE_HEIGHT = 800  # the pixel sizes of the reference's augmentation belong to this network height
@@ -29,7 +29,7 @@ class ClipSample:
     """A clip of T frames on its way through the transforms.
 
     `images`: T BGR pictures `uint8 [H, W, 3]` of one size. Per frame: `boxes float32 [n, 4]`, cxcywh in fractions of
-    the picture, not clipped to it; `ids int64 [n]`; `visibility float32 [n]`, 0 to 1. `tensor float32 [T, 3, h, w]`
+    the picture, not clipped to it; `ids int64 [n]`; `visibility float32 [n]`, 0 to 1. `tensor [T, 3, h, w]`
     is empty until `SeqToTensor`.
     """
 
@@ -201,45 +201,51 @@ class SeqColourJitter:
 
 
 class SeqToTensor:
-    """Pictures → `tensor float32 [T, 3, H, W]`, BGR from 0 to 255."""
+    """Pictures → `tensor uint8 [T, 3, H, W]`, BGR."""
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
         height, width = sample.images[0].shape[:2]
         planes = np.empty((len(sample.images), 3, height, width), np.uint8)
         for image, target in zip(sample.images, planes, strict=True):
             cv2.split(np.ascontiguousarray(image), list(target))
-        return replace(sample, tensor=torch.from_numpy(planes).float())
+        return replace(sample, tensor=torch.from_numpy(planes))
 
 
 class SeqBgrToYuv444:
-    """`tensor` from BGR to YUV 4:4:4, BT.601 full range, 0 to 255."""
+    """`tensor` from BGR to YUV 4:4:4, BT.601 full range, `float32` from 0 to 255, not rounded."""
 
     def __init__(self) -> None:
         self.matrix = torch.from_numpy(BGR_TO_YUV)
         self.offset = torch.from_numpy(YUV_OFFSET)[:, None]
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
-        yuv = self.matrix @ sample.tensor.flatten(2) + self.offset
-        return replace(sample, tensor=yuv.view_as(sample.tensor))
+        yuv = torch.empty(sample.tensor.shape)
+        for source, target in zip(sample.tensor.flatten(2), yuv.flatten(2), strict=True):
+            torch.addmm(self.offset, self.matrix, source.float(), out=target)
+        return replace(sample, tensor=yuv)
 
 
 class SeqNormalize:
-    """`(x - mean) / std`."""
+    """`(x - mean) / std`, in place where `tensor` is float already: a clip at 800×1422 is tens of megabytes."""
 
     def __init__(self, mean: float = 128.0, std: float = 128.0) -> None:
         self.mean, self.std = mean, std
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
-        return replace(sample, tensor=(sample.tensor - self.mean) / self.std)
+        return replace(sample, tensor=sample.tensor.float().sub_(self.mean).div_(self.std))
 
 
-def _network_input() -> list[Transform]:
-    return [SeqToTensor(), SeqBgrToYuv444(), SeqNormalize()]
+class SeqNetworkInput:
+    """`SeqToTensor`, `SeqBgrToYuv444` and `SeqNormalize` in one pass, by the code that the deployed runtime runs."""
+
+    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        height, width = sample.images[0].shape[:2]
+        return replace(sample, tensor=torch.from_numpy(stack_inputs(sample.images, height, width)))
 
 
 def street_transforms(model: ModelConfig) -> Transform:
     """Flip, zoom, shift, colour: the set of `augmentation="street"`."""
-    return Compose([SeqRandomAffine(model.height, model.width), SeqColourJitter(), *_network_input()])
+    return Compose([SeqRandomAffine(model.height, model.width), SeqColourJitter(), SeqNetworkInput()])
 
 
 def reference_transforms(model: ModelConfig) -> Transform:
@@ -251,12 +257,12 @@ def reference_transforms(model: ModelConfig) -> Transform:
     resize = SeqResize([px(side) for side in range(608, 993, 32)], max_size=px(1536))
     crop = Compose([SeqResize([px(400), px(500), px(600)]), SeqRandomSizeCrop(px(384), px(600)), resize])
     fixed = SeqResize([(model.height, model.width)])
-    return Compose([SeqRandomFlip(), RandomSelectOne([resize, crop]), fixed, *_network_input()])
+    return Compose([SeqRandomFlip(), RandomSelectOne([resize, crop]), fixed, SeqNetworkInput()])
 
 
 def validation_transforms(model: ModelConfig) -> Transform:
     """No chance in it; gives what `motrlab.data.preprocess.preprocess` gives."""
-    return Compose([SeqResize([(model.height, model.width)]), *_network_input()])
+    return Compose([SeqResize([(model.height, model.width)]), SeqNetworkInput()])
 
 
 TRAINING_TRANSFORMS: dict[str, Callable[[ModelConfig], Transform]] = {

@@ -169,15 +169,21 @@ def test_a_disk_too_small_is_refused_before_writing(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_disk_that_fills_up_leaves_the_old_store(
-    path: Path, sources: list[SequenceSource], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("free", "message"),
+    [(1000, "disk full"), (10**12, r"cannot be written \(mdb_txn_commit")],
+    ids=["full", "not full"],
+)
+def test_a_disk_that_fails_leaves_the_old_store(
+    free: int, message: str, path: Path, sources: list[SequenceSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise lmdb.Error(f"mdb_txn_commit: {os.strerror(errno.ENOSPC)}")
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        raise lmdb.Error(f"mdb_txn_commit: {os.strerror(errno.EIO)}")  # seen on a full tmpfs
 
     old = FrameStore(path).data_hash
     monkeypatch.setattr("motrlab.data.store._put_all", fail)
-    with pytest.raises(UserError, match="disk full"):
+    with pytest.raises(UserError, match=message):
         write_store(path, sources[:1])
     assert FrameStore(path).data_hash == old
     assert [f.name for f in path.parent.iterdir() if f.name.startswith(".")] == []
