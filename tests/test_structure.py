@@ -20,7 +20,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 50
 
 
 def table_rooms() -> dict[str, int]:
-    """`config` → 0, `data` → 1, ..., `pipeline` → the last: the table's rooms, files of the top folder, their heights."""
+    """`config` → 0, `data` → 1, ..., `pipeline` → the last: rooms and files of the top folder."""
     ranks: dict[str, int] = {}
     height, is_folder = -1, False
     rows = re.findall(r"^\| ([^|]*)\| ([^|]*)\|", PAGE.partition("## Data types")[0], re.M)
