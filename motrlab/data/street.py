@@ -31,10 +31,11 @@ from tqdm import tqdm
 
 from motrlab.config import StreetConfig
 from motrlab.data.street_render import Renderer, Silhouette
-from motrlab.data.street_scene import Scene, build_scene
+from motrlab.data.street_scene import build_scene
+from motrlab.data.street_world import Scene
 from motrlab.errors import UserError
 
-VERSION = 2  # of the generator: raised whenever the same config gives other bytes
+VERSION = 3  # of the generator: raised whenever the same config gives other bytes
 DISTRACTOR_CLASS = 8
 JPEG_QUALITY = 90
 _MARKER = "street.json"

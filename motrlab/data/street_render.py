@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motrlab.data.street_scene import Person, Prop, Scene
 from motrlab.data.street_sprites import Image, Sprite, draw_background, person_sprite, prop_sprite
+from motrlab.data.street_world import Person, Prop, Scene
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,19 @@ class Renderer:
 
     def silhouettes(self, frame: int) -> list[Silhouette]:
         """Boxes and exact mask counts of 0-based `frame`, without drawing it."""
+        return self._compose(frame, None)[1]
+
+    def label_map(self, frame: int) -> tuple[Image, list[Silhouette]]:
+        """`silhouettes(frame)`, and the map they are counted on: `uint8 [H, W]`, n for the nth from afar."""
         return self._compose(frame, None)
 
     def render(self, frame: int) -> tuple[Image, list[Silhouette]]:
         """The picture of 0-based `frame` as BGR `uint8 [H, W, 3]`, and `silhouettes(frame)`."""
         image = self._view(frame)
-        found = self._compose(frame, image)
+        _, found = self._compose(frame, image)
         return self._expose(image, frame), found
 
-    def _compose(self, frame: int, image: Image | None) -> list[Silhouette]:
+    def _compose(self, frame: int, image: Image | None) -> tuple[Image, list[Silhouette]]:
         """Paint from far to near onto `image` (if any) and a map of labels that the masks are counted on."""
         height, width = self.scene.config.height, self.scene.config.width
         labels = np.zeros((height, width), dtype=np.uint8)
@@ -71,7 +75,7 @@ class Renderer:
                 track_id = thing.track_id if isinstance(thing, Person) else self._statue_id(thing)
                 found.append((track_id, isinstance(thing, Prop), box, int(mask.sum()), inside))
         visible = np.bincount(labels.ravel(), minlength=len(found) + 1)
-        return [Silhouette(*f, int(visible[i + 1])) for i, f in enumerate(found) if f[4] > 0]
+        return labels, [Silhouette(*f, int(visible[i + 1])) for i, f in enumerate(found) if f[4] > 0]
 
     def _actors(self, frame: int) -> list[tuple[tuple[float, float], Person | Prop, int]]:
         """Everything in the world at `frame` with its foot point in the image, far to near."""

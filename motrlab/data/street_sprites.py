@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motrlab.data.street_scene import AWAY, LEFT, NUM_PHASES, TOWARDS, Colour, Look, Prop, Scene
+from motrlab.data.street_world import AWAY, LEFT, NUM_PHASES, TOWARDS, Colour, Look, Prop, Scene
 
 Image = NDArray[np.uint8]
 Point = tuple[float, float]

@@ -1,0 +1,92 @@
+"""What a synthetic street consists of: people with their looks and trajectories, props, the scene.
+
+World coordinates are pixels of a panorama; the image is the window at `Scene.camera`. The ground is a plane seen
+from above eye level: the y of a foot point gives a person's size, and who stands lower in the picture is nearer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motrlab.config import StreetConfig
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Colour = tuple[int, int, int]  # BGR
+
+NUM_PHASES = 12  # pictures of one gait cycle; phase NUM_PHASES is standing
+RIGHT, LEFT, TOWARDS, AWAY = range(4)  # views of a person
+
+# In pixels of an image REFERENCE_HEIGHT high; scaled by height / REFERENCE_HEIGHT, the unit.
+REFERENCE_HEIGHT = 270.0
+FOOT_MIN, FOOT_MAX = 112.0, 264.0
+_HORIZON = 30.0
+_GROWTH = 0.56  # body height per pixel below the horizon: 46 px far away, 131 px in front
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a person wears; two people with equal looks are look-alikes."""
+
+    shirt: Colour
+    trousers: Colour
+    hair: Colour
+    skin: Colour
+    stripe: Colour | None
+    bag: Colour | None
+    shorts: bool
+    long_hair: bool
+
+
+UNDRESSED = Look((0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), None, None, False, False)
+
+
+@dataclass(frozen=True)
+class Person:
+    """One trajectory, one row per frame from `start` (0-based) on: foot point, height, view and gait phase."""
+
+    track_id: int
+    look: Look
+    start: int
+    foot: Floats  # [n, 2] world px
+    height: Floats  # [n] px, standing
+    view: Ints  # [n]
+    phase: Ints  # [n] 0..NUM_PHASES
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.height)
+
+
+@dataclass(frozen=True)
+class Prop:
+    """A thing that stands still: `pole`, `column`, `planter` occlude; `statue` is the distractor class."""
+
+    kind: str
+    foot: tuple[float, float]  # world px, bottom centre
+    width: float
+    height: float
+    colour: Colour
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything a renderer needs. `camera [num_frames, 2]` is the image's left top corner in the world."""
+
+    name: str
+    config: StreetConfig
+    seed: tuple[int, ...]
+    people: tuple[Person, ...]
+    props: tuple[Prop, ...]
+    camera: Floats
+    panorama: tuple[int, int]  # width and height of the world, px
+    gain: Floats  # [num_frames] brightness factor
+    noise: float  # standard deviation, grey levels
+
+
+def body_height(foot_y: float | Floats, unit: float) -> float | Floats:
+    """Height in pixels of a person of mean stature whose foot point is at `foot_y`."""
+    return _GROWTH * (foot_y - _HORIZON * unit)
