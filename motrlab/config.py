@@ -158,7 +158,8 @@ class TrainConfig:
     giou_weight: float = 2.0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
-    min_visibility: float = 0.0  # people less visible are no target for detect slots and a negative for their track
+    min_visibility: float = 0.0  # people less visible are no target for detect slots...
+    track_min_visibility: float = 0.0  # ...and, below this one, a negative for their track
     # Tracks while training
     keep_iou: float = 0.5  # a track below it is not carried on
     drop_probability: float = 0.1
@@ -166,6 +167,7 @@ class TrainConfig:
     false_positive_ratio: float = 0.3  # detect slots that overlap a track inserted as tracks without an object
     clone_probability: float = 0.0  # shifted copies of tracks, labelled background
     reference_jitter: float = 0.0  # noise on track references, in units of the box size
+    swap_probability: float = 0.0  # share of tracks whose reference is exchanged with a close neighbour's
     augmentation: str = "reference"  # reference | street
     checkpoint_every: int = 200
     validate_every: int = 0  # steps; 0: only at the end
@@ -176,7 +178,13 @@ class TrainConfig:
         _check(self.schedule in ("step", "one_cycle", "constant"), f"train: unknown schedule {self.schedule!r}")
         _check(self.augmentation in ("reference", "street"), f"train: unknown augmentation {self.augmentation!r}")
         _check(self.lr > 0, f"train: lr must be positive, not {self.lr}")
-        for name in ("drop_probability", "false_positive_ratio", "clone_probability", "reverse_probability"):
+        for name in (
+            "drop_probability",
+            "false_positive_ratio",
+            "clone_probability",
+            "reverse_probability",
+            "swap_probability",
+        ):
             _check(0 <= getattr(self, name) <= 1, f"train: {name} must be a fraction from 0 to 1")
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motrlab.config import ModelConfig
-from motrlab.model.attention import MASKED, OverlapBias, TokenLinear
+from motrlab.model.attention import MASKED, OverlapBias, PointwiseConv, TokenLinear
 from motrlab.model.efficientnet import EfficientNet
 from motrlab.model.transformer import DecoderLayer, EncoderLayer, cell_centres, sine_code
 
@@ -32,8 +32,8 @@ class BoxHead(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.hidden1 = nn.Conv2d(channels, channels, 1)
-        self.hidden2 = nn.Conv2d(channels, channels, 1)
+        self.hidden1 = PointwiseConv(channels, channels)
+        self.hidden2 = PointwiseConv(channels, channels)
         self.out = TokenLinear(channels, 4)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -74,7 +74,7 @@ class BaseGraph(nn.Module):
         self.config = config
         channels, heads = config.d_model, config.num_heads
         self.backbone = EfficientNet(config)
-        self.input_projection = nn.Conv2d(self.backbone.out_channels, channels, 1)
+        self.input_projection = PointwiseConv(self.backbone.out_channels, channels)
         rows = math.ceil(config.height / self.backbone.stride)
         columns = math.ceil(config.width / self.backbone.stride)
         cells = cell_centres(rows, columns)
@@ -86,7 +86,7 @@ class BaseGraph(nn.Module):
         )
         self.detect = DetectQueries(config)
         self.position = nn.Sequential(
-            nn.Conv2d(2 * channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1)
+            PointwiseConv(2 * channels, channels), nn.ReLU(), PointwiseConv(channels, channels)
         )  # fmt: skip
         self.decoder = nn.ModuleList(
             DecoderLayer(channels, heads, config.decoder_points, config.ffn_channels)

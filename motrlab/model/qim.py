@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motrlab.config import ModelConfig
-from motrlab.model.attention import MASKED, Attention, ChannelNorm, FeedForward
+from motrlab.model.attention import MASKED, Attention, ChannelNorm, FeedForward, PointwiseConv
 
 
 class QueryInteraction(nn.Module):
@@ -23,8 +23,8 @@ class QueryInteraction(nn.Module):
         self.norm1 = ChannelNorm(channels)
         self.ffn = FeedForward(channels, config.ffn_channels)
         self.norm2 = ChannelNorm(channels)
-        self.branch1 = nn.Conv2d(channels, config.ffn_channels, 1)
-        self.branch2 = nn.Conv2d(config.ffn_channels, channels, 1)
+        self.branch1 = PointwiseConv(channels, config.ffn_channels)
+        self.branch2 = PointwiseConv(config.ffn_channels, channels)
         self.norm3 = ChannelNorm(channels)
 
     def forward(self, embedding: Tensor, query: Tensor, mask: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from motrlab.training.matcher import HungarianMatcher
 Float = NDArray[np.floating]
 Int = NDArray[np.int64]
 NO_OBJECT = -1  # a live track slot that follows nobody: a false positive
+_CLOSE = 2.0  # centres nearer than so many box sizes: a pair that could be mixed up
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class FrameMatch:
     """What one frame is supervised with.
 
     `valid` `[B, N]`: slots that exist (all detect slots, live track slots). For each layer, `clip` `[k]`, `slot` `[k]`
-    and `box` `[k, 4]` of the positive slots. `num_objects`: visible objects and tracks whose object disappeared.
+    and `box` `[k, 4]` of the positive slots. `num_objects`: newborns and tracks, also those whose object disappeared.
     """
 
     valid: NDArray[np.bool_]
@@ -96,7 +97,7 @@ class ClipAssignment:
         num_detect = self.model.num_detect
         visible = frame.visibility >= self.config.min_visibility
         tracked = self.live[b, :, None] & (self.object_id[b, :, None] == frame.ids[None])  # [T, n]
-        track, track_object = np.nonzero(tracked & visible)
+        track, track_object = np.nonzero(tracked & (frame.visibility >= self.config.track_min_visibility))
         newborn = np.nonzero(visible & ~tracked.any(0))[0]
         matches = []
         for score, box in zip(scores, boxes, strict=True):
@@ -110,10 +111,9 @@ class ClipAssignment:
         clip = tuple(np.concatenate([np.full(len(m[i][0]), b) for b, m in enumerate(matches)]) for i in layers)
         slot = tuple(np.concatenate([m[i][0] for m in matches]) for i in layers)
         box = tuple(np.concatenate([o.boxes[m[i][1]] for o, m in zip(objects, matches, strict=True)]) for i in layers)
-        visible = sum(int((o.visibility >= self.config.min_visibility).sum()) for o in objects)
-        followed = self.live & (self.object_id != NO_OBJECT)
-        kept = sum(int((m[-1][0] >= self.model.num_detect).sum()) for m in matches)
-        return FrameMatch(valid, clip, slot, box, visible + int(followed.sum()) - kept)
+        followed = int((self.live & (self.object_id != NO_OBJECT)).sum())
+        newborn = sum(int((m[-1][0] < self.model.num_detect).sum()) for m in matches)
+        return FrameMatch(valid, clip, slot, box, followed + newborn)
 
     def _carry_on(self, b: int, frame: FrameObjects, match: tuple[Int, Int], boxes: Float) -> tuple[Int, Int, Float]:
         """Sources, object ids and reference shifts of the next frame's tracks of clip `b`, at most T of them."""
@@ -130,14 +130,34 @@ class ClipAssignment:
         source, ids = source[stays], ids[stays]
         false_positives = self._false_positives(source, np.setdiff1d(np.arange(self.model.num_detect), slots), boxes)
         clones = source[self.rng.random(len(source)) < self.config.clone_probability]
-        shift = self.rng.normal(0, self.config.reference_jitter, (len(source) + len(false_positives), 4))
+        jitter = self.rng.normal(0, self.config.reference_jitter, (len(source) + len(false_positives), 4))
         clone_shift = np.zeros((len(clones), 4))
         clone_shift[:, :2] = self.rng.uniform(0.3, 1.0, (len(clones), 2)) * self.rng.choice((-1, 1), (len(clones), 2))
-        source = np.concatenate((source, false_positives, clones))[: self.model.num_track]
-        shift = np.concatenate((shift, clone_shift))[: self.model.num_track]
-        nobody = np.full(len(false_positives) + len(clones), NO_OBJECT)
-        size = boxes[source][:, [2, 3, 2, 3]]
-        return source, np.concatenate((ids, nobody))[: self.model.num_track], shift * size
+        swaps = self._swaps(boxes[source])
+        source = np.concatenate((source, false_positives, clones))
+        shift = np.concatenate((jitter, clone_shift)) * boxes[source][:, [2, 3, 2, 3]]
+        shift[: len(swaps)] += swaps
+        ids = np.concatenate((ids, np.full(len(source) - len(ids), NO_OBJECT)))
+        room = self.model.num_track
+        return source[:room], ids[:room], shift[:room]
+
+    def _swaps(self, boxes: Float) -> Float:
+        """Reference shifts `[n, 4]` that exchange the places of some close pairs among tracks with `boxes` `[n, 4]`.
+
+        Their queries stay where they are, so who is who must be told by looks (cf. MOTIP, arXiv 2403.16848, section 3.4).
+        """
+        shift = np.zeros_like(boxes)
+        picked = np.nonzero(self.rng.random(len(boxes)) < self.config.swap_probability)[0]
+        if len(boxes) < 2:
+            return shift
+        for i in picked:
+            distance = np.abs(boxes[:, :2] - boxes[i, :2]) / boxes[i, 2:]
+            far = distance.max(1)
+            far[i] = np.inf
+            j = int(far.argmin())
+            if far[j] < _CLOSE and not shift[[i, j]].any():
+                shift[i], shift[j] = boxes[j] - boxes[i], boxes[i] - boxes[j]
+        return shift
 
     def _false_positives(self, source: Int, unmatched: Int, boxes: Float) -> Int:
         """For a share of the tracks, the unmatched detect slot that overlaps it most becomes a track of nobody."""

@@ -112,7 +112,7 @@ def fit(
     """
     train = config.train
     accelerator = make_accelerator(train.bf16)
-    optimizer = torch.optim.AdamW(parameter_groups(model, train), betas=(0.9, train.beta2))
+    optimizer = torch.optim.AdamW(parameter_groups(model, train), betas=(0.9, train.beta2), fused=True)
     identity = hashlib.sha256(f"{config.hash} {store.data_hash} {origin}".encode()).hexdigest()[:12]
     checkpoint, curve = folder / f"training-{identity}.safetensors", folder / f"loss-{identity}.csv"
     folder.mkdir(parents=True, exist_ok=True)
