@@ -66,7 +66,7 @@ def _context(run: Run, numbers_only: bool) -> dict[str, Any]:
         "training": tables.training_table(records),
         "latency": tables.latency_tables(latency["metrics"]) if latency else [],
         "latency_picture": pictures.latency_picture(latency),
-        "fps": number(latency["metrics"].get("fps")) if latency else None,
+        "throughput": tables.throughput_table(latency["metrics"]) if latency else None,
         "integer": tables.graph_table(integer["metrics"], share=True) if integer else None,
         "calops": tables.graph_table(calops["metrics"]) if calops else None,
         "frames": frames,

@@ -141,12 +141,12 @@ def frame_pictures(
         if image is None:
             missing.append(f"overlay {name} (gone or unreadable)")
             continue
-        title = Path(name).stem.removeprefix("overlay").strip("_- ").replace("_", " ")
+        title = Path(name).stem.removeprefix("overlay").removeprefix(record["stage"]).strip("_- ") or name
         pictures.append(
             Picture(
                 _shrunk(np.asarray(image, np.uint8), budget // len(shown)),
                 f"Frames with boxes, ids and trails of the {STAGE_NAMES[record['stage']].lower()} tracker: {title}.",
-                f"{title}: each person keeps one colour and one id; the line is the path of the last frames.",
+                f"{title}: colour and number are the track's id, the line is the way of its feet over the last frames.",
             )
         )
     return pictures, missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -197,23 +198,59 @@ def sequence_table(records: Sequence[Record], protocol: str) -> Table | None:
     return Table([*(list(results) * len(COMPARED)), "IDSW", "boxes"], [("", rows)], corner="Sequence", spans=spans)
 
 
-def latency_tables(metrics: Mapping[str, Any]) -> list[tuple[str, Table]]:
-    """`A.B.stat` keys → a table for each A (`base`, `qim`, `step`, ...), a row for each B, a column for each stat."""
-    trees: dict[str, dict[str, dict[str, Any]]] = {}
+_THREADS = re.compile(r"(?:threads_(\d+)\.)?(.+)")
+
+
+def _by_threads(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Thread count → metrics: names without `threads_N.` before them are of `num_threads`."""
+    first = plain(metrics.get("num_threads"))
+    found: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():
-        parts = key.split(".")
-        if len(parts) == 3 and number(value) is not None:
-            trees.setdefault(parts[0], {}).setdefault(parts[1], {})[parts[2]] = value
+        match = _THREADS.fullmatch(key)
+        if match and number(value) is not None:
+            found.setdefault(match[1] or first, {})[match[2]] = float(value)
+    return found
+
+
+def _threads_note(threads: str) -> str:
+    return f"{threads} thread{'s' * (threads != '1')}" if threads else ""
+
+
+def latency_tables(metrics: Mapping[str, Any]) -> list[tuple[str, Table]]:
+    """`A.B.stat` keys → a table for each A (`base`, `qim`, `step`), a row per B and thread count, a column per stat."""
+    trees: dict[str, dict[tuple[str, str], dict[str, float]]] = {}
+    for threads, found in _by_threads(metrics).items():
+        for key, value in found.items():
+            parts = key.split(".")
+            if len(parts) == 3:
+                trees.setdefault(parts[0], {}).setdefault((threads, parts[1]), {})[parts[2]] = value
     tables = []
     for head, by_row in trees.items():
         columns = list(dict.fromkeys(stat for stats in by_row.values() for stat in stats))
         rows = [
-            Row(name.replace("_", "-"), [Cell(_latency(stats.get(c))) for c in columns], emphasis=name == "total")
-            for name, stats in by_row.items()
+            Row(
+                name.replace("_", "-"),
+                [Cell(_latency(stats.get(c))) for c in columns],
+                note=_threads_note(threads),
+                emphasis=name == "total",
+            )
+            for (threads, name), stats in by_row.items()
         ]
-        heading = _GRAPHS.get(head, "Frame step" if head == "step" else head)
+        heading = _GRAPHS.get(head, "Frame step, closed loop" if head == "step" else head)
         tables.append((heading, Table([_unit_name(c) for c in columns], [("", rows)])))
     return tables
+
+
+def throughput_table(metrics: Mapping[str, Any]) -> Table | None:
+    """Frames a second and the gain over fp32, by thread count; None where neither was measured."""
+    names = {"fps": "frames a second", "speedup": "base graph, times fp32", "qim.speedup": "QIM, times fp32"}
+    rows, by_threads = [], _by_threads(metrics)
+    shown = [name for name in names if any(name in found for found in by_threads.values())]
+    for threads, found in by_threads.items():
+        if found.keys() & names.keys():
+            cells = [Cell(_latency(found.get(name))) for name in shown]
+            rows.append(Row(_threads_note(threads) or "as measured", cells))
+    return Table([names[name] for name in shown], [("", rows)]) if rows else None
 
 
 def _latency(value: Any) -> str:

@@ -158,10 +158,10 @@ def test_numbers_only_holds_no_picture_of_frames(full_run: Run) -> None:
 
 def test_lost_assets_are_named(full_run: Run) -> None:
     (full_run.assets / "float_loss.csv").unlink()
-    (full_run.assets / "overlay_street-01.png").write_bytes(b"no picture")
+    (full_run.assets / "fixed_point_street-01.png").write_bytes(b"no picture")
     page = Page(report_html(full_run))
     assert "loss curve of Float (assets/float_loss.csv is gone)" in page.text
-    assert "overlay assets/overlay_street-01.png (gone or unreadable)" in page.text
+    assert "overlay assets/fixed_point_street-01.png (gone or unreadable)" in page.text
     assert len(page.all("img")) == 4
 
 

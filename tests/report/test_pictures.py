@@ -42,7 +42,7 @@ def test_more_frames_than_fit_are_named(new_run: Callable[..., Run]) -> None:
 def test_overlays_of_the_latest_stage_are_shown(new_run: Callable[..., Run]) -> None:
     run = new_run("demo")
     for stage in ("fixed_point", "float"):
-        asset = write_noise(run.assets / f"overlay_{stage}.jpg", 24, 32)
+        asset = write_noise(run.assets / f"{stage}_MOT17-02.jpg", 24, 32)
         run.add_record(stage, "overlay", {}, started=0.0, assets=[asset])
     pictures, _ = frame_pictures(run.records(), run.path)
-    assert [p.alt for p in pictures] == ["Frames with boxes, ids and trails of the fixed-point tracker: fixed point."]
+    assert [p.alt for p in pictures] == ["Frames with boxes, ids and trails of the fixed-point tracker: MOT17-02."]

@@ -94,13 +94,34 @@ def test_sequence_table_of_one_stage_has_no_deltas() -> None:
     assert tables.sequence_table([], "hat") is None
 
 
+LATENCY = {
+    "num_threads": 1, "base.fp32.p50_ms": 2.0, "base.fp32.p90_ms": 3.0, "step.total.p50_ms": 5.123, "fps": 190.0,
+    "speedup": 1.7, "threads_2.base.fp32.p50_ms": 1.25, "threads_2.fps": 300.0,
+}  # fmt: skip
+
+
 def test_latency_tables() -> None:
-    metrics = {"base.fp32.p50_ms": 2.0, "base.fp32.p95_ms": 3.0, "step.total.p50_ms": 5.123, "fps": 190.0}
-    found = dict(tables.latency_tables(metrics))
-    assert list(found) == ["Base graph", "Frame step"]
-    assert found["Base graph"].columns == ["median, ms", "p95, ms"]
-    assert found["Frame step"].rows[0].cells == [Cell("5.12")]
-    assert tables.medians(metrics, "base") == {"fp32": 2.0}
+    found = dict(tables.latency_tables(LATENCY))
+    assert list(found) == ["Base graph", "Frame step, closed loop"]
+    base = found["Base graph"]
+    assert base.columns == ["median, ms", "p90, ms"]
+    assert [(r.label, r.note, [c.text for c in r.cells]) for r in base.rows] == [
+        ("fp32", "1 thread", ["2.00", "3.00"]),
+        ("fp32", "2 threads", ["1.25", "–"]),
+    ]
+    assert found["Frame step, closed loop"].rows[0].cells == [Cell("5.12")]
+    assert tables.medians(LATENCY, "base") == {"fp32": 2.0}
+
+
+def test_throughput_table() -> None:
+    table = tables.throughput_table(LATENCY)
+    assert table is not None
+    assert table.columns == ["frames a second", "base graph, times fp32"]
+    assert [(r.label, [c.text for c in r.cells]) for r in table.rows] == [
+        ("1 thread", ["190.00", "1.70"]),
+        ("2 threads", ["300.00", "–"]),
+    ]
+    assert tables.throughput_table({"base.fp32.p50_ms": 2.0}) is None
 
 
 def test_graph_table_shows_shares_as_percent() -> None:
