@@ -31,7 +31,10 @@ class HungarianMatcher:
         """
         if len(scores) == 0 or len(gt_boxes) == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        slots, objects = linear_sum_assignment(self.cost(scores, boxes, gt_boxes))
+        # A network that has blown up is reported by its loss; the solver would only refuse what is not finite.
+        slots, objects = linear_sum_assignment(
+            np.nan_to_num(self.cost(scores, boxes, gt_boxes), posinf=1e9, neginf=-1e9)
+        )
         return slots.astype(np.int64), objects.astype(np.int64)
 
     def cost(self, scores: Float, boxes: Float, gt_boxes: Float) -> Float:

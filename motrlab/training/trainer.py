@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -25,6 +26,7 @@ from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.model.efficientnet import freeze_batch_norm
 from motrlab.model.motr import Motr, MotrGraphs, build_motr
+from motrlab.run import atomic_path
 from motrlab.training.assignment import FrameObjects
 from motrlab.training.checkpoint import load_training, save_model, save_training
 from motrlab.training.clip_loop import clip_loss
@@ -48,6 +50,7 @@ def cpu_has_bf16() -> bool:
 
 def make_accelerator(bf16: bool) -> Accelerator:
     """One process or many, whatever launched us; bf16 where the hardware has it."""
+    AcceleratorState._reset_state()  # or a process could not train again with another precision
     supported = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
     return Accelerator(mixed_precision="bf16" if bf16 and supported else "no")
 
@@ -127,7 +130,7 @@ def fit(
             before_step(step)
         set_lr(optimizer.param_groups, lr_factor(train, step))
         with accelerator.autocast():
-            loss = loss_function(batch.to(accelerator.device), np.random.default_rng((config.seed, step, 1)))
+            loss = loss_function(batch.to(accelerator.device), np.random.default_rng((config.seed, step, 0, 1)))
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss.total)
         norm = float(accelerator.clip_grad_norm_(model.parameters(), train.clip_norm))
@@ -162,7 +165,7 @@ def _kept_rows(curve: Path, done: int) -> list[dict[str, float]]:
 
 
 def _write_rows(curve: Path, rows: list[dict[str, float]]) -> None:
-    with curve.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_path(curve) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
