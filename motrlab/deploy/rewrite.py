@@ -1,0 +1,98 @@
+"""Exact rewrite of a portable QDQ file into the form whose products ONNX Runtime runs on integer kernels.
+
+Three rules, none of which changes a value (tests compare the outputs of both files):
+
+1. Signed int8 activations become uint8 with the zero point 128 higher: the same grid, and the kernels want uint8.
+2. A ReLU before a quantiser moves behind it as an integer Clip at the zero point, because rounding to a grid that
+   contains 0 is monotone. The product then has its quantiser at hand.
+3. A DequantizeLinear moves behind operators that only rearrange values, so that it stands directly before the
+   product.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from motrlab.deploy.onnx_edit import GraphEditor, attribute, is_per_tensor, replace_input
+from motrlab.deploy.simplify import VIEWS
+from motrlab.errors import UserError
+from motrlab.run import atomic_path
+
+_SHIFT = 128
+
+
+def rewrite_for_onnxruntime(source: Path, destination: Path) -> None:
+    """Rewrite one file. Raises UserError if `source` is missing or no ONNX model."""
+    if not source.is_file():
+        raise UserError(f"no ONNX file {source}: export the model first")
+    try:
+        model = onnx.load(source)
+    except Exception as error:
+        raise UserError(f"{source}: not an ONNX model ({type(error).__name__}); export it again") from error
+    model = rewrite(model)
+    onnx.checker.check_model(model, full_check=True)
+    with atomic_path(destination) as temporary:
+        onnx.save(model, temporary)
+
+
+def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The rewrite on a loaded model."""
+    editor = GraphEditor(model)
+    _make_activations_unsigned(editor)
+    _move_relu_behind_quantiser(editor)
+    while _move_dequantisers_behind_views(editor):
+        pass
+    return editor.finish()
+
+
+def _make_activations_unsigned(editor: GraphEditor) -> None:
+    for node in editor.nodes:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in editor.constants:
+            continue
+        assert is_per_tensor(editor, node), f"{node.name}: activations are quantised per tensor"
+        zero_point = editor.constants[node.input[2]] if len(node.input) > 2 else np.zeros((), np.uint8)
+        if zero_point.dtype != np.int8:
+            continue
+        shifted = np.array(int(zero_point) + _SHIFT, np.uint8)
+        node.input[2] = editor.add_constant(f"{node.output[0]}_zero_point", shifted)
+
+
+def _move_relu_behind_quantiser(editor: GraphEditor) -> None:
+    producers, consumers = editor.producers(), editor.consumers()
+    for node in list(editor.nodes):
+        relu = producers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if relu is None or relu.op_type != "Relu" or len(consumers[relu.output[0]]) > 1:
+            continue
+        output, unclipped = node.output[0], editor.free_name(f"{node.output[0]}_unclipped")
+        node.input[0], node.output[0] = relu.input[0], unclipped
+        editor.nodes.append(helper.make_node("Clip", [unclipped, node.input[2]], [output], f"{relu.name}_clip"))
+
+
+def _move_dequantisers_behind_views(editor: GraphEditor) -> bool:
+    """One sweep; whether anything moved."""
+    producers, consumers = editor.producers(), editor.consumers()
+    moved = False
+    for node in list(editor.nodes):
+        source = producers.get(node.input[0]) if node.input else None
+        if source is None or source.op_type != "DequantizeLinear" or not _only_rearranges(node):
+            continue
+        if source.input[0] in editor.constants or node.output[0] in editor.outputs:
+            continue
+        output, integers = node.output[0], editor.free_name(f"{node.output[0]}_integer")
+        floats = editor.free_name(f"{output}_float")
+        node.input[0], node.output[0] = source.input[0], integers
+        fresh = helper.make_node("DequantizeLinear", [integers, *source.input[1:]], [floats], f"{node.name}_dequantise")
+        replace_input(consumers.get(output, []), output, floats)
+        editor.nodes.append(fresh)
+        moved = True
+        producers[floats] = fresh
+    return moved
+
+
+def _only_rearranges(node: onnx.NodeProto) -> bool:
+    nearest = node.op_type == "Resize" and attribute(node, "mode") == b"nearest"
+    return node.op_type in VIEWS or nearest

@@ -1,0 +1,131 @@
+"""A model with quantisers in both graphs, its modes, and its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from motrlab.config import Config
+from motrlab.errors import UserError
+from motrlab.model.base import BaseOutput, decode_boxes
+from motrlab.model.motr import Motr, build_motr, folded_copy
+from motrlab.quantization.prepare import capture, fake_quantizers, prepare
+from motrlab.quantization.scheme import Scheme, default_scheme
+from motrlab.training.checkpoint import load_tensors, save_model
+
+MODES = {  # name → observers on, fake quantisation on
+    "float": (False, False),
+    "calibrate": (True, False),
+    "evaluate": (False, True),
+    "train": (True, True),
+    "train_frozen": (False, True),
+}
+
+
+class QuantizedMotr(nn.Module):
+    """Both graphs of a folded model, captured and prepared once; starts in mode `calibrate`.
+
+    Args:
+        model: folded, in eval mode; it is not changed, but the graphs share its parameters.
+        scheme: default `default_scheme()`.
+    """
+
+    def __init__(self, model: Motr, scheme: Scheme | None = None) -> None:
+        super().__init__()
+        self.config = model.config
+        self.scheme = scheme or default_scheme()
+        base, qim = capture(model)
+        self.base, base_decisions = prepare(base, "base", self.scheme)
+        self.qim, qim_decisions = prepare(qim, "qim", self.scheme)
+        self.decisions = [("base", *d) for d in base_decisions] + [("qim", *d) for d in qim_decisions]
+        self.current_mode = ""
+        self.mode("calibrate")
+
+    def train(self, mode: bool = True) -> QuantizedMotr:
+        """Nothing: exported graphs refuse it, and `mode` says what is meant."""
+        return self
+
+    def mode(self, name: str) -> None:
+        """Switch observers and fake quantisation: see `MODES`. Exported graphs refuse `.train()` and `.eval()`."""
+        observing, quantising = MODES[name]
+        for module in self.fake_quantizers():
+            module.set_mode(observing=observing, quantising=quantising, calibrating=name == "calibrate")
+        self.current_mode = name
+
+    def fake_quantizers(self) -> list[Any]:
+        """All quantiser modules, base graph first."""
+        return [*fake_quantizers(self.base), *fake_quantizers(self.qim)]
+
+    @property
+    def graphs(self) -> QuantizedGraphs:
+        """What the frame step takes."""
+        return QuantizedGraphs(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Parameters, scales and observer states; caches of the old state are dropped."""
+        result = super().load_state_dict(state_dict, strict, assign)
+        self.mode(self.current_mode)
+        return result
+
+    def save(self, path: Path, config: Config, **facts: Any) -> None:
+        """Write parameters, scales and observer states, with the config they belong to, as safetensors."""
+        save_model(path, self, config, **facts)
+
+    @staticmethod
+    def load(config: Config, path: Path, scheme: Scheme | None = None) -> QuantizedMotr:
+        """Capture a fresh model and load the file's state; in mode `evaluate`.
+
+        Raises UserError if the file is missing, or of another preset or scheme.
+        """
+        tensors, _ = load_tensors(path)
+        quantised = QuantizedMotr(folded_copy(build_motr(config.model)), scheme)
+        state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        try:
+            quantised.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{path}: written for another preset or scheme ({reason})") from error
+        quantised.mode("evaluate")
+        return quantised
+
+
+class QuantizedGraphs:
+    """The graphs in their current mode as the frame step wants them (`tracking.step.Graphs`).
+
+    Outside training, call under `torch.no_grad()`.
+    """
+
+    def __init__(self, quantised: QuantizedMotr) -> None:
+        self._quantised = quantised
+
+    @property
+    def detect_query(self) -> Tensor:
+        """The captured graph's own parameter, so that gradients through both uses add up."""
+        return self._quantised.base.get_parameter("detect.query")
+
+    def base(self, frame: Tensor, query: Tensor, mask: Tensor, reference: Tensor) -> BaseOutput:
+        output: BaseOutput = self._quantised.base(frame, query, mask, reference)
+        return output
+
+    def qim(self, embedding: Tensor, query: Tensor, mask: Tensor) -> Tensor:
+        out: Tensor = self._quantised.qim(embedding, query, mask)
+        return out
+
+    def decode(self, boxes: Tensor) -> Tensor:
+        return decode_boxes(boxes, self._quantised.config)
+
+
+def num_quantisers(quantised: QuantizedMotr) -> dict[str, int]:
+    """How many activations and weights are quantised."""
+    kinds = [type(m).__name__ for m in quantised.fake_quantizers()]
+    weights = kinds.count("PerChannelFakeQuantize")
+    return {"activations": len(kinds) - weights, "weights": weights}
+
+
+def no_grad_if_evaluating(quantised: QuantizedMotr) -> Any:
+    """A context for inference in the current mode."""
+    return torch.set_grad_enabled(quantised.current_mode.startswith("train"))
