@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from motrlab.config import smoke
+from motrlab.errors import UserError
+from motrlab.run import Run, atomic_path, hardware, package_versions, project_root, write_text
+
+
+def test_a_new_run_is_smoke_and_is_found_again(home: Path) -> None:
+    run = Run.open("first")
+    assert run.path == home / "runs" / "first"
+    assert run.config == smoke()
+    assert Run.open("first").config == run.config
+    assert Run.open("first", "smoke", create=False).config.hash == run.config.hash
+
+
+def test_where_things_are(home: Path) -> None:
+    """The paths of DESIGN.md's contracts."""
+    run = Run.open("r")
+    found = [run.data, run.checkpoints("qat"), run.tracks("float"), run.artifact, run.assets]
+    assert [p.relative_to(run.path).as_posix() for p in found] == [
+        "data", "checkpoints/qat", "tracks/float", "artifact", "assets",
+    ]  # fmt: skip
+    assert run.report == home / "reports" / "r"
+    assert (run.path / "config.json").is_file()
+
+
+def test_overrides_are_kept(home: Path) -> None:
+    run = Run.open("real", "street", data_root="/data/mot", sequences=("A", "B"))
+    assert run.config.preset == "street"
+    assert run.config.data_root == "/data/mot"
+    assert Run.open("real").config.sequences == ("A", "B")
+    assert Run.open("real", data_root="/data/mot", sequences=("A", "B")).config == run.config
+    assert Run.open("real", data_root=None, sequences=()).config == run.config  # not given
+
+
+MISMATCHES: dict[str, tuple[dict[str, Any], str]] = {
+    "preset": ({"preset": "mot17"}, "made with preset 'street', not 'mot17'"),
+    "data root": ({"data_root": "/other"}, "made with data_root='/data', not '/other'"),
+    "sequences": ({"sequences": ("B",)}, r"made with sequences=\['A'\], not \['B'\]"),
+}
+
+
+@pytest.mark.parametrize("name", MISMATCHES)
+def test_a_run_keeps_what_it_was_made_with(name: str, home: Path) -> None:
+    Run.open("real", "street", data_root="/data", sequences=("A",))
+    options, message = MISMATCHES[name]
+    with pytest.raises(UserError, match=message):
+        Run.open("real", **options)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "with space", "-p", "ü"])
+def test_bad_names(name: str, home: Path) -> None:
+    with pytest.raises(UserError, match="run name"):
+        Run.open(name)
+    assert list(home.iterdir()) == []
+
+
+def test_an_unknown_run_is_not_made_when_it_must_exist(home: Path) -> None:
+    with pytest.raises(UserError, match=r"no run 'absent'.*motrlab run --run absent"):
+        Run.open("absent", create=False)
+    assert list(home.iterdir()) == []
+
+
+def test_a_failed_start_leaves_no_run(home: Path) -> None:
+    with pytest.raises(UserError, match="unknown preset"):
+        Run.open("typo", "smokee")
+    assert not (home / "runs" / "typo").exists()
+
+
+def test_records(home: Path) -> None:
+    run = Run.open("r")
+    assert run.records() == []
+    assert run.last_record("float", "accuracy") is None
+    started = time.time() - 2
+    run.add_record("data", "data", {"num_frames": 3}, started=started, data_hash="abc")
+    run.add_record("float", "accuracy", {"hat.mota": 0.1}, started=started, assets=[run.assets / "a.png"])
+    run.add_record("float", "training", {"loss": 1.0}, started=started)
+    run.add_record("float", "accuracy", {"hat.mota": 0.2, "hat.motp": None}, started=started)
+    assert [r["kind"] for r in run.records()] == ["data", "accuracy", "training", "accuracy"]
+    assert len(run.records("float")) == 3
+    assert len(run.records("float", "accuracy")) == len(run.records(kind="accuracy")) == 2
+    last = run.last_record("float", "accuracy")
+    assert last is not None
+    assert last["metrics"] == {"hat.mota": 0.2, "hat.motp": None}
+    assert run.records("float", "accuracy")[0]["assets"] == ["assets/a.png"]
+
+
+def test_a_record_has_what_the_contract_lists(home: Path) -> None:
+    run = Run.open("r")
+    run.add_record("data", "data", {}, started=time.time(), data_hash="abc")
+    record = run.add_record("perf", "latency", {"fps": 3.5}, started=time.time() - 2)
+    assert set(record) == {
+        "schema", "run", "stage", "kind", "metrics", "assets", "config", "config_hash", "data_hash", "seed",
+        "git_commit", "git_dirty", "versions", "hardware", "started", "duration_s",
+    }  # fmt: skip
+    assert record["run"] == "r"
+    assert record["config_hash"] == run.config.hash
+    assert record["data_hash"] == "abc"  # of the data record
+    assert record["duration_s"] == pytest.approx(2, abs=1)
+    assert record == run.records()[-1]
+    lines = (run.path / "records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["data", "latency"]
+
+
+def test_a_record_never_holds_nan(home: Path) -> None:
+    run = Run.open("r")
+    with pytest.raises(ValueError, match="JSON"):
+        run.add_record("float", "accuracy", {"hat.mota": float("nan")}, started=time.time())
+    assert run.records() == []
+
+
+def test_a_broken_record_is_named_by_line(home: Path) -> None:
+    run = Run.open("r")
+    run.add_record("data", "data", {}, started=time.time())
+    with (run.path / "records.jsonl").open("a") as stream:
+        stream.write('{"schema": 1, "ru')
+    with pytest.raises(UserError, match=r"records\.jsonl:2: not JSON"):
+        run.records()
+
+
+def test_project_root_is_found_upwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MOTRLAB_HOME", raising=False)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks" / "deep").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "notebooks", tmp_path / "notebooks" / "deep"):
+        monkeypatch.chdir(folder)
+        assert project_root() == tmp_path.resolve()
+    monkeypatch.setenv("MOTRLAB_HOME", str(tmp_path / "notebooks"))
+    assert project_root() == (tmp_path / "notebooks").resolve()
+
+
+def test_atomic_path_replaces_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "file.txt"
+    with atomic_path(target) as temporary:
+        assert temporary.parent == target.parent
+        assert temporary.suffix == ".txt"
+        temporary.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+    assert [p.name for p in target.parent.iterdir()] == ["file.txt"]
+
+
+def test_atomic_path_on_failure_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    write_text(target, "old")
+
+    def fail_half_way() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("ne")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail_half_way()
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_provenance_is_filled_in() -> None:
+    assert {"python", "torch", "onnxruntime", "numpy"} <= set(package_versions())
+    assert hardware()["num_cpus"] >= 1

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from motrlab.config import TrackerConfig
+from motrlab.tracking.sequence import track_frames, track_streams
+from motrlab.tracking.tracker import TrackedBoxes
+
+RULES = TrackerConfig(birth_score=0.55, miss_score=0.5, reset_score=0.52, output_score=0.4, max_misses=2, min_area_px=1)
+
+
+def video(seed: int, num_frames: int = 12, height: int = 40, width: int = 60) -> list[Any]:
+    """Noise whose brightness jumps from frame to frame."""
+    random = np.random.default_rng(seed)
+    brightest = random.integers(20, 255, num_frames)
+    return [random.integers(0, high, (height, width, 3)).astype(np.uint8) for high in brightest]
+
+
+def shrink(image: Any) -> Any:
+    """Mean brightness of four rows and six columns, from -2 to 2."""
+    blocks = image[: image.shape[0] // 4 * 4, : image.shape[1] // 6 * 6].astype(np.float32)
+    cells = blocks.reshape(4, blocks.shape[0] // 4, 6, blocks.shape[1] // 6, 3).mean((1, 3))
+    return ((cells - 64) / 32).transpose(2, 0, 1)[None]
+
+
+def run(graphs: Any, images: Any, sizes: Any, preprocess: Any = shrink) -> list[TrackedBoxes]:
+    return list(track_frames(graphs, images, preprocess, sizes, RULES))
+
+
+def assert_same(a: list[Any], b: list[Any], tolerance: float = 1e-4) -> None:
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        assert one.track_id.tolist() == other.track_id.tolist()
+        np.testing.assert_allclose(one.cxcywh, other.cxcywh, atol=tolerance)
+
+
+def test_numpy_equals_torch(numpy_graphs: Any, torch_graphs: Any, sizes: Any) -> None:
+    images = video(1)
+    found = run(numpy_graphs, images, sizes)
+    assert len({i for f in found for i in f.track_id.tolist()}) > sizes.num_track  # births and deaths took place
+    assert_same(found, run(torch_graphs, images, sizes, lambda image: torch.from_numpy(shrink(image))))
+
+
+def test_one_result_a_frame_in_order(numpy_graphs: Any, sizes: Any) -> None:
+    images, used = video(1), []
+
+    def feed() -> Any:
+        for number, image in enumerate(images):
+            used.append(number)
+            yield image
+
+    for number, _ in enumerate(track_frames(numpy_graphs, feed(), shrink, sizes, RULES)):
+        assert used == list(range(number + 1))  # a result comes before the next frame is read
+    assert len(used) == len(images)
+    backwards = run(numpy_graphs, images[::-1], sizes)
+    forwards = run(numpy_graphs, images, sizes)
+    different = [a.track_id.tolist() != b.track_id.tolist() for a, b in zip(forwards, backwards[::-1], strict=True)]
+    assert any(different)
+
+
+def test_every_sequence_starts_afresh(numpy_graphs: Any, sizes: Any) -> None:
+    first = run(numpy_graphs, video(1), sizes)
+    run(numpy_graphs, video(2), sizes)
+    assert_same(run(numpy_graphs, video(1), sizes), first, tolerance=0)
+    assert min(i for f in first for i in f.track_id.tolist()) == 1
+
+
+def test_streams_in_parallel_equal_streams_alone(numpy_graphs: Any, sizes: Any) -> None:
+    videos = [video(1, 12), video(2, 5), video(3, 9, 80, 66), []]
+    together = list(track_streams(numpy_graphs, videos, shrink, sizes, RULES))
+    assert len(together) == 12
+    for stream, images in enumerate(videos):
+        found = [frame[stream] for frame in together]
+        assert all(boxes is None for boxes in found[len(images) :])
+        assert_same(found[: len(images)], run(numpy_graphs, images, sizes))
+
+
+@pytest.mark.parametrize("videos", [[], [[]], [[], []]], ids=["none", "one empty", "two empty"])
+def test_no_frames_at_all(videos: Any, numpy_graphs: Any, sizes: Any) -> None:
+    assert list(track_streams(numpy_graphs, videos, shrink, sizes, RULES)) == []
+
+
+def test_boxes_are_ltwh_pixels_of_each_image(numpy_graphs: Any, sizes: Any) -> None:
+    images = [video(1, 1)[0], video(1, 1)[0].repeat(2, 0).repeat(2, 1)]  # the same picture, the second twice as large
+    strict = replace(RULES, birth_score=0.0, output_score=0.0)
+    small, large = track_frames(numpy_graphs, images, shrink, sizes, strict)
+    one = track_frames(numpy_graphs, images[1:], shrink, sizes, strict)
+    np.testing.assert_allclose(next(one).cxcywh, small.cxcywh * 2, rtol=1e-5)
+    assert large.cxcywh.max() > 1.5 * small.cxcywh.max()
+
+
+def test_seconds_of_every_part(numpy_graphs: Any, sizes: Any) -> None:
+    seconds: dict[str, list[float]] = {}
+    list(track_frames(numpy_graphs, video(1, 5), shrink, sizes, RULES, seconds))
+    assert {name: len(values) for name, values in seconds.items()} == dict.fromkeys(
+        ("preprocess", "base", "tracker", "qim", "total"), 5
+    )
+    assert min(min(values) for values in seconds.values()) >= 0
+
+
+def test_no_torch_is_imported() -> None:
+    code = "import sys, motrlab.tracking.sequence, motrlab.boxes; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

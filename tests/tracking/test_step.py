@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from motrlab.tracking.step import TrackState, empty_state, frame_step, state_like, to_numpy
+from motrlab.tracking.tracker import EMPTY, Decision
+
+SOURCES = {  # per stream, for four track slots; detect slots are 0 to 7, track slots 8 to 11
+    "nobody": [[EMPTY] * 4] * 2,
+    "births": [[3, EMPTY, 0, EMPTY], [EMPTY, 7, EMPTY, EMPTY]],
+    "carried on": [[8, 9, 10, 11], [EMPTY, 9, EMPTY, 11]],
+    "both": [[2, 9, 5, EMPTY], [8, EMPTY, 1, 11]],
+}
+
+
+def decide(source: Any) -> Any:
+    return lambda output: Decision(np.array(source))
+
+
+def random_state(sizes: Any, batch: int = 2) -> TrackState:
+    random = np.random.default_rng(1)
+    empty = empty_state(batch, sizes.d_model, sizes.num_track, sizes.slot_columns)
+    mask = np.ones_like(empty.mask)
+    mask[:, ..., 1] = 0
+    return TrackState(*(random.normal(size=x.shape).astype(np.float32) for x in (empty.query,)), mask, empty.reference)
+
+
+def images(sizes: Any, batch: int = 2) -> Any:
+    random = np.random.default_rng(2)
+    return random.normal(size=(batch, 3, sizes.height, sizes.width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_numpy_equals_torch(name: str, numpy_graphs: Any, torch_graphs: Any, sizes: Any) -> None:
+    frame, state, source = images(sizes), random_state(sizes), SOURCES[name]
+    output, following = frame_step(numpy_graphs, frame, state, decide(source))
+    tensors = torch.from_numpy(frame)
+    theirs, theirs_following = frame_step(torch_graphs, tensors, state_like(state, tensors), decide(source))
+    for part in ("query", "mask", "reference"):
+        ours = getattr(following, part)
+        assert isinstance(ours, np.ndarray)
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(to_numpy(getattr(theirs_following, part)), ours, atol=1e-6)
+        assert ours.shape == getattr(state, part).shape
+    for one, other in zip(output.scores_and_boxes(), theirs.scores_and_boxes(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_empty_slots_are_zero(name: str, numpy_graphs: Any, sizes: Any) -> None:
+    _, state = frame_step(numpy_graphs, images(sizes), random_state(sizes), decide(SOURCES[name]))
+    live = np.array(SOURCES[name]) != EMPTY
+    np.testing.assert_array_equal(state.mask[:, 0, 0], live)
+    query, reference = (x.reshape(2, x.shape[1], -1).swapaxes(1, 2) for x in (state.query, state.reference))
+    assert (query[~live] == 0).all()
+    assert (query[live] != 0).any(1).all()
+    np.testing.assert_array_equal(reference[~live], np.full_like(reference[~live], 0.5))
+
+
+def test_a_slot_continues_from_its_source(numpy_graphs: Any, sizes: Any) -> None:
+    frame, state = images(sizes), random_state(sizes)
+    seen: list[Any] = []
+
+    def qim(embedding: Any, query: Any, mask: Any) -> Any:
+        seen.extend((embedding, query, mask))
+        return embedding
+
+    numpy_graphs.qim = qim
+    output, following = frame_step(numpy_graphs, frame, state, decide(SOURCES["both"]))
+    embedding, query, mask = seen
+    assert embedding.shape == query.shape == (2, sizes.d_model, 1, sizes.num_track)
+    assert mask.shape == (2, 1, 1, sizes.num_track)
+    slots = output.embedding.reshape(2, sizes.d_model, -1)
+    carried = np.concatenate((np.repeat(numpy_graphs.detect_query, 2, 0), state.query), 2).reshape(2, sizes.d_model, -1)
+    boxes = output.boxes[-1].reshape(2, 4, -1)
+    for stream, row in enumerate(SOURCES["both"]):
+        for slot, source in enumerate(row):
+            if source == EMPTY:
+                continue
+            np.testing.assert_array_equal(embedding[stream, :, 0, slot], slots[stream, :, source])
+            np.testing.assert_array_equal(query[stream, :, 0, slot], carried[stream, :, source])
+            reference = following.reference.reshape(2, 4, -1)[stream, :, slot]
+            np.testing.assert_allclose(reference, boxes[stream, :, source], atol=1e-7)
+
+
+def test_shift_moves_references_of_live_slots_only(numpy_graphs: Any, sizes: Any) -> None:
+    frame, state, source = images(sizes), random_state(sizes), np.array(SOURCES["both"])
+    shift = np.random.default_rng(0).normal(size=(2, 4, 4))
+    _, plain = frame_step(numpy_graphs, frame, state, lambda output: Decision(source))
+    _, moved = frame_step(numpy_graphs, frame, state, lambda output: Decision(source, shift))
+    difference = (moved.reference - plain.reference).reshape(2, 4, -1)
+    np.testing.assert_allclose(difference, shift * (source != EMPTY)[:, None], atol=1e-6)
+
+
+def test_base_comes_before_the_decision_and_qim_after(numpy_graphs: Any, sizes: Any) -> None:
+    def note(output: Any) -> Decision:
+        numpy_graphs.calls.append("decide")
+        return Decision(np.array(SOURCES["both"]))
+
+    frame_step(numpy_graphs, images(sizes), random_state(sizes), note)
+    assert numpy_graphs.calls == ["base", "decide", "qim"]
+
+
+def test_batch_of_two_equals_two_singles(numpy_graphs: Any, sizes: Any) -> None:
+    frame, state, source = images(sizes), random_state(sizes), SOURCES["both"]
+    _, together = frame_step(numpy_graphs, frame, state, decide(source))
+    for stream in range(2):
+        one = slice(stream, stream + 1)
+        single = TrackState(state.query[one], state.mask[one], state.reference[one])
+        _, alone = frame_step(numpy_graphs, frame[one], single, decide(source[one]))
+        for part in ("query", "mask", "reference"):
+            np.testing.assert_allclose(getattr(alone, part), getattr(together, part)[one], atol=1e-6)
+
+
+def test_gradients_reach_the_frame_before(torch_graphs: Any, sizes: Any) -> None:
+    """QAT and training back-propagate through the closed loop."""
+    first = torch.from_numpy(images(sizes)).requires_grad_()
+    second = torch.from_numpy(images(sizes) * 2)
+    state = state_like(random_state(sizes), first)
+    _, state = frame_step(torch_graphs, first, state, decide(SOURCES["births"]))
+    output, _ = frame_step(torch_graphs, second, state, decide(SOURCES["carried on"]))
+    output.logits[-1].sum().backward()
+    assert first.grad is not None
+    assert (first.grad != 0).any()
+
+
+def test_scores_and_boxes_are_of_the_last_layer(numpy_graphs: Any, sizes: Any) -> None:
+    output, _ = frame_step(numpy_graphs, images(sizes), random_state(sizes), decide(SOURCES["nobody"]))
+    scores, boxes = output.scores_and_boxes()
+    assert scores.shape == (2, 12)
+    assert boxes.shape == (2, 12, 4)
+    expected = torch.from_numpy(output.logits[1].reshape(2, -1)).sigmoid()
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+    np.testing.assert_array_equal(boxes[1, 5], output.boxes[1].reshape(2, 4, -1)[1, :, 5])
+
+
+def test_empty_state(sizes: Any) -> None:
+    state = empty_state(2, sizes.d_model, sizes.num_track, sizes.slot_columns)
+    assert (state.query.shape, state.mask.shape) == ((2, 3, 2, 2), (2, 1, 1, 4))
+    assert not state.query.any()
+    assert not state.mask.any()
+    assert (state.reference == 0.5).all()
+    assert state_like(state, np.zeros(1)) is state
