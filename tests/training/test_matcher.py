@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from motrlab.training.matcher import HungarianMatcher
+
+SIZES = {
+    "as many slots as objects": (4, 4),
+    "more slots": (6, 3),
+    "more objects": (2, 5),
+    "one and one": (1, 1),
+    "one slot": (1, 4),
+    "no slots": (0, 3),
+    "no objects": (3, 0),
+    "nothing": (0, 0),
+}
+
+
+def draw(num_slots: int, num_objects: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+
+    def boxes(n: int) -> np.ndarray:
+        return np.column_stack((rng.uniform(0.1, 0.9, (n, 2)), rng.uniform(0.05, 0.4, (n, 2)))).astype(np.float32)
+
+    return rng.uniform(0.01, 0.99, num_slots).astype(np.float32), boxes(num_slots), boxes(num_objects)
+
+
+def giou(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two cxcywh boxes, step by step."""
+    a0, a1, a2, a3 = (float(v) for v in (a[0] - a[2] / 2, a[1] - a[3] / 2, a[0] + a[2] / 2, a[1] + a[3] / 2))
+    b0, b1, b2, b3 = (float(v) for v in (b[0] - b[2] / 2, b[1] - b[3] / 2, b[0] + b[2] / 2, b[1] + b[3] / 2))
+    common = max(0.0, min(a2, b2) - max(a0, b0)) * max(0.0, min(a3, b3) - max(a1, b1))
+    union = (a2 - a0) * (a3 - a1) + (b2 - b0) * (b3 - b1) - common
+    hull = (max(a2, b2) - min(a0, b0)) * (max(a3, b3) - min(a1, b1))
+    return common / union - (hull - union) / hull
+
+
+def pair_cost(score: float, box: np.ndarray, gt: np.ndarray) -> float:
+    """2 focal + 5 L1 + 2 GIoU."""
+    as_object = -0.25 * (1 - score) ** 2 * math.log(score)
+    as_nothing = -0.75 * score**2 * math.log(1 - score)
+    return 2 * (as_object - as_nothing) + 5 * sum(abs(float(x - y)) for x, y in zip(box, gt, strict=True)) - 2 * giou(
+        box, gt
+    )  # fmt: skip
+
+
+def cheapest(cost: list[list[float]], num_slots: int, num_objects: int) -> float:
+    """Over all ways to pair the smaller side with different members of the larger."""
+    if num_slots <= num_objects:
+        ways = itertools.permutations(range(num_objects), num_slots)
+        return min(sum(cost[i][j] for i, j in enumerate(way)) for way in ways)
+    ways = itertools.permutations(range(num_slots), num_objects)
+    return min(sum(cost[i][j] for j, i in enumerate(way)) for way in ways)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("num_slots", "num_objects"), SIZES.values(), ids=SIZES)
+def test_no_pairing_is_cheaper(num_slots: int, num_objects: int, seed: int) -> None:
+    scores, boxes, gt = draw(num_slots, num_objects, seed)
+    found, objects = HungarianMatcher()(scores, boxes, gt)
+    assert len(found) == len(objects) == min(num_slots, num_objects)
+    assert len(set(objects.tolist())) == len(objects)
+    assert np.all(np.diff(found) > 0)  # ascending, so different
+    cost = [[pair_cost(float(s), b, g) for g in gt] for s, b in zip(scores, boxes, strict=True)]
+    total = sum(cost[i][j] for i, j in zip(found, objects, strict=True))
+    assert total == pytest.approx(cheapest(cost, num_slots, num_objects), abs=1e-5)
+
+
+def test_weights_scale_their_terms() -> None:
+    scores, boxes, gt = draw(3, 2, 0)
+    only = {
+        name: HungarianMatcher(**{"class_cost": 0.0, "l1_cost": 0.0, "giou_cost": 0.0, name: 1.0})
+        for name in ("class_cost", "l1_cost", "giou_cost")
+    }
+    parts = {name: matcher.cost(scores, boxes, gt) for name, matcher in only.items()}
+    whole = 2 * parts["class_cost"] + 5 * parts["l1_cost"] + 2 * parts["giou_cost"]
+    np.testing.assert_allclose(HungarianMatcher().cost(scores, boxes, gt), whole, rtol=1e-6)
+
+
+def test_ties_are_settled_and_settled_the_same_way() -> None:
+    scores = np.full(3, 0.5, np.float32)
+    boxes = np.tile(np.array([[0.5, 0.5, 0.2, 0.2]], np.float32), (3, 1))
+    found, objects = HungarianMatcher()(scores, boxes, boxes[:2])
+    assert len(set(found.tolist())) == 2
+    assert sorted(objects.tolist()) == [0, 1]
+    again = HungarianMatcher()(scores, boxes, boxes[:2])
+    assert (found.tolist(), objects.tolist()) == (again[0].tolist(), again[1].tolist())
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_certain_scores_have_a_finite_cost(score: float) -> None:
+    _, boxes, gt = draw(2, 2, 1)
+    assert np.isfinite(HungarianMatcher().cost(np.full(2, score, np.float32), boxes, gt)).all()

@@ -1,0 +1,183 @@
+"""The trainer on a tiny street: resume, refusal of what is not finite, and that it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from motrlab.config import Config
+from motrlab.data.clips import ClipBatch, ClipDataset, collate
+from motrlab.data.store import FrameStore
+from motrlab.errors import UserError
+from motrlab.model.motr import Motr, MotrGraphs, build_motr
+from motrlab.training.checkpoint import load_model, load_tensors
+from motrlab.training.clip_loop import clip_loss
+from motrlab.training.criterion import ClipLoss
+from motrlab.training.trainer import FitResult, clip_objects, cpu_has_bf16, fit, make_accelerator, train_float
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def kill(_: Motr, step: int) -> None:
+    raise Killed(step)
+
+
+def go_on(_: Motr, step: int) -> None:
+    """Validation that finds nothing to say."""
+
+
+def chancy(config: Config, **changes: object) -> Config:
+    """With every random augmentation of tracks, and statistics of BatchNorm that move."""
+    train = replace(
+        config.train,
+        drop_probability=0.2,
+        heavy_drop_fraction=0.5,
+        false_positive_ratio=0.5,
+        clone_probability=0.5,
+        reference_jitter=0.1,
+        swap_probability=0.5,
+        keep_iou=-1.0,
+        freeze_bn=False,
+        validate_every=4,
+    )
+    return replace(config, train=replace(train, **changes))  # type: ignore[arg-type]
+
+
+def checkpoint_of(folder: Path) -> dict[str, Tensor]:
+    (file,) = folder.glob("training-*.safetensors")
+    return load_tensors(file)[0]
+
+
+def assert_bit_identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_resumed_equals_uninterrupted(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    config = chancy(config)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    model, result = train_float(store, config, whole, validate=go_on)
+    with pytest.raises(Killed, match="4"):
+        train_float(store, config, killed, validate=kill)  # after four steps; the checkpoint is of three
+    assert not (killed / "model.safetensors").exists()
+    again, resumed = train_float(store, config, killed, validate=go_on)
+    assert_bit_identical(again.state_dict(), model.state_dict())
+    assert_bit_identical(checkpoint_of(killed), checkpoint_of(whole))  # moments of the optimiser as well
+    assert resumed.curve.read_bytes() == result.curve.read_bytes()
+    assert resumed.curve.read_text().count("\n") == 1 + config.train.steps
+
+
+def test_a_finished_training_is_not_done_again(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    config = replace(config, train=replace(config.train, steps=3))
+    model, result = train_float(store, config, tmp_path)
+    again, same = train_float(store, config, tmp_path)
+    assert_bit_identical(again.state_dict(), model.state_dict())
+    assert same.final == pytest.approx(result.final, rel=1e-4)  # read back from the curve
+    assert_bit_identical(load_model(tmp_path / "model.safetensors", config).state_dict(), model.state_dict())
+
+
+def test_other_settings_start_anew_and_keep_the_first(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    first = replace(config, train=replace(config.train, steps=3))
+    other = replace(first, train=replace(first.train, lr=first.train.lr / 2))
+    model, _ = train_float(store, first, tmp_path)
+    changed, _ = train_float(store, other, tmp_path)
+    fresh, _ = train_float(store, other, tmp_path / "fresh")
+    assert_bit_identical(changed.state_dict(), fresh.state_dict())
+    assert not torch.equal(changed.base.detect.query, model.base.detect.query)
+    assert len(list(tmp_path.glob("training-*.safetensors"))) == 2
+
+
+def test_seeds_differ(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    short = replace(config, train=replace(config.train, steps=2))
+    models = [train_float(store, replace(short, seed=seed), tmp_path / str(seed))[0] for seed in (0, 1)]
+    assert not torch.equal(models[0].base.detect.query, models[1].base.detect.query)
+
+
+def test_training_changes_every_part(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    config = chancy(config)
+    model, _ = train_float(store, config, tmp_path)
+    start = build_motr(config.model, config.seed).state_dict()
+    same = [name for name, value in model.state_dict().items() if torch.equal(value, start[name])]
+    assert same == []
+
+
+def run_fit(model: Motr, store: FrameStore, config: Config, folder: Path, loss: Callable[..., ClipLoss]) -> FitResult:
+    return fit(model, loss, store, config, folder, prepare_mode=lambda: None)
+
+
+def test_a_loss_that_is_not_finite_names_the_step(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    model = build_motr(config.model)
+    steps: list[int] = []
+
+    def loss(batch: ClipBatch, rng: np.random.Generator) -> ClipLoss:
+        steps.append(len(steps))
+        weight = torch.tensor(float("nan") if len(steps) == 5 else 1.0)
+        terms = {kind: torch.ones(2, 3) for kind in ("class", "l1", "giou")}
+        terms["l1"][1, 2] *= weight
+        return ClipLoss(weight * sum(p.square().sum() for p in model.parameters()), terms)  # type: ignore[arg-type]
+
+    with pytest.raises(UserError, match=r"training stopped at step 4: frame_1\.layer_2\.l1 is not finite"):
+        run_fit(model, store, config, tmp_path, loss)
+    assert all(p.isfinite().all() for p in model.parameters())  # the step was not taken
+    assert all(value.isfinite().all() for value in checkpoint_of(tmp_path).values())
+
+
+def test_a_gradient_that_is_not_finite_is_refused(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    model = build_motr(config.model)
+
+    def loss(batch: ClipBatch, rng: np.random.Generator) -> ClipLoss:
+        zero = model.base.detect.query.sum() * 0  # its root has no derivative at 0
+        return ClipLoss(zero.abs().sqrt(), {kind: torch.zeros(1, 1) for kind in ("class", "l1", "giou")})
+
+    with pytest.raises(UserError, match="training stopped at step 0: the gradient is not finite"):
+        run_fit(model, store, config, tmp_path, loss)
+
+
+def test_a_network_that_blows_up_is_reported(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    wild = replace(config, train=replace(config.train, lr=1e30, warmup=0.0, schedule="constant"))
+    with pytest.raises(UserError, match=r"training stopped at step [1-5]: .* is not finite; lower lr"):
+        train_float(store, wild, tmp_path)
+
+
+def test_it_learns_one_clip_by_heart(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    train = replace(
+        config.train, steps=40, lr=4e-3, warmup=0.05, schedule="constant", drop_probability=0.0, clip_norm=1.0
+    )
+    config = replace(config, train=train)
+    model = build_motr(config.model, config.seed)
+    batch = collate([ClipDataset(store, train, config.model, seed=1)[0, i, 2] for i in range(2)])
+    assert sum(len(ids) for row in batch.ids for ids in row) >= 4
+
+    def loss(_: ClipBatch, rng: np.random.Generator) -> ClipLoss:
+        memory = model.base.encode(batch.images.flatten(0, 1)).split(2)
+        return clip_loss(MotrGraphs(model, encoded=True), memory, clip_objects(batch), config.model, train, rng)
+
+    result = run_fit(model, store, config, tmp_path, loss)
+    header, *rows = (line.split(",") for line in result.curve.read_text().splitlines())
+    curve = np.array(rows, float)[:, header.index("loss")]
+    assert curve[-5:].mean() < 0.6 * curve[:5].mean()
+    assert result.final["loss"] == pytest.approx(curve[-4:].mean(), rel=1e-4)
+
+
+def test_one_process_may_train_with_and_without_bf16() -> None:
+    found = [make_accelerator(bf16).mixed_precision for bf16 in (True, False, True)]
+    expected = "bf16" if cpu_has_bf16() or torch.cuda.is_available() else "no"
+    assert found == [expected, "no", expected]
+
+
+@pytest.mark.skipif(not cpu_has_bf16(), reason="this processor has no bf16")
+def test_bf16_loss_is_near_that_of_float32(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    losses = []
+    for bf16 in (False, True):
+        one = replace(config, train=replace(config.train, steps=1, bf16=bf16))
+        losses.append(train_float(store, one, tmp_path / str(bf16))[1].final["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+    assert losses[1] != losses[0]
