@@ -30,9 +30,7 @@ class CalibrationResult:
     tracks_per_frame: float
 
 
-def calibrate(
-    quantised: QuantizedMotr, sequences: Iterable[Iterable[Tensor]], config: Config
-) -> CalibrationResult:
+def calibrate(quantised: QuantizedMotr, sequences: Iterable[Iterable[Tensor]], config: Config) -> CalibrationResult:
     """Choose all scales from at most `config.calibration.num_frames` frames of `sequences`; ends in mode `evaluate`.
 
     `sequences`: for each one its network inputs `[1, 3, H, W]` in order; the frames are shared out evenly over
