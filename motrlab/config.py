@@ -105,13 +105,18 @@ class TrackerConfig:
     max_misses: int = 5  # so many misses end the track
     output_score: float = 0.7  # a box is written above this score...
     min_area_px: float = 100.0  # ...and above this area in the original image
-    suppress_iou: float | None = None  # of two tracks that overlap more, the younger is dropped; None: never
+    suppress_iou: float | None = None  # two tracks that overlap more are duplicates; None: nothing is suppressed
+    # What becomes of a duplicate. False: the younger track ends. True: tracks coast, see `Tracker`.
+    coast: bool = False
+    velocity_gain: float = 0.15  # weight of the newest displacement in a coasting track's velocity
+    coast_written: int = 0  # boxes of coasting tracks are written for so many frames
 
     def __post_init__(self) -> None:
         for name in ("birth_score", "miss_score", "reset_score", "output_score"):
             _check(0 <= getattr(self, name) <= 1, f"tracker: {name} must be a fraction from 0 to 1")
         _check(self.miss_score <= self.reset_score, "tracker: miss_score must not exceed reset_score")
         _check(self.max_misses >= 1, "tracker: max_misses must be at least 1")
+        _check(0 < self.velocity_gain <= 1, "tracker: velocity_gain must lie above 0 and not above 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,8 +306,8 @@ def street() -> Config:
             anchor_grid=(5, 8),
         ),
         tracker=TrackerConfig(
-            birth_score=0.4, miss_score=0.5, reset_score=0.5, max_misses=10, output_score=0.5, min_area_px=50.0,
-            suppress_iou=0.7,
+            birth_score=0.4, miss_score=0.5, reset_score=0.5, max_misses=20, output_score=0.5, min_area_px=50.0,
+            suppress_iou=0.7, coast=True, coast_written=2,
         ),
         train=TrainConfig(
             steps=2000,

@@ -105,6 +105,9 @@ def _next_state(graphs: Graphs, output: FrameOutput, state: TrackState, decision
     embedding = _gather(output.embedding, decision.source) * mask
     query = _gather(queries, decision.source) * mask
     updated = graphs.qim(embedding, query, mask) * mask
+    if decision.hold is not None:
+        hold = _like(mask, decision.hold[:, None, None])
+        updated = updated * (1 - hold) + query * hold
     reference = _gather(output.boxes[-1], decision.source)
     if decision.shift is not None:
         reference = reference + _like(reference, decision.shift[:, :, None])

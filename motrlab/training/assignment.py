@@ -76,7 +76,7 @@ class ClipAssignment:
     def decide(self, output: FrameOutput) -> Decision:
         """Match this frame, remember the match for the criterion, and choose the tracks of the next frame."""
         objects = self.frames[len(self.matches)]
-        scores = [_flat(1 / (1 + np.exp(-to_numpy(x))))[:, 0] for x in output.logits]
+        scores = [_flat(1 / (1 + np.exp(-np.clip(to_numpy(x), -50, 50))))[:, 0] for x in output.logits]
         boxes = [_flat(to_numpy(x)).swapaxes(1, 2) for x in output.boxes]
         clip_matches = [
             self._match(b, frame, [s[b] for s in scores], [x[b] for x in boxes]) for b, frame in enumerate(objects)
@@ -144,13 +144,13 @@ class ClipAssignment:
     def _swaps(self, boxes: Float) -> Float:
         """Reference shifts `[n, 4]` that exchange the places of some close pairs among tracks with `boxes` `[n, 4]`.
 
-        Their queries stay where they are, so who is who must be told by looks (cf. MOTIP, arXiv 2403.16848, section 3.4).
+        Their queries stay where they are, so who is who must be told by looks (cf. MOTIP, arXiv 2403.16848).
         """
         shift = np.zeros_like(boxes)
         picked = np.nonzero(self.rng.random(len(boxes)) < self.config.swap_probability)[0]
         if len(boxes) < 2:
             return shift
-        for i in picked:
+        for i in picked.tolist():
             distance = np.abs(boxes[:, :2] - boxes[i, :2]) / boxes[i, 2:]
             far = distance.max(1)
             far[i] = np.inf
