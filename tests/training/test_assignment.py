@@ -170,7 +170,7 @@ def test_share_of_drops(tell: Tell) -> None:
     story = tell([objects(10, 20, 30, 40)] * 300, drop_probability=0.25)
     kept = 0
     for _ in range(300):
-        follow: dict[int, int | tuple[float, ...]] = {slot: who for slot, who in story.followed().items()}
+        follow: dict[int, int | tuple[float, ...]] = {**story.followed()}
         missing = [who for who in PLACE if who not in follow.values()]
         kept += len(sources(story.frame({**follow, **dict(enumerate(missing))})))
     assert kept / 1200 == pytest.approx(0.75, abs=0.05)  # four standard deviations

@@ -1,0 +1,46 @@
+"""A run with a tiny street data set, prepared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from motrlab.run import Run
+from motrlab.stages.data import prepare_data
+
+PRESET = """
+from dataclasses import replace
+from motrlab.config import StreetConfig, smoke
+
+def tiny():
+    street = StreetConfig(num_videos=2, num_unseen=1, num_frames=24, width=160, height=90)
+    base = smoke()
+    model = replace(base.model, height=48, width=80)
+    return replace(base, street=street, model=model, train=replace(base.train, steps=2, frames_per_step=4, bf16=False))
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A preset of a user's own: two videos of 24 frames and one unseen, 160×90 pixels; two steps of training."""
+    file = tmp_path_factory.mktemp("preset") / "mine.py"
+    file.write_text(PRESET)
+    return f"{file}:tiny"
+
+
+@pytest.fixture(scope="session")
+def prepared_home(tmp_path_factory: pytest.TempPathFactory, tiny_preset: str) -> Path:
+    """A project root whose run `tiny` has its data."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOTRLAB_HOME", str(home))
+        prepare_data(Run.open("tiny", tiny_preset), num_workers=1)
+    return home
+
+
+@pytest.fixture
+def run(prepared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The prepared run; tests share it and only add to it."""
+    monkeypatch.setenv("MOTRLAB_HOME", str(prepared_home))
+    return Run.open("tiny", create=False)

@@ -1,0 +1,186 @@
+"""Evaluation of a stage: the float model of two steps, and what must hold of any stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from motrlab.config import TrackerConfig
+from motrlab.data.motchallenge import Annotations
+from motrlab.deploy.artifact import write_artifact
+from motrlab.deploy.export import export_float
+from motrlab.errors import UserError
+from motrlab.evaluation.metrics import evaluate
+from motrlab.evaluation.tracks import Tracks, read_tracks
+from motrlab.model.motr import folded_copy
+from motrlab.run import Run
+from motrlab.stages.accuracy import evaluate_raw, evaluate_stage, evaluate_unseen, open_engine, read_frames, track_part
+from motrlab.stages.data import open_store, read_ground_truth
+from motrlab.stages.models import checkpoint_file, load_float
+from motrlab.training.trainer import train_float
+
+# Scores of a model that has learnt nothing lie near its prior: with these thresholds it still tracks something.
+EAGER = TrackerConfig(birth_score=0.0, miss_score=0.0, reset_score=0.0, output_score=0.0, min_area_px=0.0)
+
+
+def test_accuracy_does_without_torch() -> None:
+    code = "import motrlab.stages.accuracy, sys; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.strip() == "False"
+
+
+@pytest.fixture
+def trained(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run with a float checkpoint, its thresholds those of `EAGER`."""
+    if not checkpoint_file(run, "float").is_file():
+        train_float(open_store(run, "train"), replace(run.config, num_workers=0), run.checkpoints("float"))
+    return Run(run.path, replace(run.config, tracker=EAGER))
+
+
+def test_evaluate_stage_writes_tracks_and_a_record(trained: Run) -> None:
+    results = evaluate_stage(trained, "float", "hat")
+    assert set(results) == {"STREET-01", "STREET-02", "OVERALL"}
+    record = trained.last_record("float", "accuracy")
+    assert record is not None
+    assert record["metrics"]["hat.mota"] == pytest.approx(results["OVERALL"]["mota"])
+    assert record["metrics"]["hat.STREET-01.idf1"] == pytest.approx(results["STREET-01"]["idf1"])
+    assert "motchallenge.hota" in record["metrics"]
+    written = {name: read_tracks(trained.tracks("float") / f"{name}.txt") for name in ("STREET-01", "STREET-02")}
+    assert all(len(tracks) > 0 for tracks in written.values())
+    again = evaluate(read_ground_truth(trained), written, "hat")
+    assert again["OVERALL"]["mota"] == pytest.approx(results["OVERALL"]["mota"], abs=1e-6)
+
+
+def test_videos_in_lock_step_are_tracked_as_if_alone(trained: Run) -> None:
+    engine = open_engine(trained, "float")
+    assert engine.num_streams > 1
+    together = track_part(trained, engine, "test")
+    alone = track_part(trained, replace(engine, num_streams=1), "test")
+    for name, tracks in together.items():
+        assert tracks.track_id.tolist() == alone[name].track_id.tolist()
+        np.testing.assert_allclose(tracks.ltwh, alone[name].ltwh, atol=1e-2)
+
+
+def test_raw_and_unseen_have_kinds_of_their_own(trained: Run) -> None:
+    before = len(trained.records("float", "accuracy"))
+    evaluate_raw(trained, "float")
+    results = evaluate_unseen(trained, "float")
+    assert results is not None
+    assert set(results) == {"STREET-U1", "OVERALL"}
+    assert len(trained.records("float", "accuracy")) == before
+    for kind, sequence in (("accuracy_raw", "STREET-01"), ("accuracy_unseen", "STREET-U1")):
+        record = trained.last_record("float", kind)
+        assert record is not None
+        assert f"motchallenge.{sequence}.mota" in record["metrics"]
+
+
+def test_evaluation_leaves_gradients_as_they_were(trained: Run) -> None:
+    track_part(trained, open_engine(trained, "float"), "test")
+    assert torch.is_grad_enabled()
+
+
+def test_read_frames(trained: Run) -> None:
+    store = open_store(trained)
+    assert len(list(read_frames(store, "STREET-01"))) == 12
+    (third,) = read_frames(store, "STREET-01", 3, 3)
+    assert (third == store.image("STREET-01", 3)).all()
+
+
+def test_unknown_stage_and_missing_checkpoint(trained: Run) -> None:
+    with pytest.raises(UserError, match="unknown stage 'int8': evaluate one of float"):
+        open_engine(trained, "int8")
+    with pytest.raises(UserError, match="calibration"):
+        open_engine(trained, "calibration")
+    with pytest.raises(UserError, match="unknown protocol"):
+        evaluate_stage(trained, "float", "mot20")
+
+
+def perfect(gt: Annotations) -> Tracks:
+    """The people of the ground truth as a tracker would write them."""
+    people = gt.people
+    return Tracks(people.frame, people.track_id, people.ltwh, np.ones(len(people)))
+
+
+def shuffle_ids(tracks: Tracks, seed: int) -> Tracks:
+    """The ids of every frame dealt anew among its boxes."""
+    rng = np.random.default_rng(seed)
+    ids = tracks.track_id.copy()
+    for frame in np.unique(tracks.frame):
+        here = np.nonzero(tracks.frame == frame)[0]
+        ids[here] = rng.permutation(ids[here])
+    return replace(tracks, track_id=ids)
+
+
+def test_negative_control_shuffled_ids_score_lower(run: Run) -> None:
+    gt = read_ground_truth(run)
+    right = {name: perfect(found) for name, found in gt.items()}
+    wrong = {name: shuffle_ids(tracks, 0) for name, tracks in right.items()}
+    good, bad = (evaluate(gt, tracks)["OVERALL"] for tracks in (right, wrong))
+    assert [good[key] for key in ("mota", "idf1", "hota", "assa")] == pytest.approx([1.0] * 4)
+    assert bad["deta"] == pytest.approx(1.0)
+    assert (bad["fp"], bad["fn"]) == (0, 0)
+    assert bad["idsw"] > 20
+    assert bad["mota"] < 0.9
+    assert bad["idf1"] < 0.7
+    assert bad["assa"] < 0.5
+
+
+def test_negative_control_shifted_boxes_score_lower(run: Run) -> None:
+    gt = read_ground_truth(run)
+    shift = {}
+    for name, found in gt.items():
+        tracks = perfect(found)
+        moved = tracks.ltwh.copy()
+        moved[:, 0] += 0.6 * moved[:, 2]  # a quarter of the union is left
+        shift[name] = replace(tracks, ltwh=moved)
+    result = evaluate(gt, shift)["OVERALL"]
+    assert result["mota"] < 0
+    assert result["deta"] < 0.5
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # an import of it fails
+from motrlab.__main__ import main
+sys.exit(main(["evaluate", "--run", "tiny", "--stage", "fixed_point"]))
+"""
+
+
+def test_the_artefact_is_evaluated_without_torch(trained: Run) -> None:
+    model = folded_copy(load_float(trained))
+    export = trained.path / "export"
+    export_float(model, export)
+    write_artifact(
+        trained.artifact,
+        base_onnx=export / "base.onnx",
+        qim_onnx=export / "qim.onnx",
+        base_ort=export / "base.onnx",
+        qim_ort=export / "qim.onnx",
+        detect_query=model.base.detect.query.detach().numpy(),
+        detect_reference=model.base.detect.reference().detach().numpy(),
+        config=trained.config,
+        provenance={},
+    )
+    for stage in ("calibration", "qat"):  # stand-ins: only their absence would matter
+        checkpoint_file(trained, stage).parent.mkdir(parents=True)
+        checkpoint_file(trained, stage).write_bytes(b"")
+    environment = {**os.environ, "MOTRLAB_HOME": str(trained.path.parent.parent)}
+    code = [sys.executable, "-c", WITHOUT_TORCH]
+    found = subprocess.run(code, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert found.returncode == 0, found.stderr
+    results = json.loads(found.stdout)
+    assert set(results) == {"STREET-01", "STREET-02", "OVERALL"}
+    record = trained.last_record("fixed_point", "accuracy")
+    assert record is not None
+    assert record["metrics"]["motchallenge.mota"] == results["OVERALL"]["mota"]
+    # The graphs are the float ones here, so the tracks are theirs, but for the order of sums.
+    float_results = evaluate_stage(trained, "float")
+    boxes = [results["OVERALL"][key] - results["OVERALL"]["fn"] for key in ("num_gt",)]
+    assert float_results["OVERALL"]["num_gt"] - float_results["OVERALL"]["fn"] == pytest.approx(boxes[0], abs=5)

@@ -1,0 +1,62 @@
+"""Stage `data` on a tiny street."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from motrlab.errors import UserError
+from motrlab.evaluation.tracks import read_tracks
+from motrlab.run import Run
+from motrlab.stages.chain import is_done
+from motrlab.stages.data import evaluate_baseline, has_unseen, open_store, prepare_data, read_ground_truth
+
+
+def test_prepare_data_leaves_stores_gt_and_a_record(run: Run) -> None:
+    assert is_done(run, "data")
+    assert has_unseen(run)
+    lengths = {part: [s.num_frames for s in open_store(run, part).sequences] for part in ("train", "test", "unseen")}
+    assert lengths == {"train": [12, 12], "test": [12, 12], "unseen": [24]}
+    for part, names in (("test", ["STREET-01", "STREET-02"]), ("unseen", ["STREET-U1"])):
+        gt = read_ground_truth(run, part)
+        assert list(gt) == names
+        assert sum(len(annotations.people) for annotations in gt.values()) > 0
+    record = run.last_record("data", "data")
+    assert record is not None
+    assert record["data_hash"]
+    assert record["config"]["street"]["num_frames"] == 24
+
+
+def test_preparing_again_changes_nothing(run: Run) -> None:
+    files = {path: path.stat().st_mtime_ns for path in run.data.rglob("data.mdb")}
+    assert len(files) == 3
+    before = run.last_record("data", "data")
+    prepare_data(run, num_workers=1)
+    after = run.last_record("data", "data")
+    assert before is not None
+    assert after is not None
+    assert after["data_hash"] == before["data_hash"]
+    assert {path: path.stat().st_mtime_ns for path in run.data.rglob("data.mdb")} == files
+
+
+def test_baseline(run: Run) -> None:
+    record = evaluate_baseline(run)
+    assert (record["stage"], record["kind"]) == ("data", "baseline")
+    names = ["STREET-01", "STREET-02"]
+    for protocol in ("motchallenge", "hat"):
+        for name in names:
+            assert f"{protocol}.{name}.mota" in record["metrics"]
+        assert record["metrics"][f"{protocol}.num_gt"] == sum(
+            record["metrics"][f"{protocol}.{n}.num_gt"] for n in names
+        )
+    assert 0.2 < record["metrics"]["motchallenge.idf1"] <= 1
+    boxes = [len(read_tracks(run.tracks("baseline") / f"{name}.txt")) for name in names]
+    assert sum(boxes) > 50
+    assert run.last_record("data", "baseline") == record
+
+
+def test_a_part_that_is_missing_is_named(home: Path) -> None:
+    with pytest.raises(UserError, match="test_lmdb"):
+        open_store(Run.open("r", "smoke"), "test")
+    assert not has_unseen(Run.open("r"))
