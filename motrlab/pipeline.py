@@ -204,6 +204,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None
             kernel_name="python3",
             cwd=str(notebook.parent),
             progress_bar=False,
+            extra_arguments=["--log-level=ERROR"],  # the kernel warns of TCP, which never leaves this machine
         )
     except papermill.PapermillExecutionError as error:
         message = _ESCAPES.sub("", error.evalue)

@@ -19,6 +19,8 @@ _PERF_FRAMES = 60  # of the first test video
 
 def convert(run: Run) -> dict[str, Any]:
     """QAT model → ONNX → artefact; record kind `integer`: the share of work done by integer kernels."""
+    import torch
+
     from motrlab.deploy.export import export_float, export_portable
     from motrlab.deploy.integer import integer_share
     from motrlab.deploy.rewrite import rewrite_for_onnxruntime
@@ -27,6 +29,7 @@ def convert(run: Run) -> dict[str, Any]:
 
     started = time.time()
     quantized = load_quantized(run, "qat")
+    reference_logits = quantized.base.get_parameter("detect.reference_logits")
     export = run.path / "export"
     export_portable(quantized, export)
     export_float(folded_copy(load_float(run)), export / "float")
@@ -39,14 +42,15 @@ def convert(run: Run) -> dict[str, Any]:
         base_ort=export / "base.ort.onnx",
         qim_ort=export / "qim.ort.onnx",
         detect_query=quantized.graphs.detect_query.detach().numpy(),
-        detect_reference=quantized.detect_reference().detach().numpy(),
+        detect_reference=torch.sigmoid(reference_logits.detach()).numpy(),
         config=run.config,
         provenance={"run": run.name, "stage": "qat"},
     )
     metrics: dict[str, float] = {}
     for graph in ("base", "qim"):
         share = integer_share(run.artifact / f"{graph}.ort.onnx")
-        metrics |= {f"{graph}.{name}": value for name, value in share.metrics().items()}
+        metrics |= {f"{graph}.integer_macs_share": share.macs_share, f"{graph}.integer_nodes_share": share.nodes_share}
+        metrics |= {f"{graph}.num_products": len(share.products), f"{graph}.num_float_products": len(share.float_names)}
         metrics[f"{graph}.size_mb"] = (run.artifact / f"{graph}.onnx").stat().st_size / 1e6
         metrics[f"{graph}.fp32_size_mb"] = (export / "float" / f"{graph}.onnx").stat().st_size / 1e6
     return run.add_record("fixed_point", "integer", metrics, started=started)

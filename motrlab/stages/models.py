@@ -25,13 +25,11 @@ def load_float(run: Run) -> Motr:
 
 def load_quantized(run: Run, stage: str) -> QuantizedMotr:
     """The fake-quantised model of `calibration` or `qat`. Raises UserError if there is none."""
-    return QuantizedMotr.load(run.config.model, checkpoint_file(run, stage))
+    return QuantizedMotr.load(run.config, checkpoint_file(run, stage))
 
 
 def load_graphs(run: Run, stage: str) -> Graphs:
     """Graphs of `float`, `calibration` or `qat`, ready for evaluation."""
     if stage == "float":
         return MotrGraphs(load_float(run))
-    quantized = load_quantized(run, stage)
-    quantized.mode("evaluate")
-    return quantized.graphs
+    return load_quantized(run, stage).graphs

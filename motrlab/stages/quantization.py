@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from motrlab.data.preprocess import preprocess
@@ -30,17 +30,21 @@ def calibrate(run: Run, *, num_frames: int = 0) -> dict[str, Any]:
     settings = run.config.calibration
     config = replace(run.config, calibration=replace(settings, num_frames=num_frames or settings.num_frames))
     store, model = open_store(run, "train"), config.model
-    names = [info.name for info in store.sequences][: config.calibration.num_sequences]
-    share = -(-config.calibration.num_frames // len(names))
-    videos = [list(read_frames(store, n, 1, min(share, store.info(n).num_frames))) for n in names]
     quantized = QuantizedMotr(folded_copy(load_float(run)))
-    inputs = (
-        [torch.from_numpy(preprocess(np.asarray(image), model.height, model.width))[None] for image in video]
-        for video in videos
-    )
+
+    def network_inputs(name: str) -> Iterator[torch.Tensor]:
+        for image in read_frames(store, name):
+            yield torch.from_numpy(preprocess(image, model.height, model.width))[None]
+
+    inputs = (network_inputs(info.name) for info in store.sequences)
     result = calibrate_ranges(quantized, inputs, config)
-    quantized.save(checkpoint_file(run, "calibration"))
-    return run.add_record("calibration", "calibration", result.metrics(), started=started, config=config)
+    quantized.save(checkpoint_file(run, "calibration"), config)
+    metrics = {
+        "num_frames": result.frames,
+        "num_sequences": result.sequences,
+        "tracks_per_frame": result.tracks_per_frame,
+    }
+    return run.add_record("calibration", "calibration", metrics, started=started, config=config)
 
 
 def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
@@ -50,5 +54,4 @@ def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
     config = replace(run.config, qat=qat)
     quantized = load_quantized(run, "calibration")
     result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"))
-    quantized.save(checkpoint_file(run, "qat"))
     return record_training(run, "qat", result, started, config)

@@ -144,11 +144,12 @@ class Tracker:
         `image_area_px` `[B]`, or one number for all: areas of the original images.
         """
         config = self.config
-        coasting = self.unseen & (self.misses <= config.coast_written) if config.coast else np.zeros_like(self.unseen)
+        unseen = self.unseen & config.coast  # without coasting, only the score decides
+        coasting = unseen & (self.misses <= config.coast_written)
         place = np.maximum(decision.source, 0)
         score = np.take_along_axis(scores, place, 1)
         box = np.where(coasting[..., None], self.box, np.take_along_axis(boxes, place[..., None], 1))
         area = box[..., 2] * box[..., 3] * np.broadcast_to(image_area_px, len(place))[:, None]
-        seen = (score > config.output_score) & ~(self.unseen if config.coast else False)
+        seen = (score > config.output_score) & ~(self.unseen & config.coast)
         keep = (decision.source != EMPTY) & (seen | coasting) & (area > config.min_area_px)
         return [TrackedBoxes(i[k], b[k], s[k]) for i, b, s, k in zip(self.track_id, box, score, keep, strict=True)]
