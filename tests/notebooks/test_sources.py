@@ -1,0 +1,89 @@
+"""The notebooks as text: thin, parameterised, with outputs that nbval can hold them to."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from motrlab.pipeline import NOTEBOOKS
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+IGNORED_CELLS = {  # cells whose stored output is not compared: trained values, timings, machine-made pictures
+    "01_data_prep": 0, "02_float_training": 5, "03_calibration": 4, "04_qat": 4, "05_conversion": 4,
+    "06_tracking_visualization": 5, "07_compile_perf": 3, "08_report": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(params=NOTEBOOKS)
+def notebook(request: pytest.FixtureRequest) -> Any:
+    found = nbformat.read(FOLDER / f"{request.param}.ipynb", as_version=4)
+    found.name = request.param
+    return found
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tags(cell: Any) -> list[str]:
+    return list(cell.metadata.get("tags", []))
+
+
+def test_one_parameters_cell_of_annotated_literals(notebook: Any) -> None:
+    first, *others = code_cells(notebook)
+    assert tags(first) == ["parameters"]
+    assert not any("parameters" in tags(cell) for cell in others)
+    statements = ast.parse(first.source).body
+    names = []
+    for line, statement in zip(first.source.splitlines(), statements, strict=True):
+        assert isinstance(statement, ast.AnnAssign)
+        assert isinstance(statement.target, ast.Name)
+        ast.literal_eval(statement.value)  # type: ignore[arg-type]
+        assert "  # " in line, f"{statement.target.id} is not explained"
+        names.append(statement.target.id)
+    assert names[:2] == ["run", "preset"]
+
+
+def test_second_cell_checks_the_config(notebook: Any) -> None:
+    assert "begin(globals())" in code_cells(notebook)[1].source
+
+
+def test_thin(notebook: Any) -> None:
+    cells = code_cells(notebook)
+    lines = [line for cell in cells for line in cell.source.splitlines() if line.strip()]
+    assert len(lines) <= 100
+    assert max(len(cell.source.splitlines()) for cell in cells) <= 25
+    for cell in cells:
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.FunctionDef | ast.ClassDef), "thinking belongs in the package"
+        assert not any(word in cell.source for word in ("pip install", "sys.path", "%", "!pip"))  # no magics either
+
+
+def test_explains_itself(notebook: Any) -> None:
+    text = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert text[0].startswith(f"# {notebook.name[:2]} · ")
+    assert "papermill " + notebook.name in text[0]
+    assert len(text) >= 2
+
+
+def test_outputs_are_stored_with_counts(notebook: Any) -> None:
+    """nbval compares nothing in a cell without an execution count."""
+    assert all(cell.execution_count is not None for cell in code_cells(notebook))
+    assert any(cell.outputs for cell in code_cells(notebook))
+
+
+def test_ignored_cells_are_counted(notebook: Any) -> None:
+    ignored = [cell for cell in code_cells(notebook) if "nbval-ignore-output" in tags(cell)]
+    assert len(ignored) == IGNORED_CELLS[notebook.name]
+    assert not any("nbval-skip" in tags(cell) or "nbval-raises" in tags(cell) for cell in code_cells(notebook))
+
+
+def test_pictures_have_alt_text_and_printed_numbers(notebook: Any) -> None:
+    for cell in code_cells(notebook):
+        if "Image(" in cell.source:
+            assert "alt=" in cell.source
+            assert "print(" in cell.source, "nbval does not compare pictures: print the numbers behind them"
