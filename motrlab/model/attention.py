@@ -134,8 +134,9 @@ class DeformableAttention(nn.Module):
         tokens, heads, points = offsets.shape[1], self.num_heads, self.num_points
         steps = offsets.float().reshape(-1, tokens, heads, points, 2).permute(0, 2, 1, 3, 4)  # [B, M, N, P, 2]
         box = reference.float().flatten(2).transpose(1, 2)[:, None, :, None]  # [B, 1, N, 1, 4]
-        locations = box[..., :2] + steps * box[..., 2:] * (0.5 / points)
-        return (locations * 2 - 1).reshape(-1, tokens, points, 2)
+        # Scaled on the boxes, of which there are fewer than sampling points: centre + steps · half size / points.
+        grid = (box[..., :2] * 2 - 1) + steps * (box[..., 2:] * (1 / points))
+        return grid.reshape(-1, tokens, points, 2)
 
 
 class OverlapBias(nn.Module):

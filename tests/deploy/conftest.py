@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from motrlab.config import Config, smoke
 from motrlab.deploy.artifact import write_artifact
+from motrlab.deploy.export import export_float, export_portable
+from motrlab.deploy.rewrite import rewrite_for_onnxruntime
 from motrlab.model.motr import Motr, build_motr, folded_copy
+from motrlab.quantization.quantized import QuantizedMotr
 
 Image = NDArray[np.uint8]
 
@@ -115,3 +118,48 @@ def images() -> list[Image]:
     """Ten noisy frames of 135×240 whose brightness drifts."""
     random = np.random.default_rng(5)
     return [random.integers(0, 120 + 10 * i, (135, 240, 3)).astype(np.uint8) for i in range(10)]
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """A calibrated model, its float twin, and the folder of their ONNX files (`float/` holds the float ones)."""
+
+    model: Motr
+    quantised: QuantizedMotr
+    config: Config
+    folder: Path
+    inputs: dict[str, dict[str, NDArray[np.float32]]]  # graph → named inputs
+
+
+def _runtime_inputs(config: Config) -> dict[str, dict[str, NDArray[np.float32]]]:
+    rng, m = np.random.default_rng(2), config.model
+    rows = m.num_track // m.slot_columns
+    mask = np.zeros((1, 1, 1, m.num_track), np.float32)
+    mask[..., : m.num_track // 2] = 1
+    base = {
+        "image": (rng.integers(-128, 128, (1, 3, m.height, m.width)) / 128).astype(np.float32),
+        "track_query": rng.normal(size=(1, m.d_model, rows, m.slot_columns)).astype(np.float32),
+        "track_mask": mask,
+        "track_reference": rng.uniform(0.2, 0.8, (1, 4, rows, m.slot_columns)).astype(np.float32),
+    }
+    slots = (1, m.d_model, 1, m.num_track)
+    qim = {name: rng.normal(size=slots).astype(np.float32) for name in ("embedding", "query")}
+    return {"base": base, "qim": {**qim, "mask": mask}}
+
+
+@pytest.fixture(scope="session")
+def fixed_point(tmp_path_factory: pytest.TempPathFactory) -> FixedPoint:
+    """Calibrated on its own test inputs; exported and rewritten once for all tests."""
+    config = smoke()
+    model, folder = lively_model(config), tmp_path_factory.mktemp("fixed_point")
+    inputs = _runtime_inputs(config)
+    quantised = QuantizedMotr(lively_model(config))
+    with torch.no_grad():
+        for graph in ("base", "qim"):
+            getattr(quantised, graph)(*(torch.from_numpy(x) for x in inputs[graph].values()))
+    quantised.mode("evaluate")
+    export_portable(quantised, folder)
+    export_float(model, folder / "float")
+    for graph in ("base", "qim"):
+        rewrite_for_onnxruntime(folder / f"{graph}.onnx", folder / f"{graph}.ort.onnx")
+    return FixedPoint(model, quantised, config, folder, inputs)
