@@ -1,0 +1,98 @@
+"""The rewrite changes no value, and is needed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from motrlab.deploy.integer import session_options
+from motrlab.deploy.rewrite import rewrite, rewrite_for_onnxruntime
+from motrlab.errors import UserError
+
+
+def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Without graph optimisations: every node as the standard defines it."""
+    options = session_options(1)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)
+
+
+@pytest.mark.parametrize("graph", ["base", "qim"])
+def test_same_values_node_by_node(graph, fixed_point) -> None:
+    inputs = fixed_point.inputs[graph]
+    before = run(onnx.load(fixed_point.folder / f"{graph}.onnx"), inputs)
+    after = run(onnx.load(fixed_point.folder / f"{graph}.ort.onnx"), inputs)
+    for one, other in zip(after, before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("graph", ["base", "qim"])
+def test_integer_kernels_stay_near(graph, fixed_point) -> None:
+    """With all optimisations the products are integer; only float sums before a rounding can tip a tie."""
+    inputs = fixed_point.inputs[graph]
+    path = str(fixed_point.folder / f"{graph}.ort.onnx")
+    found = ort.InferenceSession(path, session_options(1), providers=["CPUExecutionProvider"]).run(None, inputs)
+    expected = run(onnx.load(path), inputs)
+    for one, other in zip(found, expected, strict=True):
+        assert np.linalg.norm(one - other) / np.linalg.norm(other) < 0.02
+
+
+@pytest.mark.parametrize("graph", ["base", "qim"])
+def test_activations_are_unsigned_and_no_relu_stands_before_a_quantiser(graph, fixed_point) -> None:
+    model = onnx.load(fixed_point.folder / f"{graph}.ort.onnx")
+    values = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    makers = {name: n for n in model.graph.node for name in n.output}
+    quantisers = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    assert quantisers
+    assert all(values[n.input[2]].dtype == np.uint8 and values[n.input[2]] == 128 for n in quantisers)
+    assert not [n for n in quantisers if n.input[0] in makers and makers[n.input[0]].op_type == "Relu"]
+    assert Counter(n.op_type for n in model.graph.node)["Clip"] > 0
+
+
+def tiny(zero_point: int = 3) -> onnx.ModelProto:
+    """Relu → quantise → dequantise → reshape, with one value used twice."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("QuantizeLinear", ["r", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("Reshape", ["d", "shape"], ["flat"]),
+        helper.make_node("Transpose", ["d"], ["turned"], perm=[1, 0]),
+        helper.make_node("Add", ["turned", "d"], ["sum"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(0.5, np.float32), "s"),
+        numpy_helper.from_array(np.array(zero_point, np.int8), "z"),
+        numpy_helper.from_array(np.array([-1]), "shape"),
+    ]
+    values = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+        for n, s in (("x", [4, 4]), ("flat", [16]), ("sum", [4, 4]))
+    ]
+    graph = helper.make_graph(nodes, "tiny", values[:1], values[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.mark.parametrize("zero_point", [-128, -5, 0, 3, 127])
+def test_any_zero_point(zero_point: int) -> None:
+    x = np.random.default_rng(0).normal(0, 60, (4, 4)).astype(np.float32)
+    before = run(tiny(zero_point), {"x": x})
+    rewritten = rewrite(tiny(zero_point))
+    onnx.checker.check_model(rewritten, full_check=True)
+    for one, other in zip(run(rewritten, {"x": x}), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no ONNX file .*none\.onnx"):
+        rewrite_for_onnxruntime(tmp_path / "none.onnx", tmp_path / "out.onnx")
+    (tmp_path / "text.onnx").write_text("not a model")
+    with pytest.raises(UserError, match="not an ONNX model"):
+        rewrite_for_onnxruntime(tmp_path / "text.onnx", tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
