@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from motrlab.config import TrackerConfig
 from motrlab.data.motchallenge import Annotations
 from motrlab.deploy.artifact import write_artifact
 from motrlab.deploy.export import export_float
@@ -26,9 +25,6 @@ from motrlab.stages.data import open_store, read_ground_truth
 from motrlab.stages.models import checkpoint_file, load_float
 from motrlab.training.trainer import train_float
 
-# Scores of a model that has learnt nothing lie near its prior: with these thresholds it still tracks something.
-EAGER = TrackerConfig(birth_score=0.0, miss_score=0.0, reset_score=0.0, output_score=0.0, min_area_px=0.0)
-
 
 def test_accuracy_does_without_torch() -> None:
     code = "import motrlab.stages.accuracy, sys; print('torch' in sys.modules)"
@@ -37,11 +33,11 @@ def test_accuracy_does_without_torch() -> None:
 
 
 @pytest.fixture
-def trained(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The run with a float checkpoint, its thresholds those of `EAGER`."""
+def trained(run: Run) -> Run:
+    """The run with a float checkpoint."""
     if not checkpoint_file(run, "float").is_file():
         train_float(open_store(run, "train"), replace(run.config, num_workers=0), run.checkpoints("float"))
-    return Run(run.path, replace(run.config, tracker=EAGER))
+    return run
 
 
 def test_evaluate_stage_writes_tracks_and_a_record(trained: Run) -> None:
