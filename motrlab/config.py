@@ -307,7 +307,7 @@ def street() -> Config:
         ),
         tracker=TrackerConfig(
             birth_score=0.4, miss_score=0.5, reset_score=0.5, max_misses=20, output_score=0.5, min_area_px=50.0,
-            suppress_iou=0.7, coast=True, coast_written=2,
+            suppress_iou=0.6, coast=True, coast_written=2,
         ),
         train=TrainConfig(
             steps=3000,

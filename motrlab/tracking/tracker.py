@@ -72,6 +72,7 @@ class Tracker:
         missed = live & (own_scores < self.config.miss_score)
         if self.config.coast:
             missed |= self._outclaimed(live & ~missed, own_boxes)
+        away = self.misses + 1  # frames since each track was last seen, for those seen now
         live = self._age(live, missed, own_scores)
         source = np.where(live, self.num_detect + np.arange(live.shape[1]), EMPTY)
         self.track_id[~live] = EMPTY
@@ -79,7 +80,7 @@ class Tracker:
         born = self._give_birth(source, scores[:, : self.num_detect])
         if self.config.suppress_iou is not None:
             self._suppress(source, boxes, born)
-        return self._coast(source, boxes, born) if self.config.coast else Decision(source)
+        return self._coast(source, boxes, born, away) if self.config.coast else Decision(source)
 
     def _age(self, live: Bool, missed: Bool, scores: Float) -> Bool:
         """Count misses; `[B, T]` of the tracks that live on."""
@@ -117,7 +118,10 @@ class Tracker:
     def _suppress(self, source: Int, boxes: Float, born: Bool) -> None:
         """Of two tracks that overlap more than `suppress_iou`, end the younger; coasting, only newborns end."""
         live = source != EMPTY
-        corners = box_cxcywh_to_xyxy(np.take_along_axis(boxes, np.maximum(source, 0)[..., None], 1))
+        places = np.take_along_axis(boxes, np.maximum(source, 0)[..., None], 1)
+        if self.config.coast:
+            places = np.where(self.unseen[..., None], self.box, places)
+        corners = box_cxcywh_to_xyxy(places)
         overlaps = pairwise_iou(corners, corners) > self.config.suppress_iou
         younger = self.track_id[:, :, None] > self.track_id[:, None, :]
         may_end = born if self.config.coast else live
@@ -125,12 +129,14 @@ class Tracker:
         source[drop] = EMPTY
         self.track_id[drop] = EMPTY
 
-    def _coast(self, source: Int, boxes: Float, born: Bool) -> Decision:
-        """Follow the motion of tracks that are seen, and move those that are not along."""
+    def _coast(self, source: Int, boxes: Float, born: Bool, away: Int) -> Decision:
+        """Follow the motion of tracks that are seen, and move those that are not along; `away` `[B, T]` in frames."""
         found = np.take_along_axis(boxes, np.maximum(source, 0)[..., None], 1)
         gain = self.config.velocity_gain
         seen = ~self.unseen & ~born
-        step = found[..., :2] - self.box[..., :2]
+        # A track that comes back has coasted: what its box is off by has grown over all the frames it was away.
+        error = found[..., :2] - self.box[..., :2] - self.velocity
+        step = self.velocity + error / away[..., None]
         self.velocity[seen] = (1 - gain) * self.velocity[seen] + gain * step[seen]
         self.velocity[born] = 0
         self.box[..., :2] += self.velocity
