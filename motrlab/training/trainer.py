@@ -58,7 +58,7 @@ def make_accelerator(bf16: bool) -> Accelerator:
 def clip_objects(batch: ClipBatch) -> list[list[FrameObjects]]:
     """Ground truth of a batch as the assignment wants it: `[frame][clip]`."""
     return [
-        [FrameObjects(np.asarray(b), np.asarray(i), np.asarray(v)) for b, i, v in zip(*frame, strict=True)]
+        [FrameObjects(b.cpu().numpy(), i.cpu().numpy(), v.cpu().numpy()) for b, i, v in zip(*frame, strict=True)]
         for frame in zip(batch.boxes, batch.ids, batch.visibility, strict=True)
     ]
 
@@ -115,13 +115,13 @@ def fit(
     """
     train = config.train
     accelerator = make_accelerator(train.bf16)
+    model.to(accelerator.device)
     optimizer = torch.optim.AdamW(parameter_groups(model, train), betas=(0.9, train.beta2), fused=True)
     identity = hashlib.sha256(f"{config.hash} {store.data_hash} {origin}".encode()).hexdigest()[:12]
     checkpoint, curve = folder / f"training-{identity}.safetensors", folder / f"loss-{identity}.csv"
     folder.mkdir(parents=True, exist_ok=True)
     done = load_training(checkpoint, model, optimizer, identity) if checkpoint.is_file() else 0
     rows = _kept_rows(curve, done)
-    model.to(accelerator.device)
     loader: Iterable[ClipBatch] = make_loader(store, config, start_step=done)
     bar = tqdm(total=train.steps, initial=done, desc="training", disable=not sys.stderr.isatty(), unit="step")
     for step, batch in zip(range(done, train.steps), loader, strict=False):
