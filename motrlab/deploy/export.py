@@ -16,11 +16,12 @@ import onnx
 import torch
 from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from motrlab.deploy.simplify import simplify
 from motrlab.model.motr import Motr
+from motrlab.quantization.graph_edits import undo_runtime_edits
 from motrlab.quantization.prepare import example_inputs
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import atomic_path
@@ -30,9 +31,6 @@ BASE_OUTPUTS = ("class_logits", "boxes", "embedding")
 QIM_INPUTS = ("embedding", "query", "mask")
 QIM_OUTPUTS = ("updated_query",)
 OPSET = 21  # the first with int16 QuantizeLinear
-
-_decomposed = torch.ops.quantized_decomposed
-_DEQUANTIZE = (_decomposed.dequantize_per_tensor.default, _decomposed.dequantize_per_channel.default)
 
 
 class LastLayer(nn.Module):
@@ -52,74 +50,17 @@ class LastLayer(nn.Module):
 def converted(quantised: QuantizedMotr) -> tuple[GraphModule, GraphModule]:
     """Base graph and QIM in fixed point (quantize / dequantize pairs, biases on the int32 grid).
 
-    They are the reference for every runtime. `quantised` stays as it is.
+    They are the reference for every runtime. `quantised` must be in mode `evaluate`, and stays as it is.
     """
+    assert quantised.current_mode == "evaluate", quantised.current_mode
     return _convert(quantised.base), _convert(quantised.qim)
 
 
 def _convert(prepared: GraphModule) -> GraphModule:
     with torch.no_grad():
-        graph_module = convert_pt2e(copy.deepcopy(prepared))
-        for node in list(graph_module.graph.nodes):
-            if node.target in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
-                _round_bias(graph_module, node)
-    graph_module.recompile()
-    return graph_module
-
-
-def _round_bias(graph_module: GraphModule, node: Node) -> None:
-    """Put the bias on the grid of the int32 accumulator: multiples of input scale × weight scale."""
-    inputs, weight, bias = (*node.args[:3], None)[:3]
-    if bias is None or not (_is_dequantised(inputs) and _is_dequantised(weight)):
-        return
-    assert isinstance(inputs, Node)
-    assert isinstance(weight, Node)
-    assert isinstance(bias, Node)
-    value = _attribute(graph_module, bias)
-    weight_scale = weight.args[1]
-    assert isinstance(weight_scale, Node)
-    grid = _input_scale(inputs) * _attribute(graph_module, weight_scale).double()
-    rounded = ((value.double() / grid).round().clamp(-(2**31), 2**31 - 1) * grid).float()
-    name = f"_bias_{node.name}"
-    graph_module.register_buffer(name, rounded)
-    with graph_module.graph.inserting_before(node):
-        fresh = graph_module.graph.get_attr(name)
-    fresh.meta = dict(bias.meta)
-    node.replace_input_with(bias, fresh)
-
-
-_VIEWS = {
-    torch.ops.aten.reshape.default, torch.ops.aten.flatten.using_ints, torch.ops.aten.transpose.int,
-    torch.ops.aten.permute.default, torch.ops.aten.unsqueeze.default,
-}  # fmt: skip
-
-
-def _through_views(node: object) -> object:
-    while isinstance(node, Node) and node.target in _VIEWS:
-        node = node.args[0]
-    return node
-
-
-def _is_dequantised(node: object) -> bool:
-    source = _through_views(node)
-    return isinstance(source, Node) and source.target in _DEQUANTIZE
-
-
-def _input_scale(node: Node) -> float:
-    source = _through_views(node)
-    assert isinstance(source, Node)
-    scale = source.args[1]
-    assert isinstance(scale, float)
-    # Runtimes hold it as float32.
-    return float(torch.tensor(scale))
-
-
-def _attribute(graph_module: GraphModule, node: Node) -> Tensor:
-    value: object = graph_module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    assert isinstance(value, Tensor)
-    return value
+        copied = copy.deepcopy(prepared)
+        undo_runtime_edits(copied)
+        return convert_pt2e(copied)
 
 
 def export_portable(quantised: QuantizedMotr, folder: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchao.quantization.pt2e.fake_quantize import FakeQuantizeBase
 
 MIN_SCALE = 1e-6  # keeps int32 biases (bias / (input scale · weight scale)) of dead channels inside their range
@@ -110,14 +110,18 @@ class FakeQuantize(FakeQuantizeBase):
         return _round_to_grid(x, self._step, self.quant_min, self.quant_max)
 
     def _observe(self, x: Tensor) -> None:
+        """Numbers rather than tensors: half the time on the CPU, where this runs for every tensor of every frame."""
         low, high = torch.aminmax(x)
-        new = torch.maximum(high, -low) / self.quant_max
-        if self.observer == "min_max":
-            share = (new > self.scale).float() if self.batches > 0 else torch.ones(1)
+        new = max(max(float(high), -float(low)) / self.quant_max, MIN_SCALE)
+        seen, old = float(self.batches), float(self.scale)
+        if seen == 0:
+            old = new
+        elif self.observer == "min_max":
+            old = max(old, new)
         else:
-            share = (1 / (self.batches + 1)).clamp(min=_MOMENTUM)
-        self.batches += 1
-        self.scale += share.to(new.device) * (new.clamp(min=MIN_SCALE) - self.scale)
+            old += max(1 / (seen + 1), _MOMENTUM) * (new - old)
+        self.batches.fill_(seen + 1)
+        self.scale.fill_(old)
         if self.observer == "mse" and self.calibrating:
             self._fill_histogram(x)
         self._step = None
@@ -165,6 +169,7 @@ class PerChannelFakeQuantize(FakeQuantizeBase):
         self.register_buffer("scale", torch.ones(1))
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
         self._folded: Tensor | None = None  # the quantised weight, while neither weight nor scale change
+        self._seen_version = -1  # of the weight: it is the same for all frames of a step
 
     scale: Tensor
     zero_point: Tensor
@@ -173,6 +178,7 @@ class PerChannelFakeQuantize(FakeQuantizeBase):
         """As `FakeQuantize.set_mode`."""
         self.observing, self.quantising = observing, quantising
         self._folded = None
+        self._seen_version = -1
 
     def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         return self.scale, self.zero_point
@@ -190,6 +196,9 @@ class PerChannelFakeQuantize(FakeQuantizeBase):
         return self._folded
 
     def _observe(self, weight: Tensor) -> None:
+        if weight._version == self._seen_version:
+            return
+        self._seen_version = weight._version
         others = [axis for axis in range(weight.ndim) if axis != self.ch_axis]
         self.scale = (weight.abs().amax(others) / self.quant_max).clamp(min=MIN_SCALE)
         if self.zero_point.shape != self.scale.shape:
@@ -208,6 +217,33 @@ class PerChannelFakeQuantize(FakeQuantizeBase):
             if prefix + name in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.scale.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class BiasRounding(nn.Module):
+    """A bias on the grid of the int32 accumulator: multiples of input scale × weight scale.
+
+    Only in inference; training goes on with the float bias, whose rounding is far below every other.
+    """
+
+    def __init__(self, inputs: FakeQuantize, weight: PerChannelFakeQuantize) -> None:
+        super().__init__()
+        self._sources = (inputs, weight)  # a tuple, so that their state is not saved twice
+        self.quantising = False
+        self._rounded: Tensor | None = None
+
+    def set_mode(self, *, observing: bool, quantising: bool, calibrating: bool = False) -> None:
+        """As `FakeQuantize.set_mode`; while observing there is no grid yet."""
+        self.quantising = quantising and not observing
+        self._rounded = None
+
+    def forward(self, bias: Tensor) -> Tensor:
+        if not self.quantising or (torch.is_grad_enabled() and bias.requires_grad):
+            return bias
+        if self._rounded is None:
+            grid = self._sources[0].scale * self._sources[1].scale
+            integers = (bias.detach().double() / grid.double()).round().clamp(-(2**31), 2**31 - 1)
+            self._rounded = (integers * grid.double()).float()
+        return self._rounded
 
 
 def best_scale(histogram: Tensor, largest: float, quant_max: int) -> float:

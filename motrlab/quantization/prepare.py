@@ -19,14 +19,11 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 from motrlab.config import ModelConfig
 from motrlab.model.motr import Motr
 from motrlab.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
+from motrlab.quantization.graph_edits import VIEWS, edit_for_runtime
 from motrlab.quantization.scheme import ACTIVATION_RANGE, WEIGHT_RANGE, Rule, Scheme
 
 aten = torch.ops.aten
 _OPERATOR = {aten.conv2d.default: "conv", aten.linear.default: "linear", aten.matmul.default: "matmul"}
-_VIEWS = {
-    aten.reshape.default, aten.view.default, aten.flatten.using_ints, aten.transpose.int, aten.permute.default,
-    aten.unsqueeze.default,
-}  # fmt: skip
 _ANNOTATION = "quantization_annotation"  # where torchao looks for our marks
 
 
@@ -79,7 +76,9 @@ def prepare(graph_module: GraphModule, name: str, scheme: Scheme) -> tuple[Graph
         The prepared graph, and for each operator its kind, its module path and the rule that decided.
     """
     quantizer = IntegerQuantizer(scheme, name)
-    return prepare_qat_pt2e(graph_module, quantizer), quantizer.decisions
+    prepared = prepare_qat_pt2e(graph_module, quantizer)
+    edit_for_runtime(prepared)
+    return prepared, quantizer.decisions
 
 
 class IntegerQuantizer(Quantizer):
@@ -120,10 +119,10 @@ class IntegerQuantizer(Quantizer):
         Views of one tensor then share one quantiser, and there is none where the producer has it already.
         """
         user = node
-        while operand.target in _VIEWS and len(operand.users) == 1:
+        while operand.target in VIEWS and len(operand.users) == 1:
             user, operand = operand, operand.args[0]  # type: ignore[assignment]
         source = operand
-        while source.target in _VIEWS:
+        while source.target in VIEWS:
             source = source.args[0]  # type: ignore[assignment]
         if _ANNOTATION in source.meta and source.meta[_ANNOTATION].output_qspec is not None:
             return

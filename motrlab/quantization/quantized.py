@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.model.base import BaseOutput, decode_boxes
 from motrlab.model.motr import Motr, build_motr, folded_copy
+from motrlab.quantization.graph_edits import bias_roundings
 from motrlab.quantization.prepare import capture, fake_quantizers, prepare
 from motrlab.quantization.scheme import Scheme, default_scheme
 from motrlab.training.checkpoint import load_tensors, save_model
@@ -52,7 +52,7 @@ class QuantizedMotr(nn.Module):
     def mode(self, name: str) -> None:
         """Switch observers and fake quantisation: see `MODES`. Exported graphs refuse `.train()` and `.eval()`."""
         observing, quantising = MODES[name]
-        for module in self.fake_quantizers():
+        for module in (*self.fake_quantizers(), *bias_roundings(self.base), *bias_roundings(self.qim)):
             module.set_mode(observing=observing, quantising=quantising, calibrating=name == "calibrate")
         self.current_mode = name
 
@@ -72,23 +72,25 @@ class QuantizedMotr(nn.Module):
         return result
 
     def save(self, path: Path, config: Config, **facts: Any) -> None:
-        """Write parameters, scales and observer states, with the config they belong to, as safetensors."""
-        save_model(path, self, config, **facts)
+        """Write parameters, scales and observer states as safetensors, with their config and scheme."""
+        save_model(path, self, config, scheme=self.scheme.to_dict(), **facts)
 
     @staticmethod
-    def load(config: Config, path: Path, scheme: Scheme | None = None) -> QuantizedMotr:
-        """Capture a fresh model and load the file's state; in mode `evaluate`.
+    def load(config: Config, path: Path) -> QuantizedMotr:
+        """Capture a fresh model, prepare it by the file's scheme, and load the file's state; in mode `evaluate`.
 
-        Raises UserError if the file is missing, or of another preset or scheme.
+        Raises UserError if the file is missing or of another preset.
         """
-        tensors, _ = load_tensors(path)
-        quantised = QuantizedMotr(folded_copy(build_motr(config.model)), scheme)
+        tensors, facts = load_tensors(path)
+        if "scheme" not in facts:
+            raise UserError(f"{path}: not a quantised model; run the calibration stage first")
+        quantised = QuantizedMotr(folded_copy(build_motr(config.model)), Scheme.from_dict(facts["scheme"]))
         state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         try:
             quantised.load_state_dict(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:160]
-            raise UserError(f"{path}: written for another preset or scheme ({reason})") from error
+            raise UserError(f"{path}: written for another preset ({reason})") from error
         quantised.mode("evaluate")
         return quantised
 
@@ -124,8 +126,3 @@ def num_quantisers(quantised: QuantizedMotr) -> dict[str, int]:
     kinds = [type(m).__name__ for m in quantised.fake_quantizers()]
     weights = kinds.count("PerChannelFakeQuantize")
     return {"activations": len(kinds) - weights, "weights": weights}
-
-
-def no_grad_if_evaluating(quantised: QuantizedMotr) -> Any:
-    """A context for inference in the current mode."""
-    return torch.set_grad_enabled(quantised.current_mode.startswith("train"))

@@ -6,8 +6,11 @@ The last rule that fits an operator decides. Activations are symmetric int8 per 
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from motrlab.errors import UserError
 
@@ -57,6 +60,18 @@ class Scheme:
         """The rule that decides for this operator."""
         fitting = [rule for rule in self.rules if rule.fits(graph, operator, path)]
         return fitting[-1] if fitting else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Scheme:
+        """The inverse of `to_dict`. Raises UserError on an unknown field."""
+        try:
+            return Scheme(rules=tuple(Rule(**rule) for rule in values["rules"]))
+        except (TypeError, KeyError) as error:
+            raise UserError(f"quantisation scheme: {error}; written by another version of motrlab?") from error
 
 
 def default_scheme(observer: str = "moving_average") -> Scheme:
