@@ -1,6 +1,8 @@
 """The deployed tracker: an artefact run with NumPy, OpenCV and ONNX Runtime. torch is not imported.
 
-ONNX Runtime executes the rewritten graphs (`*.ort.onnx`); OpenVINO, the independent check, the portable ones.
+ONNX Runtime executes the rewritten graphs (`*.ort.onnx`). So does OpenVINO, the independent check: on the portable ones
+OpenVINO 2026.4.1 is wrong, not just rounded otherwise. It shifts signed int8 activations to uint8 itself and loses the
+shift on the way (smallest case: Concat, QuantizeLinear, DequantizeLinear, Conv); the rewritten ones are uint8 already.
 """
 
 from __future__ import annotations
@@ -102,11 +104,10 @@ def load_artifact(folder: Path, *, num_threads: int = 1, backend: str = "onnxrun
     slots = {name: sizes[name] for name in ("d_model", "num_detect", "num_track", "slot_columns")}
     with np.load(folder / "queries.npz") as queries:
         detect_query = queries["query"]
-    suffix = ".ort.onnx" if backend == "onnxruntime" else ".onnx"
     load = load_onnxruntime if backend == "onnxruntime" else load_openvino
     graphs = OnnxGraphs(
-        load(folder / f"base{suffix}", BASE_OUTPUTS, num_threads),
-        load(folder / f"qim{suffix}", QIM_OUTPUTS, num_threads),
+        load(folder / "base.ort.onnx", BASE_OUTPUTS, num_threads),
+        load(folder / "qim.ort.onnx", QIM_OUTPUTS, num_threads),
         detect_query,
         relative_boxes=description["boxes"] == "relative",
     )

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from motrlab.config import Config, smoke
 from motrlab.deploy.artifact import write_artifact
@@ -32,18 +31,6 @@ class Exported:
     qim: Path
 
 
-class _BaseWithoutAuxiliaries(nn.Module):
-    def __init__(self, model: Motr) -> None:
-        super().__init__()
-        self.base = model.base
-
-    def forward(
-        self, image: Tensor, track_query: Tensor, track_mask: Tensor, track_reference: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        logits, boxes, embedding = self.base(image, track_query, track_mask, track_reference)
-        return logits[-1], boxes[-1], embedding
-
-
 def lively_model(config: Config, seed: int = 3) -> Motr:
     """Random weights whose scores spread around 0.5, so that tracks are born, missed and ended."""
     model = build_motr(config.model, seed)
@@ -57,32 +44,12 @@ def lively_model(config: Config, seed: int = 3) -> Motr:
     return folded_copy(model)
 
 
-def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...], path: Path) -> None:
-    with torch.no_grad():
-        torch.onnx.export(
-            module, inputs, str(path), dynamo=True, opset_version=21, external_data=False, verbose=False,
-            output_names=list(names),
-        )  # fmt: skip
-
-
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     config = replace(smoke(), tracker=replace(smoke().tracker, birth_score=0.55, max_misses=2))
     model = lively_model(config)
     folder = tmp_path_factory.mktemp("onnx")
-    m = config.model
-    rows = m.num_track // m.slot_columns
-    slots = (1, m.d_model, 1, m.num_track)
-    base_inputs = (
-        torch.zeros(1, 3, m.height, m.width),
-        torch.zeros(1, m.d_model, rows, m.slot_columns),
-        torch.zeros(1, 1, 1, m.num_track),
-        torch.full((1, 4, rows, m.slot_columns), 0.5),
-    )
-    qim_inputs = (torch.zeros(slots), torch.zeros(slots), torch.zeros(1, 1, 1, m.num_track))
-    base_outputs = ("class_logits", "boxes", "embedding")
-    _export(_BaseWithoutAuxiliaries(model).eval(), base_inputs, base_outputs, folder / "base.onnx")
-    _export(model.qim, qim_inputs, ("updated_query",), folder / "qim.onnx")
+    export_float(model, folder)
     return Exported(model, config, folder / "base.onnx", folder / "qim.onnx")
 
 
@@ -163,3 +130,21 @@ def fixed_point(tmp_path_factory: pytest.TempPathFactory) -> FixedPoint:
     for graph in ("base", "qim"):
         rewrite_for_onnxruntime(folder / f"{graph}.onnx", folder / f"{graph}.ort.onnx")
     return FixedPoint(model, quantised, config, folder, inputs)
+
+
+@pytest.fixture(scope="session")
+def fixed_point_artifact(fixed_point: FixedPoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real one: integer graphs, calibrated on noise."""
+    detect, config = fixed_point.model.base.detect, fixed_point.config
+    tracker = replace(config.tracker, birth_score=0.55)
+    return write_artifact(
+        tmp_path_factory.mktemp("fixed_point_artifact") / "artifact",
+        base_onnx=fixed_point.folder / "base.onnx",
+        qim_onnx=fixed_point.folder / "qim.onnx",
+        base_ort=fixed_point.folder / "base.ort.onnx",
+        qim_ort=fixed_point.folder / "qim.ort.onnx",
+        detect_query=detect.query.detach().numpy(),
+        detect_reference=detect.reference().detach().numpy(),
+        config=replace(config, tracker=tracker),
+        provenance={},
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from motrlab.deploy.runtime import Runtime, load_artifact
+from motrlab.deploy.runtime import BACKENDS, Runtime, load_artifact
 from motrlab.errors import UserError
 from motrlab.model.motr import MotrGraphs
 from motrlab.tracking.sequence import track_frames
@@ -93,6 +93,35 @@ def test_openvino_gives_the_same_tracks(artifact: Path, images: Any) -> None:
     pytest.importorskip("openvino")
     runtimes = [load_artifact(artifact, backend=backend) for backend in ("onnxruntime", "openvino")]
     assert_same_tracks(*(run_all(r, images) for r in runtimes), tolerance_px=0.05)
+
+
+def test_runtimes_agree_in_fixed_point(fixed_point_artifact: Path, fixed_point: Any) -> None:
+    """Rounding ties spread, so outputs are close rather than equal; a lost zero point is ten times as far off."""
+    pytest.importorskip("openvino")
+    inputs = fixed_point.inputs["base"].values()
+    ours, theirs = (load_artifact(fixed_point_artifact, backend=backend).graphs.base(*inputs) for backend in BACKENDS)
+    for one, other in ((ours[0][0], theirs[0][0]), (ours[1][0], theirs[1][0]), (ours[2], theirs[2])):
+        assert np.abs(one - other).mean() < 0.05 * one.std()
+
+
+def test_fixed_point_gives_the_tracks_of_the_quantised_network(
+    fixed_point_artifact: Path, fixed_point: Any, images: Any
+) -> None:
+    runtime = load_artifact(fixed_point_artifact)
+    with torch.no_grad():
+        expected = list(
+            track_frames(
+                fixed_point.quantised.graphs,
+                images,
+                lambda image: torch.from_numpy(runtime.preprocess(image)),
+                fixed_point.config.model,
+                runtime.tracker,
+            )
+        )
+    found = run_all(runtime, images)
+    assert sum(len(f.track_id) for f in found) > 0
+    same = [np.isin(a.track_id, b.track_id).mean() for a, b in zip(found, expected, strict=True) if len(a.track_id)]
+    assert np.mean(same) > 0.8
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])

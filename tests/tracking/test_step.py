@@ -96,6 +96,19 @@ def test_shift_moves_references_of_live_slots_only(numpy_graphs: Any, sizes: Any
     np.testing.assert_allclose(difference, shift * (source != EMPTY)[:, None], atol=1e-6)
 
 
+def test_a_held_slot_keeps_its_query(numpy_graphs: Any, torch_graphs: Any, sizes: Any) -> None:
+    frame, state, source = images(sizes), random_state(sizes), np.array(SOURCES["carried on"])
+    hold = np.array([[True, False, True, False], [False, True, False, False]])
+    _, following = frame_step(numpy_graphs, frame, state, lambda output: Decision(source, hold=hold))
+    before, after = (x.query.reshape(2, sizes.d_model, -1).swapaxes(1, 2) for x in (state, following))
+    np.testing.assert_array_equal(after[hold], before[hold])
+    assert (after[~hold & (source != EMPTY)] != before[~hold & (source != EMPTY)]).any(1).all()
+    tensors = torch.from_numpy(frame)
+    decision = Decision(source, hold=hold)
+    _, theirs = frame_step(torch_graphs, tensors, state_like(state, tensors), lambda output: decision)
+    np.testing.assert_allclose(to_numpy(theirs.query), following.query, atol=1e-6)
+
+
 def test_base_comes_before_the_decision_and_qim_after(numpy_graphs: Any, sizes: Any) -> None:
     def note(output: Any) -> Decision:
         numpy_graphs.calls.append("decide")
