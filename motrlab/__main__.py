@@ -167,7 +167,8 @@ def _eval_files(options: argparse.Namespace) -> None:
 def _track(options: argparse.Namespace) -> None:
     from motrlab.track import track
 
-    track(options.artifact, options.input, options.out, write_frames=options.frames)
+    counts = track(options.artifact, options.input, options.out, write_frames=options.frames)
+    print(", ".join(f"{count} {name}" for name, count in counts.items()), "→", options.out)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

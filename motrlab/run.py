@@ -125,7 +125,8 @@ class Run:
         if not file.is_file():
             return []
         records = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        complete, _, _ = file.read_text(encoding="utf-8").rpartition("\n")  # a kill may have cut the last line
+        for number, line in enumerate(complete.splitlines(), 1):
             try:
                 records.append(json.loads(line))
             except json.JSONDecodeError as error:
@@ -162,16 +163,18 @@ class Run:
             "config_hash": used.hash,
             "data_hash": data_hash or self._data_hash(),
             "seed": used.seed,
-            **_git_state(),
+            **git_state(),
             "versions": package_versions(),
             "hardware": hardware(),
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "duration_s": round(time.time() - started, 3),
         }
         file = self.path / "records.jsonl"
-        line = json.dumps(record, allow_nan=False)
-        with file.open("a+", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        kept = file.read_bytes() if file.is_file() else b""
+        with file.open("r+b" if kept else "wb") as stream:
+            stream.seek(kept.rfind(b"\n") + 1)  # over a line that a kill has cut
+            stream.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            stream.truncate()
         return record
 
     def _data_hash(self) -> str:
@@ -212,7 +215,9 @@ def hardware() -> dict[str, Any]:
     return {"cpu": model, "num_cpus": cpus, "platform": platform.platform()}
 
 
-def _git_state() -> dict[str, Any]:
+def git_state() -> dict[str, Any]:
+    """`git_commit` ("" outside git) and `git_dirty` of the checkout this package lies in."""
+
     def git(*arguments: str) -> str | None:
         folder = Path(__file__).resolve().parent
         result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)

@@ -121,7 +121,7 @@ def test_a_broken_record_is_named_by_line(home: Path) -> None:
     run = Run.open("r")
     run.add_record("data", "data", {}, started=time.time())
     with (run.path / "records.jsonl").open("a") as stream:
-        stream.write('{"schema": 1, "ru')
+        stream.write('{"schema": 1, "ru\n')
     with pytest.raises(UserError, match=r"records\.jsonl:2: not JSON"):
         run.records()
 
@@ -167,3 +167,15 @@ def test_atomic_path_on_failure_leaves_the_old_file(tmp_path: Path) -> None:
 def test_provenance_is_filled_in() -> None:
     assert {"python", "torch", "onnxruntime", "numpy"} <= set(package_versions())
     assert hardware()["num_cpus"] >= 1
+
+
+def test_a_cut_last_line_is_forgotten(home: Path) -> None:
+    """A kill in the middle of a write must not block the run."""
+    run = Run.open("cut")
+    run.add_record("data", "data", {"a": 1}, started=0.0)
+    file = run.path / "records.jsonl"
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write('{"schema": 1, "run": "cu')
+    assert [r["metrics"]["a"] for r in run.records()] == [1]
+    run.add_record("data", "data", {"a": 2}, started=0.0)
+    assert [r["metrics"]["a"] for r in run.records()] == [1, 2]

@@ -9,7 +9,7 @@ from typing import Any
 from motrlab.deploy.artifact import write_artifact
 from motrlab.deploy.perf import measure_latency
 from motrlab.evaluation.tracks import read_tracks
-from motrlab.run import Run
+from motrlab.run import Run, git_state
 from motrlab.stages.accuracy import read_frames
 from motrlab.stages.data import open_store
 from motrlab.viz.overlay import contact_sheet, draw_frame, tracks_of_frame, trails_until, write_image
@@ -44,7 +44,7 @@ def convert(run: Run) -> dict[str, Any]:
         detect_query=quantized.graphs.detect_query.detach().numpy(),
         detect_reference=torch.sigmoid(reference_logits.detach()).numpy(),
         config=run.config,
-        provenance={"run": run.name, "stage": "qat"},
+        provenance={"run": run.name, "stage": "qat", "git_commit": git_state()["git_commit"]},
     )
     metrics: dict[str, float] = {}
     for graph in ("base", "qim"):
