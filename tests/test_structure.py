@@ -77,7 +77,7 @@ def test_the_table_was_read() -> None:
     heights = [RANKS[name] for name in order]
     assert heights == sorted(set(heights))
     assert RANKS["config"] == RANKS["boxes"] == RANKS["run"] == 0
-    assert RANKS["pipeline"] == RANKS["stages"] == RANKS["__main__"] > RANKS["report"]
+    assert RANKS["pipeline"] == RANKS["__main__"] > RANKS["stages"] > RANKS["report"]
 
 
 def test_every_room_is_in_the_table() -> None:
