@@ -57,7 +57,8 @@ def converted(quantised: QuantizedMotr) -> tuple[GraphModule, GraphModule]:
 
 
 def _convert(prepared: GraphModule) -> GraphModule:
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about copying its graphs
         copied = copy.deepcopy(prepared)
         undo_runtime_edits(copied)
         return convert_pt2e(copied)
