@@ -126,7 +126,8 @@ class IntegerQuantizer(Quantizer):
             source = source.args[0]  # type: ignore[assignment]
         if _ANNOTATION in source.meta and source.meta[_ANNOTATION].output_qspec is not None:
             return
-        _annotation(user).input_qspec_map[operand] = _activation_spec(rule.observer, rule.input_scale)
+        scale = rule.softmax_scale if source.target is aten.softmax.int else rule.input_scale
+        _annotation(user).input_qspec_map[operand] = _activation_spec(rule.observer, scale)
 
     def _mark_output(self, node: Node, rule: Rule) -> None:
         """Behind the ReLU, where one follows alone: the runtime folds it into the product."""

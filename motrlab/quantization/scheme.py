@@ -33,6 +33,7 @@ class Rule:
     precision: str = "int8"  # int8 | float
     observer: str = "moving_average"  # of activations: min_max | moving_average | mse
     input_scale: float | None = None  # fixed scale of the input; None: observed
+    softmax_scale: float | None = 1 / 127  # fixed scale of an input that is a softmax; None: observed
     quantise_output: bool = True  # False: int8 inputs and weights, float result
 
     def __post_init__(self) -> None:

@@ -1,9 +1,10 @@
-"""QAT: a step changes weights and lowers the loss; schedules, frozen ranges, fresh weight scales, resume."""
+"""QAT: a step changes weights and lowers the loss; schedules, frozen ranges, fresh weight scales, a kill."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from motrlab.data.street import generate_street, is_unseen
 from motrlab.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
 from motrlab.quantization.qat import qat_config, qat_loss, refresh_weight_scales, train_qat
 from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.training.criterion import ClipLoss
 
 
 @pytest.fixture(scope="session")
@@ -30,10 +32,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
 
 
 def quiet(config: Config) -> Config:
-    """No chance in the assignment."""
+    """No chance in the assignment, and every matched slot becomes a track."""
     train = replace(
         config.train, drop_probability=0.0, heavy_drop_fraction=0.0, false_positive_ratio=0.0, clone_probability=0.0,
-        reference_jitter=0.0,
+        reference_jitter=0.0, keep_iou=-1.0,
     )  # fmt: skip
     return replace(config, train=train)
 
@@ -77,7 +79,7 @@ def test_config_of_the_training(config: Config) -> None:
     assert (train.schedule, train.step_milestones, train.warmup) == ("step", (0.5,), 0.0)
 
 
-def test_train_freezes_refreshes_and_resumes(
+def test_train_freezes_and_refreshes(
     quantised: QuantizedMotr, config: Config, store: FrameStore, tmp_path: Path
 ) -> None:
     config = replace(config, qat=replace(config.qat, steps=4, clip_frames=2, freeze_observers=0.5), num_workers=0)
@@ -93,6 +95,35 @@ def test_train_freezes_refreshes_and_resumes(
     loaded = QuantizedMotr.load(config, tmp_path / "model.safetensors")
     for name, value in quantised.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_a_rerun_goes_on_from_the_checkpoint(
+    quantised: QuantizedMotr, config: Config, store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after its first checkpoint, QAT ends where an uninterrupted one ends."""
+    config = replace(config, qat=replace(config.qat, steps=4, clip_frames=2), num_workers=0)
+    config = replace(config, train=replace(config.train, frames_per_step=2, checkpoint_every=2))
+    start = {name: value.clone() for name, value in quantised.state_dict().items()}
+    straight = train_qat(quantised, store, config, tmp_path / "straight")
+    expected = {name: value.clone() for name, value in quantised.state_dict().items()}
+
+    quantised.load_state_dict(start)
+    calls = iter(range(3))
+
+    def killed(*arguments: Any) -> ClipLoss:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return qat_loss(*arguments)
+
+    monkeypatch.setattr("motrlab.quantization.qat.qat_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_qat(quantised, store, config, tmp_path / "killed")
+    monkeypatch.undo()
+    quantised.load_state_dict(start)
+    resumed = train_qat(quantised, store, config, tmp_path / "killed")
+    assert resumed.curve.read_text().splitlines()[-1] == straight.curve.read_text().splitlines()[-1]
+    for name, value in quantised.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_refresh_brings_weight_scales_up_to_date(quantised: QuantizedMotr) -> None:

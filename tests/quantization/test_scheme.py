@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from motrlab.errors import UserError
@@ -35,3 +37,10 @@ def test_last_rule_decides() -> None:
 def test_unknown_values_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(UserError, match="quantisation rule"):
         Rule(**wrong)  # type: ignore[arg-type]
+
+
+def test_round_trip_as_json() -> None:
+    scheme = Scheme(rules=(*default_scheme("mse").rules, Rule(path="decoder.*", precision="float")))
+    assert Scheme.from_dict(json.loads(json.dumps(scheme.to_dict()))) == scheme
+    with pytest.raises(UserError, match="another version"):
+        Scheme.from_dict({"rules": [{"bits": 8}]})
