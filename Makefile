@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 SANITIZE := $(wildcard tests/notebooks/sanitize.cfg)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: install demo test test-all lint notebooks-test clean
+.PHONY: install demo test test-all lint notebooks-test notebooks-outputs clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -51,6 +51,11 @@ ifneq ($(NOTEBOOKS),)
 	home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && MOTRLAB_HOME=$$home $(BIN)/python -m pytest --nbval \
 		--nbval-current-env --nbval-cell-timeout 900 $(addprefix --nbval-sanitize-with ,$(SANITIZE)) $(sort $(NOTEBOOKS))
 endif
+
+# Execute the notebooks on the smoke preset and store their outputs, which nbval compares with.
+notebooks-outputs: $(STAMP)
+	home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && MOTRLAB_HOME=$$home $(BIN)/python -m nbconvert \
+		--to notebook --execute --inplace --ExecutePreprocessor.extra_arguments=--log-level=ERROR $(sort $(NOTEBOOKS))
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -85,7 +85,7 @@ def draw_overlays(run: Run, stage: str = "fixed_point", *, num_sheets: int = 3, 
             for f in frames
             if f <= info.num_frames
         ]
-        path = run.assets / f"{stage}_{info.name}.png"
+        path = run.assets / f"{stage}_{info.name}.jpg"
         write_image(path, contact_sheet(pictures, columns=2))
         assets.append(path)
     run.add_record(stage, "overlay", {"num_sheets": len(assets)}, started=started, assets=assets)

@@ -186,6 +186,14 @@ def image_png(image: Image) -> bytes:
     return data.tobytes()
 
 
+def image_jpeg(image: Image, max_width_px: int = 1280) -> bytes:
+    """The image, no wider than that, as the bytes of a JPEG file: a picture of video frames for a notebook."""
+    small = _to_width(image, min(max_width_px, image.shape[1]))
+    done, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    assert done
+    return data.tobytes()
+
+
 def write_image(path: Path, image: Image) -> None:
     """Write `image` as the file type that `path` ends in. Raises UserError if OpenCV cannot."""
     with atomic_path(path) as temporary:

@@ -12,6 +12,7 @@ from motrlab.viz.overlay import (
     TrailHistory,
     contact_sheet,
     draw_frame,
+    image_jpeg,
     image_png,
     track_colour,
     tracks_of_frame,
@@ -160,3 +161,11 @@ def test_bad_video_leaves_no_file(tmp_path: Path, shapes: list[tuple[int, int]],
 def test_video_without_encoder_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.notavideo: OpenCV has no mp4v encoder"):
         write_video(tmp_path / "x.notavideo", iter([grey()]), 15)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(40, 40), (200, 100)])
+def test_jpeg_is_no_wider_than_asked(width: int, expected: int) -> None:
+    data = image_jpeg(np.zeros((20, width, 3), np.uint8), max_width_px=100)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    assert decoded.shape[1] == expected
