@@ -80,9 +80,11 @@ def train_float(
 
     def loss(batch: ClipBatch, rng: np.random.Generator) -> ClipLoss:
         clips = batch.images.shape[1]
-        memory: Tensor = model.base.encode(batch.images.flatten(0, 1))
+        memory: Tensor = model.base.encode(batch.images.flatten(0, 1)).float()
         graphs = MotrGraphs(model, encoded=True)
-        return clip_loss(graphs, memory.split(clips), clip_objects(batch), config.model, train, rng)
+        # The decoder's tensors are small: casting them costs more than bf16 saves, and boxes want float32.
+        with torch.autocast(memory.device.type, enabled=False):
+            return clip_loss(graphs, memory.split(clips), clip_objects(batch), config.model, train, rng)
 
     def prepare_mode() -> None:
         model.train()
