@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SANITIZE := $(wildcard tests/notebooks/sanitize.cfg)
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+NOTEBOOKS := $(wildcard notebooks/0?_*.ipynb)
 
 .PHONY: install demo test test-all lint notebooks-test notebooks-outputs clean
 .DEFAULT_GOAL := install

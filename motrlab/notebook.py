@@ -14,6 +14,7 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from motrlab.data.motchallenge import find_sequences
 from motrlab.errors import UserError
 from motrlab.run import Run
 
@@ -37,12 +38,21 @@ def begin(namespace: MutableMapping[str, Any]) -> Run:
         if name in namespace:
             namespace[name] = _checked(name, namespace[name], annotation)
     run = namespace["run"]
-    source: dict[str, Any] = {}
-    if namespace.get("data_root"):
-        source["data_root"] = str(Path(namespace["data_root"]).expanduser().resolve())
-    if namespace.get("sequences"):
-        source["sequences"] = tuple(name.strip() for name in namespace["sequences"].split(","))
+    names = tuple(n.strip() for n in namespace.get("sequences", "").split(",") if n.strip())
+    source = checked_source(namespace.get("data_root") or None, names)
     return Run.open(run.name if isinstance(run, Run) else run, namespace["preset"], **source)
+
+
+def checked_source(data_root: str | None, sequences: Sequence[str]) -> dict[str, Any]:
+    """The overrides of `Run.open` that choose a run's data; `data_root` made absolute, as notebooks work elsewhere.
+
+    Raises UserError if the sequences are not there: before the run is made, or it would be bound to the mistake.
+    """
+    if not data_root:
+        return {"sequences": tuple(sequences)}
+    root = Path(data_root).expanduser().resolve()
+    find_sequences(root, sequences)
+    return {"data_root": str(root), "sequences": tuple(sequences)}
 
 
 def check_parameters(known: Iterable[str], given: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.errors import UserError
+from motrlab.notebook import checked_source
 from motrlab.run import Run, project_root
 
 NOTEBOOKS = (
@@ -32,6 +33,8 @@ NOTEBOOKS = (
 )
 _WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None}  # as YAML spells them
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+
+_OPTIONS = ("run", "preset", "data_root", "sequences")  # parameters that have an option of their own
 
 Parameters = dict[str, dict[str, Any]]  # notebook → parameter → value
 
@@ -102,8 +105,8 @@ def parse_parameters(assignments: Sequence[str], known: Mapping[str, Mapping[str
         if not equals or not left:
             raise UserError(f"-p {assignment}: write -p name=value or -p 04_qat.name=value")
         prefix, _, name = left.rpartition(".")
-        if name in ("run", "preset"):
-            raise UserError(f"-p {assignment}: use --{name} {text}")
+        if name in _OPTIONS:
+            raise UserError(f"-p {assignment}: use --{name.replace('_', '-')} {text}")
         notebook = _owner(assignment, prefix, name, known)
         given[notebook][name] = parse_value(text, known[notebook][name])
     return given
@@ -156,10 +159,8 @@ def run_notebooks(
     names, folder = select(first, last), notebooks_folder()
     known = {notebook: known_parameters(folder / f"{notebook}.ipynb") for notebook in names}
     given = parse_parameters(parameters, known)
-    root = str(Path(data_root).expanduser().resolve()) if data_root else None  # notebooks work in another folder
-    if root is not None and not Path(root).is_dir():
-        raise UserError(f"--data-root {data_root}: no such folder")
-    run = Run.open(name, preset, data_root=root, sequences=tuple(sequences))
+    builds = names[0] == NOTEBOOKS[0] or preset in ("", "smoke")  # what makes a run from nothing
+    run = Run.open(name, preset, create=builds, **checked_source(data_root, sequences))
     with _kernel_environment():
         for notebook in names:
             values = {"run": run.name, "preset": run.config.preset, **given[notebook]}

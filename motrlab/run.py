@@ -183,7 +183,10 @@ class Run:
 
 
 def _existing_config(file: Path, name: str, preset: str, overrides: Mapping[str, Any]) -> Config:
-    config = Config.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    try:
+        config = Config.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:  # of JSON, and every UserError
+        raise UserError(f"{file}: not a config of this motrlab ({error}); choose another run name") from error
     if preset and preset != config.preset:
         raise UserError(f"run {name!r} was made with preset {config.preset!r}, not {preset!r}: choose another run name")
     kept = config.to_dict()

@@ -181,15 +181,21 @@ def test_real_data_goes_into_the_run(
     write_notebook: Callable[..., Path], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_notebook("01_data_prep")
-    (home / "mot").mkdir()
+    for name in ("A", "B"):
+        (home / "mot" / name / "img1").mkdir(parents=True)
     monkeypatch.chdir(home)
     arguments: Mapping[str, Any] = {"first": "1", "last": "1", "sequences": ["A", "B"]}
     monkeypatch.setattr("motrlab.pipeline.execute", lambda *_: None)
     assert run_notebooks("real", "smoke", data_root="mot", **arguments) is None
     config = Run.open("real").config
     assert (config.data_root, config.sequences) == (str(home / "mot"), ("A", "B"))
-    with pytest.raises(UserError, match="data-root gone: no such folder"):
+    with pytest.raises(UserError, match="gone: no such folder"):
         run_notebooks("other", "smoke", data_root="gone", **arguments)
+    with pytest.raises(UserError, match="no sequence 'TYPO'; there are A, B"):
+        run_notebooks("other", "smoke", data_root="mot", first="1", last="1", sequences=["TYPO"])
+    assert not (home / "runs" / "other").exists(), "a mistake must not bind the run"
+    with pytest.raises(UserError, match="use --data-root mot"):
+        run_notebooks("other", "smoke", parameters=["data_root=mot"], first="1", last="1")
     with pytest.raises(UserError, match="was made with sequences"):
         run_notebooks("real", "smoke", data_root="mot", first="1", last="1", sequences=["A"])
 

@@ -179,3 +179,10 @@ def test_a_cut_last_line_is_forgotten(home: Path) -> None:
     assert [r["metrics"]["a"] for r in run.records()] == [1]
     run.add_record("data", "data", {"a": 2}, started=0.0)
     assert [r["metrics"]["a"] for r in run.records()] == [1, 2]
+
+
+def test_a_damaged_config_is_named(home: Path) -> None:
+    run = Run.open("hurt")
+    (run.path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: not a config"):
+        Run.open("hurt")

@@ -57,6 +57,8 @@ def measure_latency(
         `qim.speedup`; `num_frames`, `repeats`. These are of the first thread count; those of another number n have
         `threads_n.` before their names. Raises UserError without images.
     """
+    if repeats < 1:
+        raise UserError(f"performance: repeats must be at least 1, not {repeats}")
     frames = list(images)
     if not frames:
         raise UserError("performance: no frames to measure on; prepare the data first")

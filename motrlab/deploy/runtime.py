@@ -112,7 +112,16 @@ def load_artifact(folder: Path, *, num_threads: int = 1, backend: str = "onnxrun
         relative_boxes=description["boxes"] == "relative",
     )
     shapes = Shapes(height=frame["height"], width=frame["width"], **slots)
-    return Runtime(graphs, shapes, TrackerConfig(**description["tracker"]))
+    return Runtime(graphs, shapes, _tracker_rules(description["tracker"], folder))
+
+
+def _tracker_rules(values: dict[str, Any], folder: Path) -> TrackerConfig:
+    try:
+        return TrackerConfig(**values)
+    except TypeError as error:
+        raise UserError(
+            f"{folder / 'tracker.json'}: rules of another motrlab ({error}); convert the run anew"
+        ) from error
 
 
 def load_onnxruntime(path: Path, outputs: tuple[str, ...], num_threads: int) -> Network:

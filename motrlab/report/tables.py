@@ -158,7 +158,10 @@ def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
             _accuracy_rows(records, "accuracy", protocol) + baseline_rows(records, protocol),
         ),
         ("Test halves, without duplicate suppression", _accuracy_rows(records, "accuracy_raw", protocol)),
-        ("Unseen videos, never trained on", _accuracy_rows(records, "accuracy_unseen", protocol)),
+        (
+            "Unseen videos, never trained on",
+            _accuracy_rows(records, "accuracy_unseen", protocol) + baseline_rows(records, protocol, "baseline_unseen"),
+        ),
     ]
     kept = [(heading, rows) for heading, rows in groups if rows]
     if not kept:
@@ -166,9 +169,9 @@ def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
     return Table([METRIC_NAMES[m] for m in METRICS], kept, corner="Stage")
 
 
-def baseline_rows(records: Sequence[Record], protocol: str) -> list[Row]:
+def baseline_rows(records: Sequence[Record], protocol: str, kind: str = "baseline") -> list[Row]:
     """ByteTrack-style association of the detection file's boxes."""
-    record = last(records, "data", "baseline")
+    record = last(records, "data", kind)
     metrics = overall(record, protocol) if record else {}
     cells = [_metric_cell(metrics, m, None) for m in METRICS]
     return [Row("ByteTrack", cells, note="baseline, boxes of det.txt")] if metrics else []

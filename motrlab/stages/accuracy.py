@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +21,9 @@ from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import Results, evaluate, flatten
 from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
-from motrlab.evaluation.tracks import Tracks, write_tracks
+from motrlab.evaluation.tracks import Tracks
 from motrlab.run import Run
-from motrlab.stages.data import has_unseen, open_store, read_ground_truth
+from motrlab.stages.data import has_unseen, open_store, read_ground_truth, write_track_files
 from motrlab.tracking.sequence import track_streams
 from motrlab.tracking.step import Graphs
 
@@ -46,10 +45,7 @@ def evaluate_stage(run: Run, stage: str, protocol: str = PROTOCOLS[0]) -> Result
     check_protocol(protocol)
     started = time.time()
     tracks = track_part(run, open_engine(run, stage), "test")
-    folder = run.tracks(stage)
-    shutil.rmtree(folder, ignore_errors=True)
-    for name, found in tracks.items():
-        write_tracks(folder / f"{name}.txt", found)
+    write_track_files(run.tracks(stage), tracks)
     results = _record(run, stage, "accuracy", tracks, "test", started)
     return results[protocol]
 

@@ -1,14 +1,15 @@
-"""Which stage needs which, and what to do where one is missing."""
+"""What to do where a stage is missing."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from motrlab.errors import UserError
 from motrlab.run import Run
+from motrlab.stages.order import CHAIN, is_done
 
-CHAIN = ("data", "float", "calibration", "qat", "fixed_point")
 _NOTEBOOK = {
     "data": "01_data_prep",
     "float": "02_float_training",
@@ -16,15 +17,6 @@ _NOTEBOOK = {
     "qat": "04_qat",
     "fixed_point": "05_conversion",
 }
-
-
-def is_done(run: Run, stage: str) -> bool:
-    """Whether a stage has left what the next one needs."""
-    if stage == "data":
-        return run.last_record("data", "data") is not None and (run.data / "test_lmdb").is_dir()
-    if stage == "fixed_point":
-        return (run.artifact / "manifest.json").is_file()
-    return (run.checkpoints(stage) / "model.safetensors").is_file()
 
 
 def require(run: Run, stage: str) -> None:
@@ -42,7 +34,8 @@ def require(run: Run, stage: str) -> None:
             f"run {run.name!r} has no stage {missing[0]!r} yet: "
             f"python -m motrlab run --run {run.name} --from {notebook} --to {_NOTEBOOK[stage]}"
         )
-    print(f"smoke run {run.name!r}: building missing stages {', '.join(missing)}")
+    # On stderr: `evaluate` and `perf` have JSON on stdout.
+    print(f"smoke run {run.name!r}: building missing stages {', '.join(missing)}", file=sys.stderr)
     for name in missing:
         _builders()[name](run)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from motrlab.data.motchallenge import Annotations, read_annotations, read_detections, read_sequence_info
 from motrlab.data.prepare import prepare
-from motrlab.data.store import FrameStore
+from motrlab.data.store import FrameStore, replace_folder, temporary_folder
 from motrlab.data.street import generate_street, is_unseen
 from motrlab.data.summary import DataSummary
 from motrlab.evaluation.bytetrack import track_detections
@@ -31,7 +31,6 @@ def prepare_data(run: Run, *, num_workers: int = 2) -> DataSummary:
         source, unseen = run.data / "street", is_unseen
         generate_street(config.street, source, num_workers=num_workers)
     summary = prepare(source, run.data, config.sequences, num_workers=num_workers, unseen=unseen)
-    run.assets.mkdir(parents=True, exist_ok=True)
     run.add_record("data", "data", summary.metrics(), started=started, data_hash=summary.data_hash)
     return summary
 
@@ -53,18 +52,31 @@ def read_ground_truth(run: Run, part: str = "test") -> dict[str, Annotations]:
 
 
 def evaluate_baseline(run: Run) -> dict[str, Any]:
-    """ByteTrack-style association of the `det.txt` boxes of the test halves; record kind `baseline`."""
+    """ByteTrack-style association of the `det.txt` boxes; record kinds `baseline` (returned) and `baseline_unseen`."""
+    record = _evaluate_baseline(run, "test", "baseline")
+    if has_unseen(run):
+        _evaluate_baseline(run, "unseen", "baseline_unseen")
+    return record
+
+
+def _evaluate_baseline(run: Run, part: str, kind: str) -> dict[str, Any]:
     started = time.time()
-    gt = read_ground_truth(run)
-    folder = run.tracks("baseline")
-    shutil.rmtree(folder, ignore_errors=True)
+    gt = read_ground_truth(run, part)
     pred: dict[str, Tracks] = {}
     for name in gt:
-        file = run.data / "test_gt" / name / "det" / "det.txt"
+        file = run.data / f"{part}_gt" / name / "det" / "det.txt"
         if file.is_file():
             pred[name] = track_detections(read_detections(file))
-            write_tracks(folder / f"{name}.txt", pred[name])
+    write_track_files(run.tracks(kind), pred)
     metrics: dict[str, float] = {}
     for protocol in PROTOCOLS:
         metrics |= flatten(evaluate(gt, pred, protocol), protocol)
-    return run.add_record("data", "baseline", metrics, started=started)
+    return run.add_record("data", kind, metrics, started=started)
+
+
+def write_track_files(folder: Path, tracks: Mapping[str, Tracks]) -> None:
+    """`SEQ.txt` of every sequence; the folder is replaced as a whole."""
+    with temporary_folder(folder) as temporary:
+        for name, found in tracks.items():
+            write_tracks(temporary / f"{name}.txt", found)
+        replace_folder(temporary, folder)

@@ -18,6 +18,7 @@ from motrlab.run import Run
 from motrlab.stages.accuracy import read_frames
 from motrlab.stages.data import open_store
 from motrlab.stages.models import checkpoint_file, load_float, load_quantized
+from motrlab.stages.order import replacing
 from motrlab.stages.training import record_training
 
 
@@ -38,7 +39,8 @@ def calibrate(run: Run, *, num_frames: int = 0) -> dict[str, Any]:
 
     inputs = (network_inputs(info.name) for info in store.sequences)
     result = calibrate_ranges(quantized, inputs, config)
-    quantized.save(checkpoint_file(run, "calibration"), config)
+    with replacing(run, "calibration"):
+        quantized.save(checkpoint_file(run, "calibration"), config)
     metrics = {
         "num_frames": result.frames,
         "num_sequences": result.sequences,
@@ -49,9 +51,9 @@ def calibrate(run: Run, *, num_frames: int = 0) -> dict[str, Any]:
 
 def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
     """Train on from the calibrated state; record kind `training`. `steps` and `lr` 0 mean the preset's."""
-    started = time.time()
     qat = replace(run.config.qat, steps=steps or run.config.qat.steps, lr=lr or run.config.qat.lr)
     config = replace(run.config, qat=qat)
     quantized = load_quantized(run, "calibration")
-    result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"))
-    return record_training(run, "qat", result, started, config)
+    with replacing(run, "qat"):
+        result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"))
+    return record_training(run, "qat", result, config)

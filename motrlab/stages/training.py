@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 from motrlab.deploy.calops import count_operations
 from motrlab.model.motr import build_motr
-from motrlab.run import Run
+from motrlab.run import Run, write_text
 from motrlab.stages.data import open_store
+from motrlab.stages.order import replacing
 from motrlab.training.trainer import FitResult
 from motrlab.training.trainer import train_float as fit_float
 
@@ -32,17 +32,19 @@ def train_float(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
 
     An interrupted training goes on where it was.
     """
-    started = time.time()
     train = replace(run.config.train, steps=steps or run.config.train.steps, lr=lr or run.config.train.lr)
     config = replace(run.config, train=train)
-    _, result = fit_float(open_store(run, "train"), config, run.checkpoints("float"))
-    return record_training(run, "float", result, started, config)
+    with replacing(run, "float"):
+        _, result = fit_float(open_store(run, "train"), config, run.checkpoints("float"))
+    return record_training(run, "float", result, config)
 
 
-def record_training(run: Run, stage: str, result: FitResult, started: float, config: Any) -> dict[str, Any]:
-    """A `training` record with the loss curve among its assets."""
+def record_training(run: Run, stage: str, result: FitResult, config: Any) -> dict[str, Any]:
+    """A `training` record with the loss curve among its assets; its duration counts interrupted parts too."""
     run.assets.mkdir(parents=True, exist_ok=True)
     curve = run.assets / f"{stage}_loss.csv"
-    shutil.copyfile(result.curve, curve)
+    write_text(curve, result.curve.read_text(encoding="utf-8"))
     metrics = {"steps": result.steps, **result.final}
-    return run.add_record(stage, "training", metrics, started=started, assets=[Path(curve)], config=config)
+    return run.add_record(
+        stage, "training", metrics, started=time.time() - result.seconds, assets=[Path(curve)], config=config
+    )

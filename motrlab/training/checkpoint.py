@@ -62,17 +62,19 @@ def load_model(path: Path, config: Config) -> Motr:
     return model.eval()
 
 
-def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, identity: str) -> None:
-    """All that a training needs to go on after `step` updates."""
+def save_training(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, identity: str, seconds: float = 0.0
+) -> None:
+    """All that a training needs to go on after `step` updates, which took `seconds`."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
-    save_tensors(path, tensors, {"step": step, "identity": identity})
+    save_tensors(path, tensors, {"step": step, "identity": identity, "seconds": seconds})
 
 
-def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> int:
-    """Restore model and optimiser in place; the number of updates done.
+def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> tuple[int, float]:
+    """Restore model and optimiser in place; the number of updates done and the seconds they took.
 
     Raises UserError if the file is of a training with another identity (config, data, start).
     """
@@ -86,4 +88,4 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
             _, index, key = name.split(".", 2)
             moments.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(facts["step"])
+    return int(facts["step"]), float(facts["seconds"])

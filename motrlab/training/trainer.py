@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from motrlab.config import Config
+from motrlab.config import Config, TrainConfig
 from motrlab.data.clips import ClipBatch, make_loader
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
@@ -36,11 +37,15 @@ from motrlab.training.schedule import lr_factor, parameter_groups, set_lr
 
 @dataclass(frozen=True)
 class FitResult:
-    """`final`: means over the last tenth of the steps (`loss`, `class`, `l1`, `giou`); `curve`: CSV file."""
+    """`final`: means over the last tenth of the steps (`loss`, `class`, `l1`, `giou`); `curve`: CSV file.
+
+    `seconds` counts the parts before an interruption too.
+    """
 
     steps: int
     final: dict[str, float]
     curve: Path
+    seconds: float
 
 
 def cpu_has_bf16() -> bool:
@@ -122,9 +127,12 @@ def fit(
     identity = hashlib.sha256(f"{config.hash} {store.data_hash} {origin}".encode()).hexdigest()[:12]
     checkpoint, curve = folder / f"training-{identity}.safetensors", folder / f"loss-{identity}.csv"
     folder.mkdir(parents=True, exist_ok=True)
-    done = load_training(checkpoint, model, optimizer, identity) if checkpoint.is_file() else 0
+    resumes = checkpoint.is_file() and curve.is_file()
+    done, spent = load_training(checkpoint, model, optimizer, identity) if resumes else (0, 0.0)
+    began = time.time() - spent
     rows = _kept_rows(curve, done)
-    loader: Iterable[ClipBatch] = make_loader(store, config, start_step=done)
+    _check_lengths(store, train)
+    loader = _batches(make_loader(store, config, start_step=done))
     bar = tqdm(total=train.steps, initial=done, desc="training", disable=not sys.stderr.isatty(), unit="step")
     for step, batch in zip(range(done, train.steps), loader, strict=False):
         prepare_mode()
@@ -136,7 +144,7 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss.total)
         norm = float(accelerator.clip_grad_norm_(model.parameters(), train.clip_norm))
-        _check_finite(loss, norm, step, batch)
+        _check_finite(loss, norm, step)
         optimizer.step()
         rows.append({"step": step, "lr": optimizer.param_groups[-1]["lr"], **loss.summary(), "grad_norm": norm})
         bar.update()
@@ -144,14 +152,32 @@ def fit(
         last = step + 1 == train.steps
         if last or (step + 1) % train.checkpoint_every == 0:
             _write_rows(curve, rows)
-            save_training(checkpoint, model, optimizer, step + 1, identity)
+            save_training(checkpoint, model, optimizer, step + 1, identity, time.time() - began)
         if validate is not None and train.validate_every and (step + 1) % train.validate_every == 0 and not last:
             validate(model, step + 1)
     bar.close()
-    return FitResult(train.steps, _final(rows), curve)
+    seconds = time.time() - began if done < train.steps else spent
+    return FitResult(train.steps, _final(rows), curve, seconds)
 
 
-def _check_finite(loss: ClipLoss, norm: float, step: int, batch: ClipBatch) -> None:
+def _check_lengths(store: FrameStore, train: TrainConfig) -> None:
+    """Say before the training, not at the end of its curriculum, that no video is long enough."""
+    longest = max((info.num_frames for info in store.sequences), default=0)
+    if longest < max(train.clip_frames):
+        raise UserError(
+            f"{store.path}: clips of {max(train.clip_frames)} frames, but no sequence has more than {longest}"
+        )
+
+
+def _batches(loader: Iterable[ClipBatch]) -> Iterator[ClipBatch]:
+    """The loader's batches; a user's mistake found in a worker process becomes one line again."""
+    try:
+        yield from loader
+    except UserError as error:
+        raise UserError(str(error).strip().splitlines()[-1].removeprefix("motrlab.errors.UserError: ")) from error
+
+
+def _check_finite(loss: ClipLoss, norm: float, step: int) -> None:
     if np.isfinite(norm) and bool(torch.isfinite(loss.total)):
         return
     bad = [name for name, value in loss.named().items() if not np.isfinite(value)] or ["the gradient"]

@@ -34,12 +34,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {**os.environ, "MOTRLAB_HOME": str(folder)}
     out = folder / "out.ipynb"
     papermill = [sys.executable, "-m", "papermill", "04_qat.ipynb", str(out), "-p", "lr", "1e-4", "-p", "run", "chain"]
-    subprocess.run(papermill, cwd=ROOT / "notebooks", env=environment, check=True, capture_output=True)
+    _run(papermill, ROOT / "notebooks", environment)
     (folder / "from_papermill.jsonl").write_bytes((folder / "runs/chain/records.jsonl").read_bytes())
     command = [sys.executable, "-m", "motrlab", "run", "--run", "chain"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-    (folder / "stdout.txt").write_text(done.stdout)
+    (folder / "stdout.txt").write_text(_run(command, ROOT, environment))
     return folder
+
+
+def _run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
 
 
 @pytest.fixture

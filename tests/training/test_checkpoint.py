@@ -57,12 +57,12 @@ def test_training_goes_on_as_if_never_interrupted(tmp_path: Path, config: Config
     optimizer = optimizer_of(model, config)
     for seed in range(2):
         step(model, optimizer, seed)
-    save_training(tmp_path / "t.safetensors", model, optimizer, 2, "abc")
+    save_training(tmp_path / "t.safetensors", model, optimizer, 2, "abc", 1.5)
     step(model, optimizer, 2)
 
     again = build_motr(config.model, seed=9)
     restored = optimizer_of(again, config)
-    assert load_training(tmp_path / "t.safetensors", again, restored, "abc") == 2
+    assert load_training(tmp_path / "t.safetensors", again, restored, "abc") == (2, 1.5)
     step(again, restored, 2)
     assert_same_weights(again, model)
     expected, found = optimizer.state_dict(), restored.state_dict()
