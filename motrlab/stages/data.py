@@ -76,6 +76,7 @@ def _evaluate_baseline(run: Run, part: str, kind: str) -> dict[str, Any]:
 
 def write_track_files(folder: Path, tracks: Mapping[str, Tracks]) -> None:
     """`SEQ.txt` of every sequence; the folder is replaced as a whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(folder) as temporary:
         for name, found in tracks.items():
             write_tracks(temporary / f"{name}.txt", found)
