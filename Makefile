@@ -37,12 +37,16 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy motrlab
 
+# A process for each folder: torch, OpenVINO, ONNX Runtime and LMDB in one long-lived process end in a segmentation fault
+# when the chain's subprocesses start (docs/LOG.md), and no user has all of them in one process for long.
+PARTS := $(sort $(dir $(wildcard tests/*/test_*.py))) tests/test_*.py
+
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	@for part in $(PARTS); do set -- $$part; echo "$$@"; $(BIN)/python -m pytest -q -m "not slow" "$$@" || exit 1; done
 	@$(MAKE) --no-print-directory notebooks-test
 
 test-all: lint
-	$(BIN)/python -m pytest
+	@for part in $(PARTS); do set -- $$part; echo "$$@"; $(BIN)/python -m pytest -q "$$@" || exit 1; done
 	@$(MAKE) --no-print-directory notebooks-test
 
 # The stored outputs of the notebooks against fresh ones, in order, in a throw-away project folder.
