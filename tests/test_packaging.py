@@ -81,11 +81,11 @@ def test_make_demo_ends_with_the_run() -> None:
 
 def test_make_test_checks_everything() -> None:
     plan = planned("test")
-    for words in ("ruff check .", "ruff format --check .", "mypy motrlab", 'pytest -m "not slow"'):
+    for words in ("ruff check .", "ruff format --check .", "mypy motrlab", 'pytest -q -m "not slow"'):
         assert words in plan
     if any((ROOT / "notebooks").glob("*.ipynb")):
         assert "pytest --nbval" in plan
-    assert 'pytest -m "not slow"' not in planned("test-all")
+    assert 'pytest -q -m "not slow"' not in planned("test-all")
 
 
 def test_make_installs_trackeval_alone_and_takes_flags() -> None:
