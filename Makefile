@@ -42,11 +42,11 @@ lint: $(STAMP)
 PARTS := $(sort $(dir $(wildcard tests/*/test_*.py))) tests/test_*.py
 
 test: lint
-	@for part in $(PARTS); do set -- $$part; echo "$$@"; $(BIN)/python -m pytest -q -m "not slow" "$$@" || exit 1; done
+	@for part in $(PARTS); do echo "$$part"; $(BIN)/python -m pytest -q -m "not slow" "$$part" || exit 1; done
 	@$(MAKE) --no-print-directory notebooks-test
 
 test-all: lint
-	@for part in $(PARTS); do set -- $$part; echo "$$@"; $(BIN)/python -m pytest -q "$$@" || exit 1; done
+	@for part in $(PARTS); do echo "$$part"; $(BIN)/python -m pytest -q "$$part" || exit 1; done
 	@$(MAKE) --no-print-directory notebooks-test
 
 # The stored outputs of the notebooks against fresh ones, in order, in a throw-away project folder.

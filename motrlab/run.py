@@ -206,6 +206,11 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def num_cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def hardware() -> dict[str, Any]:
     """Processor name and the number of processors this process may use."""
     model = platform.processor() or platform.machine()
@@ -214,8 +219,7 @@ def hardware() -> dict[str, Any]:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": model, "num_cpus": cpus, "platform": platform.platform()}
+    return {"cpu": model, "num_cpus": num_cpus(), "platform": platform.platform()}
 
 
 def git_state() -> dict[str, Any]:

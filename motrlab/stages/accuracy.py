@@ -6,7 +6,6 @@ torch is imported only for the stages that need it: `fixed_point` runs without.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +18,11 @@ from motrlab.config import TrackerConfig
 from motrlab.data.preprocess import preprocess
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
-from motrlab.evaluation.metrics import Results, evaluate, flatten
+from motrlab.evaluation.metrics import Results
 from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
 from motrlab.evaluation.tracks import Tracks
-from motrlab.run import Run
-from motrlab.stages.data import has_unseen, open_store, read_ground_truth, write_track_files
+from motrlab.run import Run, num_cpus
+from motrlab.stages.data import flat_scores, has_unseen, open_store, read_ground_truth, score_tracks, write_track_files
 from motrlab.tracking.sequence import track_streams
 from motrlab.tracking.step import Graphs
 
@@ -70,12 +69,8 @@ def evaluate_unseen(run: Run, stage: str) -> Results | None:
 def _record(
     run: Run, stage: str, kind: str, tracks: dict[str, Tracks], part: str, started: float
 ) -> dict[str, Results]:
-    gt = read_ground_truth(run, part)
-    results = {protocol: evaluate(gt, tracks, protocol) for protocol in PROTOCOLS}
-    metrics: dict[str, float] = {}
-    for protocol, found in results.items():
-        metrics |= flatten(found, protocol)
-    run.add_record(stage, kind, metrics, started=started)
+    results = score_tracks(read_ground_truth(run, part), tracks)
+    run.add_record(stage, kind, flat_scores(results), started=started)
     return results
 
 
@@ -99,11 +94,6 @@ def open_engine(run: Run, stage: str) -> Engine:
 
     num_streams = max(1, _STREAM_PIXELS // (model.height * model.width))
     return Engine(load_graphs(run, stage), to_tensor, num_streams)
-
-
-def num_cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def track_part(run: Run, engine: Engine, part: str, tracker: TrackerConfig | None = None) -> dict[str, Tracks]:

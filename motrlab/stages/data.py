@@ -13,7 +13,7 @@ from motrlab.data.store import FrameStore, replace_folder, temporary_folder
 from motrlab.data.street import generate_street, is_unseen
 from motrlab.data.summary import DataSummary
 from motrlab.evaluation.bytetrack import track_detections
-from motrlab.evaluation.metrics import evaluate, flatten
+from motrlab.evaluation.metrics import Results, evaluate, flatten
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.evaluation.tracks import Tracks, write_tracks
 from motrlab.run import Run
@@ -68,10 +68,17 @@ def _evaluate_baseline(run: Run, part: str, kind: str) -> dict[str, Any]:
         if file.is_file():
             pred[name] = track_detections(read_detections(file))
     write_track_files(run.tracks(kind), pred)
-    metrics: dict[str, float] = {}
-    for protocol in PROTOCOLS:
-        metrics |= flatten(evaluate(gt, pred, protocol), protocol)
-    return run.add_record("data", kind, metrics, started=started)
+    return run.add_record("data", kind, flat_scores(score_tracks(gt, pred)), started=started)
+
+
+def score_tracks(gt: Mapping[str, Annotations], pred: Mapping[str, Tracks]) -> dict[str, Results]:
+    """Metrics under every protocol."""
+    return {protocol: evaluate(gt, pred, protocol) for protocol in PROTOCOLS}
+
+
+def flat_scores(scores: Mapping[str, Results]) -> dict[str, float]:
+    """A record's metrics: `PROTOCOL.mota`, `PROTOCOL.SEQ.mota`, ..."""
+    return {key: value for protocol, found in scores.items() for key, value in flatten(found, protocol).items()}
 
 
 def write_track_files(folder: Path, tracks: Mapping[str, Tracks]) -> None:

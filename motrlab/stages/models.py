@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from motrlab.model.motr import Motr, MotrGraphs
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run
+from motrlab.stages.order import checkpoint_file
 from motrlab.tracking.step import Graphs
 from motrlab.training.checkpoint import load_model
-
-MODEL_FILE = "model.safetensors"
-
-
-def checkpoint_file(run: Run, stage: str) -> Path:
-    """`checkpoints/STAGE/model.safetensors`."""
-    return run.checkpoints(stage) / MODEL_FILE
 
 
 def load_float(run: Run) -> Motr:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from motrlab.run import Run
 
@@ -18,7 +19,12 @@ def is_done(run: Run, stage: str) -> bool:
         return packed and run.last_record("data", "data") is not None
     if stage == "fixed_point":
         return (run.artifact / "manifest.json").is_file()
-    return (run.checkpoints(stage) / "model.safetensors").is_file()
+    return checkpoint_file(run, stage).is_file()
+
+
+def checkpoint_file(run: Run, stage: str) -> Path:
+    """`checkpoints/STAGE/model.safetensors`."""
+    return run.checkpoints(stage) / "model.safetensors"
 
 
 @contextmanager
@@ -28,11 +34,11 @@ def replacing(run: Run, stage: str) -> Iterator[None]:
     Otherwise a report would set, say, a QAT model beside a float model that it does not come from. Half-done trainings
     stay: they know what they started from.
     """
-    file = run.checkpoints(stage) / "model.safetensors"
+    file = checkpoint_file(run, stage)
     before = file.read_bytes() if file.is_file() else None
     yield
     if before is None or file.read_bytes() == before:
         return
     for later in CHAIN[CHAIN.index(stage) + 1 :]:
-        (run.checkpoints(later) / "model.safetensors").unlink(missing_ok=True)
+        checkpoint_file(run, later).unlink(missing_ok=True)
     shutil.rmtree(run.artifact, ignore_errors=True)

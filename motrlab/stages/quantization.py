@@ -17,8 +17,8 @@ from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run
 from motrlab.stages.accuracy import read_frames
 from motrlab.stages.data import open_store
-from motrlab.stages.models import checkpoint_file, load_float, load_quantized
-from motrlab.stages.order import replacing
+from motrlab.stages.models import load_float, load_quantized
+from motrlab.stages.order import checkpoint_file, replacing
 from motrlab.stages.training import record_training
 
 
