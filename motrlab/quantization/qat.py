@@ -8,13 +8,12 @@ stale).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from motrlab.config import Config, QatConfig, TrainConfig
 from motrlab.data.clips import ClipBatch
@@ -22,9 +21,40 @@ from motrlab.data.store import FrameStore
 from motrlab.quantization.fake_quantize import PerChannelFakeQuantize
 from motrlab.quantization.prepare import example_inputs
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.training.clip_loop import clip_loss
+from motrlab.training.checkpoint import state_hash
+from motrlab.training.clip_loop import clip_loss, clip_objects
 from motrlab.training.criterion import ClipLoss
-from motrlab.training.trainer import FitResult, clip_objects, fit
+from motrlab.training.trainer import FitResult, Trainee, fit
+
+
+class QatClips(nn.Module):
+    """What QAT trains: `quantised`, called with a batch of clips and giving their loss."""
+
+    def __init__(self, quantised: QuantizedMotr, config: Config) -> None:
+        super().__init__()
+        self.quantised = quantised
+        self.config = config
+
+    def forward(self, batch: ClipBatch, rngs: Sequence[np.random.Generator]) -> ClipLoss:
+        """`rngs`: one random generator per clip."""
+        return qat_loss(self.quantised, batch, self.config, rngs)
+
+
+def qat_trainee(quantised: QuantizedMotr, config: Config) -> Trainee:
+    """QAT of the calibrated `quantised` by the schedule of `config.qat`, for `fit` with `qat_config(config)`."""
+    adapted = qat_config(config)
+    frozen_from = round(config.qat.freeze_observers * config.qat.steps)
+
+    def prepare(step: int) -> None:
+        quantised.mode("train" if step < frozen_from else "train_frozen")
+
+    return Trainee(
+        clips=QatClips(quantised, adapted),
+        model=quantised,
+        prepare=prepare,
+        save=lambda path: quantised.save(path, config),
+        facts={"kind": "qat", "config": config.to_dict(), "scheme": quantised.scheme.to_dict()},
+    )
 
 
 def train_qat(
@@ -33,42 +63,27 @@ def train_qat(
     config: Config,
     folder: Path,
     *,
-    validate: Callable[[Any, int], None] | None = None,
+    validate: Callable[[int], Mapping[str, float | None]] | None = None,
 ) -> FitResult:
     """Train the calibrated `quantised` in place for `config.qat.steps` updates; ends in mode `evaluate`.
 
     `folder` gets `model.safetensors` (see `QuantizedMotr.load`), `training.safetensors` on the way (a rerun goes on
     from it) and `loss.csv`.
     """
-    adapted = qat_config(config)
-    frozen_from = round(config.qat.freeze_observers * config.qat.steps)
-
-    def before_step(step: int) -> None:
-        quantised.mode("train" if step < frozen_from else "train_frozen")
-
-    def loss(batch: ClipBatch, rng: np.random.Generator) -> ClipLoss:
-        return qat_loss(quantised, batch, adapted, rng)
-
-    result = fit(
-        quantised,
-        loss,
-        store,
-        adapted,
-        folder,
-        prepare_mode=lambda: None,
-        before_step=before_step,
-        validate=validate,
-        origin=state_hash(quantised),
-    )
+    trainee = qat_trainee(quantised, config)
+    result = fit(trainee, store, qat_config(config), folder, validate=validate, origin=state_hash(quantised))
     refresh_weight_scales(quantised)
-    quantised.save(folder / "model.safetensors", config)
+    if result.is_main:
+        quantised.save(folder / "model.safetensors", config)
     return result
 
 
-def qat_loss(quantised: QuantizedMotr, batch: ClipBatch, config: Config, rng: np.random.Generator) -> ClipLoss:
-    """The clip-collective loss of the fake-quantised graphs on one batch."""
+def qat_loss(
+    quantised: QuantizedMotr, batch: ClipBatch, config: Config, rngs: Sequence[np.random.Generator]
+) -> ClipLoss:
+    """The clip-collective loss of the fake-quantised graphs on one batch; `rngs`: one generator per clip."""
     frames = batch.images.unbind(0)
-    return clip_loss(quantised.graphs, frames, clip_objects(batch), config.model, config.train, rng)
+    return clip_loss(quantised.graphs, frames, clip_objects(batch), config.model, config.train, rngs)
 
 
 def qat_config(config: Config) -> Config:
@@ -92,18 +107,15 @@ def _train_config(train: TrainConfig, qat: QatConfig) -> TrainConfig:
         warmup=0.0,
         clip_frames=(qat.clip_frames,),
         clip_milestones=(),
+        clip_epochs=(),
         bf16=False,
+        # Observers count what passes through them; averages and copies would need fresh weight scales.
+        checkpoint_frames=False,
+        ema_decay=0.0,
+        best_metric="",
+        keep_every=0,
         checkpoint_every=max(1, min(train.checkpoint_every, qat.steps // 4)),
     )
-
-
-def state_hash(quantised: QuantizedMotr) -> str:
-    """First 12 hex digits of the SHA-256 of parameters and scales: what a training started from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(quantised.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def refresh_weight_scales(quantised: QuantizedMotr) -> None:

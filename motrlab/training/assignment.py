@@ -8,6 +8,7 @@ Shape legend: B clips, L decoder layers, D detect and T track slots, N = D + T, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,21 +51,31 @@ class FrameMatch:
 
 
 class ClipAssignment:
-    """Assignment over one batch of clips; `decide` is called once a frame, in order."""
+    """Assignment over one batch of clips; `decide` is called once a frame, in order.
+
+    Every clip has a random generator of its own, so that what happens to it does not depend on which clips stand
+    beside it: in this batch, or on another processor.
+    """
 
     def __init__(
-        self, frames: list[list[FrameObjects]], model: ModelConfig, config: TrainConfig, rng: np.random.Generator
+        self,
+        frames: list[list[FrameObjects]],
+        model: ModelConfig,
+        config: TrainConfig,
+        rngs: Sequence[np.random.Generator],
     ) -> None:
         self.frames = frames  # [frame][clip]
         self.model = model
         self.config = config
-        self.rng = rng
+        self.rngs = rngs
         self.matches: list[FrameMatch] = []
         batch = len(frames[0])
         self.live = np.zeros((batch, model.num_track), bool)
         self.object_id: Int = np.full((batch, model.num_track), NO_OBJECT, np.int64)
-        heavy = rng.random() < config.heavy_drop_fraction
-        self.drop_probability = rng.uniform(0, 0.9) if heavy else config.drop_probability
+        self.drop_probability = [
+            rng.uniform(0, 0.9) if rng.random() < config.heavy_drop_fraction else config.drop_probability
+            for rng in rngs
+        ]
         self.matcher = HungarianMatcher(
             class_cost=config.class_weight,
             l1_cost=config.l1_weight,
@@ -118,6 +129,7 @@ class ClipAssignment:
     def _carry_on(self, b: int, frame: FrameObjects, match: tuple[Int, Int], boxes: Float) -> tuple[Int, Int, Float]:
         """Sources, object ids and reference shifts of the next frame's tracks of clip `b`, at most T of them."""
         slots, which = match
+        rng = self.rngs[b]
         iou = box_iou(box_cxcywh_to_xyxy(boxes[slots]), box_cxcywh_to_xyxy(frame.boxes[which]))
         good = iou > self.config.keep_iou
         # A track whose object is hidden or gone goes on, so that it is there when the object comes back.
@@ -126,14 +138,16 @@ class ClipAssignment:
         hidden = np.nonzero(lost)[0]
         source = np.concatenate((slots[good], self.model.num_detect + hidden))
         ids = np.concatenate((frame.ids[which[good]], self.object_id[b, hidden]))
-        stays = self.rng.random(len(source)) >= self.drop_probability
+        stays = rng.random(len(source)) >= self.drop_probability[b]
         source, ids = source[stays], ids[stays]
-        false_positives = self._false_positives(source, np.setdiff1d(np.arange(self.model.num_detect), slots), boxes)
-        clones = source[self.rng.random(len(source)) < self.config.clone_probability]
-        jitter = self.rng.normal(0, self.config.reference_jitter, (len(source) + len(false_positives), 4))
+        false_positives = self._false_positives(
+            source, np.setdiff1d(np.arange(self.model.num_detect), slots), boxes, rng
+        )
+        clones = source[rng.random(len(source)) < self.config.clone_probability]
+        jitter = rng.normal(0, self.config.reference_jitter, (len(source) + len(false_positives), 4))
         clone_shift = np.zeros((len(clones), 4))
-        clone_shift[:, :2] = self.rng.uniform(0.3, 1.0, (len(clones), 2)) * self.rng.choice((-1, 1), (len(clones), 2))
-        swaps = self._swaps(boxes[source])
+        clone_shift[:, :2] = rng.uniform(0.3, 1.0, (len(clones), 2)) * rng.choice((-1, 1), (len(clones), 2))
+        swaps = self._swaps(boxes[source], rng)
         source = np.concatenate((source, false_positives, clones))
         shift = np.concatenate((jitter, clone_shift)) * boxes[source][:, [2, 3, 2, 3]]
         shift[: len(swaps)] += swaps
@@ -141,13 +155,13 @@ class ClipAssignment:
         room = self.model.num_track
         return source[:room], ids[:room], shift[:room]
 
-    def _swaps(self, boxes: Float) -> Float:
+    def _swaps(self, boxes: Float, rng: np.random.Generator) -> Float:
         """Reference shifts `[n, 4]` that exchange the places of some close pairs among tracks with `boxes` `[n, 4]`.
 
         Their queries stay where they are, so who is who must be told by looks (cf. MOTIP, arXiv 2403.16848).
         """
         shift = np.zeros_like(boxes)
-        picked = np.nonzero(self.rng.random(len(boxes)) < self.config.swap_probability)[0]
+        picked = np.nonzero(rng.random(len(boxes)) < self.config.swap_probability)[0]
         if len(boxes) < 2:
             return shift
         for i in picked.tolist():
@@ -159,9 +173,9 @@ class ClipAssignment:
                 shift[i], shift[j] = boxes[j] - boxes[i], boxes[i] - boxes[j]
         return shift
 
-    def _false_positives(self, source: Int, unmatched: Int, boxes: Float) -> Int:
+    def _false_positives(self, source: Int, unmatched: Int, boxes: Float, rng: np.random.Generator) -> Int:
         """For a share of the tracks, the unmatched detect slot that overlaps it most becomes a track of nobody."""
-        picked = source[self.rng.random(len(source)) < self.config.false_positive_ratio]
+        picked = source[rng.random(len(source)) < self.config.false_positive_ratio]
         if len(picked) == 0 or len(unmatched) == 0:
             return np.zeros(0, np.int64)
         corners = box_cxcywh_to_xyxy(boxes)

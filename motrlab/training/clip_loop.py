@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from motrlab.config import ModelConfig, TrainConfig
+from motrlab.data.clips import ClipBatch
+from motrlab.model.motr import Motr, MotrGraphs
 from motrlab.tracking.step import FrameOutput, Graphs, empty_state, frame_step, state_like
 from motrlab.training.assignment import ClipAssignment, FrameObjects
 from motrlab.training.criterion import ClipLoss, SetCriterion
@@ -32,9 +35,38 @@ def clip_loss(
     objects: list[list[FrameObjects]],
     model: ModelConfig,
     config: TrainConfig,
-    rng: np.random.Generator,
+    rngs: Sequence[np.random.Generator],
 ) -> ClipLoss:
-    """Loss of one batch of clips; `objects[frame][clip]` is the ground truth. Gradients flow across the frames."""
-    assignment = ClipAssignment(objects, model, config, rng)
+    """Loss of one batch of clips; `objects[frame][clip]` is the ground truth. Gradients flow across the frames.
+
+    `rngs`: one random generator per clip.
+    """
+    assignment = ClipAssignment(objects, model, config, rngs)
     outputs = clip_outputs(graphs, frames, assignment, model)
     return SetCriterion(config)(outputs, assignment.matches)
+
+
+def clip_objects(batch: ClipBatch) -> list[list[FrameObjects]]:
+    """Ground truth of a batch as the assignment wants it: `[frame][clip]`."""
+    return [
+        [FrameObjects(b.cpu().numpy(), i.cpu().numpy(), v.cpu().numpy()) for b, i, v in zip(*frame, strict=True)]
+        for frame in zip(batch.boxes, batch.ids, batch.visibility, strict=True)
+    ]
+
+
+class ClipModel(nn.Module):
+    """What float training trains: `motr`, called with a batch of clips and giving their loss."""
+
+    def __init__(self, motr: Motr, config: TrainConfig) -> None:
+        super().__init__()
+        self.motr = motr
+        self.config = config
+
+    def forward(self, batch: ClipBatch, rngs: Sequence[np.random.Generator]) -> ClipLoss:
+        """`rngs`: one random generator per clip."""
+        clips = batch.images.shape[1]
+        memory: Tensor = self.motr.base.encode(batch.images.flatten(0, 1)).float()
+        graphs = MotrGraphs(self.motr, encoded=True)
+        # The decoder's tensors are small: casting them costs more than bf16 saves, and boxes want float32.
+        with torch.autocast(memory.device.type, enabled=False):
+            return clip_loss(graphs, memory.split(clips), clip_objects(batch), self.motr.config, self.config, rngs)

@@ -23,15 +23,25 @@ KINDS = ("class", "l1", "giou")
 
 @dataclass(frozen=True)
 class ClipLoss:
-    """`total`: what is minimised. `terms`: weighted, kind → `[F, L]`, detached."""
+    """Sums over the clips, weighted, not yet divided: `total`, and `terms`, kind → `[F, L]`, detached.
+
+    What is minimised is `total` over `num_objects` of all the clips of a step, on whatever processors they are; the
+    values that `named` and `summary` give are divided by the objects of these clips alone.
+    """
 
     total: Tensor
     terms: dict[str, Tensor]
+    num_objects: int
+
+    @property
+    def mean(self) -> Tensor:
+        """The loss of these clips alone: `total` per object."""
+        return self.total / max(self.num_objects, 1)
 
     def named(self) -> dict[str, float]:
         """Every term under its name: `frame_0.layer_2.giou`."""
         return {
-            f"frame_{f}.layer_{layer}.{kind}": float(value)
+            f"frame_{f}.layer_{layer}.{kind}": float(value) / max(self.num_objects, 1)
             for kind, table in self.terms.items()
             for f, row in enumerate(table.tolist())
             for layer, value in enumerate(row)
@@ -39,8 +49,8 @@ class ClipLoss:
 
     def summary(self) -> dict[str, float]:
         """Total and sums by kind."""
-        sums = {kind: float(table.sum()) for kind, table in self.terms.items()}
-        return {"loss": float(self.total.detach()), **sums}
+        sums = {kind: float(table.sum()) / max(self.num_objects, 1) for kind, table in self.terms.items()}
+        return {"loss": float(self.mean.detach()), **sums}
 
 
 class SetCriterion:
@@ -49,10 +59,8 @@ class SetCriterion:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
 
-    def __call__(
-        self, outputs: Sequence[FrameOutput], matches: Sequence[FrameMatch], num_objects: float | None = None
-    ) -> ClipLoss:
-        """`num_objects`: the divisor, if it is averaged over workers; default: the objects of these clips."""
+    def __call__(self, outputs: Sequence[FrameOutput], matches: Sequence[FrameMatch]) -> ClipLoss:
+        """`outputs` and `matches`, one of each per frame of the clips."""
         config = self.config
         logits = torch.stack([torch.stack([x.flatten(1) for x in o.logits]) for o in outputs]).float()  # [F, L, B, N]
         boxes = torch.stack([torch.stack([x.flatten(2) for x in o.boxes]) for o in outputs]).float()
@@ -64,14 +72,14 @@ class SetCriterion:
         predicted = boxes.transpose(3, 4)[index]  # [k, 4]
         l1 = (predicted - gt_boxes).abs().sum(-1)
         giou = 1 - box_giou(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(gt_boxes))
-        divisor = max(num_objects if num_objects is not None else sum(m.num_objects for m in matches), 1)
         terms = {
-            "class": focal.sum((2, 3)) * (config.class_weight / divisor),
-            "l1": _by_layer(l1, index, logits) * (config.l1_weight / divisor),
-            "giou": _by_layer(giou, index, logits) * (config.giou_weight / divisor),
+            "class": focal.sum((2, 3)) * config.class_weight,
+            "l1": _by_layer(l1, index, logits) * config.l1_weight,
+            "giou": _by_layer(giou, index, logits) * config.giou_weight,
         }
         total = torch.stack([t.sum() for t in terms.values()]).sum()
-        return ClipLoss(total, {kind: t.detach() for kind, t in terms.items()})
+        num_objects = sum(m.num_objects for m in matches)
+        return ClipLoss(total, {kind: t.detach() for kind, t in terms.items()}, num_objects)
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:

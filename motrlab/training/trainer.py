@@ -1,71 +1,94 @@
-"""The trainer: batches of clips, AdamW, checkpoints, resume. Float training and QAT share `fit`.
+"""The trainer: clips, AdamW, checkpoints, resume, on one process or many. Float training and QAT share `fit`.
 
-Every step draws its randomness from (seed, step), so a resumed training sees what an uninterrupted one sees.
+A step is one update on clips that are dealt over processes and micro-batches. What happens to a clip is drawn from
+(seed, step, index of the clip), and the gradient is divided by the objects of the whole step: so neither the dealing
+nor an interruption changes what is learned.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import functools
 import hashlib
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from motrlab.config import Config, TrainConfig
-from motrlab.data.clips import ClipBatch, make_loader
+from motrlab.data.clips import ClipBatch, ClipKey, StepSampler, collate, make_loader
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.model.efficientnet import freeze_batch_norm
-from motrlab.model.motr import Motr, MotrGraphs, build_motr
-from motrlab.run import atomic_path
-from motrlab.training.assignment import FrameObjects
-from motrlab.training.checkpoint import load_training, save_model, save_training
-from motrlab.training.clip_loop import clip_loss
+from motrlab.model.motr import Motr, build_motr
+from motrlab.training.checkpoint import load_tensors, load_training, part, save_model, save_training, state_hash
+from motrlab.training.clip_loop import ClipModel
 from motrlab.training.criterion import ClipLoss
+from motrlab.training.curve import Rows, final_means, read_rows, write_rows
+from motrlab.training.distributed import make_accelerator, synchronise_batch_norm
+from motrlab.training.ema import Ema
+from motrlab.training.memory import MemoryEstimate, estimate_memory
+from motrlab.training.replay import clip_generators, clip_names, find_non_finite, save_step
 from motrlab.training.schedule import lr_factor, parameter_groups, set_lr
+
+Validate = Callable[[int], Mapping[str, float | None]]  # updates done → metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainee:
+    """What `fit` trains.
+
+    `clips(batch, generators)` gives a `ClipLoss`. `model`, a part of it, is what is validated and saved.
+    `prepare(step)` sets modes before an update. `save(path)` writes `model` for the stages after. `facts` tell how to
+    make `clips` again.
+    """
+
+    clips: nn.Module
+    model: nn.Module
+    prepare: Callable[[int], None]
+    save: Callable[[Path], None]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class FitResult:
     """`final`: means over the last tenth of the steps (`loss`, `class`, `l1`, `giou`); `curve`: CSV file.
 
-    `seconds` counts the parts before an interruption too.
+    `seconds` counts the parts before an interruption too. `best`: `metric`, `value` and `step` of the best validation,
+    empty where none was asked for.
     """
 
     steps: int
     final: dict[str, float]
     curve: Path
     seconds: float
+    memory: MemoryEstimate
+    best: dict[str, Any]
+    is_main: bool
 
 
-def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware; elsewhere bf16 is slower than float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+def float_trainee(model: Motr, config: Config) -> Trainee:
+    """Float training of `model`."""
 
+    def prepare(step: int) -> None:
+        model.train()
+        if config.train.freeze_bn:
+            freeze_batch_norm(model)
 
-def make_accelerator(bf16: bool) -> Accelerator:
-    """One process or many, whatever launched us; bf16 where the hardware has it."""
-    AcceleratorState._reset_state()  # or a process could not train again with another precision
-    supported = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
-    return Accelerator(mixed_precision="bf16" if bf16 and supported else "no")
-
-
-def clip_objects(batch: ClipBatch) -> list[list[FrameObjects]]:
-    """Ground truth of a batch as the assignment wants it: `[frame][clip]`."""
-    return [
-        [FrameObjects(b.cpu().numpy(), i.cpu().numpy(), v.cpu().numpy()) for b, i, v in zip(*frame, strict=True)]
-        for frame in zip(batch.boxes, batch.ids, batch.visibility, strict=True)
-    ]
+    return Trainee(
+        clips=ClipModel(model, config.train),
+        model=model,
+        prepare=prepare,
+        save=lambda path: save_model(path, model, config),
+        facts={"kind": "float", "config": config.to_dict()},
+    )
 
 
 def train_float(
@@ -74,90 +97,229 @@ def train_float(
     folder: Path,
     *,
     start: Motr | None = None,
-    validate: Callable[[Motr, int], None] | None = None,
+    validate: Callable[[Motr, int], Mapping[str, float | None]] | None = None,
 ) -> tuple[Motr, FitResult]:
     """Train from scratch, or from `start`, on the clips of `store`.
 
-    `folder` gets `model.safetensors` at the end, and on the way what `fit` writes. The model comes back in eval mode.
+    `folder` gets `model.safetensors` at the end, and on the way what `fit` writes. The model comes back in eval mode:
+    the last one, or its average (`ema_decay`), or the best of the validations (`best_metric`).
     """
     model = start or build_motr(config.model, config.seed)
-    train = config.train
-
-    def loss(batch: ClipBatch, rng: np.random.Generator) -> ClipLoss:
-        clips = batch.images.shape[1]
-        memory: Tensor = model.base.encode(batch.images.flatten(0, 1)).float()
-        graphs = MotrGraphs(model, encoded=True)
-        # The decoder's tensors are small: casting them costs more than bf16 saves, and boxes want float32.
-        with torch.autocast(memory.device.type, enabled=False):
-            return clip_loss(graphs, memory.split(clips), clip_objects(batch), config.model, train, rng)
-
-    def prepare_mode() -> None:
-        model.train()
-        if train.freeze_bn:
-            freeze_batch_norm(model)
-
-    result = fit(model, loss, store, config, folder, prepare_mode=prepare_mode, validate=validate)
+    check = functools.partial(validate, model) if validate is not None else None
+    origin = state_hash(model) if start is not None else ""
+    result = fit(float_trainee(model, config), store, config, folder, validate=check, origin=origin)
     model.eval()
-    save_model(folder / "model.safetensors", model, config)
+    if result.is_main:
+        save_model(folder / "model.safetensors", model, config)
     return model, result
 
 
 def fit(
-    model: nn.Module,
-    loss_function: Callable[[ClipBatch, np.random.Generator], ClipLoss],
+    trainee: Trainee,
     store: FrameStore,
     config: Config,
     folder: Path,
     *,
-    prepare_mode: Callable[[], None],
-    before_step: Callable[[int], None] | None = None,
-    validate: Callable[[Any, int], None] | None = None,
+    validate: Validate | None = None,
     origin: str = "",
 ) -> FitResult:
-    """Minimise `loss_function` over the clips of `store` for `config.train.steps` updates.
+    """Minimise the loss over the clips of `store` for `config.train.steps` updates; the model's result stays in place.
 
-    `folder` gets `training-IDENTITY.safetensors` and `loss-IDENTITY.csv` every `checkpoint_every` steps. It is
-    made from config, data and `origin` (whatever else the start depends on), so that a rerun goes on from its own
-    checkpoint, and one with other settings starts anew without losing the first.
+    `folder` gets, with IDENTITY made from config, data and `origin` (whatever else the start depends on), so that a
+    rerun goes on from its own checkpoint, and one with other settings starts anew without losing the first:
+    `training-IDENTITY.safetensors` and `loss-IDENTITY.csv` every `checkpoint_every` steps, `best-IDENTITY.safetensors`
+    where `best_metric` is set, `step-N-IDENTITY.safetensors` every `keep_every`.
+
+    Raises UserError when the data are too short, when a step's clips are fewer than what they are dealt to, when a GPU
+    is too small, and when a loss or a gradient is not finite.
     """
-    train = config.train
-    accelerator = make_accelerator(train.bf16)
-    model.to(accelerator.device)
-    optimizer = torch.optim.AdamW(parameter_groups(model, train), betas=(0.9, train.beta2), fused=True)
-    identity = hashlib.sha256(f"{config.hash} {store.data_hash} {origin}".encode()).hexdigest()[:12]
-    checkpoint, curve = folder / f"training-{identity}.safetensors", folder / f"loss-{identity}.csv"
-    folder.mkdir(parents=True, exist_ok=True)
-    resumes = checkpoint.is_file() and curve.is_file()
-    done, spent = load_training(checkpoint, model, optimizer, identity) if resumes else (0, 0.0)
-    began = time.time() - spent
-    rows = _kept_rows(curve, done)
-    _check_lengths(store, train)
-    loader = _batches(make_loader(store, config, start_step=done))
-    bar = tqdm(total=train.steps, initial=done, desc="training", disable=not sys.stderr.isatty(), unit="step")
-    for step, batch in zip(range(done, train.steps), loader, strict=False):
-        prepare_mode()
-        if before_step is not None:
-            before_step(step)
-        set_lr(optimizer.param_groups, lr_factor(train, step))
-        with accelerator.autocast():
-            loss = loss_function(batch.to(accelerator.device), np.random.default_rng((config.seed, step, 0, 1)))
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss.total)
-        norm = float(accelerator.clip_grad_norm_(model.parameters(), train.clip_norm))
-        _check_finite(loss, norm, step)
-        optimizer.step()
-        rows.append({"step": step, "lr": optimizer.param_groups[-1]["lr"], **loss.summary(), "grad_norm": norm})
-        bar.update()
-        bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}")
-        last = step + 1 == train.steps
-        if last or (step + 1) % train.checkpoint_every == 0:
-            _write_rows(curve, rows)
-            save_training(checkpoint, model, optimizer, step + 1, identity, time.time() - began)
-        if validate is not None and train.validate_every and (step + 1) % train.validate_every == 0 and not last:
-            validate(model, step + 1)
-    bar.close()
-    seconds = time.time() - began if done < train.steps else spent
-    return FitResult(train.steps, _final(rows), curve, seconds)
+    return _Training(trainee, store, config, folder, validate, origin).run()
+
+
+class _Training:
+    """The state of one `fit`."""
+
+    def __init__(
+        self, trainee: Trainee, store: FrameStore, config: Config, folder: Path, validate: Validate | None, origin: str
+    ) -> None:
+        train = config.train
+        self.trainee, self.config, self.train, self.folder, self.validate = trainee, config, train, folder, validate
+        # The QIM has no gradient from a clip of one frame.
+        self.accelerator = make_accelerator(train.bf16, find_unused=min(train.clip_frames) == 1)
+        self.world, self.is_main = self.accelerator.num_processes, self.accelerator.is_main_process
+        self.clips = trainee.clips if train.freeze_bn else synchronise_batch_norm(trainee.clips, self.accelerator)
+        self.identity = hashlib.sha256(f"{config.hash} {store.data_hash} {origin}".encode()).hexdigest()[:12]
+        self.checkpoint = folder / f"training-{self.identity}.safetensors"
+        self.curve = folder / f"loss-{self.identity}.csv"
+        self.best_file = folder / f"best-{self.identity}.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.module = self.accelerator.prepare_model(self.clips)
+        groups = parameter_groups(self.clips, train)
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, train.beta2), fused=True)
+        self.ema = Ema(self.clips, train.ema_decay) if train.ema_decay else None
+        self.best: dict[str, Any] = {}
+        self.done, self.spent, self.rows = self._resume()
+        _check_lengths(store, train)
+        self.loader = make_loader(store, config, self.done, self.accelerator.process_index, self.world)
+        assert isinstance(self.loader.batch_sampler, StepSampler)
+        self.sampler = self.loader.batch_sampler
+        self.began = time.time() - self.spent
+
+    def _resume(self) -> tuple[int, float, Rows]:
+        if not (self.checkpoint.is_file() and self.curve.is_file()):
+            return 0, 0.0, []
+        facts = load_training(self.checkpoint, self.clips, self.optimizer, self.identity, self.ema)
+        self.best = facts["best"]
+        return facts["step"], facts["seconds"], read_rows(self.curve, facts["step"])
+
+    def run(self) -> FitResult:
+        """All updates that are left."""
+        train = self.train
+        memory = self._estimate()
+        hidden = not (self.is_main and sys.stderr.isatty())
+        bar = tqdm(total=train.steps, initial=self.done, desc="training", disable=hidden, unit="step")
+        batches = _batches(self.loader)
+        for step in range(self.done, train.steps):
+            self.rows.append(self._update(step, [next(batches) for _ in range(train.accumulate)]))
+            bar.update()
+            bar.set_postfix(loss=f"{self.rows[-1]['loss']:.3f}", refresh=False)
+            self._after(step + 1)
+        bar.close()
+        self._take_result()
+        seconds = time.time() - self.began if self.done < train.steps else self.spent
+        return FitResult(train.steps, final_means(self.rows), self.curve, seconds, memory, self.best, self.is_main)
+
+    def _update(self, step: int, batches: list[ClipBatch]) -> dict[str, float]:
+        """One step; its row of the curve."""
+        keys = self.sampler.micro_batches(step)
+        self.trainee.prepare(step)
+        statistics = {name: value.clone() for name, value in self.clips.named_buffers()}
+        set_lr(self.optimizer.param_groups, lr_factor(self.train, step))
+        self.optimizer.zero_grad(set_to_none=True)
+        batches = [batch.to(self.accelerator.device, non_blocking=True) for batch in batches]
+        losses = []
+        for number, (batch, own) in enumerate(zip(batches, keys, strict=True)):
+            last = number + 1 == len(batches)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
+                loss = self.module(batch, clip_generators(self.config.seed, own))
+                self.accelerator.backward(loss.total)
+            losses.append(loss)
+        means, num_objects = self._means(losses)
+        norm = self._scale_gradients(self.world / num_objects)  # DDP has averaged over the processes
+        if not (math.isfinite(norm) and math.isfinite(means["loss"])):
+            self._stop(step, batches, keys, statistics)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.clips)
+        return {"step": step, "lr": self.optimizer.param_groups[-1]["lr"], **means, "grad_norm": norm}
+
+    def _means(self, losses: Sequence[ClipLoss]) -> tuple[dict[str, float], float]:
+        """Loss and its kinds per object, over all micro-batches and processes; the number of objects, at least 1."""
+        kinds = list(losses[0].terms)
+        parts = [torch.stack([x.total.detach(), *(x.terms[kind].sum() for kind in kinds)]) for x in losses]
+        objects = torch.tensor([float(sum(x.num_objects for x in losses))], device=parts[0].device)
+        sums = torch.cat((objects, torch.stack(parts).sum(0)))
+        if self.world > 1:
+            sums = self.accelerator.reduce(sums)
+        found, *values = sums.tolist()
+        num_objects = max(found, 1.0)
+        return {k: v / num_objects for k, v in zip(("loss", *kinds), values, strict=True)}, num_objects
+
+    def _scale_gradients(self, scale: float) -> float:
+        """Multiply the gradients by `scale` and clip their norm; the norm before clipping."""
+        gradients = [p.grad for p in self.clips.parameters() if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients)) * scale
+        torch._foreach_mul_(gradients, scale * min(1.0, self.train.clip_norm / (norm + 1e-6)))
+        return norm
+
+    def _after(self, step: int) -> None:
+        """What is due after `step` updates: validation, the copy that stays, the checkpoint."""
+        train, last = self.train, step == self.train.steps
+        validates = self.validate is not None and _due(step, train.validate_every, last)
+        if self.is_main and (validates or _due(step, train.keep_every)):
+            with self.ema.applied(self.clips) if self.ema else contextlib.nullcontext():
+                if validates:
+                    self._validate(step)
+                if _due(step, train.keep_every):
+                    self.trainee.save(self.folder / f"step-{step:06d}-{self.identity}.safetensors")
+        if self.is_main and _due(step, train.checkpoint_every, last):
+            write_rows(self.curve, self.rows)
+            facts = {"step": step, "identity": self.identity, "seconds": time.time() - self.began, "best": self.best}
+            save_training(self.checkpoint, self.clips, self.optimizer, facts, self.ema)
+        if validates or last:
+            self.accelerator.wait_for_everyone()
+
+    def _validate(self, step: int) -> None:
+        """Measure the model; keep it if it is the best so far."""
+        assert self.validate is not None
+        self.trainee.model.eval()
+        metrics, name = self.validate(step), self.train.best_metric
+        value = metrics[name] if name else None
+        if value is not None and value > self.best.get("value", -math.inf):
+            self.trainee.save(self.best_file)
+            self.best = {"metric": name, "value": value, "step": step}
+
+    def _take_result(self) -> None:
+        """The best model if one was asked for, else the average, else the last."""
+        if self.train.best_metric and self.best_file.is_file():
+            self.trainee.model.load_state_dict(part(load_tensors(self.best_file)[0], "model"))
+        elif self.ema is not None:
+            self.clips.load_state_dict(self.ema.average)
+
+    def _estimate(self) -> MemoryEstimate:
+        """Memory of a step, said before the first one. Raises UserError where a GPU has less."""
+        length = min(self.train.clip_frames)
+        sizes = _batch_sizes(self.sampler, self.world, self.train)
+        self.trainee.prepare(self.done)
+        dataset: Any = self.loader.dataset
+        batch = collate([dataset[0, 0, length]]).to(self.accelerator.device)
+        generators = clip_generators(self.config.seed, [(0, 0, length)])
+        average = self.ema is not None
+        estimate = estimate_memory(self.clips, lambda: self.clips(batch, generators), length, sizes, average=average)
+        estimate.check(self.accelerator.device)
+        if self.is_main and self.done < self.train.steps:
+            print(estimate.text(), file=sys.stderr)
+        return estimate
+
+    def _stop(
+        self, step: int, batches: list[ClipBatch], keys: list[list[ClipKey]], statistics: Mapping[str, Tensor]
+    ) -> None:
+        """Find what is not finite, save the step, end the training. Raises UserError."""
+        for name, value in self.clips.named_buffers():
+            value.copy_(statistics[name])
+        found = find_non_finite(self.clips, batches, self.config.seed, keys)
+        dataset: Any = self.loader.dataset
+        clips = "; ".join(clip_names(dataset, [key for own in keys for key in own]))
+        rank = f"-process-{self.accelerator.process_index}" if self.world > 1 else ""
+        file = self.folder / f"replay-{step:06d}-{self.identity}{rank}.safetensors"
+        if found or self.is_main:
+            facts = {**self.trainee.facts, "step": step, "clips": clips, "found": found.text()}
+            save_step(file, self.clips, self.optimizer, batches, keys, facts)
+        self.accelerator.wait_for_everyone()  # or the first to end would end the others while they write
+        where = found.text() or "the loss or the gradient, summed over the step,"
+        raise UserError(
+            f"training stopped at step {step}: {where} is not finite; lower lr or clip_norm; clips: {clips}; "
+            f"see `python -m motrlab.training --replay {file}`"
+        )
+
+
+def _due(step: int, every: int, last: bool = False) -> bool:
+    return bool(every) and (last or step % every == 0)
+
+
+def _batch_sizes(sampler: StepSampler, world: int, train: TrainConfig) -> set[tuple[int, int]]:
+    """Frames and clips of the largest micro-batch at every clip length. Raises UserError if one would be empty."""
+    sizes = set()
+    for first in (0, *sampler.milestones):
+        step = min(math.ceil(first), train.steps - 1)
+        clips = len(sampler.keys(step))
+        if clips < world * train.accumulate:
+            raise UserError(
+                f"a step has {clips} clips of {sampler.clip_frames(step)} frames, too few for {world} processes × "
+                f"{train.accumulate} micro-batches: raise clips_per_step or frames_per_step"
+            )
+        sizes.add((sampler.clip_frames(step), math.ceil(clips / (world * train.accumulate))))
+    return sizes
 
 
 def _check_lengths(store: FrameStore, train: TrainConfig) -> None:
@@ -175,30 +337,3 @@ def _batches(loader: Iterable[ClipBatch]) -> Iterator[ClipBatch]:
         yield from loader
     except UserError as error:
         raise UserError(str(error).strip().splitlines()[-1].removeprefix("motrlab.errors.UserError: ")) from error
-
-
-def _check_finite(loss: ClipLoss, norm: float, step: int) -> None:
-    if np.isfinite(norm) and bool(torch.isfinite(loss.total)):
-        return
-    bad = [name for name, value in loss.named().items() if not np.isfinite(value)] or ["the gradient"]
-    raise UserError(f"training stopped at step {step}: {bad[0]} is not finite; lower lr or clip_norm")
-
-
-def _kept_rows(curve: Path, done: int) -> list[dict[str, float]]:
-    """The loss curve up to a resumed step."""
-    if not done or not curve.is_file():
-        return []
-    with curve.open(newline="", encoding="utf-8") as stream:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)][:done]
-
-
-def _write_rows(curve: Path, rows: list[dict[str, float]]) -> None:
-    with atomic_path(curve) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
-
-
-def _final(rows: list[dict[str, float]]) -> dict[str, float]:
-    tail = rows[-max(1, len(rows) // 10) :]
-    return {name: float(np.mean([row[name] for row in tail])) for name in ("loss", "class", "l1", "giou")}

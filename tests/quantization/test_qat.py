@@ -49,7 +49,7 @@ def test_steps_change_weights_and_lower_the_loss(
     optimizer = torch.optim.AdamW(quantised.parameters(), lr=2e-3)
     losses = []
     for _ in range(6):
-        loss = qat_loss(quantised, clip_batch, config, np.random.default_rng(0)).total
+        loss = qat_loss(quantised, clip_batch, config, [np.random.default_rng(0)] * 8).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -64,7 +64,7 @@ def test_gradients_cross_frames_through_both_graphs(
     quantised: QuantizedMotr, config: Config, clip_batch: ClipBatch
 ) -> None:
     quantised.mode("train_frozen")
-    qat_loss(quantised, clip_batch, quiet(qat_config(config)), np.random.default_rng(0)).total.backward()
+    qat_loss(quantised, clip_batch, quiet(qat_config(config)), [np.random.default_rng(0)] * 8).total.backward()
     gradients = {name: p.grad for name, p in quantised.named_parameters()}
     without = [name for name, g in gradients.items() if g is None or not g.abs().sum() > 0]
     # The last layer's embedding feeds the QIM, whose query is used only in the clip's second frame.
