@@ -1,11 +1,13 @@
 """Checkpoints: safetensors with their facts in the header. Nothing is pickled.
 
-One file holds the weights (`model.…`), the optimiser's moments (`optimizer.INDEX.NAME`) and a JSON text (step, identity
-of the training); it is moved into place in one go, so that a kill leaves the file before or the file after.
+A training's file holds the weights (`model.…`), the optimiser's moments (`optimizer.INDEX.NAME`), the average of the
+weights (`ema.…`) and a JSON text (step, identity of the training, best so far); it is moved into place in one go, so
+that a kill leaves the file before or the file after.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr
 from motrlab.run import atomic_path
+from motrlab.training.ema import Ema
 
 _FACTS = "motrlab"
 
@@ -58,34 +61,65 @@ def load_model(path: Path, config: Config) -> Motr:
             f"{path}: a checkpoint of preset {facts['config']['preset']!r} with other shapes than this run's"
         )
     model = Motr(config.model)
-    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+    model.load_state_dict(part(tensors, "model"))
     return model.eval()
 
 
 def save_training(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, identity: str, seconds: float = 0.0
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: Mapping[str, Any], ema: Ema | None = None
 ) -> None:
-    """All that a training needs to go on after `step` updates, which took `seconds`."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
-    save_tensors(path, tensors, {"step": step, "identity": identity, "seconds": seconds})
+    """All that a training needs to go on. `facts`: `step` (updates done), `identity`, `seconds`, `best`, any JSON."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | optimizer_tensors(optimizer)
+    if ema is not None:
+        tensors |= {f"ema.{name}": tensor for name, tensor in ema.average.items()}
+        facts = {**facts, "ema_updates": ema.updates}
+    save_tensors(path, tensors, facts)
 
 
-def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> tuple[int, float]:
-    """Restore model and optimiser in place; the number of updates done and the seconds they took.
+def load_training(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str, ema: Ema | None = None
+) -> dict[str, Any]:
+    """Restore model, optimiser and average in place; the file's facts.
 
     Raises UserError if the file is of a training with another identity (config, data, start).
     """
     tensors, facts = load_tensors(path)
     if facts.get("identity") != identity:
         raise UserError(f"{path}: left by a training with other settings; delete it to start anew, or restore them")
-    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+    model.load_state_dict(part(tensors, "model"))
+    load_optimizer(optimizer, part(tensors, "optimizer"))
+    if ema is not None:
+        ema.load(part(tensors, "ema"), int(facts["ema_updates"]))
+    return facts
+
+
+def state_hash(model: nn.Module) -> str:
+    """First 12 hex digits of the SHA-256 of a model's state: what a training started from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `NAME.`, without it."""
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as `optimizer.INDEX.NAME`."""
+    return {
+        f"optimizer.{index}.{name}": torch.as_tensor(value)
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore the state from tensors named `INDEX.NAME`; the parameter groups stay as they are."""
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            moments.setdefault(int(index), {})[key] = tensor
+        index, key = name.split(".", 1)
+        moments.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(facts["step"]), float(facts["seconds"])

@@ -12,15 +12,20 @@ from motrlab.config import TrainConfig
 
 
 def lr_factor(config: TrainConfig, step: int) -> float:
-    """Factor on every group's learning rate at `step` (from 0)."""
+    """Factor on every group's learning rate at `step` (from 0).
+
+    `step`: ×0.1 at each milestone. `cosine`: half a cosine down to 0 (arXiv 1608.03983, without restarts). `one_cycle`:
+    up from a 25th and down to a thousandth. `constant`: 1. All with a linear warm-up over the first `warmup` of the
+    steps, by default none.
+    """
     progress = step / config.steps
     if config.warmup and progress < config.warmup:
         ramp = (step + 1) / (config.warmup * config.steps)
         # One-cycle starts at a 25th, plain warm-up at nothing.
         return min(1.0, 0.04 + 0.96 * ramp) if config.schedule == "one_cycle" else min(1.0, ramp)
-    if config.schedule == "one_cycle":
+    if config.schedule in ("one_cycle", "cosine"):
         rest = (progress - config.warmup) / max(1 - config.warmup, 1e-9)
-        return max(0.5 * (1 + math.cos(math.pi * rest)), 1e-3)
+        return max(0.5 * (1 + math.cos(math.pi * rest)), 1e-3 if config.schedule == "one_cycle" else 0.0)
     if config.schedule == "step":
         return float(0.1 ** sum(progress >= m for m in config.step_milestones))
     return 1.0
