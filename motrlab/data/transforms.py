@@ -3,6 +3,9 @@
 The classes named as in the reference (`SeqRandomFlip`, `RandomSelectOne`, `SeqResize`, `SeqRandomSizeCrop`,
 `SeqToTensor`, `SeqBgrToYuv444`, `SeqNormalize`) take the reference's pixel sizes; `SeqRandomAffine` and
 `SeqColourJitter` are the `street` set. A transform is called as `transform(sample, rng)`.
+
+The training sets end at pictures of the network's size, as bytes; `network_input` does the rest where the batch is
+used, which is what the last three of the reference's transforms do one after the other.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_xyxy
-from motrlab.config import ModelConfig
-from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET, resize_image, stack_inputs
+from motrlab.config import ModelConfig, TrainConfig
+from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET, resize_image, yuv_normalise
 
 _GREY = (128, 128, 128)  # outside the picture; the network's zero
 _REFERENCE_HEIGHT = 800  # the pixel sizes of the reference's augmentation belong to this network height
@@ -235,20 +238,61 @@ class SeqNormalize:
         return replace(sample, tensor=sample.tensor.float().sub_(self.mean).div_(self.std))
 
 
-class SeqNetworkInput:
-    """`SeqToTensor`, `SeqBgrToYuv444` and `SeqNormalize` in one pass, by the code that the deployed runtime runs."""
+class SeqNv12Chroma:
+    """What a camera's NV12 leaves of `tensor` (YUV, before or after `SeqNormalize`): see `nv12_chroma`."""
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
+        self.mean, self.std = mean, std
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
-        height, width = sample.images[0].shape[:2]
-        return replace(sample, tensor=torch.from_numpy(stack_inputs(sample.images, height, width)))
+        yuv = nv12_chroma(sample.tensor * self.std + self.mean)
+        return replace(sample, tensor=yuv.sub_(self.mean).div_(self.std))
 
 
-def street_transforms(model: ModelConfig) -> Transform:
+def nv12_chroma(yuv: torch.Tensor) -> torch.Tensor:
+    """YUV `float32 [..., 3, H, W]`, 0 to 255, as NV12 would carry it: whole numbers, one U and V for 2×2 pixels.
+
+    U and V are averaged over the 2×2 pixels (at an odd edge, over those there are) and repeated over them, as a
+    chip upsamples that knows no filter.
+    """
+    height, width = yuv.shape[-2:]
+    chroma = torch.nn.functional.avg_pool2d(yuv[..., 1:, :, :].reshape(-1, 2, height, width), 2, ceil_mode=True)
+    chroma = chroma.repeat_interleave(2, -2)[..., :height, :].repeat_interleave(2, -1)[..., :width]
+    whole = torch.cat((yuv[..., :1, :, :], chroma.reshape(*yuv.shape[:-3], 2, height, width)), -3)
+    return whole.round_().clamp_(0, 255)
+
+
+def network_input(images: torch.Tensor, *, nv12: bool = False) -> torch.Tensor:
+    """BGR `uint8 [..., H, W, 3]` on any device → the network's input there, `float32 [..., 3, H, W]`.
+
+    On a processor by the code that the deployed runtime runs, to the bit; on other devices to float rounding.
+    """
+    if images.device.type == "cpu":
+        found = torch.from_numpy(yuv_normalise(images.numpy()))
+    else:
+        planes = [plane.float() for plane in images.unbind(-1)]
+        rows = zip(BGR_TO_YUV.tolist(), YUV_OFFSET.tolist(), strict=True)
+        yuv = [sum((p * w for p, w in zip(planes, row, strict=True)), start=offset - 128) for row, offset in rows]
+        found = torch.stack(yuv, -3).div_(128)
+    return nv12_chroma(found.mul_(128).add_(128)).sub_(128).div_(128) if nv12 else found
+
+
+class SeqNetworkInput:
+    """`SeqToTensor`, `SeqBgrToYuv444` and `SeqNormalize` (and, with `nv12`, `SeqNv12Chroma`) in one pass."""
+
+    def __init__(self, nv12: bool = False) -> None:
+        self.nv12 = nv12
+
+    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        return replace(sample, tensor=network_input(torch.from_numpy(np.stack(sample.images)), nv12=self.nv12))
+
+
+def street_transforms(model: ModelConfig, colour_jitter: float = 1.0) -> Transform:
     """Flip, zoom, shift, colour: the set of `augmentation="street"`."""
-    return Compose([SeqRandomAffine(model.height, model.width), SeqColourJitter(), SeqNetworkInput()])
+    return Compose([SeqRandomAffine(model.height, model.width), *_jitter(colour_jitter)])
 
 
-def reference_transforms(model: ModelConfig) -> Transform:
+def reference_transforms(model: ModelConfig, colour_jitter: float = 0.0) -> Transform:
     """The reference's set; its pixel sizes shrink with the network's height."""
 
     def px(size: int) -> int:
@@ -257,15 +301,29 @@ def reference_transforms(model: ModelConfig) -> Transform:
     resize = SeqResize([px(side) for side in range(608, 993, 32)], max_size=px(1536))
     crop = Compose([SeqResize([px(400), px(500), px(600)]), SeqRandomSizeCrop(px(384), px(600)), resize])
     fixed = SeqResize([(model.height, model.width)])
-    return Compose([SeqRandomFlip(), RandomSelectOne([resize, crop]), fixed, SeqNetworkInput()])
+    return Compose([SeqRandomFlip(), RandomSelectOne([resize, crop]), fixed, *_jitter(colour_jitter)])
 
 
-def validation_transforms(model: ModelConfig) -> Transform:
+def _jitter(strength: float) -> list[Transform]:
+    if strength == 0:
+        return []
+    jitter = SeqColourJitter()
+    values = (jitter.gain, jitter.brightness, jitter.permute_probability)
+    return [SeqColourJitter(*(value * strength for value in values))]
+
+
+def validation_transforms(model: ModelConfig, nv12: bool = False) -> Transform:
     """No chance in it; gives what `motrlab.data.preprocess.preprocess` gives."""
-    return Compose([SeqResize([(model.height, model.width)]), SeqNetworkInput()])
+    return Compose([SeqResize([(model.height, model.width)]), SeqNetworkInput(nv12)])
 
 
-TRAINING_TRANSFORMS: dict[str, Callable[[ModelConfig], Transform]] = {
+def training_transforms(train: TrainConfig, model: ModelConfig) -> Transform:
+    """The set that `train.augmentation` names, up to pictures of the network's size."""
+    make = TRAINING_TRANSFORMS[train.augmentation]
+    return make(model) if train.colour_jitter is None else make(model, train.colour_jitter)
+
+
+TRAINING_TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "street": street_transforms,
     "reference": reference_transforms,
 }

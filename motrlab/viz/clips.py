@@ -1,8 +1,8 @@
-"""Training clips as pictures: what the network is shown."""
+"""Training clips as pictures: what the network is shown, and what each transform does to a clip."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from motrlab.boxes import box_cxcywh_to_ltwh
 from motrlab.data.clips import Clip
 from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET
+from motrlab.data.transforms import ClipSample, Transform, network_input
 from motrlab.viz.overlay import FrameTracks, contact_sheet, draw_frame
+
+_CAPTION_PX = 18
+_CAPTION_BGR, _INK_BGR = (32, 32, 32), (235, 235, 235)
 
 
 def network_input_to_bgr(frame: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -26,10 +30,81 @@ def clip_sheet(clips: Sequence[Clip], width: int = 320) -> NDArray[np.uint8]:
     """One row per clip, one column per frame, boxes and ids drawn; every frame `width` pixels wide."""
     pictures: list[Any] = []
     for clip in clips:
-        for image, boxes, ids in zip(clip.images, clip.boxes, clip.ids, strict=True):
-            picture = network_input_to_bgr(image.numpy())
-            height = round(width * picture.shape[0] / picture.shape[1])
-            picture = np.ascontiguousarray(cv2.resize(picture, (width, height)))
-            ltwh = box_cxcywh_to_ltwh(boxes.numpy()) * np.array([width, height, width, height])
-            pictures.append(draw_frame(picture, FrameTracks(ids.numpy(), ltwh)))
+        inputs = network_input(clip.images, nv12=clip.nv12).numpy()
+        for image, boxes, ids in zip(inputs, clip.boxes, clip.ids, strict=True):
+            pictures.append(_with_boxes(network_input_to_bgr(image), boxes.numpy(), ids.numpy(), width))
     return contact_sheet(pictures, columns=len(clips[0].boxes))
+
+
+def apply_each(sample: ClipSample, transforms: Mapping[str, Transform], seed: int = 0) -> dict[str, ClipSample]:
+    """The clip as it is, called `before`, and what each transform alone makes of it with randomness of `seed`."""
+    found = {name: transform(sample, np.random.default_rng(seed)) for name, transform in transforms.items()}
+    return {"before": sample, **found}
+
+
+def sample_sheet(samples: Mapping[str, ClipSample], columns: int = 4, width: int = 320) -> NDArray[np.uint8]:
+    """Every frame of every clip with boxes and ids, under its name and size.
+
+    Cells are `width` pixels wide, a picture in them as large as the first clip's or smaller. A clip that has a tensor
+    is shown by its planes (B, G, R or Y, U, V), one that is normalised as the picture that the network sees.
+    """
+    height, full = _size(next(iter(samples.values())))
+    room, cells = (max(1, round(width * height / full)), width), []
+    for name, sample in samples.items():
+        rows, size = zip(_pictures(sample), sample.boxes, sample.ids, strict=True), _size(sample)
+        scale = min(width / full, room[0] / size[0], width / size[1])
+        for t, (picture, boxes, ids) in enumerate(rows):
+            caption = f"{name}, {size[0]} x {size[1]} px" if t == 0 else f"frame {t + 1}"
+            parts = 1 if picture.shape[:2] == size else 2  # planes lie in two rows of two
+            boxes = np.concatenate([(boxes + np.array([i % 2, i // 2, 0, 0])) / parts for i in range(2 * parts - 1)])
+            drawn = _with_boxes(picture, boxes, np.tile(ids, 2 * parts - 1), max(1, round(size[1] * scale)))
+            cells.append(_captioned(drawn, caption, room))
+    return contact_sheet(cells, columns=columns)
+
+
+def sample_table(samples: Mapping[str, ClipSample]) -> str:
+    """What there is to see, as aligned text: size, people of every frame, their mean visibility, mean grey level."""
+    rows = [["transform", "height", "width", "people", "visibility", "level"]]
+    for name, sample in samples.items():
+        seen = np.concatenate(sample.visibility)
+        values = sample.tensor.float().mean() if sample.tensor.numel() else np.mean(sample.images)
+        people = " ".join(str(len(ids)) for ids in sample.ids)
+        visibility = f"{seen.mean():.2f}" if len(seen) else "-"
+        rows.append([name, *map(str, _size(sample)), people, visibility, f"{float(values):.2f}"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    return "\n".join("  ".join(line) for line in lines)
+
+
+def _size(sample: ClipSample) -> tuple[int, int]:
+    height, width = sample.tensor.shape[-2:] if sample.tensor.numel() else sample.images[0].shape[:2]
+    return int(height), int(width)
+
+
+def _pictures(sample: ClipSample) -> list[NDArray[np.uint8]]:
+    if sample.tensor.numel() == 0:
+        return sample.images
+    frames = sample.tensor.numpy()
+    if frames.min() < 0:
+        return [network_input_to_bgr(frame) for frame in frames]
+    first, second, third = np.rint(frames).clip(0, 255).astype(np.uint8).swapaxes(0, 1)
+    upper, lower = np.concatenate((first, second), -1), np.concatenate((third, np.zeros_like(third)), -1)
+    return [cv2.cvtColor(both, cv2.COLOR_GRAY2BGR) for both in np.concatenate((upper, lower), -2)]  # type: ignore[misc]
+
+
+def _with_boxes(
+    picture: NDArray[np.uint8], boxes: NDArray[np.floating], ids: NDArray[np.int64], width: int
+) -> NDArray[np.uint8]:
+    height = max(1, round(width * picture.shape[0] / picture.shape[1]))
+    smooth = cv2.INTER_LINEAR if width > picture.shape[1] else cv2.INTER_AREA
+    resized = cv2.resize(picture, (width, height), interpolation=smooth)
+    ltwh = box_cxcywh_to_ltwh(boxes) * np.array([width, height, width, height])
+    return draw_frame(np.ascontiguousarray(resized), FrameTracks(ids, ltwh), min_width_px=0)
+
+
+def _captioned(picture: NDArray[np.uint8], text: str, room: tuple[int, int]) -> NDArray[np.uint8]:
+    cell = np.full((_CAPTION_PX + room[0], room[1], 3), _CAPTION_BGR, np.uint8)
+    cv2.putText(cell, text, (4, _CAPTION_PX - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _INK_BGR, 1, cv2.LINE_AA)
+    height, width = picture.shape[:2]
+    cell[_CAPTION_PX : _CAPTION_PX + height, :width] = picture
+    return cell

@@ -5,14 +5,25 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from motrlab.config import Config, smoke
-from motrlab.data.clips import ClipBatch, ClipDataset, StepSampler, collate, largest_reduction, make_loader
-from motrlab.data.motchallenge import read_annotations, read_sequence_info
+from motrlab.data.clips import (
+    ClipBatch,
+    ClipDataset,
+    StepSampler,
+    collate,
+    largest_reduction,
+    make_loader,
+    steps_of_epochs,
+)
+from motrlab.data.motchallenge import SequenceInfo, read_annotations, read_sequence_info
+from motrlab.data.preprocess import preprocess
 from motrlab.data.store import FrameStore, SequenceSource, write_store
+from motrlab.data.transforms import SeqResize, nv12_chroma
 from motrlab.errors import UserError
 
 ROWS = (
@@ -86,9 +97,7 @@ def test_a_clip_is_a_function_of_its_key(store: FrameStore, config: Config) -> N
 def test_only_people_that_count_are_targets(store: FrameStore, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset(store, config)
     monkeypatch.setattr(data, "draw_frames", lambda rng, num_frames: ("A", [1, 2, 3, 5]))
-    monkeypatch.setattr(
-        data, "transform", lambda sample, rng: dataclasses.replace(sample, tensor=torch.zeros(4, 3, 2, 2))
-    )
+    monkeypatch.setattr(data, "transform", lambda sample, rng: sample)
     found = data[0, 0, 4]
     assert [ids.tolist() for ids in found.ids] == [[1], [1], [], [4]]  # flag 0 and class 7 left out
     assert [v.tolist() for v in found.visibility] == [[1.0], [0.25], [], [0.0]]
@@ -102,24 +111,131 @@ def test_the_curriculum(config: Config) -> None:
     train = dataclasses.replace(
         config.train, steps=100, frames_per_step=8, clip_frames=(2, 3, 9), clip_milestones=(0.5, 0.75)
     )
-    sampler = StepSampler(train, start_step=98)
+    sampler = StepSampler(train, 16, start_step=98)
     assert [sampler.clip_frames(step) for step in (0, 49, 50, 74, 75, 99)] == [2, 2, 3, 3, 9, 9]
     assert sampler.keys(0) == [(0, 0, 2), (0, 1, 2), (0, 2, 2), (0, 3, 2)]
     assert sampler.keys(50) == [(50, 0, 3), (50, 1, 3)]
     assert list(sampler) == [[(98, 0, 9)], [(99, 0, 9)]]
     assert len(sampler) == 2
-    assert len(StepSampler(train, start_step=100)) == 0
+    assert len(StepSampler(train, 16, start_step=100)) == 0
+
+
+def test_the_curriculum_by_epochs(config: Config) -> None:
+    """The reference's 2, 3, 4, 5 frames from epochs 0, 100, 180, 240; an epoch of 60 clips at 12 frames a step."""
+    train = dataclasses.replace(
+        config.train, steps=4000, frames_per_step=12, clip_frames=(2, 3, 4, 5), clip_milestones=(0.1, 0.2, 0.3),
+        clip_epochs=(100.0, 180.0, 240.0),
+    )  # fmt: skip
+    sampler, clips = StepSampler(train, 60), 0
+    for step in range(4000):
+        length = 2 + sum(step >= end for end in (1000, 2200, 3400))  # 6, 4, 3 and 2 clips a step
+        assert sampler.clip_frames(step) == length
+        clips += len(sampler.keys(step))
+        passed = sum(clips / 60 > epoch for epoch in train.clip_epochs)
+        assert length == 2 + passed
+    found = [steps_of_epochs(train, 60, epoch) for epoch in (0, 1, 100, 102, 180, 240, 250)]
+    assert found == [0, 10, 1000, 1030, 2200, 3400, 3700]
+
+
+def test_the_loader_counts_epochs_in_the_frames_of_its_store(store: FrameStore, config: Config) -> None:
+    train = dataclasses.replace(
+        config.train, steps=20, frames_per_step=4, clip_frames=(1, 2), clip_milestones=(0.5,), clip_epochs=(2.0,)
+    )
+    loader = make_loader(store, dataclasses.replace(config, train=train))
+    lengths = [batch.images.shape[0] for batch in loader]
+    assert lengths == [1] * 8 + [2] * 12  # 16 frames: two epochs are 32 clips, four a step
+
+
+def write_grey_videos(folder: Path, names: dict[str, int], num_frames: int) -> FrameStore:
+    """Videos whose every frame is one grey, `names[video] + frame`, so that a picture says which one it is.
+
+    Ids 1 and 2 are in all of them; frame f has person 1 at x = f, person 2 from frame 3 on only.
+    """
+    sources = []
+    for name, level in names.items():
+        info = SequenceInfo(name=name, num_frames=num_frames, width=64, height=32, frame_rate=10.0)
+        (folder / name).mkdir(parents=True)
+        rows = []
+        for frame in range(1, num_frames + 1):
+            cv2.imwrite(str(folder / name / f"{frame:06d}.jpg"), np.full((32, 64, 3), level + frame, np.uint8))
+            rows += [
+                f"{frame},{who},{frame},{level // 10},6,12,1,1,{1 / who}" for who in (1, 2) if who == 1 or frame > 2
+            ]
+        (folder / name / "gt.txt").write_text("\n".join(rows))
+        files = tuple(folder / name / f"{frame:06d}.jpg" for frame in range(1, num_frames + 1))
+        annotations = read_annotations(folder / name / "gt.txt", info)
+        sources.append(SequenceSource(info=info, files=files, annotations=annotations))
+    write_store(folder / "lmdb", sources)
+    return FrameStore(folder / "lmdb")
+
+
+def test_pictures_and_people_of_a_clip_are_of_one_video(tmp_path: Path, config: Config) -> None:
+    """Two videos with the same ids: every frame's picture and boxes belong to one of them, and to one frame."""
+    levels = {"A": 40, "B": 140}
+    data = dataset(write_grey_videos(tmp_path, levels, 12), config, stride_max=10, reverse_probability=0.5)
+    data.transform = SeqResize([(32, 64)])
+    seen = set()
+    for index in range(80):
+        clip = data[0, index, 3]
+        greys = [round(float(image.float().mean())) for image in clip.images]
+        (level,) = {level for level in levels.values() for grey in greys if 0 < grey - level <= 12}
+        frames = [grey - level for grey in greys]
+        assert len(set(np.diff(frames).tolist())) == 1
+        for frame, boxes, ids, seen_share in zip(frames, clip.boxes, clip.ids, clip.visibility, strict=True):
+            assert ids.tolist() == ([1, 2] if frame > 2 else [1])
+            torch.testing.assert_close(
+                boxes[0] * torch.tensor([64, 32, 64, 32]), torch.tensor([frame + 3.0, level // 10 + 6, 6, 12])
+            )
+            assert seen_share.tolist() == [1.0, 0.5][: len(ids)]
+        seen.add(level)
+    assert seen == set(levels.values())
+
+
+def test_people_of_any_visibility_stay_in_the_clip(store: FrameStore, config: Config) -> None:
+    """Leaving out and ignoring are the assignment's: either way the clip has the person and its visibility."""
+    for below in ("leave_out", "ignore"):
+        data = dataset(store, config, min_visibility=0.5, below_visibility=below, augmentation="street")
+        found = [clip for i in range(60) for clip in [data[0, i, 2]]]
+        low = [v for clip in found for seen in clip.visibility for v in seen.tolist() if v < 0.5]
+        assert 0.0 in low
+        assert any(0 < v <= 0.25 for v in low)
+
+
+def test_frames_without_people_make_a_clip(store: FrameStore, config: Config) -> None:
+    """C has nobody at all, most frames of A have nobody."""
+    data = dataset(store, config, augmentation="reference")
+    empty = [clip for i in range(40) for clip in [data[0, i, 2]] if not any(len(ids) for ids in clip.ids)]
+    assert empty
+    batch = collate(empty[:2])
+    assert all(boxes.shape == (0, 4) for row in batch.boxes for boxes in row)
+    assert_same(batch, pickle.loads(pickle.dumps(batch)))
+
+
+@pytest.mark.parametrize("nv12", [False, True])
+def test_images_travel_as_bytes_and_become_input_where_they_are_used(
+    nv12: bool, store: FrameStore, config: Config
+) -> None:
+    data = dataset(store, config, nv12=nv12)
+    clips = [data[0, i, 3] for i in range(2)]
+    batch = collate(clips)
+    assert batch.images.dtype == torch.uint8
+    ready = pickle.loads(pickle.dumps(batch)).to("cpu")
+    assert ready.images.dtype == torch.float32
+    for i, clip in enumerate(clips):
+        expected = torch.stack([torch.from_numpy(preprocess(image.numpy(), 24, 40)) for image in clip.images])
+        expected = nv12_chroma(expected * 128 + 128) / 128 - 1 if nv12 else expected
+        assert torch.equal(ready.images[:, i], expected)
+    assert_same(ready, ready.to("cpu"))  # there is nothing left to do
 
 
 def test_batches_survive_the_way_between_processes(store: FrameStore, config: Config) -> None:
     data = dataset(store, config)
     clips = [data[0, i, 3] for i in range(4)]
     batch = collate(clips)
-    assert batch.images.shape == (3, 4, 3, 24, 40)
+    assert batch.images.shape == (3, 4, 24, 40, 3)
     assert torch.equal(batch.images[2, 1], clips[1].images[2])
     assert batch.boxes[2][1] is clips[1].boxes[2]
     assert_same(batch, pickle.loads(pickle.dumps(batch)))
-    assert_same(batch, batch.to("cpu"))
     empty = ClipBatch(images=batch.images[:1, :1], boxes=[[torch.zeros(0, 4)]],
                       ids=[[torch.zeros(0, dtype=torch.int64)]], visibility=[[torch.zeros(0)]])  # fmt: skip
     assert_same(empty, pickle.loads(pickle.dumps(empty)))

@@ -17,6 +17,7 @@ from motrlab.data.transforms import (
     SeqColourJitter,
     SeqNetworkInput,
     SeqNormalize,
+    SeqNv12Chroma,
     SeqRandomAffine,
     SeqRandomFlip,
     SeqRandomSizeCrop,
@@ -24,8 +25,11 @@ from motrlab.data.transforms import (
     SeqToTensor,
     Transform,
     change_view,
+    network_input,
+    nv12_chroma,
     reference_transforms,
     street_transforms,
+    training_transforms,
     validation_transforms,
 )
 
@@ -101,7 +105,7 @@ def test_one_choice_for_the_whole_clip() -> None:
     for make in (street_transforms, reference_transforms):
         for seed in range(5):
             found = make(model)(sample, np.random.default_rng(seed))
-            assert torch.equal(found.tensor[0], found.tensor[1])
+            np.testing.assert_array_equal(found.images[0], found.images[1])
             np.testing.assert_array_equal(found.boxes[0], found.boxes[1])
 
 
@@ -192,11 +196,114 @@ def test_the_three_steps_to_the_network_are_the_one() -> None:
 
 def test_sets_end_at_the_networks_size() -> None:
     model = street().model
-    for make in (street_transforms, reference_transforms, validation_transforms):
+    for make in (street_transforms, reference_transforms):
         for seed in range(6):
             found = make(model)(clip([(60, 30, 90, 66)]), np.random.default_rng(seed))
-            assert found.tensor.shape == (2, 3, model.height, model.width)
-            assert found.tensor.abs().max() <= 1
+            assert [image.shape for image in found.images] == [(model.height, model.width, 3)] * 2
+    found = validation_transforms(model)(clip([(60, 30, 90, 66)]), np.random.default_rng(0))
+    assert found.tensor.shape == (2, 3, model.height, model.width)
+    assert found.tensor.abs().max() <= 1
+
+
+TO_TENSOR: dict[str, tuple[Transform, float]] = {  # and the brightness half way between background and rectangle
+    "to tensor": (SeqToTensor(), 130),
+    "yuv": (Compose([SeqToTensor(), SeqBgrToYuv444()]), 130),
+    "normalised": (Compose([SeqToTensor(), SeqBgrToYuv444(), SeqNormalize()]), 0),
+    "nv12": (Compose([SeqToTensor(), SeqBgrToYuv444(), SeqNv12Chroma()]), 130),
+    "nv12, normalised": (Compose([SeqToTensor(), SeqBgrToYuv444(), SeqNormalize(), SeqNv12Chroma(128, 128)]), 0),
+    "one pass": (SeqNetworkInput(), 0),
+    "one pass, nv12": (SeqNetworkInput(nv12=True), 0),
+    "validation": (validation_transforms(dataclasses.replace(street().model, height=HEIGHT, width=WIDTH)), 0),
+}
+
+
+@pytest.mark.parametrize("case", TO_TENSOR)
+def test_tensors_show_the_rectangle_where_its_box_is(case: str) -> None:
+    sample, (transform, threshold) = clip([(60, 30, 90, 66), (-10, 3, 7, 21)]), TO_TENSOR[case]
+    found = transform(sample, np.random.default_rng(0))
+    for name in ("boxes", "ids", "visibility"):
+        assert getattr(found, name) is getattr(sample, name)
+    for frame, boxes in zip(found.tensor, found.boxes, strict=True):
+        expected = np.zeros((HEIGHT, WIDTH), bool)
+        for x0, y0, x1, y1 in np.rint(box_cxcywh_to_xyxy(boxes) * [WIDTH, HEIGHT, WIDTH, HEIGHT]).astype(int):
+            expected[y0:y1, max(x0, 0) : x1] = True
+        np.testing.assert_array_equal(frame[0].numpy() > threshold, expected)  # blue or luma
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 3)], ids=["even", "odd", "one row"])
+def test_nv12_has_one_colour_for_four_pixels(size: tuple[int, int]) -> None:
+    height, width = size
+    yuv = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (2, 3, height, width)).astype(np.float32))
+    found = nv12_chroma(yuv)
+    torch.testing.assert_close(found[:, 0], yuv[:, 0].round())
+    for y in range(height):
+        for x in range(width):
+            four = yuv[:, 1:, y // 2 * 2 : y // 2 * 2 + 2, x // 2 * 2 : x // 2 * 2 + 2]
+            torch.testing.assert_close(found[:, 1:, y, x], four.mean((2, 3)).round(), atol=1e-3, rtol=0)
+    assert torch.equal(nv12_chroma(found), found)  # nothing more to lose
+    assert torch.equal(nv12_chroma(yuv[0]), found[0])
+
+
+def test_nv12_of_pure_colours_stays_in_a_byte() -> None:
+    """Blue takes U to 255.5: the byte is 255."""
+    found = network_input(torch.tensor([[[[255, 0, 0]]]], dtype=torch.uint8), nv12=True)
+    assert (found * 128 + 128).flatten().tolist() == [29.0, 255.0, 107.0]
+
+
+def test_the_network_input_is_the_same_for_any_batch() -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 6, 8, 3), np.uint8))
+    found = network_input(images)
+    assert found.shape == (2, 3, 3, 6, 8)
+    for nv12 in (False, True):
+        found = network_input(images, nv12=nv12)
+        alone = SeqNetworkInput(nv12)(
+            dataclasses.replace(clip([]), images=list(images[1].numpy())), np.random.default_rng()
+        )
+        assert torch.equal(found[1], alone.tensor)
+    if torch.cuda.is_available():
+        for nv12 in (False, True):  # a sum that ends half way may be rounded the other way
+            torch.testing.assert_close(
+                network_input(images.cuda(), nv12=nv12).cpu(),
+                network_input(images, nv12=nv12),
+                atol=nv12 / 128 + 1e-6,
+                rtol=0,
+            )
+
+
+def test_colour_jitter_keeps_the_rectangle_in_its_box() -> None:
+    sample = clip([(60, 30, 90, 66)])
+    for seed in range(8):
+        found = SeqColourJitter()(sample, np.random.default_rng(seed))
+        assert all(getattr(found, name) is getattr(sample, name) for name in ("boxes", "ids", "visibility"))
+        for before, after in zip(sample.images, found.images, strict=True):
+            np.testing.assert_array_equal(bright_extent(after), bright_extent(before))
+
+
+def test_select_one_hands_over_what_the_chosen_one_did() -> None:
+    sample = clip([(10, 30, 40, 66)])
+    choice = RandomSelectOne([SeqRandomFlip(1.0), SeqResize([(45, 80)])])
+    for seed in range(8):
+        found = choice(sample, np.random.default_rng(seed))
+        height, width = found.images[0].shape[:2]
+        expected = box_cxcywh_to_xyxy(found.boxes[0])[0] * [width, height, width, height]
+        np.testing.assert_allclose(bright_extent(found.images[0]), expected, atol=1.01)
+
+
+@pytest.mark.parametrize("augmentation", ["street", "reference"])
+def test_colour_jitter_goes_with_both_sets(augmentation: str) -> None:
+    def colours(strength: float | None, seed: int) -> np.ndarray:
+        train = dataclasses.replace(street().train, augmentation=augmentation, colour_jitter=strength)
+        found = training_transforms(train, street().model)(
+            clip([(0, 0, WIDTH, HEIGHT)], 1), np.random.default_rng(seed)
+        )
+        return found.images[0][found.images[0].shape[0] // 2, found.images[0].shape[1] // 2]
+
+    for seed in range(4):
+        plain, usual, strong = colours(0.0, seed), colours(1.0, seed), colours(3.0, seed)
+        assert plain.tolist() == list(BRIGHT)
+        assert usual.tolist() != plain.tolist()
+        assert strong.tolist() != usual.tolist()
+        np.testing.assert_array_equal(colours(None, seed), usual if augmentation == "street" else plain)
 
 
 def test_the_reference_set_has_the_references_sizes() -> None:

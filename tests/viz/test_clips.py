@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from motrlab.data.clips import Clip
+from motrlab.data.preprocess import preprocess
+from motrlab.data.transforms import (
+    ClipSample,
+    Compose,
+    SeqBgrToYuv444,
+    SeqNormalize,
+    SeqRandomFlip,
+    SeqResize,
+    SeqToTensor,
+    Transform,
+)
+from motrlab.viz.clips import apply_each, clip_sheet, network_input_to_bgr, sample_sheet, sample_table
+from motrlab.viz.overlay import track_colour
+
+HEIGHT, WIDTH = 40, 80
+
+
+def sample(num_frames: int = 2) -> ClipSample:
+    """Grey frames, a blue patch in the upper left quarter, and in the lower right one the box of person 3."""
+    image = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    image[:20, :40] = (200, 60, 30)
+    box = np.array([[0.75, 0.75, 0.25, 0.25]], np.float32)
+    return ClipSample(
+        images=[image] * num_frames,
+        boxes=[box] * num_frames,
+        ids=[np.array([3])] * num_frames,
+        visibility=[np.full(1, 0.5, np.float32)] * num_frames,
+    )
+
+
+def coloured(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """Centre `(x, y)` of the pixels of exactly that colour."""
+    rows, columns = np.nonzero((picture == colour).all(-1))
+    assert len(rows), "nothing of that colour"
+    return np.array([(columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2])
+
+
+def test_the_network_input_can_be_looked_at() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    np.testing.assert_array_equal(network_input_to_bgr(preprocess(image, 6, 8)), image)
+
+
+def test_a_clip_is_shown_as_the_network_sees_it() -> None:
+    pictures = np.zeros((2, HEIGHT, WIDTH, 3), np.uint8)
+    pictures[:, :, ::2] = (255, 0, 0)  # columns of blue: NV12 has no such colour
+    nobody = [torch.zeros(0)] * 2
+    clip = Clip(
+        images=torch.from_numpy(pictures), boxes=[torch.zeros(0, 4)] * 2, ids=[torch.zeros(0).long()] * 2,
+        visibility=nobody,
+    )  # fmt: skip
+    plain = clip_sheet([clip, clip], width=WIDTH)
+    assert plain.shape == (2 * HEIGHT + 6, 2 * WIDTH + 6, 3)
+    assert plain[3, 2].tolist() == [255, 0, 0]
+    assert plain[3, 3].tolist() == [0, 0, 0]
+    halved = clip_sheet([dataclasses.replace(clip, nv12=True)], width=WIDTH)
+    assert abs(int(halved[3, 2, 0]) - int(halved[3, 3, 0])) == 29  # luma alone tells them apart
+
+
+def test_each_transform_starts_from_the_clip() -> None:
+    found = apply_each(sample(), {"a": SeqRandomFlip(1.0), "b": SeqResize([(20, 40)])})
+    assert list(found) == ["before", "a", "b"]
+    assert found["b"].boxes[0][0, 0] == pytest.approx(0.75)  # not mirrored
+    assert found["a"].boxes[0][0, 0] == pytest.approx(0.25)
+
+
+def test_chance_is_of_the_seed() -> None:
+    flips = {"flip": SeqRandomFlip(0.5)}
+    found = [apply_each(sample(), flips, seed)["flip"].boxes[0][0, 0] for seed in range(20)]
+    assert found == [apply_each(sample(), flips, seed)["flip"].boxes[0][0, 0] for seed in range(20)]
+    assert {round(float(x), 2) for x in found} == {0.25, 0.75}
+
+
+NORMALISED = Compose([SeqToTensor(), SeqBgrToYuv444(), SeqNormalize()])
+CASES: dict[str, tuple[Transform, float]] = {"flip": (SeqRandomFlip(1.0), 0.25), "normalised": (NORMALISED, 0.75)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_boxes_lie_where_they_belong(case: str) -> None:
+    transform, x = CASES[case]
+    sheet = sample_sheet(apply_each(sample(), {case: transform}), columns=2, width=WIDTH * 2)
+    cell = sheet[sheet.shape[0] - 2 * HEIGHT :, : 2 * WIDTH]  # below: what the transform made of it
+    centre = coloured(cell, track_colour(3))
+    np.testing.assert_allclose(centre, [x * 2 * WIDTH, 0.75 * 2 * HEIGHT], atol=12)  # with the label above
+
+
+def test_planes_are_shown_side_by_side_each_with_its_boxes() -> None:
+    sheet = sample_sheet({"tensor": SeqToTensor()(sample(1), np.random.default_rng())}, columns=1, width=2 * WIDTH)
+    cell = sheet[-2 * HEIGHT :]
+    blue, green, red = cell[5, 5], cell[5, WIDTH + 5], cell[HEIGHT + 5, 5]
+    assert [int(p[0]) for p in (blue, green, red)] == [200, 60, 30]
+    for left, top in ((0, 0), (WIDTH, 0), (0, HEIGHT)):
+        coloured(cell[top : top + HEIGHT, left : left + WIDTH], track_colour(3))
+
+
+def test_cells_keep_the_first_clips_scale() -> None:
+    sheet = sample_sheet(apply_each(sample(1), {"half": SeqResize([(20, 40)])}), columns=2, width=WIDTH)
+    half = sheet[-HEIGHT:, WIDTH + 6 :]
+    assert half[3, 3].tolist() == pytest.approx([200, 60, 30], abs=2)
+    assert half[17, 3].tolist() == pytest.approx([90, 90, 90], abs=2)
+    assert half[35, 70].tolist() == [32, 32, 32]  # empty
+
+
+def test_the_table_has_the_numbers() -> None:
+    lines = sample_table(apply_each(sample(), {"half": SeqResize([(20, 40)]), "input": NORMALISED})).splitlines()
+    assert [line.split() for line in lines] == [
+        ["transform", "height", "width", "people", "visibility", "level"],
+        ["before", "40", "80", "1", "1", "0.50", "91.67"],
+        ["half", "20", "40", "1", "1", "0.50", "91.67"],
+        ["input", "40", "80", "1", "1", "0.50", "-0.08"],  # (117.47 - 128) / 128
+    ]
+    nobody = dataclasses.replace(sample(1), boxes=[np.zeros((0, 4), np.float32)], ids=[np.zeros(0, int)],
+                                 visibility=[np.zeros(0, np.float32)])  # fmt: skip
+    assert sample_table({"before": nobody}).splitlines()[1].split()[3:5] == ["0", "-"]
