@@ -14,6 +14,7 @@ from motrlab.model.motr import Motr, MotrGraphs
 from motrlab.tracking.step import FrameOutput, Graphs, empty_state, frame_step, state_like
 from motrlab.training.assignment import ClipAssignment, FrameObjects
 from motrlab.training.criterion import ClipLoss, SetCriterion
+from motrlab.training.memory import CheckpointedGraphs, checkpointed
 
 
 def clip_outputs(
@@ -64,9 +65,13 @@ class ClipModel(nn.Module):
 
     def forward(self, batch: ClipBatch, rngs: Sequence[np.random.Generator]) -> ClipLoss:
         """`rngs`: one random generator per clip."""
-        clips = batch.images.shape[1]
-        memory: Tensor = self.motr.base.encode(batch.images.flatten(0, 1)).float()
-        graphs = MotrGraphs(self.motr, encoded=True)
+        graphs: Graphs = MotrGraphs(self.motr, encoded=True)
+        memory: Sequence[Tensor]
+        if self.config.checkpoint_frames:  # frame by frame, or the backbone's activations of all would exist at once
+            memory = [checkpointed(self.motr.base.encode, image).float() for image in batch.images]
+            graphs = CheckpointedGraphs(graphs)
+        else:
+            memory = self.motr.base.encode(batch.images.flatten(0, 1)).float().split(batch.images.shape[1])
         # The decoder's tensors are small: casting them costs more than bf16 saves, and boxes want float32.
-        with torch.autocast(memory.device.type, enabled=False):
-            return clip_loss(graphs, memory.split(clips), clip_objects(batch), self.motr.config, self.config, rngs)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            return clip_loss(graphs, memory, clip_objects(batch), self.motr.config, self.config, rngs)

@@ -21,6 +21,7 @@ from motrlab.training.checkpoint import load_tensors, optimizer_tensors, save_te
 from motrlab.training.criterion import ClipLoss
 
 _SHOWN = 3  # names in a message
+_PLAIN = (bool, int, float, str)  # fields of a batch that are facts rather than tensors
 
 
 @dataclass(frozen=True)
@@ -102,19 +103,22 @@ def save_step(
 ) -> None:
     """Weights, optimiser and micro-batches before an update; `facts` must tell how the model is made."""
     tensors = {f"model.{name}": value for name, value in clips.state_dict().items()} | optimizer_tensors(optimizer)
+    plain: list[dict[str, Any]] = []
     for number, batch in enumerate(batches):
-        for field in dataclasses.fields(batch):
-            tensors |= _pack(f"batch.{number}.{field.name}", getattr(batch, field.name))
-    save_tensors(path, tensors, {**facts, "keys": [list(own) for own in keys]})
+        values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+        plain.append({name: value for name, value in values.items() if isinstance(value, _PLAIN)})
+        for name in values.keys() - plain[-1].keys():
+            tensors |= _pack(f"batch.{number}.{name}", values[name])
+    save_tensors(path, tensors, {**facts, "keys": [list(own) for own in keys], "plain": plain})
 
 
 def load_step(path: Path) -> tuple[dict[str, Tensor], list[ClipBatch], list[list[ClipKey]], dict[str, Any]]:
     """The tensors of `save_step`, its micro-batches, their keys and its facts. Raises UserError if it is damaged."""
     tensors, facts = load_tensors(path)
-    names = [field.name for field in dataclasses.fields(ClipBatch)]
+    names = {field.name for field in dataclasses.fields(ClipBatch)}
     batches = [
-        ClipBatch(**{name: _unpack(f"batch.{number}.{name}", tensors) for name in names})
-        for number in range(len(facts["keys"]))
+        ClipBatch(**plain, **{name: _unpack(f"batch.{number}.{name}", tensors) for name in names - plain.keys()})
+        for number, plain in enumerate(facts["plain"])
     ]
     keys: list[list[ClipKey]] = [[(step, index, n) for step, index, n in own] for own in facts["keys"]]
     return tensors, batches, keys, facts
