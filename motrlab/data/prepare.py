@@ -2,17 +2,22 @@
 
 `destination` gets `train_lmdb`, `test_lmdb` and `test_gt/SEQ/{gt/gt.txt, det/det.txt, seqinfo.ini}`, the test halves
 renumbered from frame 1; and `unseen_lmdb`, `unseen_gt` for videos kept whole. Every part is made under a temporary
-name and moved into place, and a part that is already there from the same files is kept: run it again after a kill.
+name and moved into place, and a part that is already there from the same files is kept: run it again after a kill, and
+it goes on after the last frames that were committed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from motrlab.data.halves import cut_annotations, cut_detections, cut_info, half_ranges
 from motrlab.data.motchallenge import (
@@ -25,9 +30,10 @@ from motrlab.data.motchallenge import (
     read_annotations,
     read_detections,
 )
-from motrlab.data.store import SequenceSource, replace_folder, temporary_folder, write_store
+from motrlab.data.packing import SequenceSource
+from motrlab.data.store import replace_folder, temporary_folder, write_store
 from motrlab.data.summary import DataSummary, summarise
-from motrlab.data.validate import Progress, validate_sequence
+from motrlab.data.validate import Progress, frame_workers, readable_info, validate_sequence
 from motrlab.errors import UserError
 
 PARTS = ("train", "test", "unseen")
@@ -46,31 +52,23 @@ def prepare(
     destination: Path,
     sequences: Sequence[str] = (),
     *,
-    num_workers: int = 2,
+    num_workers: int = 1,
     progress: Progress | None = None,
     unseen: Callable[[str], bool] | None = None,
 ) -> DataSummary:
     """Validate, split, pack and link the sequences under `source` (see `find_sequences`), all or those named.
 
     Videos for which `unseen(name)` holds are kept whole and never trained on. Sequences without gt are left out and
-    reported in the summary. `num_workers` threads read files. Raises UserError for bad input, a full disk, a target
+    reported in the summary. `num_workers` processes check the frames (1: this one), as many threads read them for
+    packing. Without `progress` there is a bar on a terminal. Raises UserError for bad input, a full disk, a target
     that cannot be written, and when no sequence is left to train on.
     """
-    parts: dict[str, list[_Part]] = {part: [] for part in PARTS}
-    left_out = []
-    for folder in find_sequences(source, sequences):
-        info = validate_sequence(folder, num_workers=num_workers, progress=progress)
-        if not (folder / "gt" / "gt.txt").is_file():
-            left_out.append(folder.name)
-        elif unseen is not None and unseen(folder.name):
-            parts["unseen"].append(_cut(folder, info, range(1, info.num_frames + 1)))
-        else:
-            for part, frames in zip(("train", "test"), half_ranges(info.num_frames), strict=True):
-                if frames:
-                    parts[part].append(_cut(folder, info, frames))
-    if not parts["train"]:
-        raise UserError(f"{source}: no sequence with gt/gt.txt and two frames to train on")
-    hashes = {part: _write_part(destination, part, members, num_workers, progress) for part, members in parts.items()}
+    with contextlib.ExitStack() as stack:
+        told = progress or stack.enter_context(_bars())
+        parts, left_out = _checked_parts(find_sequences(source, sequences), num_workers, told, unseen)
+        if not parts["train"]:
+            raise UserError(f"{source}: no sequence with gt/gt.txt and two frames to train on")
+        hashes = {part: _write_part(destination, part, members, num_workers, told) for part, members in parts.items()}
     return DataSummary(
         sequences=tuple(
             summarise(part, m.source.info, m.source.annotations) for part, members in parts.items() for m in members
@@ -78,6 +76,45 @@ def prepare(
         left_out=tuple(left_out),
         data_hash=hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
     )
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Progress]:
+    """A bar for each thing that is done, on a terminal only."""
+    bars: list[tqdm[Any]] = []
+
+    def tell(what: str, done: int, total: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=total, desc=what, unit="frame", disable=None))
+        bars[0].update(done - bars[0].n)
+        if done >= total:
+            bars.pop().close()
+
+    try:
+        yield tell
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _checked_parts(
+    folders: Sequence[Path], num_workers: int, progress: Progress, unseen: Callable[[str], bool] | None
+) -> tuple[dict[str, list[_Part]], list[str]]:
+    """Every sequence validated and given to its part, and the names of those without gt."""
+    parts: dict[str, list[_Part]] = {part: [] for part in PARTS}
+    left_out = []
+    with frame_workers(num_workers, sum(readable_info(folder).num_frames for folder in folders)) as frame_map:
+        for folder in folders:
+            info = validate_sequence(folder, frame_map=frame_map, progress=progress)
+            if not (folder / "gt" / "gt.txt").is_file():
+                left_out.append(folder.name)
+            elif unseen is not None and unseen(folder.name):
+                parts["unseen"].append(_cut(folder, info, range(1, info.num_frames + 1)))
+            else:
+                for part, frames in zip(("train", "test"), half_ranges(info.num_frames), strict=True):
+                    if frames:
+                        parts[part].append(_cut(folder, info, frames))
+    return parts, left_out
 
 
 def _cut(folder: Path, info: SequenceInfo, frames: range) -> _Part:
@@ -92,7 +129,7 @@ def _cut(folder: Path, info: SequenceInfo, frames: range) -> _Part:
     return _Part(source=source, detections=detections)
 
 
-def _write_part(destination: Path, part: str, members: list[_Part], num_workers: int, progress: Progress | None) -> str:
+def _write_part(destination: Path, part: str, members: list[_Part], num_workers: int, progress: Progress) -> str:
     """Pack a part, link its gt, and return its data hash; remove what an earlier run left of a part now empty."""
     store, gt = destination / f"{part}_lmdb", destination / f"{part}_gt"
     if not members:

@@ -1,23 +1,20 @@
 """Frames and annotations in one LMDB: the original JPEG bytes, never re-encoded, nothing pickled.
 
-Keys: `meta` (JSON: schema version, data hash, source hash, sequences), `SEQ/%06d` (JPEG bytes of a frame, from 1),
-`SEQ/annotations` (the arrays of `Annotations` one behind the other, little endian; `meta` has their lengths).
-Writers work under a temporary name and move the finished folder into place. NumPy, OpenCV and lmdb only.
+`packing.py` says what the keys are; stores of schema 1 (a key for each frame) are read as well. Writers work in a
+hidden folder beside the target, which a killed run leaves and the next one goes on with, and move it into place.
+NumPy, OpenCV and lmdb only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
-import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,41 +23,27 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.data.lmdb_files import forget, opened
 from motrlab.data.motchallenge import Annotations, SequenceInfo
-from motrlab.data.validate import Progress, jpeg_size
+from motrlab.data.packing import (
+    COMMIT_BYTES,
+    INDEX,
+    SCHEMA,
+    SequenceSource,
+    annotations_from_bytes,
+    chunk_key,
+    hash_sources,
+    pack,
+    packed_bytes,
+)
+from motrlab.data.validate import Progress
 from motrlab.errors import UserError
 
-SCHEMA = 1
-_FIELDS = (("frame", "<i8", 1), ("track_id", "<i8", 1), ("ltwh", "<f8", 4), ("flag", "<i8", 1), ("class_id", "<i8", 1),
-           ("visibility", "<f8", 1))  # fmt: skip
+_READABLE = (1, SCHEMA)
 _REDUCED = {
     1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8,
 }  # fmt: skip
-_PAGE = 4096
-_COMMIT_BYTES = 64 << 20  # one transaction holds its dirty pages in memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequenceSource:
-    """A sequence to be packed: `files[i]` becomes frame `i + 1`; the annotations count frames the same way."""
-
-    info: SequenceInfo
-    files: tuple[Path, ...]
-    annotations: Annotations
-
-
-_Identity = tuple[int, int, int]  # inode, size, time of data.mdb
-_environments: dict[Path, tuple[_Identity, lmdb.Environment]] = {}  # lmdb allows one per path and process
-
-
-def _close_inherited() -> None:
-    """A forked child must not use its parent's environments, nor open a path beside them."""
-    for path in list(_environments):
-        _forget(path)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_inherited)
+_EMPTY_BYTES = 2 * 4096  # an LMDB without anything in it
 
 
 class FrameStore:
@@ -72,6 +55,7 @@ class FrameStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()
         meta = self._meta()
+        self.schema: int = meta["schema"]
         self.data_hash: str = meta["data_hash"]
         self.sequences: tuple[SequenceInfo, ...] = tuple(SequenceInfo(**s["info"]) for s in meta["sequences"])
         self._infos = {info.name: info for info in self.sequences}
@@ -85,7 +69,7 @@ class FrameStore:
         return f"FrameStore({str(self.path)!r}: {len(self.sequences)} sequences, {frames} frames)"
 
     def _meta(self) -> dict[str, Any]:
-        return _read_meta(_environment(self.path, fresh=True), self.path)
+        return _read_meta(opened(self.path, fresh=True).environment, self.path)
 
     def info(self, name: str) -> SequenceInfo:
         """Raises UserError where there is no such sequence."""
@@ -93,72 +77,55 @@ class FrameStore:
             raise UserError(f"{self.path}: no sequence {name!r}; there are {', '.join(self._infos)}")
         return self._infos[name]
 
-    def _get(self, key: str) -> bytes:
-        with _environment(self.path).begin() as transaction:
+    @contextlib.contextmanager
+    def _frame(self, name: str, frame: int) -> Iterator[memoryview]:
+        """A frame's bytes where they lie in the file, valid inside the block only."""
+        key, offset, size = chunk_key(self.info(name).name, frame), 0, None
+        if self.schema > 1:
+            first, offset, size = self._place(name, frame)
+            key = chunk_key(name, first)
+        with opened(self.path).environment.begin(buffers=True) as transaction:
             value = transaction.get(key.encode())
-        if value is None:
-            raise UserError(f"{self.path}: no entry {key!r}; delete the folder and pack again")
-        return bytes(value)
+            if value is None:
+                raise self._no_entry(key)
+            yield value[offset : None if size is None else offset + size]
+
+    def _no_entry(self, key: str) -> UserError:
+        return UserError(f"{self.path}: no entry {key!r}; delete the folder and pack again")
+
+    def _place(self, name: str, frame: int) -> tuple[int, int, int]:
+        """The first frame of the chunk that holds `frame`, and where in it that lies: offset and size in bytes."""
+        file = opened(self.path)
+        if name not in file.cache:
+            file.cache[name] = _read_index(file.environment, name)
+        index = file.cache[name]
+        if not 1 <= frame <= len(index):
+            raise self._no_entry(chunk_key(name, frame))
+        first, offset, size = index[frame - 1].tolist()
+        return first, offset, size
 
     def jpeg(self, name: str, frame: int) -> bytes:
         """The file's bytes as they were packed; frames count from 1."""
-        return self._get(f"{self.info(name).name}/{frame:06d}")
+        with self._frame(name, frame) as data:
+            return bytes(data)
 
     def image(self, name: str, frame: int, reduce: int = 1) -> NDArray[np.uint8]:
         """`uint8 [H, W, 3]` in BGR; `reduce` 2, 4 or 8 decodes to that fraction of the size (rounded up), faster."""
-        data = np.frombuffer(self.jpeg(name, frame), np.uint8)
-        # An orientation tag would turn the picture away from its boxes.
-        image = cv2.imdecode(data, _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
+        with self._frame(name, frame) as data:
+            # An orientation tag would turn the picture away from its boxes.
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise UserError(f"{self.path}: frame {frame} of {name} does not decode; its JPEG file is damaged")
         return image  # type: ignore[return-value]
 
     def annotations(self, name: str) -> Annotations:
         self.info(name)
-        rows, has_class = self._rows[name]
-        data, at = self._get(f"{name}/annotations"), 0
-        arrays: dict[str, NDArray[Any]] = {}
-        for field, kind, columns in _FIELDS:
-            array = np.frombuffer(data, kind, rows * columns, at)
-            at += array.nbytes
-            arrays[field] = array.reshape(rows, columns) if columns > 1 else array
-        return Annotations(**arrays, has_class=has_class)
-
-
-def _environment(path: Path, *, fresh: bool = False) -> lmdb.Environment:
-    """The process's environment of `path`; with `fresh` it is opened anew where the file has been replaced."""
-    if path not in _environments or (fresh and _environments[path][0] != _identity(path)):
-        _forget(path)
-        _environments[path] = (_identity(path), _open(path))
-    return _environments[path][1]
-
-
-def _identity(path: Path) -> _Identity:
-    try:
-        status = (path / "data.mdb").stat()
-    except OSError as error:
-        raise UserError(f"{path}: no packed data; run `python -m motrlab prepare`") from error
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _forget(path: Path) -> None:
-    known = _environments.pop(path, None)
-    if known is not None:
-        known[1].close()
-
-
-def _open(path: Path) -> lmdb.Environment:
-    try:
-        environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
-    except lmdb.Error as error:
-        raise UserError(f"{path}: not a readable LMDB ({error}); delete the folder and pack again") from error
-    # Touching a page behind the end of the file would kill the process with SIGBUS, so look before reading.
-    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    size = (path / "data.mdb").stat().st_size
-    if size < needed:
-        environment.close()
-        raise UserError(f"{path}: LMDB is cut short ({size} of {needed} bytes); delete the folder and pack again")
-    return environment
+        key = f"{name}/annotations"
+        with opened(self.path).environment.begin() as transaction:
+            data = transaction.get(key.encode())
+        if data is None:
+            raise self._no_entry(key)
+        return annotations_from_bytes(zlib.decompress(data) if self.schema > 1 else data, *self._rows[name])
 
 
 def _read_meta(environment: lmdb.Environment, path: Path) -> dict[str, Any]:
@@ -169,34 +136,53 @@ def _read_meta(environment: lmdb.Environment, path: Path) -> dict[str, Any]:
         schema = meta["schema"] if meta is not None else "unknown"
     except (ValueError, KeyError, TypeError):
         schema = "unknown"
-    if schema != SCHEMA:
-        raise UserError(f"{path}: written with schema {schema}, this motrlab reads {SCHEMA}; delete it and pack again")
+    if schema not in _READABLE:
+        readable = " and ".join(map(str, _READABLE))
+        raise UserError(f"{path}: written with schema {schema}, motrlab reads {readable}; delete it and pack again")
     assert isinstance(meta, dict)
     return meta
 
 
+def _read_index(environment: lmdb.Environment, name: str) -> NDArray[np.int64]:
+    """`int64 [n, 3]`, a row per frame: first frame of its chunk, offset, size in bytes."""
+    rows: dict[int, NDArray[np.int64]] = {}
+    prefix = f"{name}/".encode()
+    with environment.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+        cursor.set_range(prefix)
+        for key, value in cursor:
+            text = bytes(key)
+            if not text.startswith(prefix):
+                break
+            if text.endswith(b".index"):
+                first = int(text[len(prefix) :].removesuffix(b".index"))
+                sizes = np.frombuffer(bytes(value), INDEX)["size"].astype(np.int64)
+                rows[first] = np.stack([np.full_like(sizes, first), np.cumsum(sizes) - sizes, sizes], axis=1)
+    return np.concatenate([np.zeros((0, 3), np.int64), *(rows[first] for first in sorted(rows))])
+
+
 def write_store(
-    path: Path, sources: Sequence[SequenceSource], *, num_workers: int = 2, progress: Progress | None = None
+    path: Path, sources: Sequence[SequenceSource], *, num_workers: int = 1, progress: Progress | None = None
 ) -> str:
     """Pack `sources` into the LMDB folder `path` and return its data hash.
 
-    A store that was packed from the same files (names, sizes, times, annotations) is left as it is. `num_workers`
-    threads read files ahead. Raises UserError: disk full, target not writable, file damaged.
+    A store that was packed from the same files (names, sizes, times, annotations) is left as it is, and one that was
+    begun from them is gone on with. `num_workers` threads read files ahead. Raises UserError: disk full, target not
+    writable, another process at it, file damaged.
     """
     path = path.resolve()
     try:
-        source_hash = _hash_sources(sources)
+        source_hash = hash_sources(sources)
         with contextlib.suppress(UserError):
             existing = FrameStore(path)._meta()
             if existing.get("source_hash") == source_hash:
                 return str(existing["data_hash"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(path, sum(_stored_bytes(f.stat().st_size) for s in sources for f in s.files))
-        with temporary_folder(path) as folder:
+        with _begun_folder(path, source_hash) as folder:
+            _check_space(path, packed_bytes(sources) - _size(folder))
             try:
-                data_hash = _write(folder, sources, source_hash, num_workers, progress)
+                data_hash = pack(folder, sources, source_hash, num_workers=num_workers, progress=progress)
             except lmdb.Error as error:
-                if shutil.disk_usage(folder).free < _COMMIT_BYTES:  # LMDB calls a short write an input/output error
+                if shutil.disk_usage(folder).free < COMMIT_BYTES:  # LMDB calls a short write an input/output error
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
                 raise
             replace_folder(folder, path)
@@ -208,9 +194,9 @@ def write_store(
     return data_hash
 
 
-def _stored_bytes(size: int) -> int:
-    """LMDB keeps large values in whole pages behind a 16-byte header."""
-    return -(-(size + 16) // _PAGE) * _PAGE
+def _size(folder: Path) -> int:
+    file = folder / "data.mdb"
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _check_space(path: Path, needed: int) -> None:
@@ -220,10 +206,65 @@ def _check_space(path: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def temporary_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path`; those that a killed run left behind are removed first."""
+def _begun_folder(path: Path, source_hash: str) -> Iterator[Path]:
+    """The hidden folder beside `path` in which these sources are packed, new or as a killed run left it.
+
+    Folders begun from other sources are removed. Raises UserError while another process works in one of them.
+    """
+    folder = path.with_name(f".{path.name}.{SCHEMA}-{source_hash[:32]}.partial")
+    for stale in path.parent.glob(f".{path.name}.*.partial"):
+        with _locked(stale, path):
+            if stale != folder or not _goes_on(stale):
+                shutil.rmtree(stale, ignore_errors=True)
+    _remove_stale(path)
+    folder.mkdir(exist_ok=True)
+    with _locked(folder, path):
+        try:
+            yield folder
+        finally:
+            if folder.is_dir() and _size(folder) <= _EMPTY_BYTES:  # failed before anything was packed
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _goes_on(folder: Path) -> bool:
+    """False for a file that a power cut, say, has left shorter than it says."""
+    try:
+        opened(folder)
+    except UserError:
+        return False
+    finally:
+        forget(folder)
+    return True
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, path: Path) -> Iterator[None]:
+    """A lock that ends with the process, however it ends."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{path}: another process is packing it; wait for that one to end") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_stale(path: Path) -> None:
     for stale in path.parent.glob(f".{path.name}.*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path`; those that a killed run left behind are removed first."""
+    _remove_stale(path)
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
         yield folder
@@ -234,96 +275,9 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 def replace_folder(folder: Path, path: Path) -> None:
     """Move a finished folder into place; an old one gives way."""
     folder.chmod(0o755)
-    _forget(path)
+    forget(path)
     if path.exists():
-        path.rename(folder.with_name(folder.name.replace(".tmp", ".old.tmp")))
+        path.rename(folder.with_name(f"{folder.name.removesuffix('.tmp')}.old.tmp"))
     folder.rename(path)
     for old in path.parent.glob(f".{path.name}.*.old.tmp"):
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _write(
-    folder: Path, sources: Sequence[SequenceSource], source_hash: str, num_workers: int, progress: Progress | None
-) -> str:
-    total_bytes = sum(_stored_bytes(f.stat().st_size) for s in sources for f in s.files)
-    total_bytes += sum(_stored_bytes(len(_annotation_bytes(s.annotations))) for s in sources)
-    map_size = int(total_bytes * 1.1) + (8 << 20)  # inner pages and meta data need well under a tenth
-    environment = lmdb.open(str(folder), map_size=map_size, sync=False, lock=False)
-    try:
-        digest, entries = hashlib.sha256(), []
-        for item, values in zip(sources, _packed(sources, num_workers, progress), strict=True):
-            digest.update(json.dumps(dataclasses.asdict(item.info), sort_keys=True).encode())
-            _put_all(environment, values, digest)
-            rows, has_class = len(item.annotations), item.annotations.has_class
-            entries.append({"info": dataclasses.asdict(item.info), "rows": rows, "has_class": has_class})
-        meta = {"schema": SCHEMA, "data_hash": digest.hexdigest(), "source_hash": source_hash, "sequences": entries}
-        with environment.begin(write=True) as transaction:
-            transaction.put(b"meta", json.dumps(meta).encode())
-        environment.sync(True)
-    finally:
-        environment.close()
-    return digest.hexdigest()
-
-
-def _put_all(environment: lmdb.Environment, values: Iterable[tuple[str, bytes]], digest: Any) -> None:
-    transaction, pending = environment.begin(write=True), 0
-    try:
-        for key, value in values:
-            transaction.put(key.encode(), value)
-            digest.update(key.encode() + hashlib.sha256(value).digest())
-            pending += len(value)
-            if pending > _COMMIT_BYTES:
-                transaction.commit()
-                transaction, pending = environment.begin(write=True), 0
-        transaction.commit()
-    except BaseException:
-        transaction.abort()
-        raise
-
-
-def _packed(
-    sources: Sequence[SequenceSource], num_workers: int, progress: Progress | None
-) -> Iterator[Iterator[tuple[str, bytes]]]:
-    """For every source an iterator over its keys and values, in key order; files are read ahead by threads."""
-    done, total = 0, sum(len(s.files) for s in sources)
-
-    def values(item: SequenceSource, pool: ThreadPoolExecutor) -> Iterator[tuple[str, bytes]]:
-        nonlocal done
-        for first in range(0, len(item.files), 64):  # a bounded number of files in memory
-            batch = item.files[first : first + 64]
-            for offset, data in enumerate(pool.map(_read_jpeg, batch)):
-                yield f"{item.info.name}/{first + offset + 1:06d}", data
-            done += len(batch)
-            if progress is not None:
-                progress("pack", done, total)
-        yield f"{item.info.name}/annotations", _annotation_bytes(item.annotations)
-
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        for item in sources:
-            yield values(item, pool)
-
-
-def _read_jpeg(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-        jpeg_size(data)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; copy it anew") from error
-    return data
-
-
-def _annotation_bytes(annotations: Annotations) -> bytes:
-    return b"".join(np.ascontiguousarray(getattr(annotations, name), kind).tobytes() for name, kind, _ in _FIELDS)
-
-
-def _hash_sources(sources: Sequence[SequenceSource]) -> str:
-    digest = hashlib.sha256()
-    for item in sources:
-        digest.update(json.dumps(dataclasses.asdict(item.info), sort_keys=True).encode())
-        digest.update(_annotation_bytes(item.annotations))
-        for file in item.files:
-            status = file.stat()
-            digest.update(f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

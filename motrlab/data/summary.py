@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,18 @@ _HEADINGS = {
     "boxes_outside": "outside", "boxes_ignored": "ignored",
 }  # fmt: skip
 
+# Histograms: what is counted, and the edges of the bins, each with its lower edge and without its upper one.
+LABELS = {
+    "visibility": "visible share of a box", "height_px": "height of a box, pixels",
+    "track_frames": "frames with a box, per person", "people_per_frame": "people in a frame",
+}  # fmt: skip
+EDGES: dict[str, tuple[float, ...]] = {
+    "visibility": (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),  # the last one with its upper edge: fully seen
+    "height_px": (0, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, math.inf),
+    "track_frames": (1, 5, 10, 20, 50, 100, 200, 500, math.inf),
+    "people_per_frame": (0, 1, 2, 4, 6, 8, 12, 16, 24, 32, math.inf),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceSummary:
@@ -26,7 +39,8 @@ class SequenceSummary:
 
     `fraction_below_03`, `_07`: share of boxes with a visibility below, None where the gt has no visibility.
     `boxes_outside` reach over the image's border; `boxes_ignored` have flag 0 or another class. Medians are None
-    without boxes.
+    without boxes. `histograms` are pairs of a quantity (of `EDGES`) and its counts; without visibility there is none
+    of that.
     """
 
     name: str
@@ -44,6 +58,7 @@ class SequenceSummary:
     median_track_frames: float | None
     boxes_outside: int
     boxes_ignored: int
+    histograms: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +88,22 @@ class DataSummary:
             "sequences": [dataclasses.asdict(s) for s in self.sequences],
         }
 
+    def histogram(self, quantity: str) -> dict[str, list[int]]:
+        """Counts in the bins of `EDGES[quantity]`, by part; parts without that quantity are left out."""
+        found: dict[str, list[int]] = {}
+        for s in self.sequences:
+            counts = dict(s.histograms).get(quantity)
+            if counts is not None:
+                found[s.part] = [a + b for a, b in zip(found.get(s.part, [0] * len(counts)), counts, strict=True)]
+        return found
+
+    def histogram_table(self, quantity: str) -> str:
+        """Aligned text: a row per bin, a column per part."""
+        found = self.histogram(quantity)
+        rows = [[LABELS[quantity], *found]]
+        rows += [[name, *(str(c[i]) for c in found.values())] for i, name in enumerate(bin_names(quantity))]
+        return _aligned(rows, left=1)
+
     def table(self) -> str:
         """Aligned text: a row per sequence and part, then the totals, then what was left out."""
         rows = [list(_HEADINGS.values())]
@@ -80,16 +111,32 @@ class DataSummary:
         for part, total in self.totals.items():
             shown = {**total, "name": f"all {total['num_sequences']}", "part": part}
             rows.append([_cell(shown.get(key)) for key in _HEADINGS])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
+        lines = [_aligned(rows, left=2)]
         if self.left_out:
             lines.append(f"without gt, left out (usable for `track` only): {', '.join(self.left_out)}")
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(lines)
+
+
+def bin_names(quantity: str) -> list[str]:
+    """`0.3-0.4`, `4-5` for whole numbers, `512 and more`: a name for each bin of `EDGES[quantity]`."""
+    names = []
+    for low, high in zip(EDGES[quantity][:-1], EDGES[quantity][1:], strict=True):
+        last = high if quantity == "visibility" or quantity == "height_px" else high - 1
+        if math.isinf(high):
+            names.append(f"{low:g} and more")
+        else:
+            names.append(f"{low:g}" if last == low else f"{low:g}-{last:g}")
+    return names
+
+
+def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """The first `left` columns to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def summarise(part: str, info: SequenceInfo, annotations: Annotations) -> SequenceSummary:
@@ -114,7 +161,19 @@ def summarise(part: str, info: SequenceInfo, annotations: Annotations) -> Sequen
         median_track_frames=_median(lengths),
         boxes_outside=int(outside.sum()),
         boxes_ignored=len(annotations) - len(people),
+        histograms=tuple(_histograms(info, people, lengths).items()),
     )
+
+
+def _histograms(info: SequenceInfo, people: Annotations, lengths: NDArray[np.int64]) -> Mapping[str, tuple[int, ...]]:
+    values: dict[str, NDArray[Any]] = {
+        "height_px": people.ltwh[:, 3],
+        "track_frames": lengths,
+        "people_per_frame": np.bincount(people.frame, minlength=info.num_frames + 1)[1:],
+    }
+    if people.has_class:
+        values["visibility"] = people.visibility
+    return {name: tuple(np.histogram(v, EDGES[name])[0].tolist()) for name, v in values.items()}
 
 
 def _share(mask: NDArray[np.bool_]) -> float | None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +18,9 @@ import lmdb
 import numpy as np
 import pytest
 
-from motrlab.data.motchallenge import read_annotations, read_sequence_info
-from motrlab.data.store import FrameStore, SequenceSource, write_store
+from motrlab.data.motchallenge import Annotations, read_annotations, read_sequence_info
+from motrlab.data.packing import SequenceSource, annotation_bytes, hash_sources
+from motrlab.data.store import FrameStore, write_store
 from motrlab.errors import UserError
 
 MakeSequence = Callable[..., Path]
@@ -95,15 +99,28 @@ def test_the_data_hash_belongs_to_the_content(
     assert write_store(tmp_path / "3", sources[:1]) != first
 
 
-def test_disk_size_stays_near_the_jpegs(make_sequence: MakeSequence, tmp_path: Path) -> None:
-    folder = make_sequence("A", num_frames=20)
-    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
-    data = cv2.imencode(".jpg", noise)[1].tobytes()
-    for file in (folder / "img1").iterdir():
-        file.write_bytes(data[:-2] + bytes(200_000) + data[-2:])  # the size of a 1080p frame
+@pytest.mark.parametrize("kilobytes", [30, 60, 80, 200])
+def test_disk_size_stays_near_the_jpegs(kilobytes: int, make_sequence: MakeSequence, tmp_path: Path) -> None:
+    """The files of real frames, 640×480 to 1920×1080, are of these sizes."""
+    folder = make_sequence("A", num_frames=128)
+    for i, file in enumerate(sorted((folder / "img1").iterdir())):
+        data = file.read_bytes()
+        file.write_bytes(data[:-2] + bytes(kilobytes * 1000 + 61 * i) + data[-2:])
     write_store(tmp_path / "lmdb", [source(folder)])
     packed = sum(f.stat().st_size for f in (tmp_path / "lmdb").iterdir())
     assert packed < 1.02 * sum(f.stat().st_size for f in (folder / "img1").iterdir())
+
+
+@pytest.mark.parametrize("name", ["MOT17-02-FRCNN", "MOT17-09-DPM", "PETS09-S2L1", "TUD-Campus"])
+def test_disk_size_of_real_frames(name: str, mot_root: Path, tmp_path: Path) -> None:
+    whole = source(mot_root / name)
+    few = replace(whole.info, num_frames=min(128, whole.info.num_frames))
+    item = SequenceSource(info=few, files=whole.files[: few.num_frames], annotations=Annotations.empty())
+    write_store(tmp_path / "lmdb", [item])
+    jpegs = sum(f.stat().st_size for f in item.files)
+    fixed = 8 * 4096  # roots and meta pages: 0.05 % of a video, but 5 % of four frames
+    assert (tmp_path / "lmdb" / "data.mdb").stat().st_size < 1.02 * jpegs + (fixed if few.num_frames < 16 else 0)
+    assert FrameStore(tmp_path / "lmdb").jpeg(name, 2) == item.files[1].read_bytes()
 
 
 def _frame_mean(store: FrameStore, answers: multiprocessing.queues.Queue[float]) -> None:
@@ -140,10 +157,10 @@ def test_a_store_cut_short_is_refused(kept: int, path: Path) -> None:
 
 
 def test_a_store_cut_short_is_packed_again(path: Path, sources: list[SequenceSource]) -> None:
-    data = (path / "data.mdb").read_bytes()
+    data, data_hash = (path / "data.mdb").read_bytes(), FrameStore(path).data_hash
     (path / "data.mdb").write_bytes(data[: len(data) // 2])
-    write_store(path, sources)
-    assert (path / "data.mdb").read_bytes() == data
+    assert write_store(path, sources) == data_hash
+    assert FrameStore(path).jpeg("B", 3) == sources[1].files[2].read_bytes()
 
 
 @pytest.mark.parametrize("meta", [b'{"schema": 99}', b"not json", None], ids=["other schema", "no JSON", "no meta"])
@@ -151,7 +168,7 @@ def test_another_schema_is_refused(meta: bytes | None, tmp_path: Path) -> None:
     with lmdb.open(str(tmp_path / "lmdb")) as environment, environment.begin(write=True) as transaction:
         if meta is not None:
             transaction.put(b"meta", meta)
-    with pytest.raises(UserError, match=r"written with schema (99|unknown), this motrlab reads 1"):
+    with pytest.raises(UserError, match=r"written with schema (99|unknown), motrlab reads 1 and 2"):
         FrameStore(tmp_path / "lmdb")
 
 
@@ -177,12 +194,12 @@ def test_a_disk_too_small_is_refused_before_writing(
 def test_a_disk_that_fails_leaves_the_old_store(
     free: int, message: str, path: Path, sources: list[SequenceSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
         raise lmdb.Error(f"mdb_txn_commit: {os.strerror(errno.EIO)}")  # seen on a full tmpfs
 
     old = FrameStore(path).data_hash
-    monkeypatch.setattr("motrlab.data.store._put_all", fail)
+    monkeypatch.setattr("motrlab.data.store.pack", fail)
     with pytest.raises(UserError, match=message):
         write_store(path, sources[:1])
     assert FrameStore(path).data_hash == old
@@ -201,7 +218,7 @@ def test_a_read_only_target_is_refused(
     def refuse(*_: object, **__: object) -> None:  # the tests may run as root, who may write anywhere
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     with pytest.raises(UserError, match=r"lmdb: cannot be written \(Read-only file system\)"):
         write_store(tmp_path / "lmdb", sources)
 
@@ -217,6 +234,38 @@ def test_nothing_is_pickled(path: Path) -> None:
     with lmdb.open(str(path), readonly=True, lock=False) as environment, environment.begin() as transaction:
         keys = [bytes(key).decode() for key, _ in transaction.cursor()]
         meta = json.loads(bytes(transaction.get(b"meta")))
-    frames = [f"A/{i:06d}" for i in range(1, 9)] + [f"B/{i:06d}" for i in range(1, 4)]
-    assert keys == [*sorted([*frames, "A/annotations", "B/annotations"]), "meta"]
-    assert meta["schema"] == 1
+    expected = [f"{name}/{key}" for name in "AB" for key in ("000001", "000001.index", "annotations")]
+    assert keys == [*expected, "meta"]
+    assert meta["schema"] == 2
+
+
+def write_schema_1(path: Path, sources: list[SequenceSource]) -> str:
+    """A store as motrlab wrote it before chunks: a key for each frame."""
+    digest, entries = hashlib.sha256(), []
+    path.mkdir()
+    with lmdb.open(str(path), map_size=1 << 24, lock=False) as environment, environment.begin(write=True) as out:
+        for item in sources:
+            info = dataclasses.asdict(item.info)
+            digest.update(json.dumps(info, sort_keys=True).encode())
+            values = {f"{item.info.name}/{i:06d}": file.read_bytes() for i, file in enumerate(item.files, 1)}
+            values[f"{item.info.name}/annotations"] = annotation_bytes(item.annotations)
+            for key, value in values.items():
+                out.put(key.encode(), value)
+                digest.update(key.encode() + hashlib.sha256(value).digest())
+            entries.append({"info": info, "rows": len(item.annotations), "has_class": item.annotations.has_class})
+        meta = {"schema": 1, "data_hash": digest.hexdigest(), "source_hash": hash_sources(sources)}
+        out.put(b"meta", json.dumps({**meta, "sequences": entries}).encode())
+    return digest.hexdigest()
+
+
+def test_a_store_of_schema_1_is_read_and_kept(sources: list[SequenceSource], tmp_path: Path) -> None:
+    data_hash = write_schema_1(tmp_path / "old", sources)
+    store = FrameStore(tmp_path / "old")
+    assert [store.jpeg("A", f) for f in range(1, 9)] == [f.read_bytes() for f in sources[0].files]
+    assert store.image("B", 3, reduce=2).shape == (32, 48, 3)
+    assert len(store.annotations("A")) == len(sources[0].annotations)
+    with pytest.raises(UserError, match="no entry 'B/000004'"):
+        store.jpeg("B", 4)
+    assert write_store(tmp_path / "old", sources) == data_hash
+    assert FrameStore(tmp_path / "old").schema == 1
+    assert write_store(tmp_path / "new", sources) == data_hash  # the same content

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from motrlab.data.validate import jpeg_size, validate_sequence
+from motrlab.data.validate import check_decodes, frame_workers, jpeg_size, validate_sequence
 from motrlab.errors import UserError
 
 
@@ -81,3 +85,105 @@ def test_gt_and_progress(make_sequence: Callable[..., Path]) -> None:
     assert seen[-1] == ("validate A", 8, 8)
     with pytest.raises(UserError, match=r"gt\.txt:1: frame 9"):
         validate_sequence(make_sequence("B", gt="9,1,1,1,5,5,1,1,1\n"))
+
+
+def photograph() -> bytes:
+    """A JPEG with something in every block."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    return cv2.imencode(".jpg", noise)[1].tobytes()
+
+
+INSIDE: dict[str, Callable[[bytes], bytes]] = {
+    "cut, then closed": lambda d: d[: len(d) // 2] + b"\xff\xd9",
+    "last bytes lost, then closed": lambda d: d[:-60] + b"\xff\xd9",
+    "zeros at the end": lambda d: d[: len(d) // 2] + bytes(len(d) // 2 - 2) + d[-2:],
+    "a hole of zeros": lambda d: d[:2000] + bytes(1000) + d[3000:],
+    "no pixels at all": lambda d: d[: d.index(b"\xff\xda") + 14] + b"\xff\xd9",
+}
+
+
+@pytest.mark.parametrize("case", INSIDE)
+def test_damage_behind_a_faultless_header_is_found(
+    case: str, make_sequence: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_sequence("A")
+    data = INSIDE[case](photograph())
+    assert jpeg_size(data) == (96, 64)
+    (folder / "img1" / "000003.jpg").write_bytes(data)
+    with pytest.raises(UserError, match=r"000003\.jpg: JPEG file is damaged inside \(corrupt JPEG data"):
+        validate_sequence(folder)
+    assert capfd.readouterr().err == ""  # what libjpeg says stands in the message alone
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        photograph(),
+        encode(64, 96),
+        encode(64, 96, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        encode(64, 96, cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+        photograph() + bytes(300),
+        photograph()[:-2] + bytes(9) + b"\xff\xd9",
+    ],
+    ids=["noise", "black", "progressive", "restart markers", "bytes behind the end", "bytes before the end marker"],
+)
+def test_whole_pictures_pass(data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    check_decodes(data)
+    assert capfd.readouterr().err == ""
+
+
+def test_stderr_is_given_back(capfd: pytest.CaptureFixture[str]) -> None:
+    check_decodes(photograph())
+    os.write(2, b"still here\n")
+    assert capfd.readouterr().err == "still here\n"
+
+
+def test_processes_find_the_same_fault(make_sequence: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("motrlab.data.validate._FRAMES_PER_WORKER", 4)
+    folder = make_sequence("A")
+    with frame_workers(2, 8) as frame_map:
+        assert frame_map is not map
+        assert validate_sequence(folder, frame_map=frame_map).num_frames == 8
+        cut_file(folder / "img1" / "000005.jpg")
+        with pytest.raises(UserError, match=r"000005\.jpg: JPEG file is cut short"):
+            validate_sequence(folder, frame_map=frame_map)
+
+
+@pytest.mark.parametrize(("num_workers", "num_frames"), [(1, 10_000), (8, 499), (8, 0)])
+def test_few_frames_are_checked_in_this_process(num_workers: int, num_frames: int) -> None:
+    with frame_workers(num_workers, num_frames) as frame_map:
+        assert frame_map is map
+
+
+WORK = """
+import multiprocessing, time
+from motrlab.data import validate
+
+if __name__ == "__main__":
+    with validate.frame_workers(2, 10_000) as frame_map:
+        list(frame_map(print, range(64)))
+        print("workers", *(p.pid for p in multiprocessing.active_children()), flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at /proc")
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(WORK)
+    with subprocess.Popen([sys.executable, tmp_path / "work.py"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if line.startswith("workers"))
+        workers = [int(pid) for pid in line.split()[1:]]
+        assert len(workers) == 2
+        process.kill()
+    deadline = time.monotonic() + 20
+    while any(is_running(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in workers if is_running(pid)]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
