@@ -72,6 +72,7 @@ class ModelConfig:
     num_track: int = 256
     slot_columns: int = 128
     class_prior: float = 0.01  # initial score of every slot; the class bias is -log((1 - p) / p)
+    query_memory: float = 0.0  # share of a track's query that the QIM keeps as it was, from 0 to below 1
     # Departures from the reference for small images; all are off in `mot17`.
     overlap_bias: bool = False  # learned attention bias from the overlap of two reference boxes
     relative_boxes: bool = False  # refinement in units of the reference box instead of in logit space
@@ -91,6 +92,7 @@ class ModelConfig:
             _check(getattr(self, name) >= 1, f"{name} must be at least 1")
         _check(self.activation in ("relu", "relu6"), f"activation must be relu or relu6, not {self.activation!r}")
         _check(0 < self.class_prior < 1, "class_prior must lie between 0 and 1")
+        _check(0 <= self.query_memory < 1, f"query_memory must lie from 0 to below 1, not {self.query_memory}")
 
     @property
     def num_slots(self) -> int:
@@ -189,6 +191,14 @@ class TrainConfig:
     clone_probability: float = 0.0  # shifted copies of tracks, labelled background
     reference_jitter: float = 0.0  # noise on track references, in units of the box size
     swap_probability: float = 0.0  # share of tracks whose reference is exchanged with a close neighbour's
+    # What only training has (docs/LOG.md: what each does on `street`)
+    coopetition: bool = False  # all decoder layers but the last give detect slots the tracked objects too (CO-MOT)
+    query_groups: int = 0  # further sets of detect queries, matched on their own (Group DETR)
+    denoising_groups: int = 0  # sets of queries that start from ground truth with noise on it (DN-DETR)
+    denoising_noise: float = 0.4  # of their boxes, in half sizes; background starts from one to two times that
+    extra_weight: float = 1.0  # of the loss of all those groups together
+    appearance_weight: float = 0.0  # of the contrast between embeddings of one person and of the others in a clip
+    appearance_temperature: float = 0.1
     augmentation: str = "reference"  # reference | street
     # Colour jitter of a clip, 0 to 4: 1 is ±20 % gain a channel, ±25 brightness, channels permuted in a quarter of the
     # clips; 0 none; None: the set's own (street 1, reference 0)
@@ -209,6 +219,9 @@ class TrainConfig:
         _check(all(a < b for a, b in itertools.pairwise(epochs)), "train: clip_epochs must be positive and rise")
         jitter = self.colour_jitter
         _check(jitter is None or 0 <= jitter <= 4, f"train: colour_jitter must be from 0 to 4, not {jitter}")
+        for name in ("query_groups", "denoising_groups", "denoising_noise", "extra_weight", "appearance_weight"):
+            _check(getattr(self, name) >= 0, f"train: {name} must not be negative")
+        _check(self.appearance_temperature > 0, "train: appearance_temperature must be positive")
         below = self.below_visibility
         _check(below in ("leave_out", "ignore"), f"train: below_visibility is leave_out or ignore, not {below!r}")
         schedules = ("step", "cosine", "one_cycle", "constant")
@@ -226,7 +239,7 @@ class TrainConfig:
         _check(self.augmentation in ("reference", "street"), f"train: unknown augmentation {self.augmentation!r}")
         _check(self.lr > 0, f"train: lr must be positive, not {self.lr}")
         _check(self.frozen_stages >= 0, f"train: frozen_stages must not be negative, not {self.frozen_stages}")
-        _check(not self.frozen_stages or self.freeze_bn, "train: frozen_stages needs freeze_bn, or statistics would move")
+        _check(not self.frozen_stages or self.freeze_bn, "train: frozen_stages needs freeze_bn: statistics would move")
         for name in (
             "drop_probability",
             "false_positive_ratio",
@@ -414,6 +427,7 @@ def mot17() -> Config:
         train=TrainConfig(
             steps=400 * 2664 // 8,  # 400 epochs of the 2,664 frames of the train halves, eight clips a step
             clips_per_step=8,  # one clip on each of eight GPUs
+            min_visibility=0.05,  # nobody can find whom nobody can see; the reference trains on them too
             checkpoint_every=1000,
         ),
         calibration=CalibrationConfig(num_frames=40, num_sequences=7),

@@ -1,4 +1,4 @@
-"""EfficientNet feature extractor without squeeze-excitation, with ReLU (arXiv 1905.11946).
+"""EfficientNet feature extractor without squeeze-excitation, with ReLU or ReLU6 (arXiv 1905.11946).
 
 Shapes: images `[B, 3, H, W]` → one map `[B, C, H / s, W / s]`, where s is the product of the strides, halved once
 more by the optional upsampling.
@@ -12,33 +12,44 @@ from torch import Tensor, nn
 
 from motrlab.config import BackboneStage, ModelConfig
 
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
+
 
 class ConvBN(nn.Sequential):
-    """Convolution without bias, BatchNorm, and ReLU unless `relu=False`."""
+    """Convolution without bias, BatchNorm, and the activation (`relu`, `relu6` or "": none)."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        activation: str = "relu",
     ) -> None:
         conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
         layers: list[nn.Module] = [conv, nn.BatchNorm2d(out_channels)]
-        super().__init__(*layers, nn.ReLU()) if relu else super().__init__(*layers)
+        super().__init__(*layers, *([_ACTIVATIONS[activation]()] if activation else []))
 
 
 class MBConv(nn.Module):
     """Mobile inverted bottleneck, or its fused form (`BackboneStage.fused`); residual where the shape allows it."""
 
-    def __init__(self, in_channels: int, stage: BackboneStage, stride: int) -> None:
+    def __init__(self, in_channels: int, stage: BackboneStage, stride: int, *, activation: str = "relu") -> None:
         super().__init__()
+        kernel = stage.kernel
         hidden = in_channels * stage.expansion
         out = stage.channels
         if stage.fused and stage.expansion == 1:
-            layers: list[nn.Module] = [ConvBN(in_channels, out, stage.kernel, stride)]
+            layers: list[nn.Module] = [ConvBN(in_channels, out, kernel, stride, activation=activation)]
         elif stage.fused:
-            layers = [ConvBN(in_channels, hidden, stage.kernel, stride), ConvBN(hidden, out, 1, relu=False)]
+            layers = [ConvBN(in_channels, hidden, kernel, stride, activation=activation)]
+            layers.append(ConvBN(hidden, out, 1, activation=""))
         else:
-            layers = [ConvBN(in_channels, hidden, 1)] if stage.expansion > 1 else []
-            layers.append(ConvBN(hidden, hidden, stage.kernel, stride, groups=hidden))
-            layers.append(ConvBN(hidden, out, 1, relu=False))
+            layers = [ConvBN(in_channels, hidden, 1, activation=activation)] if stage.expansion > 1 else []
+            layers.append(ConvBN(hidden, hidden, kernel, stride, groups=hidden, activation=activation))
+            layers.append(ConvBN(hidden, out, 1, activation=""))
         self.layers = nn.Sequential(*layers)
         self.residual = stride == 1 and in_channels == out
 
@@ -52,7 +63,8 @@ class EfficientNet(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.stem = ConvBN(3, config.stem_channels, 3, 2)
+        act = config.activation
+        self.stem = ConvBN(3, config.stem_channels, 3, 2, activation=act)
         channels, stride = config.stem_channels, 2
         stages: list[nn.Module] = []
         before = 0  # channels of the last map of twice the final resolution
@@ -61,7 +73,7 @@ class EfficientNet(nn.Module):
                 before = channels
             blocks: list[nn.Module] = []
             for index in range(stage.blocks):
-                blocks.append(MBConv(channels, stage, stage.stride if index == 0 else 1))
+                blocks.append(MBConv(channels, stage, stage.stride if index == 0 else 1, activation=act))
                 channels = stage.channels
             stages.append(nn.Sequential(*blocks))
             stride *= stage.stride
@@ -70,8 +82,8 @@ class EfficientNet(nn.Module):
         self.last_strided = max((i for i, s in enumerate(config.stages) if s.stride == 2), default=0)
         self.upsample = config.upsample
         if config.upsample:
-            self.lateral = ConvBN(before, channels, 1, relu=False)
-            self.smooth = ConvBN(channels, channels, 3)
+            self.lateral = ConvBN(before, channels, 1, activation="")
+            self.smooth = ConvBN(channels, channels, 3, activation=act)
             stride //= 2
         self.out_channels = channels
         self.stride = stride
@@ -88,6 +100,16 @@ class EfficientNet(nn.Module):
             side: Tensor = self.lateral(finer)
             x = self.smooth(side + F.interpolate(x, size=(side.shape[2], side.shape[3]), mode="nearest"))
         return x
+
+
+def freeze_stages(backbone: EfficientNet, num_stages: int) -> None:
+    """Take the stem and the first `num_stages` stages out of the training; 0 takes out nothing, not even the stem.
+
+    Their maps are the largest: without gradients they cost no backward pass and no memory.
+    """
+    if num_stages:
+        for part in (backbone.stem, *backbone.stages[:num_stages]):
+            part.requires_grad_(False)
 
 
 def freeze_batch_norm(module: nn.Module) -> None:

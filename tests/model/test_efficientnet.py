@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from motrlab.config import BackboneStage, ModelConfig, mot17, smoke, street
-from motrlab.model.efficientnet import ConvBN, EfficientNet, MBConv, fold_batch_norm, freeze_batch_norm
+from motrlab.model.efficientnet import (
+    ConvBN,
+    EfficientNet,
+    MBConv,
+    fold_batch_norm,
+    freeze_batch_norm,
+    freeze_stages,
+)
 
 
 def stage(**changes: Any) -> BackboneStage:
@@ -60,6 +67,28 @@ def test_upsampling_takes_any_size(size: tuple[int, int]) -> None:
 def test_no_squeeze_excitation_and_only_relu() -> None:
     kinds = {type(m) for m in EfficientNet(mot17().model).modules() if not list(m.children())}
     assert kinds == {nn.Conv2d, nn.BatchNorm2d, nn.ReLU}
+
+
+def test_relu6_clips_at_six_everywhere() -> None:
+    config = replace(smoke().model, activation="relu6")
+    kinds = {type(m) for m in EfficientNet(config).modules() if not list(m.children())}
+    assert kinds == {nn.Conv2d, nn.BatchNorm2d, nn.ReLU6}
+    layer = ConvBN(3, 4, 1, activation="relu6").eval()
+    x = torch.randn(1, 3, 5, 5) * 50
+    torch.testing.assert_close(layer(x), layer[1](layer[0](x)).clamp(0, 6))
+    assert layer(x).max() == 6
+
+
+def test_frozen_stages_take_no_part_in_training() -> None:
+    backbone = EfficientNet(smoke().model)
+    freeze_stages(backbone, 2)
+    backbone(torch.randn(2, 3, 32, 48)).sum().backward()
+    moved = {name.split(".")[0] + name.split(".")[1] for name, p in backbone.named_parameters() if p.grad is not None}
+    assert {n for n in moved if n.startswith(("stem", "stages"))} == {"stages2"}
+    assert any(n.startswith("lateral") for n in moved)
+    backbone = EfficientNet(smoke().model)
+    freeze_stages(backbone, 0)
+    assert all(p.requires_grad for p in backbone.parameters())
 
 
 def with_statistics(config: ModelConfig) -> EfficientNet:
