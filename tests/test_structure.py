@@ -38,8 +38,10 @@ RANKS = table_rooms()
 
 
 def rank(module: str) -> int:
-    """Height of a module's room; a file of the top folder that the table does not name stands at the top."""
+    """Height of a module's room; at the top stand command lines, and files of the top folder not in the table."""
     parts = module.split(".")
+    if parts[-1] == "__main__":
+        return max(RANKS.values())
     return RANKS.get(parts[1], max(RANKS.values())) if len(parts) > 1 else -1
 
 

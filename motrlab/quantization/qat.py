@@ -24,7 +24,8 @@ from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.training.checkpoint import state_hash
 from motrlab.training.clip_loop import clip_loss, clip_objects
 from motrlab.training.criterion import ClipLoss
-from motrlab.training.trainer import FitResult, Trainee, fit
+from motrlab.training.trainee import Trainee
+from motrlab.training.trainer import FitResult, fit
 
 
 class QatClips(nn.Module):

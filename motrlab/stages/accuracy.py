@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from motrlab.config import TrackerConfig
+from motrlab.config import ModelConfig, TrackerConfig
 from motrlab.data.preprocess import preprocess
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
@@ -83,36 +83,40 @@ def open_engine(run: Run, stage: str) -> Engine:
         return Engine(runtime.graphs, runtime.preprocess, 1)
     if stage not in EVALUATED:
         raise UserError(f"unknown stage {stage!r}: evaluate one of {', '.join(EVALUATED)}")
-    import torch
-
     from motrlab.stages.models import load_graphs
 
-    model = run.config.model
+    return torch_engine(load_graphs(run, stage), run.config.model)
+
+
+def torch_engine(graphs: Graphs, model: ModelConfig, device: Any = "cpu") -> Engine:
+    """Graphs of torch modules on `device`, in eval mode."""
+    import torch
 
     def to_tensor(image: Any) -> torch.Tensor:
-        return torch.from_numpy(preprocess(image, model.height, model.width))[None]
+        return torch.from_numpy(preprocess(image, model.height, model.width))[None].to(device)
 
-    num_streams = max(1, _STREAM_PIXELS // (model.height * model.width))
-    return Engine(load_graphs(run, stage), to_tensor, num_streams)
+    return Engine(graphs, to_tensor, max(1, _STREAM_PIXELS // (model.height * model.width)))
 
 
-def track_part(run: Run, engine: Engine, part: str, tracker: TrackerConfig | None = None) -> dict[str, Tracks]:
-    """Tracks of every sequence of `test` or `unseen`."""
+def track_part(
+    run: Run, engine: Engine, part: str, tracker: TrackerConfig | None = None, *, num_frames: int | None = None
+) -> dict[str, Tracks]:
+    """Tracks of every sequence of `test` or `unseen`, or of its first `num_frames` frames."""
     store = open_store(run, part)
     names = [info.name for info in sorted(store.sequences, key=lambda info: info.num_frames)]
     tracks: dict[str, Tracks] = {}
     with _inference():
         for first in range(0, len(names), engine.num_streams):
             group = names[first : first + engine.num_streams]
-            tracks.update(_track_group(run, engine, store, group, tracker or run.config.tracker))
+            tracks.update(_track_group(run, engine, store, group, tracker or run.config.tracker, num_frames))
     return {info.name: tracks[info.name] for info in store.sequences}
 
 
 def _track_group(
-    run: Run, engine: Engine, store: FrameStore, names: list[str], tracker: TrackerConfig
+    run: Run, engine: Engine, store: FrameStore, names: list[str], tracker: TrackerConfig, num_frames: int | None
 ) -> dict[str, Tracks]:
     """Several videos in lock-step."""
-    videos = [read_frames(store, name) for name in names]
+    videos = [read_frames(store, name, last=num_frames) for name in names]
     rows: list[list[np.ndarray]] = [[] for _ in names]
     streams = track_streams(engine.graphs, videos, engine.preprocess, run.config.model, tracker)
     for frame, written in enumerate(streams, 1):
@@ -124,8 +128,9 @@ def _track_group(
 
 
 def read_frames(store: FrameStore, name: str, first: int = 1, last: int | None = None) -> Iterator[Any]:
-    """BGR images of frames `first` to `last` (default: to the end) of a sequence."""
-    for frame in range(first, (last or store.info(name).num_frames) + 1):
+    """BGR images of frames `first` to `last` (default, and at most: the end) of a sequence."""
+    end = store.info(name).num_frames
+    for frame in range(first, min(last or end, end) + 1):
         yield store.image(name, frame)
 
 

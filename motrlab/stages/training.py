@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from motrlab.config import Config
 from motrlab.deploy.calops import count_operations
-from motrlab.model.motr import build_motr
+from motrlab.evaluation.metrics import OVERALL, evaluate
+from motrlab.model.motr import Motr, MotrGraphs, build_motr
 from motrlab.run import Run, write_text
-from motrlab.stages.data import open_store
+from motrlab.stages.accuracy import torch_engine, track_part
+from motrlab.stages.data import open_store, read_ground_truth
 from motrlab.stages.order import replacing
+from motrlab.training.distributed import is_main_process, launch
+from motrlab.training.initial_weights import initial_model
+from motrlab.training.late_entrants import LateEntrants, late_entrants
 from motrlab.training.trainer import FitResult
 from motrlab.training.trainer import train_float as fit_float
 
@@ -27,24 +40,78 @@ def calops(run: Run) -> dict[str, Any]:
     return metrics
 
 
-def train_float(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
+def train_float(run: Run, *, steps: int = 0, lr: float = 0.0, num_processes: int = 1) -> dict[str, Any]:
     """Train on the train halves; record kind `training`. `steps` and `lr` 0 mean the preset's.
 
-    An interrupted training goes on where it was.
+    An interrupted training goes on where it was. `num_processes` above 1 starts so many on this machine (one for each
+    GPU, where there are any) and waits for them. Validations on the way leave `training` records of their own. Of
+    several processes only the first writes; the others get an empty record.
     """
+    if num_processes > 1:
+        launch(["--run", run.name, "--steps", str(steps), "--lr", repr(lr)], num_processes)
+        return dict(run.last_record("float", "training") or {})
     train = replace(run.config.train, steps=steps or run.config.train.steps, lr=lr or run.config.train.lr)
     config = replace(run.config, train=train)
-    with replacing(run, "float"):
-        _, result = fit_float(open_store(run, "train"), config, run.checkpoints("float"))
-    return record_training(run, "float", result, config)
+    start, report = initial_model(config)
+    if report is not None and is_main_process():
+        print(report.table(), file=sys.stderr)
+    validate = functools.partial(validate_float, run, config)
+    with replacing(run, "float") if is_main_process() else contextlib.nullcontext():
+        model, result = fit_float(
+            open_store(run, "train"), config, run.checkpoints("float"), start=start, validate=validate
+        )
+    if not result.is_main:
+        return {}
+    late = check_late_entrants(run, config, model)
+    extra = {**late.metrics(), **result.memory.metrics(), **(report.metrics() if report else {})}
+    return record_training(run, "float", result, config, extra)
 
 
-def record_training(run: Run, stage: str, result: FitResult, config: Any) -> dict[str, Any]:
+def validate_float(run: Run, config: Config, model: Motr, step: int) -> dict[str, float | None]:
+    """Score `model`, in eval mode, on the first frames of every test half; record kind `training`.
+
+    Its metrics have the plain names (`idf1`, protocol motchallenge), with `validation_step`: by that a record of a
+    validation is told from that of a whole training.
+    """
+    started = time.time()
+    num_frames = config.train.validate_frames
+    device = next(model.parameters()).device
+    engine = torch_engine(MotrGraphs(model), config.model, device)
+    tracks = track_part(run, engine, "test", num_frames=num_frames)
+    gt = {name: found.select(found.frame <= num_frames) for name, found in read_ground_truth(run).items()}
+    scores: dict[str, float | None] = {**evaluate(gt, tracks)[OVERALL]}
+    scores |= check_late_entrants(run, config, model).metrics()
+    metrics = {"validation_step": step, "validation_frames": num_frames, **scores}
+    finite = {name: None if value is not None and math.isnan(value) else value for name, value in metrics.items()}
+    run.add_record("float", "training", finite, started=started, config=config)
+    return finite
+
+
+def check_late_entrants(run: Run, config: Config, model: Motr) -> LateEntrants:
+    """The late-entrant check on the test halves; `model` in eval mode."""
+    device = next(model.parameters()).device
+    engine = torch_engine(MotrGraphs(model), config.model, device)
+    with torch.no_grad():
+        return late_entrants(
+            engine.graphs,
+            open_store(run, "test"),
+            engine.preprocess,
+            config.model,
+            num_clips=config.train.late_entrant_clips,
+            seed=config.seed,
+        )
+
+
+def record_training(
+    run: Run, stage: str, result: FitResult, config: Config, extra: Mapping[str, float | None] | None = None
+) -> dict[str, Any]:
     """A `training` record with the loss curve among its assets; its duration counts interrupted parts too."""
     run.assets.mkdir(parents=True, exist_ok=True)
     curve = run.assets / f"{stage}_loss.csv"
     write_text(curve, result.curve.read_text(encoding="utf-8"))
-    metrics = {"steps": result.steps, **result.final}
+    metrics = {"steps": result.steps, **result.final, **(extra or {})}
+    if result.best:
+        metrics |= {f"best_{result.best['metric']}": result.best["value"], "best_step": result.best["step"]}
     return run.add_record(
         stage, "training", metrics, started=time.time() - result.seconds, assets=[Path(curve)], config=config
     )

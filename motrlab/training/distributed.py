@@ -54,13 +54,13 @@ def is_main_process() -> bool:
 
 
 def launch(arguments: Sequence[str], num_processes: int) -> None:
-    """`torchrun -m motrlab.training ARGUMENTS` with `num_processes` on this machine; its output is printed as it comes.
+    """`torchrun -m -- motrlab.training ARGUMENTS` with `num_processes` on this machine; its output is printed as it comes.
 
     Raises UserError with the line of the process that failed, RuntimeError if it left none.
     """
     environment = {"OMP_NUM_THREADS": str(max(1, num_cpus() // num_processes)), **os.environ}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-    command += ["-m", "motrlab.training", *arguments]
+    command += ["-m", "--", "motrlab.training", *arguments]  # without "--", --run would be its own --run-path
     mistake = ""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

@@ -16,9 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from motrlab.config import Config
 from motrlab.data.clips import ClipBatch, ClipDataset, ClipKey
-from motrlab.training.checkpoint import load_tensors, optimizer_tensors, save_tensors
+from motrlab.training.checkpoint import load_tensors, optimizer_tensors, part, save_tensors
 from motrlab.training.criterion import ClipLoss
+from motrlab.training.distributed import make_accelerator
+from motrlab.training.trainee import Trainee
 
 _SHOWN = 3  # names in a message
 _PLAIN = (bool, int, float, str)  # fields of a batch that are facts rather than tensors
@@ -122,6 +125,22 @@ def load_step(path: Path) -> tuple[dict[str, Tensor], list[ClipBatch], list[list
     ]
     keys: list[list[ClipKey]] = [[(step, index, n) for step, index, n in own] for own in facts["keys"]]
     return tensors, batches, keys, facts
+
+
+def replay_step(path: Path, trainee: Trainee, config: Config) -> str:
+    """Take a saved step again with `trainee`, made as the file's facts say; what is not finite, in a few lines."""
+    accelerator = make_accelerator(config.train.bf16)
+    tensors, batches, keys, facts = load_step(path)
+    trainee.prepare(facts["step"])
+    accelerator.prepare_model(trainee.clips)
+    trainee.clips.load_state_dict(part(tensors, "model"))
+    found = find_non_finite(trainee.clips, [b.to(accelerator.device) for b in batches], config.seed, keys)
+    lines = [f"step {facts['step']}, clips {facts['clips']}"]
+    for field in dataclasses.fields(found):
+        names = getattr(found, field.name)
+        if names:
+            lines.append(f"{field.name} that are not finite ({len(names)}): {', '.join(names[:10])}")
+    return "\n".join(lines if found else [*lines, f"all finite here; it was: {facts['found']}"])
 
 
 def _pack(name: str, value: Any) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,8 @@ from motrlab.config import Config, TrainConfig
 from motrlab.data.clips import ClipBatch, ClipKey, StepSampler, collate, make_loader
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
-from motrlab.model.efficientnet import freeze_batch_norm
 from motrlab.model.motr import Motr, build_motr
 from motrlab.training.checkpoint import load_tensors, load_training, part, save_model, save_training, state_hash
-from motrlab.training.clip_loop import ClipModel
 from motrlab.training.criterion import ClipLoss
 from motrlab.training.curve import Rows, final_means, read_rows, write_rows
 from motrlab.training.distributed import make_accelerator, synchronise_batch_norm
@@ -37,24 +35,9 @@ from motrlab.training.ema import Ema
 from motrlab.training.memory import MemoryEstimate, estimate_memory
 from motrlab.training.replay import clip_generators, clip_names, find_non_finite, save_step
 from motrlab.training.schedule import lr_factor, parameter_groups, set_lr
+from motrlab.training.trainee import Trainee, float_trainee
 
 Validate = Callable[[int], Mapping[str, float | None]]  # updates done → metrics
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trainee:
-    """What `fit` trains.
-
-    `clips(batch, generators)` gives a `ClipLoss`. `model`, a part of it, is what is validated and saved.
-    `prepare(step)` sets modes before an update. `save(path)` writes `model` for the stages after. `facts` tell how to
-    make `clips` again.
-    """
-
-    clips: nn.Module
-    model: nn.Module
-    prepare: Callable[[int], None]
-    save: Callable[[Path], None]
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,23 +55,6 @@ class FitResult:
     memory: MemoryEstimate
     best: dict[str, Any]
     is_main: bool
-
-
-def float_trainee(model: Motr, config: Config) -> Trainee:
-    """Float training of `model`."""
-
-    def prepare(step: int) -> None:
-        model.train()
-        if config.train.freeze_bn:
-            freeze_batch_norm(model)
-
-    return Trainee(
-        clips=ClipModel(model, config.train),
-        model=model,
-        prepare=prepare,
-        save=lambda path: save_model(path, model, config),
-        facts={"kind": "float", "config": config.to_dict()},
-    )
 
 
 def train_float(

@@ -20,7 +20,8 @@ from motrlab.training.checkpoint import load_model, load_tensors
 from motrlab.training.clip_loop import clip_loss, clip_objects
 from motrlab.training.criterion import ClipLoss
 from motrlab.training.distributed import cpu_has_bf16, make_accelerator
-from motrlab.training.trainer import FitResult, Trainee, fit, train_float
+from motrlab.training.trainee import Trainee
+from motrlab.training.trainer import FitResult, fit, train_float
 
 
 class Killed(Exception):
