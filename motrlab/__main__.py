@@ -91,9 +91,10 @@ def _add_file_verbs(verbs: Any) -> None:
     prepare.add_argument("--dst", type=Path, required=True, metavar="DIR", help="where the packed data goes")
     prepare.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these")
     prepare.add_argument(
-        "--workers", type=_positive, default=1, metavar="N", help="threads that read files (default 1)"
+        "--workers", type=_positive, default=1, metavar="N", help="processes that check frames (default 1)"
     )
     prepare.set_defaults(verb=_prepare)
+    _add_label_verbs(verbs)
 
     files = verbs.add_parser("eval-files", help="metrics of MOTChallenge result files, as JSON")
     files.add_argument("--gt", type=Path, required=True, metavar="DIR", help="holds SEQ/gt/gt.txt")
@@ -107,6 +108,19 @@ def _add_file_verbs(verbs: Any) -> None:
     track.add_argument("--out", type=Path, required=True, metavar="DIR")
     track.add_argument("--frames", action="store_true", help="also write a PNG per frame")
     track.set_defaults(verb=_track)
+
+
+def _add_label_verbs(verbs: Any) -> None:
+    labels = verbs.add_parser("import", help="labels of other tools to MOTChallenge folders, for `prepare`")
+    labels.add_argument("--format", choices=("coco", "cvat"), required=True, help="COCO-video JSON, CVAT's MOT 1.1 zip")
+    labels.add_argument("--src", type=Path, required=True, metavar="FILE")
+    labels.add_argument("--images", type=Path, metavar="DIR", help="frames (default: beside the JSON, in the zip)")
+    labels.add_argument("--dst", type=Path, required=True, metavar="DIR", help="where the sequences' folders go")
+    labels.set_defaults(verb=_import)
+    export = verbs.add_parser("export", help="packed frames and gt back to MOTChallenge folders")
+    export.add_argument("--src", type=Path, required=True, metavar="DIR", help="an LMDB's, prepare's or a run's folder")
+    export.add_argument("--dst", type=Path, required=True, metavar="DIR", help="where the sequences' folders go")
+    export.set_defaults(verb=_export)
 
 
 def _add_stage_verbs(verbs: Any) -> None:
@@ -154,8 +168,26 @@ def _run(options: argparse.Namespace) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     from motrlab.data.prepare import prepare
+    from motrlab.data.summary import LABELS
 
-    print(prepare(options.src, options.dst, options.sequences, num_workers=options.workers).table())
+    summary = prepare(options.src, options.dst, options.sequences, num_workers=options.workers)
+    print(summary.table(), *map(summary.histogram_table, LABELS), sep="\n\n")
+
+
+def _import(options: argparse.Namespace) -> None:
+    from motrlab.data.coco import import_coco
+    from motrlab.data.cvat import import_cvat
+
+    importer = import_coco if options.format == "coco" else import_cvat
+    for info in importer(options.src, options.dst, options.images):
+        print(f"{options.dst / info.name}: {info.num_frames} frames of {info.width}×{info.height}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from motrlab.data.exporting import export_sequences
+
+    for info in export_sequences(options.src, options.dst):
+        print(f"{options.dst / info.name}: {info.num_frames} frames of {info.width}×{info.height}")
 
 
 def _eval_files(options: argparse.Namespace) -> None:

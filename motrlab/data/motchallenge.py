@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from motrlab.errors import UserError
 from motrlab.run import write_text
 
+_LARGEST = 2.0**53  # beyond it whole numbers are no longer exact
 DETECTORS = ("FRCNN", "SDP", "DPM")  # the three detector copies of each MOT17 video, in order of preference
 
 
@@ -143,9 +144,9 @@ def format_sequence_info(info: SequenceInfo) -> str:
     )
 
 
-def _read_rows(path: Path, min_columns: int) -> Iterator[tuple[int, list[float]]]:
-    """Line number and finite numbers of every row that is not blank."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+def _rows(text: str, path: Path | str, min_columns: int) -> Iterator[tuple[int, list[float]]]:
+    """Line number and finite numbers of every row that is not blank; `path` is for messages."""
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         cells = line.split(",")
@@ -159,14 +160,18 @@ def _read_rows(path: Path, min_columns: int) -> Iterator[tuple[int, list[float]]
             raise UserError(f"{path}:{number}: NaN or infinity; every column must be a finite number")
         if values[0] != int(values[0]) or values[1] != int(values[1]):
             raise UserError(f"{path}:{number}: frame and id must be whole numbers, not {cells[0]} and {cells[1]}")
+        if max(map(abs, values)) > _LARGEST:
+            raise UserError(f"{path}:{number}: a number beyond {_LARGEST:g}; frames, ids and pixels expected")
         yield number, values
 
 
-def _check_frame(path: Path, number: int, frame: float, info: SequenceInfo | None) -> None:
+def _check_frame(
+    path: Path | str, number: int, frame: float, info: SequenceInfo | None, counted: str = "frames in seqinfo.ini"
+) -> None:
     if frame < 1:
         raise UserError(f"{path}:{number}: frame {frame:.0f}; frames count from 1")
     if info is not None and frame > info.num_frames:
-        raise UserError(f"{path}:{number}: frame {frame:.0f} is past the end ({info.num_frames} frames in seqinfo.ini)")
+        raise UserError(f"{path}:{number}: frame {frame:.0f} is past the end ({info.num_frames} {counted})")
 
 
 def read_annotations(path: Path, info: SequenceInfo) -> Annotations:
@@ -175,14 +180,21 @@ def read_annotations(path: Path, info: SequenceInfo) -> Annotations:
     Raises UserError naming file and line: not a number, wrong number of columns, a size that is not positive, a
     frame outside the sequence, an id twice in a frame, a visibility outside 0 to 1.
     """
+    return parse_annotations(read_text(path), path, info)
+
+
+def parse_annotations(
+    text: str, path: Path | str, info: SequenceInfo, counted: str = "frames in seqinfo.ini"
+) -> Annotations:
+    """The text of a gt file, read and checked as in `read_annotations`; `path` and `counted` are for messages."""
     rows: list[list[float]] = []
     lines: dict[tuple[float, float], int] = {}
-    for number, values in _read_rows(path, 9):
+    for number, values in _rows(text, path, 9):
         columns = len(rows[0]) if rows else len(values)
         if columns > 10 or len(values) != columns:
             expected = "9 or 10" if columns > 10 else str(columns)
             raise UserError(f"{path}:{number}: {len(values)} columns, {expected} expected")
-        _check_frame(path, number, values[0], info)
+        _check_frame(path, number, values[0], info, counted)
         _check_gt_row(path, number, values)
         first = lines.setdefault((values[0], values[1]), number)
         if first != number:
@@ -195,7 +207,7 @@ def read_annotations(path: Path, info: SequenceInfo) -> Annotations:
     return _annotations(np.array(rows))
 
 
-def _check_gt_row(path: Path, number: int, values: list[float]) -> None:
+def _check_gt_row(path: Path | str, number: int, values: list[float]) -> None:
     width, height, flag = values[4:7]
     if width <= 0 or height <= 0:
         raise UserError(f"{path}:{number}: width {width:g} and height {height:g} must be positive")
@@ -238,7 +250,7 @@ def _number(value: float) -> str:
 def read_detections(path: Path, info: SequenceInfo | None = None) -> Detections:
     """Read a det file (`frame,-1,left,top,width,height,score`, further columns ignored). Raises UserError."""
     rows = []
-    for number, values in _read_rows(path, 7):
+    for number, values in _rows(read_text(path), path, 7):
         _check_frame(path, number, values[0], info)
         rows.append(values[:7])
     table = np.array(rows).reshape(-1, 7)

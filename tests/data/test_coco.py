@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from motrlab.__main__ import main
+from motrlab.data.coco import import_coco
+from motrlab.data.motchallenge import read_annotations, read_sequence_info
+from motrlab.data.prepare import prepare
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def images(make_sequence: Callable[..., Path]) -> Path:
+    make_sequence("cam1", num_frames=4)
+    return make_sequence("cam2", num_frames=3, seed=5).parent
+
+
+def labels() -> dict[str, Any]:
+    """Two videos: four frames in disorder, with a crowd and a car; three frames of which the middle one is empty."""
+    one = [
+        {"id": 10 + i, "video_id": 1, "frame_id": i, "file_name": f"cam1/img1/{i + 1:06d}.jpg"} for i in (2, 0, 1, 3)
+    ]
+    two = [{"id": 20 + i, "video_id": 2, "frame_id": i, "file_name": f"cam2/img1/{i:06d}.jpg"} for i in (1, 2, 3)]
+
+    def box(number: int, image: int, track: int, category: int = 1, **more: object) -> dict[str, Any]:
+        fields = {"id": number, "image_id": image, "category_id": category, "instance_id": track}
+        return {**fields, "bbox": [number, 2.5, 10, 20], **more}
+
+    return {
+        "videos": [{"id": 1, "name": "street/one", "fps": 12.5}, {"id": 2, "name": "two"}],
+        "images": one + two,
+        "categories": [{"id": 1, "name": "Person"}, {"id": 7, "name": "car"}, {"id": 9, "name": "dog"}],
+        "annotations": [
+            box(1, 12, 3), box(2, 10, 3, visibility=0.25), box(3, 10, 4, iscrowd=1), box(4, 13, 8, 7), box(5, 13, 9, 9),
+            box(6, 21, 1), box(7, 23, 1),
+        ],
+    }  # fmt: skip
+
+
+def write(folder: Path, data: object) -> Path:
+    file = folder / "labels.json"
+    file.write_text(json.dumps(data))
+    return file
+
+
+def test_videos_become_folders_that_prepare_takes(images: Path, tmp_path: Path) -> None:
+    infos = import_coco(write(images, labels()), tmp_path / "mot")
+    assert [(i.name, i.num_frames, i.width, i.height, i.frame_rate) for i in infos] == [
+        ("street-one", 4, 96, 64, 12.5), ("two", 3, 96, 64, 30),
+    ]  # fmt: skip
+    folder = tmp_path / "mot" / "street-one"
+    assert read_sequence_info(folder) == infos[0]
+    assert (folder / "gt/gt.txt").read_text().splitlines() == [
+        "1,3,2,2.5,10,20,1,1,0.25",
+        "1,4,3,2.5,10,20,0,1,1",
+        "3,3,1,2.5,10,20,1,1,1",
+        "4,8,4,2.5,10,20,0,3,1",
+        "4,9,5,2.5,10,20,0,9,1",
+    ]
+    for frame in range(1, 5):
+        target, original = folder / f"img1/{frame:06d}.jpg", images / f"cam1/img1/{frame:06d}.jpg"
+        assert target.samefile(original)  # a hard link
+    summary = prepare(tmp_path / "mot", tmp_path / "data")
+    assert {(s.part, s.name): s.num_boxes for s in summary.sequences} == {
+        ("train", "street-one"): 1, ("train", "two"): 1, ("test", "street-one"): 1, ("test", "two"): 1,
+    }  # fmt: skip
+
+
+def test_frames_are_copied_where_links_are_not_possible(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
+    import_coco(write(images, labels()), tmp_path / "mot")
+    target, original = tmp_path / "mot/two/img1/000002.jpg", images / "cam2/img1/000002.jpg"
+    assert not target.samefile(original)
+    assert target.read_bytes() == original.read_bytes()
+
+
+def test_an_import_run_again_keeps_what_is_there_and_overwrites_nothing(images: Path, tmp_path: Path) -> None:
+    file, out = write(images, labels()), tmp_path / "mot"
+    import_coco(file, out)
+    before = (out / "two").stat().st_ino
+    import_coco(file, out)
+    assert (out / "two").stat().st_ino == before
+    (out / "two/gt/gt.txt").write_text("corrected by hand")
+    assert main(["import", "--format", "coco", "--src", str(file), "--dst", str(out)]) == 2
+    assert (out / "two/gt/gt.txt").read_text() == "corrected by hand"
+
+
+def test_images_may_lie_elsewhere(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, labels())
+    arguments = ["import", "--format", "coco", "--src", str(file), "--dst", str(tmp_path / "mot")]
+    assert main(arguments) == 2
+    assert "cam1/img1/000001.jpg: missing; --images" in capsys.readouterr().err
+    assert main([*arguments, "--images", str(images)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out == [f"{tmp_path}/mot/street-one: 4 frames of 96×64", f"{tmp_path}/mot/two: 3 frames of 96×64"]
+
+
+def test_a_video_without_labels_has_an_empty_gt(images: Path, tmp_path: Path) -> None:
+    data = labels()
+    data["annotations"] = []
+    (info, _) = import_coco(write(images, data), tmp_path / "mot")
+    found = read_annotations(tmp_path / "mot" / info.name / "gt/gt.txt", info)
+    assert len(found) == 0
+
+
+def test_track_id_does_as_well_as_instance_id(images: Path, tmp_path: Path) -> None:
+    data = labels()
+    for item in data["annotations"]:
+        item["track_id"] = item.pop("instance_id")
+    import_coco(write(images, data), tmp_path / "mot")
+    gt = read_annotations(tmp_path / "mot/two/gt/gt.txt", read_sequence_info(tmp_path / "mot/two"))
+    np.testing.assert_array_equal(gt.track_id, [1, 1])
+
+
+def change(kind: str, index: int, **fields: object) -> Change:
+    return lambda data: data[kind][index].update(fields)
+
+
+def without(kind: str, index: int, field: str) -> Change:
+    return lambda data: data[kind][index].pop(field)
+
+
+MALFORMED: dict[str, tuple[Change, str]] = {
+    "no videos": (lambda d: d.pop("videos"), "no list 'videos'"),
+    "empty videos": (lambda d: d.update(videos=[], images=[], annotations=[]), "no videos in it"),
+    "a video twice": (change("videos", 1, id=1), "videos: id 1 twice"),
+    "videos of one name": (change("videos", 1, name="street one"), "two videos would be called 'street-one'"),
+    "a nameless video": (change("videos", 1, name="///"), "no letter or digit"),
+    "a video without images": (lambda d: d["videos"].append({"id": 3, "name": "3"}), "video 3 (3) has no images"),
+    "frame rate 0": (change("videos", 0, fps=0), "video 1: frame rate 0"),
+    "an image without frame": (without("images", 0, "frame_id"), "image 12: no frame_id"),
+    "an image of no video": (change("images", 0, video_id=5), "image 12: no video 5"),
+    "a frame twice": (change("images", 0, frame_id=0), "images 12 and 10 are both frame 0 of video 1"),
+    "a frame in letters": (change("images", 0, frame_id="x"), "image 12: frame_id='x', a whole number"),
+    "an image without file": (without("images", 0, "file_name"), "image 12: no file_name"),
+    "a file outside": (change("images", 0, file_name="../x.jpg"), "image 12: '../x.jpg' lies outside"),
+    "an absolute file": (change("images", 0, file_name="/etc/passwd"), "image 12: '/etc/passwd' lies outside"),
+    "a missing file": (change("images", 0, file_name="x.jpg"), "x.jpg: missing"),
+    "no track id": (without("annotations", 0, "instance_id"), "annotation 1: no track_id or instance_id"),
+    "null track id": (change("annotations", 0, instance_id=None), "annotation 1: no track_id or instance_id"),
+    "a track id in letters": (change("annotations", 0, instance_id="a"), "annotation 1: instance_id='a'"),
+    "an id twice in a frame": (change("annotations", 2, instance_id=3), "annotation 3: id 3 twice in image 10"),
+    "a box of no image": (change("annotations", 0, image_id=99), "annotation 1: no image 99"),
+    "a box of no category": (change("annotations", 0, category_id=99), "annotation 1: no category 99"),
+    "negative width": (change("annotations", 0, bbox=[1, 2, -3, 4]), "annotation 1: width -3 and height 4"),
+    "three numbers": (change("annotations", 0, bbox=[1, 2, 3]), "annotation 1: bbox=[1, 2, 3]"),
+    "letters in a box": (change("annotations", 0, bbox=[1, "b", 3, 4]), "annotation 1: bbox=[1, 'b', 3, 4]"),
+    "NaN": (change("annotations", 0, bbox=[1, float("nan"), 3, 4]), "annotation 1: bbox=[1, nan, 3, 4]"),
+    "a huge number": (change("annotations", 0, bbox=[1, 10**400, 3, 4]), "annotation 1: bbox="),
+    "visibility above 1": (change("annotations", 0, visibility=1.5), "annotation 1: visibility=1.5"),
+    "an annotation that is none": (lambda d: d["annotations"].append(5), "annotations[7] is not an object"),
+    "nobody": (change("categories", 0, name="cat"), "no label is called person or pedestrian; there are cat, car, dog"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_labels_are_one_line_and_2(
+    case: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, message = MALFORMED[case]
+    data = copy.deepcopy(labels())
+    damage(data)
+    file = write(images, data)
+    assert main(["import", "--format", "coco", "--src", str(file), "--dst", str(tmp_path / "mot")]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "labels.json:1: not JSON"),
+        ("[]", "a list, not an object"),
+        ("[" * 100_000, "not JSON"),
+        ("9" * 5000, "not JSON"),
+        (None, "cannot be read"),
+    ],
+    ids=["half", "a list", "nested too deep", "a number too long", "missing"],
+)
+def test_files_that_are_no_coco(
+    text: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "labels.json"
+    if text is not None:
+        file.write_text(text)
+    assert main(["import", "--format", "coco", "--src", str(file), "--dst", str(tmp_path / "mot")]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_frames_of_two_sizes_and_other_formats(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(images, labels())
+    cv2.imwrite(str(images / "cam1/img1/000003.jpg"), np.zeros((10, 20, 3), np.uint8))
+    arguments = ["import", "--format", "coco", "--src", str(file), "--dst", str(tmp_path / "mot")]
+    assert main(arguments) == 2
+    assert "000003.jpg: 20×10 pixels, but the video's first frame 96×64" in capsys.readouterr().err
+    (images / "cam1/img1/000003.jpg").write_bytes(b"\x89PNG")
+    assert main(arguments) == 2
+    assert "000003.jpg: not a JPEG file; frames must be whole JPEG files" in capsys.readouterr().err
