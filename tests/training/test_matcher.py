@@ -1,3 +1,5 @@
+"""The matcher against all ways to pair, and its cost against the formulas pair by pair."""
+
 from __future__ import annotations
 
 import itertools
@@ -5,6 +7,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from motrlab.training.matcher import HungarianMatcher
 
@@ -30,7 +34,7 @@ def draw(num_slots: int, num_objects: int, seed: int) -> tuple[np.ndarray, np.nd
 
 
 def giou(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two cxcywh boxes, step by step."""
+    """Of two cxcywh boxes, step by step; 0 for two boxes that are one point."""
     a0, a1, a2, a3 = (float(v) for v in (a[0] - a[2] / 2, a[1] - a[3] / 2, a[0] + a[2] / 2, a[1] + a[3] / 2))
     b0, b1, b2, b3 = (float(v) for v in (b[0] - b[2] / 2, b[1] - b[3] / 2, b[0] + b[2] / 2, b[1] + b[3] / 2))
     common = max(0.0, min(a2, b2) - max(a0, b0)) * max(0.0, min(a3, b3) - max(a1, b1))
@@ -57,17 +61,50 @@ def cheapest(cost: list[list[float]], num_slots: int, num_objects: int) -> float
     return min(sum(cost[i][j] for j, i in enumerate(way)) for way in ways)
 
 
+def check(scores: np.ndarray, boxes: np.ndarray, gt: np.ndarray) -> None:
+    """One partner each, as many pairs as there can be, and no pairing is cheaper."""
+    slots, objects = HungarianMatcher()(scores, boxes, gt)
+    assert len(slots) == len(objects) == min(len(scores), len(gt))
+    assert len(set(objects.tolist())) == len(objects)
+    assert np.all(np.diff(slots) > 0)  # ascending, so different
+    cost = [[pair_cost(float(s), b, g) for g in gt] for s, b in zip(scores, boxes, strict=True)]
+    total = sum(cost[i][j] for i, j in zip(slots, objects, strict=True))
+    assert total == pytest.approx(cheapest(cost, len(scores), len(gt)), abs=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("num_slots", "num_objects"), SIZES.values(), ids=SIZES)
 def test_no_pairing_is_cheaper(num_slots: int, num_objects: int, seed: int) -> None:
-    scores, boxes, gt = draw(num_slots, num_objects, seed)
-    found, objects = HungarianMatcher()(scores, boxes, gt)
-    assert len(found) == len(objects) == min(num_slots, num_objects)
-    assert len(set(objects.tolist())) == len(objects)
-    assert np.all(np.diff(found) > 0)  # ascending, so different
-    cost = [[pair_cost(float(s), b, g) for g in gt] for s, b in zip(scores, boxes, strict=True)]
-    total = sum(cost[i][j] for i, j in zip(found, objects, strict=True))
-    assert total == pytest.approx(cheapest(cost, num_slots, num_objects), abs=1e-5)
+    check(*draw(num_slots, num_objects, seed))
+
+
+SCORE = st.integers(1, 255).map(lambda n: n / 256)
+BOX = st.tuples(*[st.integers(-16, 80).map(lambda n: n / 64)] * 2, *[st.integers(1, 96).map(lambda n: n / 64)] * 2)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(SCORE, BOX), max_size=5), st.lists(BOX, max_size=4))
+def test_no_pairing_is_cheaper_whatever_the_boxes(slots: list[tuple], objects: list[tuple]) -> None:
+    """Boxes beyond the image, equal boxes, equal scores, nobody at all."""
+    scores = np.array([score for score, _ in slots], np.float32)
+    boxes = np.array([box for _, box in slots], np.float32).reshape(-1, 4)
+    check(scores, boxes, np.array(objects, np.float32).reshape(-1, 4))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_slots_and_objects_does_not_matter(seed: int) -> None:
+    scores, boxes, gt = draw(6, 4, seed)
+    rng = np.random.default_rng(seed)
+    of_slots, of_objects = rng.permutation(6), rng.permutation(4)
+    pairs = set(zip(*(x.tolist() for x in HungarianMatcher()(scores, boxes, gt)), strict=True))
+    slots, objects = HungarianMatcher()(scores[of_slots], boxes[of_slots], gt[of_objects])
+    assert set(zip(of_slots[slots].tolist(), of_objects[objects].tolist(), strict=True)) == pairs
+
+
+def test_the_cost_of_every_pair() -> None:
+    scores, boxes, gt = draw(7, 5, 3)
+    expected = [[pair_cost(float(s), b, g) for g in gt] for s, b in zip(scores, boxes, strict=True)]
+    np.testing.assert_allclose(HungarianMatcher().cost(scores, boxes, gt), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_scale_their_terms() -> None:
@@ -95,3 +132,14 @@ def test_ties_are_settled_and_settled_the_same_way() -> None:
 def test_certain_scores_have_a_finite_cost(score: float) -> None:
     _, boxes, gt = draw(2, 2, 1)
     assert np.isfinite(HungarianMatcher().cost(np.full(2, score, np.float32), boxes, gt)).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_network_that_has_blown_up_is_matched_all_the_same(value: float) -> None:
+    """Its loss says so; the matcher must not be what ends the training."""
+    scores, boxes, gt = draw(4, 2, 0)
+    boxes[1], scores[2] = value, np.nan
+    with np.errstate(invalid="ignore"):
+        slots, objects = HungarianMatcher()(scores, boxes, gt)
+    assert sorted(objects.tolist()) == [0, 1]
+    assert len(set(slots.tolist())) == 2
