@@ -45,7 +45,17 @@ class PointwiseConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
             return super().forward(input)
-        return F.linear(input.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+        return self.of_tokens(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def of_tokens(self, tokens: Tensor) -> Tensor:
+        """The same for channels that come last, `[..., C]` → `[..., out]`; never exported."""
+        return F.linear(tokens, self.weight.flatten(1), self.bias)
+
+    def of_map(self, x: Tensor) -> Tensor:
+        """The same for a map: `[B, C, H, W]` → `[B, out, H·W]`, channel by channel in memory; never exported."""
+        weight = self.weight.flatten(1).expand(len(x), -1, -1)
+        assert self.bias is not None
+        return torch.baddbmm(self.bias[:, None], weight, x.flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -77,8 +87,24 @@ class Attention(nn.Module):
         """`[B, C, R, W]` → `[B, M, D, N]`."""
         return x.reshape(-1, self.num_heads, self.head_channels, x.shape[2] * x.shape[3])
 
+    def _of_tokens(self, query_key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        """What `forward` exports, in fewer steps: on a few dozen slots each step costs more than its arithmetic."""
+        tokens, values = query_key.flatten(2).transpose(1, 2), value.flatten(2).transpose(1, 2)  # [B, N, C]
+        layers = ((self.query, tokens), (self.key, tokens), (self.value, values))
+        shape = (*tokens.shape[:2], self.num_heads, self.head_channels)
+        q, k, v = (layer.of_tokens(x).reshape(shape).transpose(1, 2) for layer, x in layers)  # [B, M, N, D]
+        if bias.requires_grad:  # the fused operator would take it apart again
+            logits = torch.matmul(q, k.transpose(2, 3)) / math.sqrt(self.head_channels)
+            mixed = torch.matmul(torch.softmax(logits + bias, dim=-1), v)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype))
+        out = self.out.of_tokens(mixed.transpose(1, 2).reshape(tokens.shape))
+        return out.transpose(1, 2).reshape(query_key.shape)
+
     def forward(self, query_key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         """Self-attention: `query_key`, `value` `[B, C, R, W]`, `bias` broadcastable to `[B, M, N, N]`."""
+        if not torch.compiler.is_exporting():
+            return self._of_tokens(query_key, value, bias)
         query, key = self._heads(self.query(query_key)), self._heads(self.key(query_key))
         logits = torch.matmul(query.transpose(2, 3), key) / math.sqrt(self.head_channels)
         weight = torch.softmax(logits + bias, dim=-1)
@@ -120,7 +146,9 @@ class DeformableAttention(nn.Module):
     def forward(self, query: Tensor, reference: Tensor, memory: Tensor) -> Tensor:
         """`query` `[B, C, R, W]`, `reference` `[B, 4, R, W]`, `memory` `[B, C, H, W]` → `[B, C, R, W]`."""
         tokens, heads, points = query.shape[2] * query.shape[3], self.num_heads, self.num_points
-        value = self.value(memory).reshape(-1, self.head_channels, memory.shape[2], memory.shape[3])
+        # A map channel by channel, as sampling wants it: eager convolutions leave channels last.
+        value = self.value(memory) if torch.compiler.is_exporting() else self.value.of_map(memory)
+        value = value.reshape(-1, self.head_channels, memory.shape[2], memory.shape[3])
         grid = self._sampling_grid(self.offsets(query), reference)
         # Coordinates in half precision would miss by several pixels, so sampling is always done in float32.
         sampled = F.grid_sample(value.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -107,6 +107,36 @@ def test_attention_agrees_with_torch() -> None:
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("learned_bias", [False, True])
+def test_attention_computes_what_it_exports(learned_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    bias = random(2, 4, 12, 12, seed=3).requires_grad_() if learned_bias else random(2, 1, 1, 12, seed=3)
+    layer = Attention(16, 4)
+    assert_computes_what_it_exports(layer, [random(2, 16, 3, 4, seed=s) for s in (1, 2)], [bias], monkeypatch)
+
+
+def test_deformable_attention_computes_what_it_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = torch.rand(2, 4, 3, 4, generator=torch.Generator().manual_seed(3))
+    query, memory = random(2, 16, 3, 4, seed=1), random(2, 16, 5, 7, seed=2)
+    for x in (memory, memory.contiguous(memory_format=torch.channels_last)):  # as planes, and as convolutions leave it
+        assert_computes_what_it_exports(DeformableAttention(16, 4, 2), [query, reference, x], [], monkeypatch)
+
+
+def assert_computes_what_it_exports(
+    layer: nn.Module, first: list[Tensor], rest: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Output and all gradients of the eager computation are those of the exported one."""
+    randomise(layer)
+    outcomes = []
+    for exporting in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_exporting", lambda answer=exporting: answer)
+        inputs = [x.detach().clone().requires_grad_() for x in first] + rest
+        output = layer(*inputs)
+        wanted = [x for x in (*inputs, *layer.parameters()) if x.requires_grad]
+        outcomes.append((output, *torch.autograd.grad((output * random(*output.shape, seed=9)).sum(), wanted)))
+    for eager, exported in zip(*outcomes, strict=True):
+        torch.testing.assert_close(eager, exported, atol=2e-5, rtol=1e-5)
+
+
 def test_channel_norm_normalises_channels() -> None:
     x = random(2, 8, 3, 4) * 5 + 3
     y = ChannelNorm(8)(x)
