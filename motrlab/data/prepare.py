@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ def prepare(
     packing. Without `progress` there is a bar on a terminal. Raises UserError for bad input, a full disk, a target
     that cannot be written, and when no sequence is left to train on.
     """
+    _check_writable(destination)
     with contextlib.ExitStack() as stack:
         told = progress or stack.enter_context(_bars())
         parts, left_out = _checked_parts(find_sequences(source, sequences), num_workers, told, unseen)
@@ -76,6 +78,15 @@ def prepare(
         left_out=tuple(left_out),
         data_hash=hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
     )
+
+
+def _check_writable(destination: Path) -> None:
+    """Before hours of reading. Raises UserError."""
+    nearest = next(p for p in (destination.absolute(), *destination.absolute().parents) if p.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{destination}: cannot be written ({nearest} is a file); choose another folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):  # false on a read-only file system for root as well
+        raise UserError(f"{destination}: cannot be written ({nearest} is read-only); choose another folder")
 
 
 @contextlib.contextmanager
@@ -103,7 +114,8 @@ def _checked_parts(
     """Every sequence validated and given to its part, and the names of those without gt."""
     parts: dict[str, list[_Part]] = {part: [] for part in PARTS}
     left_out = []
-    with frame_workers(num_workers, sum(readable_info(folder).num_frames for folder in folders)) as frame_map:
+    megapixels = sum(i.num_frames * i.width * i.height for i in map(readable_info, folders)) / 1e6
+    with frame_workers(num_workers, megapixels) as frame_map:
         for folder in folders:
             info = validate_sequence(folder, frame_map=frame_map, progress=progress)
             if not (folder / "gt" / "gt.txt").is_file():
@@ -155,4 +167,4 @@ def _write_gt(path: Path, members: Iterable[_Part]) -> None:
                     (target / "det" / "det.txt").write_text(format_detections(member.detections), encoding="utf-8")
             replace_folder(folder, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror}); mend that and run again") from error

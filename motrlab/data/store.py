@@ -189,7 +189,11 @@ def write_store(
     except (OSError, lmdb.Error) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC
         reason = getattr(error, "strerror", None) or str(error)
-        what = f"disk full ({reason}); free some space and run again" if full else f"cannot be written ({reason})"
+        what = (
+            f"disk full ({reason}); free some space and run again"
+            if full
+            else f"cannot be written ({reason}); mend that and run again"
+        )
         raise UserError(f"{path}: {what}") from error
     return data_hash
 

@@ -138,6 +138,27 @@ def test_a_run_after_a_kill_goes_on(source: Path, tmp_path: Path) -> None:
     assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
 
 
+def test_workers_change_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("motrlab.data.validate._MEGAPIXELS_PER_WORKER", 0.01)
+    assert prepare(source, tmp_path / "two", num_workers=2) == prepare(source, tmp_path / "one")
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
+def test_a_bar_on_a_terminal_and_only_there(source: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "motrlab", "prepare", "--src", str(source), "--dst"]
+    piped = subprocess.run([*command, str(tmp_path / "a")], capture_output=True, text=True, check=True)
+    assert piped.stderr == ""
+    terminal, end = os.openpty()
+    shown = subprocess.run([*command, str(tmp_path / "b")], stdout=subprocess.PIPE, stderr=end, text=True, check=True)
+    os.close(end)
+    text = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert "validate A: 100%" in text
+    assert "pack: 100%" in text
+    assert shown.stdout == piped.stdout
+    assert "visible share of a box" in shown.stdout
+
+
 def test_real_sequences(mot_root: Path, tmp_path: Path) -> None:
     summary = prepare(mot_root, tmp_path / "data", ["MOT17-09-DPM", "TUD-Campus", "MOT17-13"])
     frames = {(s.part, s.name): s.num_frames for s in summary.sequences}

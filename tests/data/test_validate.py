@@ -139,9 +139,9 @@ def test_stderr_is_given_back(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_processes_find_the_same_fault(make_sequence: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("motrlab.data.validate._FRAMES_PER_WORKER", 4)
+    monkeypatch.setattr("motrlab.data.validate._MEGAPIXELS_PER_WORKER", 0.01)
     folder = make_sequence("A")
-    with frame_workers(2, 8) as frame_map:
+    with frame_workers(2, 0.05) as frame_map:
         assert frame_map is not map
         assert validate_sequence(folder, frame_map=frame_map).num_frames == 8
         cut_file(folder / "img1" / "000005.jpg")
@@ -149,9 +149,9 @@ def test_processes_find_the_same_fault(make_sequence: Callable[..., Path], monke
             validate_sequence(folder, frame_map=frame_map)
 
 
-@pytest.mark.parametrize(("num_workers", "num_frames"), [(1, 10_000), (8, 499), (8, 0)])
-def test_few_frames_are_checked_in_this_process(num_workers: int, num_frames: int) -> None:
-    with frame_workers(num_workers, num_frames) as frame_map:
+@pytest.mark.parametrize(("num_workers", "megapixels"), [(1, 1e6), (8, 999.0), (8, 0.0)])
+def test_few_frames_are_checked_in_this_process(num_workers: int, megapixels: float) -> None:
+    with frame_workers(num_workers, megapixels) as frame_map:
         assert frame_map is map
 
 
