@@ -183,11 +183,15 @@ class OverlapBias(nn.Module):
         self.register_buffer("kind", torch.stack((1 - kind, kind), -1), persistent=False)  # [N, 2] one-hot
 
     def forward(self, reference: Tensor) -> Tensor:
-        """`[B, 4, R, W]` → `[B, M, N, N]`."""
+        """`[B, 4, R, W]` → `[B, M, N, N]`; slots behind the track slots count as detect slots."""
         centre, size = reference.detach().float().flatten(2).split(2, dim=1)
         distance = (centre[..., :, None] - centre[..., None, :]).abs()  # [B, 2, N, N]
         reach = (size[..., :, None] + size[..., None, :]).clamp(min=1e-3) * 0.5
         overlap = F.relu(1 - distance * reach.reciprocal())
         assert isinstance(self.kind, Tensor)
-        factor = self.kind @ self.factor @ self.kind.T  # [M, N, N]
+        kind = self.kind
+        if reference.shape[2] * reference.shape[3] > len(kind):  # training-only slots
+            extra = kind[:1].expand(reference.shape[2] * reference.shape[3] - len(kind), -1)
+            kind = torch.cat((kind, extra))
+        factor = kind @ self.factor @ kind.T  # [M, N, N]
         return (overlap[:, :1] * overlap[:, 1:]) * factor

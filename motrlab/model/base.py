@@ -7,6 +7,7 @@ rows in all, detect rows first. Slot i sits at row i // W, column i % W. Boxes a
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,21 @@ from motrlab.model.efficientnet import EfficientNet
 from motrlab.model.transformer import DecoderLayer, EncoderLayer, cell_centres, sine_code
 
 BaseOutput = tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]
+
+
+@dataclass(frozen=True)
+class ExtraSlots:
+    """Slots that only training has, E = X·W of them behind the track slots (`training/extra_slots.py`).
+
+    `query` `[B, C, X, W]`, `reference` `[B, 4, X, W]`, and what the attention among all slots must not see:
+    `bias` `[B or 1, 1, N + E, N + E]`, 0 or `MASKED`.
+    """
+
+    query: Tensor
+    reference: Tensor
+    bias: Tensor
+
+
 _SIZE_LIMIT = 2.0  # |log| of one layer's change of size, relative boxes
 _EPSILON = 1e-3  # keeps the logit of a box finite
 
@@ -124,19 +140,31 @@ class BaseGraph(nn.Module):
             memory = layer(memory, self.cell_position, self.cells)
         return memory
 
-    def decode(self, memory: Tensor, track_query: Tensor, track_mask: Tensor, track_reference: Tensor) -> BaseOutput:
-        """As `forward`, from the memory of `encode`."""
+    def decode(
+        self,
+        memory: Tensor,
+        track_query: Tensor,
+        track_mask: Tensor,
+        track_reference: Tensor,
+        extra: ExtraSlots | None = None,
+    ) -> BaseOutput:
+        """As `forward`, from the memory of `encode`; with `extra`, the outputs have its rows at their end."""
         config = self.config
         ones = track_mask[:, :, :1, :1] * 0 + 1  # [B, 1, 1, 1]: spreads learned slots over the batch when exported
         x = torch.cat((self.detect.query * ones, track_query), 2)
         reference = torch.cat((self.detect.reference() * ones, track_reference.detach()), 2)
         track_bias = (track_mask - 1) * -MASKED
         slot_bias = torch.cat((torch.zeros(1, 1, 1, config.num_detect, device=x.device) * ones, track_bias), 3)
+        first = config.num_detect // config.slot_columns
+        rows = (first, first + track_query.shape[2])
+        if extra is not None:
+            x, reference = torch.cat((x, extra.query), 2), torch.cat((reference, extra.reference), 2)
+            slot_bias = F.pad(slot_bias, (0, extra.bias.shape[-1] - slot_bias.shape[-1])) + extra.bias
         logits, boxes = [], []
         for index, layer in enumerate(self.decoder):
             bias = slot_bias + self.overlap[index](reference) if config.overlap_bias else slot_bias
             position = self.position(sine_code(reference.float(), config.d_model // 2))
-            x = layer(x, position, reference, memory, track_bias, bias)
+            x = layer(x, position, reference, memory, track_bias, bias, rows)
             logits.append(self.class_heads[index](x).transpose(1, 2).reshape(-1, 1, x.shape[2], x.shape[3]))
             boxes.append(self._refine(self.box_heads[index](x).float(), reference))
             reference = decode_boxes(boxes[-1], config).detach()

@@ -19,6 +19,7 @@ class QueryInteraction(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         channels = config.d_model
+        self.memory = config.query_memory  # a long-term memory as in MeMOTR (arXiv 2307.15700, section 3.3)
         self.attention = Attention(channels, config.num_heads)
         self.norm1 = ChannelNorm(channels)
         self.ffn = FeedForward(channels, config.ffn_channels)
@@ -33,4 +34,4 @@ class QueryInteraction(nn.Module):
         x = self.norm1(embedding + self.attention(query + embedding, embedding, bias))
         x = self.norm2(x + self.ffn(x))
         out: Tensor = self.norm3(query + self.branch2(F.relu(self.branch1(x))))
-        return out
+        return out * (1 - self.memory) + query * self.memory if self.memory else out

@@ -68,13 +68,23 @@ class DecoderLayer(nn.Module):
         self.norm4 = ChannelNorm(channels)
 
     def forward(
-        self, x: Tensor, position: Tensor, reference: Tensor, memory: Tensor, track_bias: Tensor, bias: Tensor
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        track_bias: Tensor,
+        bias: Tensor,
+        rows: tuple[int, int],
     ) -> Tensor:
-        """`x`, `position` `[B, C, R, W]`; `track_bias` `[B, 1, 1, T]`; `bias` `[B, M, N, N]` or broadcastable."""
-        rows = x.shape[2] - track_bias.shape[-1] // x.shape[3]  # of detect slots
-        detect, track = x[:, :, :rows], x[:, :, rows:]
-        track = self.norm1(track + self.track_attention(track + position[:, :, rows:], track, track_bias))
-        x = torch.cat((detect, track), 2)
+        """`x`, `position` `[B, C, R, W]`; `track_bias` `[B, 1, 1, T]`; `bias` `[B, M, N, N]` or broadcastable.
+
+        `rows`: the first row of the track slots, and the one behind their last.
+        """
+        first, end = rows
+        detect, track, extra = x[:, :, :first], x[:, :, first:end], x[:, :, end:]
+        track = self.norm1(track + self.track_attention(track + position[:, :, first:end], track, track_bias))
+        x = torch.cat((detect, track, extra) if extra.shape[2] else (detect, track), 2)
         x = self.norm2(x + self.self_attention(x + position, x, bias))
         x = self.norm3(x + self.cross_attention(x + position, reference, memory))
         out: Tensor = self.norm4(x + self.ffn(x))

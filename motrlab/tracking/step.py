@@ -57,10 +57,20 @@ class FrameOutput:
 
     def scores_and_boxes(self) -> tuple[Any, Any]:
         """The last layer's scores `[B, N]` (0 to 1) and boxes `[B, N, 4]` as float32 NumPy arrays."""
-        logits, boxes = to_numpy(self.logits[-1]), to_numpy(self.boxes[-1])
-        flat = logits.reshape(logits.shape[0], -1)
-        scores = 1 / (1 + np.exp(-np.clip(flat, -50, 50)))
-        return scores, boxes.reshape(boxes.shape[0], 4, -1).swapaxes(1, 2)
+        return _scores(self.logits[-1]), _slot_boxes(self.boxes[-1])
+
+    def layers(self) -> tuple[list[Any], list[Any]]:
+        """Scores and boxes of every decoder layer, as `scores_and_boxes` gives those of the last."""
+        return [_scores(x) for x in self.logits], [_slot_boxes(x) for x in self.boxes]
+
+
+def _scores(logits: Array) -> Any:
+    flat = to_numpy(logits).reshape(logits.shape[0], -1)
+    return 1 / (1 + np.exp(-np.clip(flat, -50, 50)))
+
+
+def _slot_boxes(boxes: Array) -> Any:
+    return to_numpy(boxes).reshape(boxes.shape[0], 4, -1).swapaxes(1, 2)
 
 
 def to_numpy(x: Array) -> Any:

@@ -9,20 +9,21 @@ Shape legend: B clips, L decoder layers, D detect and T track slots, N = D + T, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_xyxy, box_iou, pairwise_iou
 from motrlab.config import ModelConfig, TrainConfig
-from motrlab.tracking.step import FrameOutput, to_numpy
+from motrlab.tracking.step import FrameOutput
 from motrlab.tracking.tracker import EMPTY, Decision
-from motrlab.training.matcher import HungarianMatcher
+from motrlab.training.matcher import make_matcher
 
 Float = NDArray[np.floating]
 Int = NDArray[np.int64]
 NO_OBJECT = -1  # a live track slot that follows nobody: a false positive
+_IGNORE_IOU = 0.5  # a detect slot that overlaps an ignored person more is not judged
 _CLOSE = 2.0  # centres nearer than so many box sizes: a pair that could be mixed up
 
 
@@ -39,8 +40,10 @@ class FrameObjects:
 class FrameMatch:
     """What one frame is supervised with.
 
-    `valid` `[B, N]`: slots that exist (all detect slots, live track slots). For each layer, `clip` `[k]`, `slot` `[k]`
-    and `box` `[k, 4]` of the positive slots. `num_objects`: newborns and tracks, also those whose object disappeared.
+    `valid` `[L, B, N]`: slots that carry a class loss (all detect slots, live track slots). For each layer, `clip`
+    `[k]`, `slot` `[k]` and `box` `[k, 4]` of the positive slots. `num_objects`: newborns and tracks, also those whose
+    object disappeared. `newborn`: per clip, boxes `[n, 4]` of the objects without a track. `ids` `[k]`: the objects of
+    the last layer's positive slots.
     """
 
     valid: NDArray[np.bool_]
@@ -48,6 +51,8 @@ class FrameMatch:
     slot: tuple[Int, ...]
     box: tuple[Float, ...]
     num_objects: int
+    newborn: tuple[Float, ...] = ()
+    ids: Int = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class ClipAssignment:
@@ -76,23 +81,16 @@ class ClipAssignment:
             rng.uniform(0, 0.9) if rng.random() < config.heavy_drop_fraction else config.drop_probability
             for rng in rngs
         ]
-        self.matcher = HungarianMatcher(
-            class_cost=config.class_weight,
-            l1_cost=config.l1_weight,
-            giou_cost=config.giou_weight,
-            focal_alpha=config.focal_alpha,
-            focal_gamma=config.focal_gamma,
-        )
+        self.matcher = make_matcher(config)
 
     def decide(self, output: FrameOutput) -> Decision:
         """Match this frame, remember the match for the criterion, and choose the tracks of the next frame."""
         objects = self.frames[len(self.matches)]
-        scores = [_flat(1 / (1 + np.exp(-np.clip(to_numpy(x), -50, 50))))[:, 0] for x in output.logits]
-        boxes = [_flat(to_numpy(x)).swapaxes(1, 2) for x in output.boxes]
+        scores, boxes = output.layers()
         clip_matches = [
             self._match(b, frame, [s[b] for s in scores], [x[b] for x in boxes]) for b, frame in enumerate(objects)
         ]
-        self.matches.append(self._collect(objects, clip_matches))
+        self.matches.append(self._collect(objects, clip_matches, boxes))
         source = np.full(self.live.shape, EMPTY, np.int64)
         shift = np.zeros((len(objects), 4, self.model.num_track), np.float32)
         next_ids = np.full_like(self.object_id, NO_OBJECT)
@@ -111,20 +109,45 @@ class ClipAssignment:
         track, track_object = np.nonzero(tracked & (frame.visibility >= self.config.track_min_visibility))
         newborn = np.nonzero(visible & ~tracked.any(0))[0]
         matches = []
-        for score, box in zip(scores, boxes, strict=True):
-            slot, which = self.matcher(score[:num_detect], box[:num_detect], frame.boxes[newborn])
-            matches.append((np.concatenate((num_detect + track, slot)), np.concatenate((track_object, newborn[which]))))
+        for layer, (score, box) in enumerate(zip(scores, boxes, strict=True)):
+            shared = self.config.coopetition and layer < len(scores) - 1
+            wanted = np.nonzero(visible)[0] if shared else newborn
+            slot, which = self.matcher(score[:num_detect], box[:num_detect], frame.boxes[wanted])
+            matches.append((np.concatenate((num_detect + track, slot)), np.concatenate((track_object, wanted[which]))))
         return matches
 
-    def _collect(self, objects: list[FrameObjects], matches: list[list[tuple[Int, Int]]]) -> FrameMatch:
-        valid = np.concatenate((np.ones((len(objects), self.model.num_detect), bool), self.live), 1)
+    def _newborn(self, b: int, frame: FrameObjects) -> Float:
+        """Boxes of the visible objects of clip `b` that nobody tracks."""
+        tracked = np.isin(frame.ids, self.object_id[b, self.live[b]])
+        return frame.boxes[(frame.visibility >= self.config.min_visibility) & ~tracked]
+
+    def _valid(self, objects: list[FrameObjects], boxes: list[Float]) -> NDArray[np.bool_]:
+        """`[L, B, N]`; with `below_visibility="ignore"` not the detect slots on people who are too hidden to be one."""
+        exists = np.concatenate((np.ones((len(objects), self.model.num_detect), bool), self.live), 1)
+        valid = np.repeat(exists[None], len(boxes), 0)
+        if self.config.below_visibility == "ignore":
+            for b, frame in enumerate(objects):
+                hidden = box_cxcywh_to_xyxy(frame.boxes[frame.visibility < self.config.min_visibility])
+                for layer, box in enumerate(boxes):
+                    detect = box_cxcywh_to_xyxy(box[b, : self.model.num_detect])
+                    valid[layer, b, : len(detect)] &= ~(pairwise_iou(detect, hidden) > _IGNORE_IOU).any(1)
+        return valid
+
+    def _collect(
+        self, objects: list[FrameObjects], matches: list[list[tuple[Int, Int]]], boxes: list[Float]
+    ) -> FrameMatch:
+        valid = self._valid(objects, boxes)
         layers = range(len(matches[0]))
         clip = tuple(np.concatenate([np.full(len(m[i][0]), b) for b, m in enumerate(matches)]) for i in layers)
         slot = tuple(np.concatenate([m[i][0] for m in matches]) for i in layers)
         box = tuple(np.concatenate([o.boxes[m[i][1]] for o, m in zip(objects, matches, strict=True)]) for i in layers)
         followed = int((self.live & (self.object_id != NO_OBJECT)).sum())
-        newborn = sum(int((m[-1][0] < self.model.num_detect).sum()) for m in matches)
-        return FrameMatch(valid, clip, slot, box, followed + newborn)
+        born = sum(int((m[-1][0] < self.model.num_detect).sum()) for m in matches)
+        for layer in layers:
+            valid[layer, clip[layer], slot[layer]] = True
+        newborn = tuple(self._newborn(b, frame) for b, frame in enumerate(objects))
+        ids = np.concatenate([o.ids[m[-1][1]] for o, m in zip(objects, matches, strict=True)])
+        return FrameMatch(valid, clip, slot, box, followed + born, newborn, ids)
 
     def _carry_on(self, b: int, frame: FrameObjects, match: tuple[Int, Int], boxes: Float) -> tuple[Int, Int, Float]:
         """Sources, object ids and reference shifts of the next frame's tracks of clip `b`, at most T of them."""
@@ -182,8 +205,3 @@ class ClipAssignment:
         iou = pairwise_iou(corners[picked], corners[unmatched])
         found: Int = np.unique(unmatched[iou.argmax(1)[iou.max(1) > 0]])
         return found
-
-
-def _flat(x: Float) -> Float:
-    """`[B, K, R, W]` → `[B, K, N]`."""
-    return x.reshape(x.shape[0], x.shape[1], -1)

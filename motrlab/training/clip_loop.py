@@ -12,8 +12,10 @@ from motrlab.config import ModelConfig, TrainConfig
 from motrlab.data.clips import ClipBatch
 from motrlab.model.motr import Motr, MotrGraphs
 from motrlab.tracking.step import FrameOutput, Graphs, empty_state, frame_step, state_like
-from motrlab.training.assignment import ClipAssignment, FrameObjects
-from motrlab.training.criterion import ClipLoss, SetCriterion
+from motrlab.training.assignment import ClipAssignment, FrameMatch, FrameObjects
+from motrlab.training.criterion import ClipLoss, SetCriterion, contrast_loss
+from motrlab.training.extra_slots import ExtraGraphs, ExtraQueries
+from motrlab.training.matcher import make_matcher
 from motrlab.training.memory import CheckpointedGraphs, checkpointed
 
 
@@ -56,22 +58,70 @@ def clip_objects(batch: ClipBatch) -> list[list[FrameObjects]]:
 
 
 class ClipModel(nn.Module):
-    """What float training trains: `motr`, called with a batch of clips and giving their loss."""
+    """What float training trains: `motr`, and what only training has; called with clips, it gives their loss."""
 
     def __init__(self, motr: Motr, config: TrainConfig) -> None:
         super().__init__()
         self.motr = motr
         self.config = config
+        self.matcher = make_matcher(config)
+        self.criterion = SetCriterion(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            groups = config.query_groups + config.denoising_groups
+            self.extra = ExtraQueries(motr.config, config) if groups else None
+            channels = motr.config.d_model
+            self.looks = nn.Linear(channels, channels) if config.appearance_weight else None
 
     def forward(self, batch: ClipBatch, rngs: Sequence[np.random.Generator]) -> ClipLoss:
         """`rngs`: one random generator per clip."""
-        graphs: Graphs = MotrGraphs(self.motr, encoded=True)
-        memory: Sequence[Tensor]
+        encode = self.motr.base.encode
+        memory: list[Tensor]
         if self.config.checkpoint_frames:  # frame by frame, or the backbone's activations of all would exist at once
-            memory = [checkpointed(self.motr.base.encode, image).float() for image in batch.images]
-            graphs = CheckpointedGraphs(graphs)
+            memory = [checkpointed(encode, image).float() for image in batch.images]
         else:
-            memory = self.motr.base.encode(batch.images.flatten(0, 1)).float().split(batch.images.shape[1])
+            memory = list(encode(batch.images.flatten(0, 1)).float().split(batch.images.shape[1]))
         # The decoder's tensors are small: casting them costs more than bf16 saves, and boxes want float32.
         with torch.autocast(batch.images.device.type, enabled=False):
-            return clip_loss(graphs, memory, clip_objects(batch), self.motr.config, self.config, rngs)
+            return self._loss(memory, clip_objects(batch), rngs)
+
+    def _loss(
+        self, memory: Sequence[Tensor], objects: list[list[FrameObjects]], rngs: Sequence[np.random.Generator]
+    ) -> ClipLoss:
+        extra: ExtraGraphs | None = None
+        graphs: Graphs = MotrGraphs(self.motr, encoded=True)
+        if self.extra is not None:
+            graphs = extra = ExtraGraphs(self.motr, self.extra, objects, [rng.spawn(1)[0] for rng in rngs])
+        elif self.config.checkpoint_frames:
+            graphs = CheckpointedGraphs(graphs)
+        assignment = ClipAssignment(objects, self.motr.config, self.config, rngs)
+        outputs = clip_outputs(graphs, memory, assignment, self.motr.config)
+        loss = self.criterion(outputs, assignment.matches)
+        if extra is not None:
+            found = self.criterion(extra.outputs, extra.matches(assignment.matches, self.matcher))
+            weight = self.config.extra_weight / (self.config.query_groups + self.config.denoising_groups)
+            loss = loss.plus("extra", found.total * weight, sum_of_kinds(found) * weight)
+        if self.looks is not None:
+            contrast = self._contrast(self.looks, outputs, assignment.matches) * self.config.appearance_weight
+            table = torch.zeros_like(next(iter(loss.terms.values())))
+            table[-1, -1] = contrast.detach()
+            loss = loss.plus("appearance", contrast, table)
+        return loss
+
+    def _contrast(self, looks: nn.Linear, outputs: Sequence[FrameOutput], matches: Sequence[FrameMatch]) -> Tensor:
+        """Contrast of the last layer's embeddings, within each clip."""
+        embedding = torch.stack([o.embedding.flatten(2).transpose(1, 2) for o in outputs])  # [F, B, N, C]
+        frame = np.concatenate([np.full(len(m.ids), t) for t, m in enumerate(matches)])
+        clip, slot = (np.concatenate([getattr(m, name)[-1] for m in matches]) for name in ("clip", "slot"))
+        ids = np.concatenate([m.ids for m in matches])
+        index = [torch.from_numpy(i.astype(np.int64)).to(embedding.device) for i in (frame, clip, slot, ids)]
+        features = looks(embedding[index[0], index[1], index[2]])
+        parts = [index[1] == b for b in range(embedding.shape[1])]
+        temperature = self.config.appearance_temperature
+        losses = [contrast_loss(features[p], index[3][p], index[0][p], temperature) for p in parts]
+        return torch.stack(losses).sum()
+
+
+def sum_of_kinds(loss: ClipLoss) -> Tensor:
+    """`[F, L]`: all kinds of terms together."""
+    return torch.stack(list(loss.terms.values())).sum(0)

@@ -18,8 +18,6 @@ from motrlab.config import TrainConfig
 from motrlab.tracking.step import FrameOutput
 from motrlab.training.assignment import FrameMatch
 
-KINDS = ("class", "l1", "giou")
-
 
 @dataclass(frozen=True)
 class ClipLoss:
@@ -47,6 +45,10 @@ class ClipLoss:
             for layer, value in enumerate(row)
         }
 
+    def plus(self, kind: str, total: Tensor, table: Tensor) -> ClipLoss:
+        """With one more kind of term: its sum, and its share by frame and layer `[F, L]`."""
+        return ClipLoss(self.total + total, {**self.terms, kind: table.detach()}, self.num_objects)
+
     def summary(self) -> dict[str, float]:
         """Total and sums by kind."""
         sums = {kind: float(table.sum()) / max(self.num_objects, 1) for kind, table in self.terms.items()}
@@ -67,7 +69,7 @@ class SetCriterion:
         index, gt_boxes = _positives(matches, logits.device)
         target = torch.zeros_like(logits)
         target[index] = 1.0
-        valid = torch.from_numpy(np.stack([m.valid for m in matches])).to(logits.device)[:, None]
+        valid = torch.from_numpy(np.stack([m.valid for m in matches])).to(logits.device)
         focal = focal_loss(logits, target, config.focal_alpha, config.focal_gamma) * valid
         predicted = boxes.transpose(3, 4)[index]  # [k, 4]
         l1 = (predicted - gt_boxes).abs().sum(-1)
@@ -80,6 +82,22 @@ class SetCriterion:
         total = torch.stack([t.sum() for t in terms.values()]).sum()
         num_objects = sum(m.num_objects for m in matches)
         return ClipLoss(total, {kind: t.detach() for kind, t in terms.items()}, num_objects)
+
+
+def contrast_loss(features: Tensor, ids: Tensor, frames: Tensor, temperature: float) -> Tensor:
+    """Supervised contrast (arXiv 2004.11362, equation 2) of the people of one clip, summed over anchors.
+
+    `features` `[k, C]`, `ids` `[k]` and `frames` `[k]` of embeddings that follow somebody: each is to be nearer
+    (cosine) to those of the same person in other frames than to anybody's there.
+    """
+    unit = F.normalize(features, dim=1)
+    logits = unit @ unit.T / temperature
+    elsewhere = frames[:, None] != frames[None]
+    same = elsewhere & (ids[:, None] == ids[None])
+    # -1e4 stands for "not in the sum": rows without another frame or without the same person drop out below.
+    everyone = torch.logsumexp(logits.masked_fill(~elsewhere, -1e4), 1)
+    loss = ((everyone[:, None] - logits) * same).sum(1) / same.sum(1).clamp(min=1)
+    return loss.sum()
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from motrlab.boxes import box_cxcywh_to_xyxy, pairwise_giou
+from motrlab.config import TrainConfig
 
 Float = NDArray[np.floating]
 Int = NDArray[np.int64]
@@ -46,3 +47,14 @@ class HungarianMatcher:
         giou = pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(gt_boxes))
         total: Float = self.class_cost * (positive - negative)[:, None] + self.l1_cost * l1 - self.giou_cost * giou
         return total
+
+
+def make_matcher(config: TrainConfig) -> HungarianMatcher:
+    """The matcher whose costs are the weights of the criterion."""
+    return HungarianMatcher(
+        class_cost=config.class_weight,
+        l1_cost=config.l1_weight,
+        giou_cost=config.giou_weight,
+        focal_alpha=config.focal_alpha,
+        focal_gamma=config.focal_gamma,
+    )
