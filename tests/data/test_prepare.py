@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -143,12 +144,12 @@ def test_workers_change_nothing(source: Path, tmp_path: Path, monkeypatch: pytes
     assert prepare(source, tmp_path / "two", num_workers=2) == prepare(source, tmp_path / "one")
 
 
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
 def test_a_bar_on_a_terminal_and_only_there(source: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "motrlab", "prepare", "--src", str(source), "--dst"]
     piped = subprocess.run([*command, str(tmp_path / "a")], capture_output=True, text=True, check=True)
     assert piped.stderr == ""
     terminal, end = os.openpty()
+    termios.tcsetwinsize(end, (24, 100))
     shown = subprocess.run([*command, str(tmp_path / "b")], stdout=subprocess.PIPE, stderr=end, text=True, check=True)
     os.close(end)
     text = os.read(terminal, 1 << 16).decode()
