@@ -77,19 +77,6 @@ class FrameStore:
             raise UserError(f"{self.path}: no sequence {name!r}; there are {', '.join(self._infos)}")
         return self._infos[name]
 
-    @contextlib.contextmanager
-    def _frame(self, name: str, frame: int) -> Iterator[memoryview]:
-        """A frame's bytes where they lie in the file, valid inside the block only."""
-        key, offset, size = chunk_key(self.info(name).name, frame), 0, None
-        if self.schema > 1:
-            first, offset, size = self._place(name, frame)
-            key = chunk_key(name, first)
-        with opened(self.path).environment.begin(buffers=True) as transaction:
-            value = transaction.get(key.encode())
-            if value is None:
-                raise self._no_entry(key)
-            yield value[offset : None if size is None else offset + size]
-
     def _no_entry(self, key: str) -> UserError:
         return UserError(f"{self.path}: no entry {key!r}; delete the folder and pack again")
 
@@ -106,14 +93,21 @@ class FrameStore:
 
     def jpeg(self, name: str, frame: int) -> bytes:
         """The file's bytes as they were packed; frames count from 1."""
-        with self._frame(name, frame) as data:
-            return bytes(data)
+        key, offset, size = chunk_key(self.info(name).name, frame), 0, None
+        if self.schema > 1:
+            first, offset, size = self._place(name, frame)
+            key = chunk_key(name, first)
+        with opened(self.path).environment.begin(buffers=True) as transaction:
+            value = transaction.get(key.encode())
+            if value is None:
+                raise self._no_entry(key)
+            return bytes(value[offset : None if size is None else offset + size])
 
     def image(self, name: str, frame: int, reduce: int = 1) -> NDArray[np.uint8]:
         """`uint8 [H, W, 3]` in BGR; `reduce` 2, 4 or 8 decodes to that fraction of the size (rounded up), faster."""
-        with self._frame(name, frame) as data:
-            # An orientation tag would turn the picture away from its boxes.
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
+        data = np.frombuffer(self.jpeg(name, frame), np.uint8)
+        # An orientation tag would turn the picture away from its boxes.
+        image = cv2.imdecode(data, _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise UserError(f"{self.path}: frame {frame} of {name} does not decode; its JPEG file is damaged")
         return image  # type: ignore[return-value]
