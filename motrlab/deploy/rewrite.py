@@ -3,8 +3,8 @@
 Three rules, none of which changes a value (tests compare the outputs of both files):
 
 1. Signed int8 activations become uint8 with the zero point 128 higher: the same grid, and the kernels want uint8.
-2. A ReLU before a quantiser moves behind it as an integer Clip at the zero point, because rounding to a grid that
-   contains 0 is monotone. The product then has its quantiser at hand.
+2. A ReLU or Clip before a quantiser moves behind it as an integer Clip with the quantised bounds, because rounding to
+   a grid is monotone. The product then has its quantiser at hand.
 3. A DequantizeLinear moves behind operators that only rearrange values, so that it stands directly before the
    product.
 """
@@ -43,7 +43,7 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
     """The rewrite on a loaded model."""
     editor = GraphEditor(model)
     _make_activations_unsigned(editor)
-    _move_relu_behind_quantiser(editor)
+    _move_clips_behind_quantisers(editor)
     while _move_dequantisers_behind_views(editor):
         pass
     return editor.finish()
@@ -61,15 +61,34 @@ def _make_activations_unsigned(editor: GraphEditor) -> None:
         node.input[2] = editor.add_constant(f"{node.output[0]}_zero_point", shifted)
 
 
-def _move_relu_behind_quantiser(editor: GraphEditor) -> None:
+def _move_clips_behind_quantisers(editor: GraphEditor) -> None:
     producers, consumers = editor.producers(), editor.consumers()
     for node in list(editor.nodes):
-        relu = producers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
-        if relu is None or relu.op_type != "Relu" or len(consumers[relu.output[0]]) > 1:
+        clip = producers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if clip is None or len(consumers[clip.output[0]]) > 1:
+            continue
+        bounds = _integer_bounds(editor, clip, node)
+        if bounds is None:
             continue
         output, unclipped = node.output[0], editor.free_name(f"{node.output[0]}_unclipped")
-        node.input[0], node.output[0] = relu.input[0], unclipped
-        editor.nodes.append(helper.make_node("Clip", [unclipped, node.input[2]], [output], f"{relu.name}_clip"))
+        node.input[0], node.output[0] = clip.input[0], unclipped
+        editor.nodes.append(helper.make_node("Clip", [unclipped, *bounds], [output], f"{clip.name}_clip"))
+
+
+def _integer_bounds(editor: GraphEditor, clip: onnx.NodeProto, quantiser: onnx.NodeProto) -> list[str] | None:
+    """The bounds of a Relu or of a Clip with two constant ones, quantised; None where it is neither."""
+    if clip.op_type == "Relu":
+        return [quantiser.input[2]]
+    if clip.op_type != "Clip" or len(clip.input) != 3 or any(name not in editor.constants for name in clip.input[1:]):
+        return None
+    scale, zero_point = (editor.constants[name] for name in quantiser.input[1:3])
+    limits = np.iinfo(zero_point.dtype)
+    names = []
+    for side, name in zip(("low", "high"), clip.input[1:], strict=True):
+        level = np.rint(editor.constants[name].astype(np.float32) / scale) + zero_point
+        value = np.clip(level, limits.min, limits.max).astype(zero_point.dtype).reshape(())
+        names.append(editor.add_constant(f"{quantiser.output[0]}_{side}", value))
+    return names
 
 
 def _move_dequantisers_behind_views(editor: GraphEditor) -> bool:

@@ -24,6 +24,7 @@ from motrlab.quantization.scheme import ACTIVATION_RANGE, WEIGHT_RANGE, Rule, Sc
 
 aten = torch.ops.aten
 _OPERATOR = {aten.conv2d.default: "conv", aten.linear.default: "linear", aten.matmul.default: "matmul"}
+_ACTIVATIONS = (aten.relu.default, aten.hardtanh.default)  # ReLU and, by its name in a captured graph, ReLU6
 _ANNOTATION = "quantization_annotation"  # where torchao looks for our marks
 
 
@@ -130,9 +131,9 @@ class IntegerQuantizer(Quantizer):
         _annotation(user).input_qspec_map[operand] = _activation_spec(rule.observer, scale)
 
     def _mark_output(self, node: Node, rule: Rule) -> None:
-        """Behind the ReLU, where one follows alone: the runtime folds it into the product."""
+        """Behind the ReLU or ReLU6, where one follows alone: the runtime folds it into the product."""
         followers = list(node.users)
-        last = followers[0] if len(followers) == 1 and followers[0].target is aten.relu.default else node
+        last = followers[0] if len(followers) == 1 and followers[0].target in _ACTIVATIONS else node
         _annotation(last).output_qspec = _activation_spec(rule.observer, None)
 
 

@@ -89,6 +89,29 @@ def test_any_zero_point(zero_point: int) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+def with_clip(low: float, high: float, zero_point: int) -> onnx.ModelProto:
+    """`tiny` with a Clip in place of its Relu."""
+    model = tiny(zero_point)
+    model.graph.node[0].CopyFrom(helper.make_node("Clip", ["x", "low", "high"], ["r"]))
+    for name, value in (("low", low), ("high", high)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+    return model
+
+
+@pytest.mark.parametrize("zero_point", [-128, 0, 3])
+@pytest.mark.parametrize(("low", "high"), [(0, 6), (0, 6.25), (-7.2, 21.3), (0, 1e6)], ids=str)
+def test_any_clip(low: float, high: float, zero_point: int) -> None:
+    """ReLU6 (0 to 6) among them, bounds on the grid of .5, between its steps and beyond its range."""
+    x = np.random.default_rng(0).normal(0, 15, (4, 4)).astype(np.float32)
+    before = run(with_clip(low, high, zero_point), {"x": x})
+    rewritten = rewrite(with_clip(low, high, zero_point))
+    makers = {name: n.op_type for n in rewritten.graph.node for name in n.output}
+    assert [n.input[0] for n in rewritten.graph.node if n.op_type == "QuantizeLinear"] == ["x"]
+    assert sorted(makers.values()).count("Clip") == 1
+    for one, other in zip(run(rewritten, {"x": x}), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no ONNX file .*none\.onnx"):
         rewrite_for_onnxruntime(tmp_path / "none.onnx", tmp_path / "out.onnx")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from motrlab.config import BackboneStage, ModelConfig, mot17, smoke, street
+from motrlab.config import BackboneStage, ModelConfig, mot17, mot17_small, smoke, street
 from motrlab.model.efficientnet import (
     ConvBN,
     EfficientNet,
@@ -45,7 +45,12 @@ def test_blocks(name: str) -> None:
     assert not strided.residual
 
 
-PRESETS = {"mot17": (mot17().model, 384, 32), "street": (street().model, 96, 8), "smoke": (smoke().model, 32, 8)}
+PRESETS = {
+    "mot17": (mot17().model, 384, 32),
+    "mot17_small": (mot17_small().model, 112, 8),
+    "street": (street().model, 96, 8),
+    "smoke": (smoke().model, 32, 8),
+}
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -12,7 +12,7 @@ from torch import Tensor
 from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.model.base import BaseOutput
-from motrlab.model.motr import Motr
+from motrlab.model.motr import Motr, build_motr, folded_copy
 from motrlab.quantization.prepare import example_inputs
 from motrlab.quantization.quantized import QuantizedMotr, num_quantisers
 from motrlab.quantization.scheme import Rule, Scheme, default_scheme
@@ -67,6 +67,19 @@ def test_garbage_in_padding_changes_nothing(quantised: QuantizedMotr, base_input
     dirty_tokens = garbage.reshape(tokens.shape)
     live = (mask == 1).expand_as(tokens)
     assert torch.equal(quantised.qim(dirty_tokens, dirty_tokens, mask)[live], quantised.qim(tokens, tokens, mask)[live])
+
+
+def test_relu6_is_quantised_behind_as_relu_is(config: Config) -> None:
+    """No quantiser stands between a convolution and its activation, whichever the backbone has."""
+    counts = {}
+    for activation in ("relu", "relu6"):
+        model = build_motr(replace(config.model, activation=activation), seed=3)
+        quantised = QuantizedMotr(folded_copy(model))
+        counts[activation] = num_quantisers(quantised)
+        nodes = [n for n in quantised.base.graph.nodes if n.target is torch.ops.aten.hardtanh.default]
+        assert (len(nodes) > 0) == (activation == "relu6")
+        assert all(n.args[0].target is torch.ops.aten.conv2d.default for n in nodes)
+    assert counts["relu"] == counts["relu6"]
 
 
 def test_every_product_is_quantised(quantised: QuantizedMotr) -> None:
