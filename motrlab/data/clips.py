@@ -6,6 +6,8 @@ Shapes: T frames of a clip, B clips of a step, H × W the network's input.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from motrlab.boxes import box_ltwh_to_cxcywh
 from motrlab.config import Config, ModelConfig, TrainConfig
@@ -24,6 +26,7 @@ from motrlab.data.transforms import USEFUL_SCALE, ClipSample, network_input, tra
 from motrlab.errors import UserError
 
 ClipKey = tuple[int, int, int]  # step, index in the step, number of frames
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,8 @@ def collate(clips: Sequence[Clip]) -> ClipBatch:
         return [[clip[t] for clip in values] for t in range(num_frames)]
 
     return ClipBatch(
-        images=torch.stack([clip.images for clip in clips], dim=1),
+        # In a loader worker this stacks straight into memory that the trainer sees.
+        images=default_collate([clip.images for clip in clips]).transpose(0, 1),
         boxes=turn([clip.boxes for clip in clips]),
         ids=turn([clip.ids for clip in clips]),
         visibility=turn([clip.visibility for clip in clips]),
@@ -139,7 +143,10 @@ class ClipDataset(Dataset[Clip]):
     def __getitem__(self, key: ClipKey) -> Clip:
         step, index, num_frames = key
         rng = np.random.default_rng((self.seed, step, index))
-        name, frames = self.draw_frames(rng, num_frames)
+        return self.clip(*self.draw_frames(rng, num_frames), rng)
+
+    def clip(self, name: str, frames: Sequence[int], rng: np.random.Generator) -> Clip:
+        """Those frames of a sequence, augmented with the randomness of `rng`."""
         sample = self.transform(self.load(name, frames), rng)
         return Clip(
             images=torch.from_numpy(np.stack(sample.images)),
@@ -239,9 +246,15 @@ class StepSampler(Sampler[list[ClipKey]]):
         return max(0, self.config.steps - self.start_step) * self.config.accumulate
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
+    """For a loader's worker process: one thread, and memory that is kept for the next picture."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    with contextlib.suppress(OSError, AttributeError):  # not every system has glibc
+        # glibc gives blocks of megabytes back at once, and getting them again costs a page fault for every 4 kB.
+        c_library = ctypes.CDLL("libc.so.6")
+        c_library.mallopt(_MMAP_THRESHOLD, 1 << 30)
+        c_library.mallopt(_TRIM_THRESHOLD, 1 << 30)
 
 
 def make_loader(
@@ -251,7 +264,7 @@ def make_loader(
 
     `config.num_workers` processes load, 0: this one.
     """
-    worker_init: Callable[[int], None] | None = _start_worker if config.num_workers else None
+    worker_init: Callable[[int], None] | None = start_worker if config.num_workers else None
     return DataLoader(
         ClipDataset(store, config.train, config.model, config.seed),
         batch_sampler=StepSampler(

@@ -43,8 +43,8 @@ def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[n
 def yuv_normalise(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """BGR `uint8 [..., H, W, 3]` → network input `float32 [..., 3, H, W]`, range -1 to 1."""
     lead, (height, width) = images.shape[:-3], images.shape[-3:-1]
-    flat = images.reshape(-1, height, width, 3)
-    return stack_inputs(list(flat), height, width).reshape(*lead, 3, height, width)
+    flat = [images[index] for index in np.ndindex(*lead)]  # views, whatever the order in memory
+    return stack_inputs(flat, height, width).reshape(*lead, 3, height, width)
 
 
 def stack_inputs(images: Sequence[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.float32]:

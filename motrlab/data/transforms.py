@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -107,7 +108,7 @@ class SeqRandomFlip:
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
         if rng.random() >= self.probability:
             return sample
-        images = [np.ascontiguousarray(image[:, ::-1]) for image in sample.images]
+        images: list[Any] = [cv2.flip(image, 1) for image in sample.images]  # NumPy takes ten times as long
         return change_view(replace(sample, images=images), (-1.0, 1.0), (1.0, 0.0))
 
 
@@ -193,13 +194,12 @@ class SeqColourJitter:
         gains = rng.uniform(1 - self.gain, 1 + self.gain, 3)
         levels = np.arange(256)[:, None] * gains + rng.uniform(-self.brightness, self.brightness)
         table = levels.round().clip(0, 255).astype(np.uint8)[None]  # [1, 256, 3]
-        order = rng.permutation(3) if rng.random() < self.permute_probability else np.arange(3)
-        pairs = [value for target, source in enumerate(order.tolist()) for value in (source, target)]
-        images = []
-        for image in sample.images:
-            mixed = np.empty_like(image)
-            cv2.mixChannels([cv2.LUT(image, table)], [mixed], pairs)
-            images.append(mixed)
+        images: list[Any] = [cv2.LUT(image, table) for image in sample.images]
+        if rng.random() < self.permute_probability:
+            pairs = [value for target, source in enumerate(rng.permutation(3).tolist()) for value in (source, target)]
+            sources, images = images, [np.empty_like(image) for image in images]
+            for source, target in zip(sources, images, strict=True):
+                cv2.mixChannels([source], [target], pairs)
         return replace(sample, images=images)
 
 
