@@ -98,10 +98,12 @@ class DataSummary:
         return found
 
     def histogram_table(self, quantity: str) -> str:
-        """Aligned text: a row per bin, a column per part."""
+        """Aligned text: a row per bin, a column per part, from the first bin with something in it to the last."""
         found = self.histogram(quantity)
+        bins = [[name, *(c[i] for c in found.values())] for i, name in enumerate(bin_names(quantity))]
+        filled = [i for i, row in enumerate(bins) if any(row[1:])] or [0]
         rows = [[LABELS[quantity], *found]]
-        rows += [[name, *(str(c[i]) for c in found.values())] for i, name in enumerate(bin_names(quantity))]
+        rows += [[str(cell) for cell in row] for row in bins[filled[0] : filled[-1] + 1]]
         return _aligned(rows, left=1)
 
     def table(self) -> str:
