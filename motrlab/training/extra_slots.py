@@ -30,6 +30,7 @@ from motrlab.training.matcher import HungarianMatcher
 from motrlab.training.memory import checkpointed
 
 Float = NDArray[np.floating]
+Int = NDArray[np.int64]
 
 
 class ExtraQueries(nn.Module):
@@ -86,22 +87,28 @@ class NoisedBoxes:
         model: ModelConfig,
         config: TrainConfig,
         rngs: Sequence[np.random.Generator],
+        most: int | None = None,
     ) -> None:
-        self.visible = [np.nonzero(o.visibility >= config.min_visibility)[0] for o in objects]
+        """`most`: people that there must be room for; default: as many as there are."""
+        visible = [_visible(o, config) for o in objects]
         groups = config.denoising_groups
-        most = max(len(v) for v in self.visible) * 2 * groups
-        size = max(-(-most // model.slot_columns), 1) * model.slot_columns if groups else 0
+        most = max(map(len, visible)) if most is None else most
+        size = max(-(-most * 2 * groups // model.slot_columns), 1) * model.slot_columns if groups else 0
         self.boxes = np.full((len(objects), size, 4), 0.5, np.float32)
         self.group = np.full((len(objects), size), -1)
         self.target = np.full((len(objects), size), -1)
         for b, (frame, rng) in enumerate(zip(objects, rngs, strict=True)):
-            chosen = self.visible[b]
+            chosen = visible[b]
             kinds = np.repeat(np.arange(2 * groups), len(chosen))  # even: to be found; odd: background
             boxes = _noised(np.tile(frame.boxes[chosen], (2 * groups, 1)), kinds % 2 == 1, config.denoising_noise, rng)
             self.boxes[b, : len(boxes)] = boxes
             self.group[b, : len(boxes)] = kinds // 2
             self.target[b, : len(boxes)] = np.where(kinds % 2 == 0, np.tile(chosen, 2 * groups), -1)
         self.real = self.group >= 0
+
+
+def _visible(objects: FrameObjects, config: TrainConfig) -> Int:
+    return np.nonzero(objects.visibility >= config.min_visibility)[0]
 
 
 def _noised(boxes: Float, far: NDArray[np.bool_], noise: float, rng: np.random.Generator) -> Float:
@@ -126,12 +133,14 @@ class ExtraGraphs(MotrGraphs):
         self._queries = queries
         self._objects = objects
         self._rngs = rngs
+        config = queries.config
+        self._most = max(len(_visible(o, config)) for row in objects for o in row)  # every frame has equal room
         self.noised: list[NoisedBoxes] = []
         self.outputs: list[FrameOutput] = []
 
     def base(self, frame: Tensor, query: Tensor, mask: Tensor, reference: Tensor) -> BaseOutput:
         model, config = self._queries.model, self._queries.config
-        noised = NoisedBoxes(self._objects[len(self.noised)], model, config, self._rngs)
+        noised = NoisedBoxes(self._objects[len(self.noised)], model, config, self._rngs, self._most)
         slots = self._queries.slots(noised, len(frame))
         logits, boxes, embedding = self._run(self._model.base.decode, frame, query, mask, reference, slots)
         rows = model.num_slots // model.slot_columns
