@@ -5,8 +5,9 @@
     accelerate launch --num_processes 8 -m motrlab.training --run NAME
     python -m motrlab.training --replay FILE
 
-(Without the "--", torchrun takes --run for its own --run-path.) The run's data must be prepared. On several machines its folder must be one that all of them see. `--replay` takes the
-step again that stopped a training because something was not finite. Exit status as of `python -m motrlab`.
+(Without the "--", torchrun takes --run for its own --run-path.) The run's data must be prepared. On several machines
+its folder must be one that all of them see. `--replay` takes the step again that stopped a training because something
+was not finite. Exit status as of `python -m motrlab`.
 """
 
 from __future__ import annotations

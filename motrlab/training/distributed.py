@@ -54,7 +54,7 @@ def is_main_process() -> bool:
 
 
 def launch(arguments: Sequence[str], num_processes: int) -> None:
-    """`torchrun -m -- motrlab.training ARGUMENTS` with `num_processes` on this machine; its output is printed as it comes.
+    """`torchrun -m -- motrlab.training ARGUMENTS`, `num_processes` on this machine; prints their output as it comes.
 
     Raises UserError with the line of the process that failed, RuntimeError if it left none.
     """

@@ -64,13 +64,18 @@ def clip_generators(seed: int, keys: Sequence[ClipKey]) -> list[np.random.Genera
 
 
 def find_non_finite(
-    clips: nn.Module, batches: Sequence[ClipBatch], seed: int, keys: Sequence[Sequence[ClipKey]]
+    clips: nn.Module,
+    batches: Sequence[ClipBatch],
+    seed: int,
+    keys: Sequence[Sequence[ClipKey]],
+    buffers: Mapping[str, Tensor],
 ) -> NonFinite:
-    """Take a step of micro-batches again, forward and backward, and watch every module; gradients are cleared after it.
+    """Take a step of micro-batches again, forward and backward, and watch every module.
 
-    `clips(batch, generators)` gives a `ClipLoss`. What moves with a forward pass (statistics) should be as it was
-    before the step.
+    `clips(batch, generators)` gives a `ClipLoss`. `buffers` are those before the step (statistics move with a forward
+    pass): the model has them in the end, and no gradients.
     """
+    _restore(clips, buffers)
     weights = [name for name, p in clips.named_parameters() if not _finite(p)]
     images = [image for batch in batches for image in batch.images.unbind(1)]
     inputs = [f"images of clip {number}" for number, image in enumerate(images) if not _finite(image)]
@@ -84,6 +89,7 @@ def find_non_finite(
             loss.total.backward()
     gradients = [name for name, p in clips.named_parameters() if p.grad is not None and not _finite(p.grad)]
     clips.zero_grad(set_to_none=True)
+    _restore(clips, buffers)
     return NonFinite(weights, inputs, list(modules), terms, gradients)
 
 
@@ -134,13 +140,19 @@ def replay_step(path: Path, trainee: Trainee, config: Config) -> str:
     trainee.prepare(facts["step"])
     accelerator.prepare_model(trainee.clips)
     trainee.clips.load_state_dict(part(tensors, "model"))
-    found = find_non_finite(trainee.clips, [b.to(accelerator.device) for b in batches], config.seed, keys)
+    buffers = {name: value.clone() for name, value in trainee.clips.named_buffers()}
+    found = find_non_finite(trainee.clips, [b.to(accelerator.device) for b in batches], config.seed, keys, buffers)
     lines = [f"step {facts['step']}, clips {facts['clips']}"]
     for field in dataclasses.fields(found):
         names = getattr(found, field.name)
         if names:
             lines.append(f"{field.name} that are not finite ({len(names)}): {', '.join(names[:10])}")
     return "\n".join(lines if found else [*lines, f"all finite here; it was: {facts['found']}"])
+
+
+def _restore(clips: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    for name, value in clips.named_buffers():
+        value.copy_(buffers[name])
 
 
 def _pack(name: str, value: Any) -> dict[str, Tensor]:

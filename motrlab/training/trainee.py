@@ -33,7 +33,7 @@ class Trainee:
 
 
 def float_trainee(model: Motr, config: Config) -> Trainee:
-    """Float training of `model`. With `freeze_bn`, statistics stay as they came: seeded, from ImageNet, from a detector."""
+    """Float training of `model`. With `freeze_bn`, statistics stay as they came: from ImageNet, from a detector."""
 
     def prepare(step: int) -> None:
         model.train()

@@ -251,9 +251,7 @@ class _Training:
         self, step: int, batches: list[ClipBatch], keys: list[list[ClipKey]], statistics: Mapping[str, Tensor]
     ) -> None:
         """Find what is not finite, save the step, end the training. Raises UserError."""
-        for name, value in self.clips.named_buffers():
-            value.copy_(statistics[name])
-        found = find_non_finite(self.clips, batches, self.config.seed, keys)
+        found = find_non_finite(self.clips, batches, self.config.seed, keys, statistics)
         dataset: Any = self.loader.dataset
         clips = "; ".join(clip_names(dataset, [key for own in keys for key in own]))
         rank = f"-process-{self.accelerator.process_index}" if self.world > 1 else ""

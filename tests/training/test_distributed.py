@@ -21,7 +21,8 @@ from motrlab.training.distributed import is_main_process, launch
 from motrlab.training.trainer import train_float
 
 # The same sums in another order: rounding of float32, 6e-8, measured at 1e-7 of the gradient after one step. AdamW
-# makes more of it where a gradient is itself near nothing, so weights are compared by the norm of all: 1e-5 after four steps.
+# makes more of it where a gradient is itself near nothing, so weights are compared by the norm of all: 1e-5 after four
+# steps.
 # A wrong divisor, a clip left out or taken twice, or another random number shows in the first or second digit.
 LOSS_TOLERANCE = 1e-4  # relative; the curve has six digits
 STATE_TOLERANCE = 2e-4  # of the norm

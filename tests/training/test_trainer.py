@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from motrlab.config import Config
 from motrlab.data.clips import ClipBatch, ClipDataset, collate
 from motrlab.data.store import FrameStore
-from motrlab.errors import UserError
 from motrlab.model.motr import Motr, MotrGraphs, build_motr
 from motrlab.training.checkpoint import load_model, load_tensors
 from motrlab.training.clip_loop import clip_loss, clip_objects
