@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from motrlab.config import ModelConfig, TrainConfig
+from motrlab.config import PRESETS, ModelConfig, TrainConfig
 from motrlab.tracking.step import FrameOutput
 from motrlab.tracking.tracker import EMPTY, Decision
 from motrlab.training.assignment import NO_OBJECT, ClipAssignment, FrameMatch, FrameObjects
@@ -30,8 +30,8 @@ class Story:
     def __init__(
         self, frames: list[list[FrameObjects]], model: ModelConfig, config: TrainConfig, make_output: MakeOutput
     ) -> None:
-        self.assignment = ClipAssignment(frames, model, config, np.random.default_rng(0))
         self.model, self.make_output, self.batch = model, make_output, len(frames[0])
+        self.assignment = ClipAssignment(frames, model, config, [np.random.default_rng(0) for _ in range(self.batch)])
 
     def frame(self, *on: dict[int, int | tuple[float, ...]]) -> Decision:
         """`on`: per clip, slot → object it sits on (or a box)."""
@@ -47,6 +47,12 @@ class Story:
     @property
     def match(self) -> FrameMatch:
         return self.assignment.matches[-1]
+
+    def valid(self, clip: int = 0) -> list[bool]:
+        """Slots that carry a class loss, the same in both layers."""
+        first, second = np.broadcast_to(self.match.valid, (2, self.batch, self.model.num_slots))[:, clip].tolist()
+        assert first == second
+        return first
 
     def positives(self, clip: int = 0) -> dict[int, int]:
         """Slot → object, the same in both layers."""
@@ -86,7 +92,7 @@ def test_newborns_go_to_detect_slots_and_become_tracks(tell: Tell) -> None:
     story = tell([objects(10, 20)])
     decision = story.frame({1: 10, 3: 20})
     assert story.positives() == {1: 10, 3: 20}
-    assert story.match.valid[0].tolist() == [True] * 4 + [False] * 4
+    assert story.valid() == [True] * 4 + [False] * 4
     assert sorted(sources(decision)) == [1, 3]
     assert sorted(story.followed().values()) == [10, 20]
 
@@ -98,7 +104,7 @@ def test_a_track_keeps_its_object_while_it_is_visible(tell: Tell) -> None:
     # The tracks have swapped places, and detect slots sit on both people: whose track it is does not change.
     decision = story.frame({track[10]: 20, track[20]: 10, 0: 10, 2: 20})
     assert story.positives() == {track[10]: 10, track[20]: 20}
-    assert story.match.valid[0, 4:].sum() == 2
+    assert sum(story.valid()[D:]) == 2
     assert sources(decision) == []  # but no overlap with their own people: not carried on
     story.frame({0: 10, 2: 20})
     assert story.positives() == {0: 10, 2: 20}  # newborn again
@@ -131,7 +137,7 @@ def test_a_hidden_object_leaves_its_track_a_negative_that_lives_on(tell: Tell) -
     for _ in range(2):  # hidden, then not even annotated
         decision = story.frame({track[10]: 10, track[20]: 20, 2: 10})
         assert story.positives() == {track[20]: 20}
-        assert story.match.valid[0, track[10]]
+        assert story.valid()[track[10]]
         assert story.match.num_objects == 2  # one visible, one disappeared
         assert set(sources(decision)) == set(track.values())
         track = {who: slot for slot, who in story.followed().items()}
@@ -149,6 +155,19 @@ def test_hidden_objects_are_no_detection_target(tell: Tell) -> None:
     assert sources(decision) == [1]
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_nobody_fully_hidden_is_a_detection_target(
+    preset: str, slots: ModelConfig, quiet: TrainConfig, make_output: MakeOutput
+) -> None:
+    own = PRESETS[preset]().train
+    config = replace(quiet, min_visibility=own.min_visibility, track_min_visibility=own.track_min_visibility)
+    frame = replace(objects(10, 20), visibility=np.array([0.0, 1.0]))
+    story = Story([[frame]], slots, config, make_output)
+    decision = story.frame({0: 10, 1: 20})
+    assert story.positives() == {1: 20}
+    assert sources(decision) == [1]
+
+
 def test_tracks_may_be_supervised_on_people_whom_detect_slots_are_not(tell: Tell) -> None:
     story = tell([objects(10), objects(10, 20, hidden=(10, 20))], track_min_visibility=0.0)
     story.frame({0: 10})
@@ -157,6 +176,39 @@ def test_tracks_may_be_supervised_on_people_whom_detect_slots_are_not(tell: Tell
     assert story.positives() == {track: 10}
     assert story.match.num_objects == 1
     assert sources(decision) == [track]
+
+
+@pytest.mark.parametrize(("below", "judged"), [("leave_out", True), ("ignore", False)])
+def test_detect_slots_on_hidden_people(
+    below: str, judged: bool, slots: ModelConfig, quiet: TrainConfig, make_output: MakeOutput
+) -> None:
+    """Background, or not judged at all; a slot that is matched with somebody visible always is."""
+    beside = objects(10, 20, 30, hidden=(10, 30))
+    beside.boxes[2] = beside.boxes[1] + np.array([0.01, 0, 0, 0], np.float32)  # hidden behind person 20
+    story = Story([[beside]], slots, replace(quiet, below_visibility=below), make_output)
+    story.frame({0: 10, 1: 20})
+    assert story.positives() == {1: 20}
+    assert story.valid()[:D] == [judged, True, True, True]
+
+
+def test_tracked_people_are_shared_with_detect_slots_before_the_last_layer(
+    slots: ModelConfig, quiet: TrainConfig, make_output: MakeOutput
+) -> None:
+    """Coopetition, CO-MOT (arXiv 2305.12724); what goes on to the next frame is the last layer's."""
+    config = replace(quiet, coopetition=True)
+    story = Story([[objects(10)], [objects(10, 20)]], slots, config, make_output)
+    story.frame({0: 10})
+    (track,) = story.followed()
+    decision = story.frame({track: 10, 0: 10, 1: 20})
+    first, last = (
+        {int(s): tuple(b) for s, b in zip(*pair, strict=True)}
+        for pair in zip(story.match.slot, story.match.box, strict=True)
+    )
+    assert first.keys() == {track, 0, 1}
+    assert first[track] == first[0] == last[track]
+    assert last.keys() == {track, 1}
+    assert story.match.num_objects == 2
+    assert sorted(sources(decision)) == [1, track]
 
 
 def test_dropped_tracks_leave_newborns(tell: Tell) -> None:
@@ -181,7 +233,7 @@ def test_heavy_drops_are_drawn_for_a_share_of_the_clips(
 ) -> None:
     config = replace(quiet, drop_probability=0.1, heavy_drop_fraction=0.25)
     rng = np.random.default_rng(1)
-    drawn = np.array([ClipAssignment([[objects()]], slots, config, rng).drop_probability for _ in range(800)])
+    drawn = np.array([ClipAssignment([[objects()]], slots, config, [rng]).drop_probability[0] for _ in range(800)])
     heavy = drawn != 0.1
     assert heavy.mean() == pytest.approx(0.25, abs=0.06)
     assert 0.8 < drawn[heavy].max() <= 0.9
@@ -207,7 +259,7 @@ def test_false_positives_follow_nobody(tell: Tell) -> None:
     decision = story.frame(follow)
     assert duplicate not in story.positives()
     assert sorted(story.positives().values()) == [10, 20]
-    assert story.match.valid[0, duplicate]  # a negative
+    assert story.valid()[duplicate]  # a negative
     assert story.match.num_objects == 2
     assert duplicate not in sources(decision)  # for one frame only
 
@@ -232,7 +284,7 @@ def test_reference_jitter_scales_with_the_box(tell: Tell) -> None:
     shifts = []
     for _ in range(60):
         story = tell([objects(10, 20, 30, 40)], reference_jitter=0.05)
-        story.assignment.rng = np.random.default_rng(len(shifts))
+        story.assignment.rngs = [np.random.default_rng(len(shifts))]
         decision = story.frame({0: 10, 1: 20, 2: 30, 3: 40})
         assert decision.shift is not None
         shifts.append(decision.shift[0])
@@ -287,7 +339,42 @@ def test_clips_of_a_batch_are_independent(slots: ModelConfig, quiet: TrainConfig
             assert both.followed(clip) == story.followed()
             assert together.source[clip].tolist() == single[clip].source[0].tolist()
         assert both.match.num_objects == sum(story.match.num_objects for story in alone)
-        assert both.match.valid.tolist() == [story.match.valid[0].tolist() for story in alone]
+        assert [both.valid(clip) for clip in range(2)] == [story.valid() for story in alone]
+
+
+def test_what_happens_to_a_clip_does_not_depend_on_its_neighbours(
+    slots: ModelConfig, quiet: TrainConfig, make_output: MakeOutput
+) -> None:
+    """With every chance there is, from the clip's own generator."""
+    config = replace(
+        quiet,
+        drop_probability=0.3,
+        heavy_drop_fraction=0.5,
+        false_positive_ratio=0.5,
+        clone_probability=0.5,
+        reference_jitter=0.1,
+        swap_probability=0.5,
+    )
+
+    def run(clips: list[int]) -> list[Decision]:
+        frames = [[objects(10, 20, 30, 40)] * len(clips)] * 4
+        assignment = ClipAssignment(frames, slots, config, [np.random.default_rng(c) for c in clips])
+        decisions = []
+        for t in range(4):
+            drawn = [np.random.default_rng((c, t)) for c in clips]
+            scores = np.stack([rng.uniform(0.1, 0.9, (2, 8)) for rng in drawn], 1)
+            boxes = np.stack([np.array(list(PLACE.values()))[rng.integers(0, 4, (2, 8))] for rng in drawn], 1)
+            decisions.append(assignment.decide(make_output(scores, boxes)))
+        return decisions
+
+    together = run([1, 2, 3])
+    assert any((d.source != EMPTY).any() for d in together)
+    for index, clip in enumerate((1, 2, 3)):
+        for both, alone in zip(together, run([clip]), strict=True):
+            assert both.source[index].tolist() == alone.source[0].tolist()
+            assert both.shift is not None
+            assert alone.shift is not None
+            np.testing.assert_array_equal(both.shift[index], alone.shift[0])
 
 
 def test_layers_match_newborns_on_their_own(slots: ModelConfig, quiet: TrainConfig, make_output: MakeOutput) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,14 @@ import torch
 from torch import Tensor
 
 from motrlab.config import Config, TrainConfig
+from motrlab.data.clips import ClipDataset, collate
+from motrlab.data.store import FrameStore
 from motrlab.model.motr import Motr, MotrGraphs, build_motr
+from motrlab.tracking.step import FrameOutput
+from motrlab.tracking.tracker import Decision
 from motrlab.training.assignment import ClipAssignment, FrameObjects
-from motrlab.training.clip_loop import clip_loss, clip_outputs
-from motrlab.training.criterion import SetCriterion
+from motrlab.training.clip_loop import ClipModel, clip_loss, clip_outputs
+from motrlab.training.criterion import ClipLoss, SetCriterion
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,20 @@ class Setting:
         rows, columns = self.model.base.cells.shape[2:]
         return torch.randn(batch, self.model.config.d_model, rows, columns, generator=generator)
 
-    def loss(self, frames: list[Tensor], objects: list[list[FrameObjects]], **changes: float) -> dict[str, float]:
+    def assignment(self, objects: list[list[FrameObjects]], **changes: float) -> ClipAssignment:
         config = replace(self.train, **changes)  # type: ignore[arg-type]
+        return ClipAssignment(objects, self.model.config, config, generators(len(objects[0])))
+
+    def outputs(self, frames: list[Tensor], assignment: ClipAssignment, graphs: Any = None) -> list[FrameOutput]:
+        return clip_outputs(graphs or MotrGraphs(self.model, encoded=True), frames, assignment, self.model.config)
+
+    def loss(self, frames: list[Tensor], objects: list[list[FrameObjects]]) -> ClipLoss:
         graphs = MotrGraphs(self.model, encoded=True)
-        return clip_loss(graphs, frames, objects, self.model.config, config, np.random.default_rng(0)).named()
+        return clip_loss(graphs, frames, objects, self.model.config, self.train, generators(len(objects[0])))
+
+
+def generators(number: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(i) for i in range(number)]
 
 
 @pytest.fixture
@@ -56,32 +71,59 @@ def shuffled(objects: FrameObjects, seed: int) -> FrameObjects:
     return FrameObjects(objects.boxes[order], objects.ids[order], objects.visibility[order])
 
 
-@pytest.mark.parametrize(("drop", "flows"), [(0.0, True), (1.0, False)], ids=["tracks go on", "all tracks dropped"])
-def test_gradients_flow_through_track_queries(setting: Setting, drop: float, flows: bool) -> None:
+class DetachedQueries(MotrGraphs):
+    """Track queries reach the next frame as plain numbers, as if every frame were trained for itself."""
+
+    def qim(self, embedding: Tensor, query: Tensor, mask: Tensor) -> Tensor:
+        return super().qim(embedding, query, mask).detach()
+
+
+@pytest.mark.parametrize(
+    ("drop", "detached", "flows"),
+    [(0.0, False, True), (1.0, False, False), (0.0, True, False)],
+    ids=["tracks go on", "all tracks dropped", "queries detached"],
+)
+def test_gradients_flow_through_track_queries(setting: Setting, drop: float, detached: bool, flows: bool) -> None:
+    """From the loss of the third frame to what the network saw in the first: through the queries, and nothing else."""
     frames = [setting.memory(1, seed).requires_grad_() for seed in range(3)]
-    config = replace(setting.train, drop_probability=drop)
-    model = setting.model
-    assignment = ClipAssignment([[people(0, [1, 2, 3])]] * 3, model.config, config, np.random.default_rng(0))
-    outputs = clip_outputs(MotrGraphs(model, encoded=True), frames, assignment, model.config)
-    last = SetCriterion(config)(outputs[2:], assignment.matches[2:]).total
-    gradients = torch.autograd.grad(last, frames, allow_unused=True)
-    strength = [0.0 if g is None else float(g.abs().sum()) for g in gradients]
-    assert all(np.isfinite(strength))
-    assert strength[2] > 0
-    assert [s > 0 for s in strength[:2]] == [flows, flows]
+    graphs = DetachedQueries(setting.model, encoded=True) if detached else None
+    assignment = setting.assignment([[people(0, [1, 2, 3])]] * 3, drop_probability=drop)
+    outputs = setting.outputs(frames, assignment, graphs)
+    last = SetCriterion(setting.train)(outputs[2:], assignment.matches[2:]).total
+    sources = [*frames, outputs[0].embedding]
+    found = torch.autograd.grad(last, sources, allow_unused=True)
+    of_first, of_second, of_third, of_embedding = (0.0 if g is None else float(g.abs().sum()) for g in found)
+    assert np.isfinite((of_first, of_second, of_third, of_embedding)).all()
+    assert of_third > 0
+    assert [of_first > 0, of_second > 0, of_embedding > 0] == [flows] * 3
+
+
+def test_only_the_slots_that_go_on_carry_gradients(setting: Setting) -> None:
+    """Of the first frame's embeddings, those of the people who are tracked."""
+    frames = [setting.memory(1, seed) for seed in range(2)]
+    assignment = setting.assignment([[people(0, [1, 2, 3])]] * 2)
+    outputs = setting.outputs(frames, assignment)
+    last = SetCriterion(setting.train)(outputs[1:], assignment.matches[1:]).total
+    (gradient,) = torch.autograd.grad(last, outputs[0].embedding)
+    reached = np.nonzero(gradient.flatten(2)[0].abs().sum(0).numpy())[0]
+    born = assignment.matches[0].slot[-1][assignment.matches[0].slot[-1] < setting.model.config.num_detect]
+    visible = int((people(0, [1, 2, 3]).visibility >= setting.train.min_visibility).sum())
+    assert len(born) == visible
+    assert reached.tolist() == sorted(born.tolist())
 
 
 def test_the_qim_learns_from_the_next_frame_only(setting: Setting) -> None:
     frames = [setting.memory(1, seed) for seed in range(2)]
-    model = setting.model
-    assignment = ClipAssignment([[people(0, [1, 2])]] * 2, model.config, setting.train, np.random.default_rng(0))
-    outputs = clip_outputs(MotrGraphs(model, encoded=True), frames, assignment, model.config)
+    assignment = setting.assignment([[people(0, [1, 2])]] * 2)
+    outputs = setting.outputs(frames, assignment)
     criterion = SetCriterion(setting.train)
-    parameters = list(model.qim.parameters())
+    parameters = dict(setting.model.qim.named_parameters())
     for frame, learns in ((0, False), (1, True)):
         total = criterion(outputs[frame : frame + 1], assignment.matches[frame : frame + 1]).total
-        gradients = torch.autograd.grad(total, parameters, allow_unused=True, retain_graph=True)
-        assert any(g is not None and bool(g.any()) for g in gradients) is learns
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, retain_graph=True)
+        moved = {name for name, g in zip(parameters, gradients, strict=True) if g is not None and bool(g.any())}
+        weights = {name for name in parameters if name.endswith("weight")}
+        assert moved >= weights if learns else not moved
 
 
 def test_references_carry_no_gradient(setting: Setting) -> None:
@@ -127,40 +169,145 @@ def test_track_slots_may_come_in_any_order(setting: Setting) -> None:
     torch.testing.assert_close(new_moved[:, :, live], new[:, :, order][:, :, live], rtol=1e-4, atol=1e-4)
 
 
+class Shuffled(ClipAssignment):
+    """Deals the tracks of every frame over the slots anew."""
+
+    def decide(self, output: FrameOutput) -> Decision:
+        decision = super().decide(output)
+        assert decision.shift is not None
+        source, shift = decision.source.copy(), decision.shift.copy()
+        for b in range(len(source)):
+            order = np.random.default_rng((b, len(self.matches))).permutation(source.shape[1])
+            source[b], shift[b] = source[b, order], shift[b][:, order]
+            self.live[b], self.object_id[b] = self.live[b, order], self.object_id[b, order]
+        return Decision(source, shift)
+
+
+def test_tracks_may_sit_in_any_slots(setting: Setting) -> None:
+    frames = [setting.memory(2, seed) for seed in range(3)]
+    ids = [[1, 2, 3, 4], [2, 3, 4, 5], [1, 3, 5, 6]]
+    objects = [[people(10 * t + b, ids[t]) for b in range(2)] for t in range(3)]
+    plain = setting.assignment(objects)
+    shuffled_slots = Shuffled(objects, setting.model.config, setting.train, generators(2))
+    criterion = SetCriterion(setting.train)
+    loss, other = (criterion(setting.outputs(frames, a), a.matches).named() for a in (plain, shuffled_slots))
+    assert other == pytest.approx(loss, rel=1e-4, abs=1e-5)
+    assert plain.matches[1].slot[0].tolist() != shuffled_slots.matches[1].slot[0].tolist()
+
+
+def test_padding_slots_carry_no_loss_in_any_layer(setting: Setting) -> None:
+    frames = [setting.memory(2, seed) for seed in range(3)]
+    objects = [[people(t, [1, 2, 3]), people(t + 50, [1, 4])] for t in range(3)]
+    assignment = setting.assignment(objects)
+    outputs = setting.outputs(frames, assignment)
+    logits = [x for o in outputs for x in o.logits]
+    boxes = [x for o in outputs for x in o.boxes]
+    total = SetCriterion(setting.train)(outputs, assignment.matches).total
+    of_logits = torch.autograd.grad(total, logits, retain_graph=True)
+    of_boxes = torch.autograd.grad(total, boxes, allow_unused=True)
+    config = setting.model.config
+    layers = config.decoder_layers
+    assert len(logits) == 3 * layers >= 6
+    live = [
+        0,
+        *(
+            int(m.valid.reshape(-1, 2, config.num_slots)[0, :, config.num_detect :].sum())
+            for m in assignment.matches[1:]
+        ),
+    ]
+    assert min(live[1:]) > 0
+    for i, (gradient, of_box) in enumerate(zip(of_logits, of_boxes, strict=True)):
+        tracks = gradient.flatten(1)[:, config.num_detect :]  # [B, T]
+        assert int((tracks != 0).sum()) == live[i // layers]  # the live ones and no others
+        if of_box is not None:
+            touched = of_box.flatten(2).abs().sum(1)[:, config.num_detect :] != 0
+            assert not (touched & (tracks == 0)).any()
+
+
+class Watched(MotrGraphs):
+    """Keeps the track queries and masks that the base graph is given."""
+
+    def __init__(self, model: Motr) -> None:
+        super().__init__(model, encoded=True)
+        self.given: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def base(self, frame: Tensor, query: Tensor, mask: Tensor, reference: Tensor) -> Any:
+        self.given.append((query.detach(), mask, reference.detach()))
+        return super().base(frame, query, mask, reference)
+
+
+def test_clips_start_without_tracks(setting: Setting) -> None:
+    """Also where the clip before, on the same graphs, ended with some."""
+    graphs = Watched(setting.model)
+    frames = [setting.memory(1, seed) for seed in range(2)]
+    objects = [[people(0, [1, 2, 3])]] * 2
+    losses = []
+    for _ in range(2):
+        assignment = setting.assignment(objects)
+        outputs = setting.outputs(frames, assignment, graphs)
+        losses.append(SetCriterion(setting.train)(outputs, assignment.matches).named())
+    assert [bool(mask.any()) for _, mask, _ in graphs.given] == [False, True, False, True]
+    for query, _, reference in graphs.given[::2]:
+        assert not query.any()
+        assert (reference == 0.5).all()
+    assert losses[0] == losses[1]
+
+
 def test_objects_may_come_in_any_order(setting: Setting) -> None:
     frames = [setting.memory(2, seed) for seed in range(3)]
     ids = [[1, 2, 3, 4], [2, 3, 4, 5], [1, 3, 5, 6]]
     objects = [[people(10 * t + b, ids[t]) for b in range(2)] for t in range(3)]
     mixed = [[shuffled(frame, 7 * t + b) for b, frame in enumerate(row)] for t, row in enumerate(objects)]
-    assert setting.loss(frames, mixed) == pytest.approx(setting.loss(frames, objects), rel=1e-4, abs=1e-5)
+    loss, other = (setting.loss(frames, o).named() for o in (objects, mixed))
+    assert other == pytest.approx(loss, rel=1e-4, abs=1e-5)
 
 
 def test_a_batch_is_its_clips(setting: Setting) -> None:
-    frames = [setting.memory(2, seed) for seed in range(3)]
+    """Sums add up, numbers of objects too, and so do the gradients."""
+    frames = [setting.memory(2, seed).requires_grad_() for seed in range(3)]
     objects = [[people(t, [1, 2, 3]), people(t + 50, [1, 4])] for t in range(3)]
     together = setting.loss(frames, objects)
-    visible = [sum(int((row[b].visibility >= 0.2).sum()) for row in objects) for b in range(2)]
     alone = [setting.loss([f[b : b + 1] for f in frames], [[row[b]] for row in objects]) for b in range(2)]
-    # Terms are divided by the objects of the batch: visible ones, and tracks whose object disappeared.
-    assert min(visible) > 0
-    divisors = [_num_objects(setting, frames, objects, b) for b in range(2)]
-    assert divisors[0] >= visible[0]
-    for name, value in together.items():
-        expected = sum(a[name] * d for a, d in zip(alone, divisors, strict=True)) / sum(divisors)
-        assert value == pytest.approx(expected, rel=1e-3, abs=1e-5), name
+    assert together.num_objects == sum(a.num_objects for a in alone)
+    assert min(a.num_objects for a in alone) > 0
+    for kind, table in together.terms.items():
+        torch.testing.assert_close(table, alone[0].terms[kind] + alone[1].terms[kind], rtol=1e-3, atol=1e-4)
+    parameters = list(setting.model.qim.parameters())
+    both = torch.autograd.grad(together.total, parameters)
+    single = torch.autograd.grad(alone[0].total + alone[1].total, parameters)
+    for g, h in zip(both, single, strict=True):
+        torch.testing.assert_close(g, h, rtol=1e-2, atol=1e-3)
 
 
-def _num_objects(setting: Setting, frames: list[Tensor], objects: list[list[FrameObjects]], b: int) -> int:
-    model = setting.model
-    assignment = ClipAssignment([[row[b]] for row in objects], model.config, setting.train, np.random.default_rng(0))
+def test_a_batch_of_pictures_is_its_clips(setting: Setting, store: FrameStore) -> None:
+    """The module that is trained, with every chance there is: a clip's loss does not depend on its neighbours."""
+    train = replace(
+        setting.train,
+        drop_probability=0.2,
+        heavy_drop_fraction=0.5,
+        false_positive_ratio=0.5,
+        clone_probability=0.5,
+        reference_jitter=0.1,
+        swap_probability=0.5,
+    )
+    clips = [ClipDataset(store, train, setting.model.config, seed=1)[0, i, 2] for i in range(2)]
+    model = ClipModel(setting.model, train).eval()
     with torch.no_grad():
-        clip_outputs(MotrGraphs(model, encoded=True), [f[b : b + 1] for f in frames], assignment, model.config)
-    return sum(match.num_objects for match in assignment.matches)
+        together = model(collate(clips).to("cpu"), generators(2))
+        alone = [model(collate([clip]).to("cpu"), [np.random.default_rng(i)]) for i, clip in enumerate(clips)]
+    assert together.num_objects == sum(a.num_objects for a in alone) > 0
+    for kind, table in together.terms.items():
+        expected = torch.stack([a.terms[kind] for a in alone]).sum(0)
+        torch.testing.assert_close(table, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_clips_without_people(setting: Setting) -> None:
     frames = [setting.memory(2, seed) for seed in range(2)]
-    terms = setting.loss(frames, [[people(0, []), people(0, [])]] * 2)
+    loss = setting.loss(frames, [[people(0, []), people(0, [])]] * 2)
+    terms = loss.named()
+    assert loss.num_objects == 0
     assert all(np.isfinite(list(terms.values())))
     assert all(value == 0 for name, value in terms.items() if not name.endswith("class"))
     assert {name.split(".")[0] for name in terms} == {"frame_0", "frame_1"}
+    loss.total.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in setting.model.parameters())

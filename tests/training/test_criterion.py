@@ -1,14 +1,18 @@
+"""The criterion against a loop over frames, layers, clips and slots, in Python floats."""
+
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from motrlab.config import TrainConfig
+from motrlab.config import TrainConfig, smoke
 from motrlab.tracking.step import FrameOutput
 from motrlab.training.assignment import FrameMatch
 from motrlab.training.criterion import ClipLoss, SetCriterion, focal_loss
@@ -17,61 +21,92 @@ MakeOutput = Callable[..., FrameOutput]
 LAYERS, BATCH, SLOTS = 2, 2, 8
 
 
-def draw_outputs(make_output: MakeOutput, num_frames: int = 2, seed: int = 0) -> list[FrameOutput]:
-    rng = np.random.default_rng(seed)
-    shape = (LAYERS, BATCH, SLOTS)
-    return [
-        make_output(
-            rng.uniform(0.05, 0.95, shape),
-            np.concatenate((rng.uniform(0.2, 0.8, (*shape, 2)), rng.uniform(0.1, 0.3, (*shape, 2))), -1),
+@dataclass(frozen=True)
+class Frame:
+    """What the network says, `logits` `[L, B, N]` and `boxes` `[L, B, N, 4]`, and what it is supervised with."""
+
+    logits: np.ndarray
+    boxes: np.ndarray
+    match: FrameMatch
+
+    def output(self) -> FrameOutput:
+        """As tensors of one row of slots."""
+        logits, boxes = (torch.tensor(x, dtype=torch.float32) for x in (self.logits, self.boxes.swapaxes(2, 3)))
+        return FrameOutput(
+            tuple(x[:, None, None].clone().requires_grad_() for x in logits),
+            tuple(x[:, :, None].clone().requires_grad_() for x in boxes),
+            torch.zeros(len(logits[0]), 8, 1, logits.shape[2]),
         )
-        for _ in range(num_frames)
-    ]
 
 
-def match(positives: list[tuple[int, int]], *, empty: list[tuple[int, int]] = (), num_objects: int = 3) -> FrameMatch:  # type: ignore[assignment]
-    """The same positive (clip, slot) pairs in each layer, boxes from a fixed table."""
-    valid = np.ones((BATCH, SLOTS), bool)
-    for clip, slot in empty:
-        valid[clip, slot] = False
-    clips, slots = (np.array([p[i] for p in positives], np.int64) for i in (0, 1))
-    boxes = np.random.default_rng(7).uniform(0.2, 0.6, (len(positives), 4))
-    return FrameMatch(valid, (clips,) * LAYERS, (slots,) * LAYERS, (boxes,) * LAYERS, num_objects)
+def draw_frame(
+    shape: tuple[int, int, int] = (LAYERS, BATCH, SLOTS), positive: float = 0.3, empty: float = 0.2, seed: int = 0
+) -> Frame:
+    """Shares of positive and of empty slots; other positives in every layer, the same empty slots."""
+    rng = np.random.default_rng(seed)
+    exists = np.broadcast_to(rng.random(shape[1:]) >= empty, shape)
+    clip, slot = zip(
+        *(np.nonzero((rng.random(shape[1:]) < positive) & exists[0]) for _ in range(shape[0])), strict=True
+    )
+    return Frame(
+        rng.uniform(-4, 4, shape),
+        np.concatenate((rng.uniform(0.2, 0.8, (*shape, 2)), rng.uniform(0.1, 0.3, (*shape, 2))), -1),
+        FrameMatch(
+            exists.copy(), clip, slot, tuple(rng.uniform(0.2, 0.6, (len(s), 4)) for s in slot), int(rng.integers(0, 9))
+        ),
+    )
 
 
-def slow_loss(outputs: list[FrameOutput], matches: list[FrameMatch], config: TrainConfig) -> dict[str, float]:
-    """Every slot in a loop."""
-    divisor = max(1, sum(m.num_objects for m in matches))
-    terms: dict[str, float] = {}
-    for f, (output, found) in enumerate(zip(outputs, matches, strict=True)):
-        for layer in range(LAYERS):
-            logits = output.logits[layer].detach().numpy().reshape(BATCH, SLOTS)
-            boxes = output.boxes[layer].detach().numpy().reshape(BATCH, 4, SLOTS)
-            positive = dict(zip(zip(found.clip[layer], found.slot[layer], strict=True), found.box[layer], strict=True))
-            sums = {"class": 0.0, "l1": 0.0, "giou": 0.0}
-            for b in range(BATCH):
-                for n in range(SLOTS):
-                    if not found.valid[b, n]:
+def slow_loss(frames: Sequence[Frame], config: TrainConfig) -> dict[str, float]:
+    """Every term, slot by slot; not divided."""
+    terms = {}
+    for f, frame in enumerate(frames):
+        for layer in range(len(frame.logits)):
+            match = frame.match
+            positive = dict(
+                zip(
+                    zip(match.clip[layer].tolist(), match.slot[layer].tolist(), strict=True),
+                    match.box[layer].tolist(),
+                    strict=True,
+                )
+            )
+            class_, l1, giou = 0.0, 0.0, 0.0
+            for b in range(frame.logits.shape[1]):
+                for n in range(frame.logits.shape[2]):
+                    if not match.valid[layer, b, n]:
                         continue
-                    p = 1 / (1 + math.exp(-float(logits[b, n])))
-                    if (b, n) in positive:
-                        sums["class"] += -0.25 * (1 - p) ** 2 * math.log(p)
-                        sums["l1"] += float(np.abs(boxes[b, :, n] - positive[b, n]).sum())
-                        sums["giou"] += 1 - slow_giou(boxes[b, :, n], positive[b, n])
-                    else:
-                        sums["class"] += -0.75 * p**2 * math.log(1 - p)
-            weights = {"class": config.class_weight, "l1": config.l1_weight, "giou": config.giou_weight}
-            terms |= {f"frame_{f}.layer_{layer}.{kind}": sums[kind] * weights[kind] / divisor for kind in sums}
+                    p = 1 / (1 + math.exp(-frame.logits[layer, b, n]))
+                    gt, box = positive.get((b, n)), frame.boxes[layer, b, n].tolist()
+                    if gt is None:
+                        class_ -= (1 - config.focal_alpha) * p**config.focal_gamma * math.log(1 - p)
+                        continue
+                    class_ -= config.focal_alpha * (1 - p) ** config.focal_gamma * math.log(p)
+                    l1 += sum(abs(x - y) for x, y in zip(box, gt, strict=True))
+                    giou += 1 - slow_giou(box, gt)
+            terms[f"frame_{f}.layer_{layer}.class"] = class_ * config.class_weight
+            terms[f"frame_{f}.layer_{layer}.l1"] = l1 * config.l1_weight
+            terms[f"frame_{f}.layer_{layer}.giou"] = giou * config.giou_weight
     return terms
 
 
-def slow_giou(a: np.ndarray, b: np.ndarray) -> float:
-    low, high = np.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2), np.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
-    common = float(np.prod(np.clip(high - low, 0, None)))
-    union = float(np.prod(a[2:]) + np.prod(b[2:])) - common
-    hull_low = np.minimum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
-    hull = float(np.prod(np.maximum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2) - hull_low))
+def slow_giou(a: list[float], b: list[float]) -> float:
+    """Of two cxcywh boxes, axis by axis."""
+    common, hull = 1.0, 1.0
+    for axis in (0, 1):
+        a_low, a_high = a[axis] - a[axis + 2] / 2, a[axis] + a[axis + 2] / 2
+        b_low, b_high = b[axis] - b[axis + 2] / 2, b[axis] + b[axis + 2] / 2
+        common *= max(0.0, min(a_high, b_high) - max(a_low, b_low))
+        hull *= max(a_high, b_high) - min(a_low, b_low)
+    union = a[2] * a[3] + b[2] * b[3] - common
     return common / union - (hull - union) / hull
+
+
+def criterion(frames: Sequence[Frame], config: TrainConfig) -> ClipLoss:
+    return SetCriterion(config)([f.output() for f in frames], [f.match for f in frames])
+
+
+def total(frames: Sequence[Frame], config: TrainConfig) -> float:
+    return float(criterion(frames, config).total.detach())
 
 
 def gradients(loss: ClipLoss, outputs: list[FrameOutput]) -> list[torch.Tensor]:
@@ -90,66 +125,124 @@ def test_focal_loss_of_one_logit(logit: float, target: float) -> None:
     assert float(found) == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
-def test_every_term_is_what_a_loop_gives(make_output: MakeOutput, quiet: TrainConfig) -> None:
-    outputs = draw_outputs(make_output)
-    matches = [
-        match([(0, 1), (0, 5), (1, 3)], empty=[(0, 6), (0, 7), (1, 4)], num_objects=4),
-        match([(1, 0)], empty=[(0, 4)], num_objects=2),
-    ]
-    loss = SetCriterion(quiet)(outputs, matches)
-    expected = slow_loss(outputs, matches, quiet)
-    assert loss.named() == pytest.approx(expected, rel=1e-4)
-    assert float(loss.total.detach()) == pytest.approx(sum(expected.values()), rel=1e-4)
-    assert loss.summary()["loss"] == pytest.approx(sum(loss.summary()[kind] for kind in ("class", "l1", "giou")))
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 6)),
+    num_frames=st.integers(1, 3),
+    positive=st.sampled_from([0.0, 0.4, 1.0]),
+    empty=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_every_term_is_what_a_loop_gives(
+    shape: tuple[int, int, int], num_frames: int, positive: float, empty: float, seed: int
+) -> None:
+    """Nobody at all, one slot, every slot matched, every slot empty."""
+    config = replace(smoke().train, focal_alpha=0.3, focal_gamma=1.5, class_weight=1.5, l1_weight=4.0, giou_weight=3.0)
+    frames = [draw_frame(shape, positive, empty, seed + 100 * f) for f in range(num_frames)]
+    loss, expected = criterion(frames, config), slow_loss(frames, config)
+    num_objects = sum(f.match.num_objects for f in frames)
+    assert loss.num_objects == num_objects
+    assert float(loss.total.detach()) == pytest.approx(sum(expected.values()), rel=1e-4, abs=1e-5)
+    divided = {name: value / max(1, num_objects) for name, value in expected.items()}
+    assert loss.named() == pytest.approx(divided, rel=1e-4, abs=1e-5)
 
 
-def test_divided_once_by_the_objects_of_the_clip(make_output: MakeOutput, quiet: TrainConfig) -> None:
-    outputs = draw_outputs(make_output)
-    criterion = SetCriterion(quiet)
+def test_gradients_are_those_of_the_loop(quiet: TrainConfig) -> None:
+    """Against differences of the loop, one logit or coordinate at a time."""
+    frame = draw_frame(seed=5)
+    output = frame.output()
+    loss = SetCriterion(quiet)([output], [frame.match])
+    found = [g.numpy() for g in gradients(loss, [output])]
+    logits = np.stack(found[:LAYERS]).reshape(LAYERS, BATCH, SLOTS)
+    boxes = np.stack(found[LAYERS:]).reshape(LAYERS, BATCH, 4, SLOTS).swapaxes(2, 3)
+    rng = np.random.default_rng(0)
+    checked = 0
+    for name, gradient in (("logits", logits), ("boxes", boxes)):
+        for _ in range(40):
+            index = tuple(int(rng.integers(n)) for n in gradient.shape)
+            sums = []
+            for step in (1e-6, -1e-6):
+                moved = getattr(frame, name).copy()
+                moved[index] += step
+                sums.append(sum(slow_loss([replace(frame, **{name: moved})], quiet).values()))  # type: ignore[arg-type]
+            expected = (sums[0] - sums[1]) / 2e-6
+            assert gradient[index] == pytest.approx(expected, rel=1e-2, abs=1e-4), (name, index)
+            checked += abs(expected) > 1e-3
+    assert checked > 30
 
-    def total(first: int, second: int, **given: float) -> float:
-        matches = [match([(0, 1)], num_objects=first), match([(1, 2)], num_objects=second)]
-        return float(criterion(outputs, matches, **given).total.detach())
 
-    assert total(1, 5) == pytest.approx(total(3, 3))  # of all frames together, not frame by frame
-    assert total(2, 2) == pytest.approx(3 * total(6, 6))
-    assert total(0, 0) == pytest.approx(total(1, 0))
-    assert total(1, 5, num_objects=12.0) == pytest.approx(total(6, 6))  # an average over workers
+def test_a_sum_over_frames_that_is_divided_once(quiet: TrainConfig) -> None:
+    """Not frame by frame: where the objects are in the clip does not matter."""
+    first, second = draw_frame(seed=1), draw_frame(seed=2)
+
+    def loss(*objects: int) -> ClipLoss:
+        frames = [
+            replace(f, match=replace(f.match, num_objects=n)) for f, n in zip((first, second), objects, strict=True)
+        ]
+        return criterion(frames, quiet)
+
+    alone = [total([frame], quiet) for frame in (first, second)]
+    assert float(loss(1, 5).total.detach()) == pytest.approx(sum(alone), rel=1e-5)
+    for objects in ((1, 5), (3, 3), (6, 0)):
+        assert float(loss(*objects).mean.detach()) == pytest.approx(sum(alone) / 6, rel=1e-5)
+    assert float(loss(0, 0).mean.detach()) == float(loss(1, 0).mean.detach())
+    summary = loss(1, 5).summary()
+    assert summary["loss"] == pytest.approx(sum(alone) / 6, rel=1e-5)
+    assert summary["loss"] == pytest.approx(sum(summary[kind] for kind in ("class", "l1", "giou")), rel=1e-5)
 
 
-def test_no_objects_at_all(make_output: MakeOutput, quiet: TrainConfig) -> None:
-    outputs = draw_outputs(make_output)
-    loss = SetCriterion(quiet)(outputs, [match([], num_objects=0)] * 2)
+def test_no_objects_at_all(quiet: TrainConfig) -> None:
+    frames = [draw_frame(positive=0.0, seed=s) for s in range(2)]
+    outputs = [f.output() for f in frames]
+    loss = SetCriterion(quiet)(outputs, [f.match for f in frames])
+    summary = loss.summary()
     assert np.isfinite(float(loss.total.detach()))
-    assert loss.summary()["l1"] == loss.summary()["giou"] == 0
-    assert loss.summary()["class"] > 0
+    assert summary["l1"] == summary["giou"] == 0
+    assert summary["class"] > 0
     assert all(torch.isfinite(g).all() for g in gradients(loss, outputs))
 
 
-def test_empty_track_slots_are_ignored(make_output: MakeOutput, quiet: TrainConfig) -> None:
-    outputs = draw_outputs(make_output, num_frames=1)
-    matches = [match([(0, 1), (1, 5)], empty=[(0, 6), (1, 4)])]
-    loss = SetCriterion(quiet)(outputs, matches)
-    changed = draw_outputs(make_output, num_frames=1)
-    with torch.no_grad():
-        for logits in changed[0].logits:
-            logits.view(BATCH, SLOTS)[0, 6], logits.view(BATCH, SLOTS)[1, 4] = 60.0, -60.0
-        for boxes in changed[0].boxes:
-            boxes.view(BATCH, 4, SLOTS)[0, :, 6] = 1e6
-    garbage = SetCriterion(quiet)(changed, matches)
-    assert float(garbage.total.detach()) == float(loss.total.detach())
-    for found in gradients(garbage, changed):
-        flat = found.reshape(BATCH, -1, SLOTS)
-        assert not flat[0, :, 6].any()
-        assert not flat[1, :, 4].any()
-        assert flat[0, :, 1].any()
+def test_empty_slots_carry_no_loss_in_any_layer(quiet: TrainConfig) -> None:
+    frame = draw_frame(empty=0.4, seed=3)
+    empty = ~frame.match.valid
+    assert empty.any(2).all()
+    assert not empty.all(2).any()
+    garbage = replace(
+        frame, logits=np.where(empty, 60.0, frame.logits), boxes=np.where(empty[..., None], 1e6, frame.boxes)
+    )
+    assert total([garbage], quiet) == total([frame], quiet)
+    output = garbage.output()
+    found = gradients(SetCriterion(quiet)([output], [frame.match]), [output])
+    for layer in range(LAYERS):
+        of_logits = found[layer].reshape(BATCH, SLOTS).numpy()
+        assert not of_logits[empty[layer]].any()
+        assert (of_logits[~empty[layer]] != 0).all()
+        assert not found[LAYERS + layer].reshape(BATCH, 4, SLOTS).numpy().swapaxes(1, 2)[empty[layer]].any()
+
+
+def test_slots_and_clips_may_come_in_any_order(quiet: TrainConfig) -> None:
+    frame = draw_frame(seed=4)
+    rng = np.random.default_rng(4)
+    of_slots, of_clips = rng.permutation(SLOTS), rng.permutation(BATCH)
+    match = frame.match
+    moved = Frame(
+        frame.logits[:, of_clips][:, :, of_slots],
+        frame.boxes[:, of_clips][:, :, of_slots],
+        replace(
+            match,
+            valid=match.valid[:, of_clips][:, :, of_slots],
+            clip=tuple(np.argsort(of_clips)[c] for c in match.clip),
+            slot=tuple(np.argsort(of_slots)[s] for s in match.slot),
+        ),
+    )
+    assert criterion([moved], quiet).named() == pytest.approx(criterion([frame], quiet).named(), rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["class", "l1", "giou"])
-def test_weights(make_output: MakeOutput, quiet: TrainConfig, kind: str) -> None:
-    outputs, matches = draw_outputs(make_output, 1), [match([(0, 1), (1, 5)])]
+def test_weights(quiet: TrainConfig, kind: str) -> None:
+    frames = [draw_frame(seed=6)]
     field = f"{kind}_weight"
     doubled = replace(quiet, **{field: 2 * getattr(quiet, field)})  # type: ignore[arg-type]
-    before, after = (SetCriterion(c)(outputs, matches).summary() for c in (quiet, doubled))
+    before, after = (criterion(frames, c).summary() for c in (quiet, doubled))
     assert after[kind] == pytest.approx(2 * before[kind])
     assert after["loss"] - before["loss"] == pytest.approx(before[kind], rel=1e-4)
