@@ -317,7 +317,8 @@ def _sequence_folders(root: Path) -> list[Path]:
     """Sequence folders, by video name, detector copies in order of preference."""
     if not root.is_dir():
         return []
-    found = [f for f in root.iterdir() if (f / "seqinfo.ini").is_file() or (f / "img1").is_dir()]
+    shown = [f for f in root.iterdir() if not f.name.startswith(".")]  # hidden ones are what a killed import left
+    found = [f for f in shown if (f / "seqinfo.ini").is_file() or (f / "img1").is_dir()]
     return sorted(found, key=lambda f: (_video(f.name), _preference(f.name), f.name))
 
 

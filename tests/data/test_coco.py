@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from motrlab.__main__ import main
 from motrlab.data.coco import import_coco
-from motrlab.data.motchallenge import read_annotations, read_sequence_info
+from motrlab.data.motchallenge import find_sequences, read_annotations, read_sequence_info
 from motrlab.data.prepare import prepare
 
 Change = Callable[[dict[str, Any]], object]
@@ -97,6 +99,37 @@ def test_an_import_run_again_keeps_what_is_there_and_overwrites_nothing(images: 
     (out / "two/gt/gt.txt").write_text("corrected by hand")
     assert main(["import", "--format", "coco", "--src", str(file), "--dst", str(out)]) == 2
     assert (out / "two/gt/gt.txt").read_text() == "corrected by hand"
+
+
+IMPORT = """
+import sys, time
+from pathlib import Path
+from motrlab.data import coco, importing
+
+original = importing._put
+
+def slowly(image, target):
+    print(target, flush=True)
+    time.sleep(0.1)
+    original(image, target)
+
+importing._put = slowly
+coco.import_coco(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_an_import_killed_goes_on(images: Path, tmp_path: Path) -> None:
+    file, out = write(images, labels()), tmp_path / "mot"
+    command = [sys.executable, "-c", IMPORT, str(file), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "two" not in process.stdout.readline():  # within the second video
+            assert process.poll() is None
+        process.kill()
+    assert [f.name for f in find_sequences(out)] == ["street-one"]  # nothing half-made is taken for a sequence
+    import_coco(file, out)
+    assert sorted(f.name for f in out.iterdir()) == ["street-one", "two"]
+    assert len(list((out / "two/img1").iterdir())) == 3
 
 
 def test_images_may_lie_elsewhere(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
