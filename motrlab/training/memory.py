@@ -6,6 +6,7 @@ one short clip tells what a long batch will take, because every frame saves the 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -88,6 +89,8 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
             found.append(value)
         elif isinstance(value, list | tuple):
             found += _tensors(value)
+        elif dataclasses.is_dataclass(value):
+            found += _tensors(getattr(value, field.name) for field in dataclasses.fields(value))
     return found
 
 

@@ -10,6 +10,8 @@ from torch import nn
 
 from motrlab.config import TrainConfig
 
+_TABLES = (".detect.", ".overlap.", ".extra.")  # queries and references of slots, factors of the overlap bias
+
 
 def lr_factor(config: TrainConfig, step: int) -> float:
     """Factor on every group's learning rate at `step` (from 0).
@@ -39,7 +41,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
             continue
         factor = config.backbone_lr_factor if ".backbone." in name else 1.0
         factor = config.offset_lr_factor if ".offsets." in name else factor
-        plain = parameter.ndim <= 1 or ".detect." in name or ".overlap." in name
+        plain = parameter.ndim <= 1 or any(part in f".{name}" for part in _TABLES)
         groups.setdefault((factor, 0.0 if plain else config.weight_decay), []).append(parameter)
     return [
         {"params": params, "lr": config.lr * factor, "initial_lr": config.lr * factor, "weight_decay": decay}

@@ -7,12 +7,14 @@ import torch
 
 from motrlab.config import Config, TrainConfig, smoke
 from motrlab.model.motr import Motr, build_motr
+from motrlab.training.clip_loop import ClipModel
 from motrlab.training.schedule import lr_factor, parameter_groups, set_lr
 
 BASE = replace(smoke().train, steps=1000, warmup=0.0, step_milestones=(0.5, 0.8))
 STEP = replace(BASE, schedule="step")
 CYCLE = replace(BASE, schedule="one_cycle", warmup=0.1)
 CONSTANT = replace(BASE, schedule="constant")
+COSINE = replace(BASE, schedule="cosine", warmup=0.1)
 
 VALUES = {
     "step, start": (STEP, 0, 1.0),
@@ -29,6 +31,13 @@ VALUES = {
     "one cycle, half way down": (CYCLE, 550, 0.5),
     "one cycle, end": (CYCLE, 1000, 1e-3),
     "one cycle without warm-up": (replace(CYCLE, warmup=0.0), 0, 1.0),
+    "cosine, start": (COSINE, 0, 1 / 100),
+    "cosine, half warm": (COSINE, 49, 0.5),
+    "cosine, top": (COSINE, 100, 1.0),
+    "cosine, a third down": (COSINE, 400, 0.75),
+    "cosine, half way down": (COSINE, 550, 0.5),
+    "cosine, end": (COSINE, 1000, 0.0),
+    "cosine without warm-up": (replace(COSINE, warmup=0.0), 0, 1.0),
     "constant, start": (CONSTANT, 0, 1.0),
     "constant, end": (CONSTANT, 999, 1.0),
     "constant, warm-up": (replace(CONSTANT, warmup=0.2), 0, 1 / 200),
@@ -72,6 +81,18 @@ def test_every_parameter_is_in_one_group_with_its_rate(model: Motr, rates: Train
         assert decay == (0.0 if vector else 0.02), name
         seen.add((kind, vector))
     assert seen == {(kind, vector) for kind in ("backbone", "offsets", "other") for vector in (True, False)}
+
+
+def test_what_only_training_has_is_in_the_groups(model: Motr, rates: TrainConfig) -> None:
+    """Extra slots are tables like the detect slots; the head of the appearance term is an ordinary layer."""
+    rates = replace(rates, query_groups=1, denoising_groups=1, appearance_weight=0.5)
+    clips = ClipModel(model, rates)
+    found = {id(p): group["weight_decay"] for group in parameter_groups(clips, rates) for p in group["params"]}
+    names = {name for name, _ in clips.named_parameters() if not name.startswith("motr.")}
+    assert {name.partition(".")[0] for name in names} == {"extra", "looks"}
+    for name, parameter in clips.named_parameters():
+        if name in names:
+            assert found[id(parameter)] == (0.02 if name == "looks.weight" else 0.0), name
 
 
 def test_frozen_parameters_are_left_out(model: Motr, rates: TrainConfig) -> None:
