@@ -63,14 +63,15 @@ def sample_sheet(samples: Mapping[str, ClipSample], columns: int = 4, width: int
 
 
 def sample_table(samples: Mapping[str, ClipSample]) -> str:
-    """What there is to see, as aligned text: size, people of every frame, their mean visibility, mean grey level."""
-    rows = [["transform", "height", "width", "people", "visibility", "level"]]
+    """What there is to see, as aligned text: size, people of every frame, their mean visibility, mean of all values."""
+    rows = [["transform", "height", "width", "people", "visibility", "mean"]]
     for name, sample in samples.items():
         seen = np.concatenate(sample.visibility)
         values = sample.tensor.float().mean() if sample.tensor.numel() else np.mean(sample.images)
         people = " ".join(str(len(ids)) for ids in sample.ids)
         visibility = f"{seen.mean():.2f}" if len(seen) else "-"
-        rows.append([name, *map(str, _size(sample)), people, visibility, f"{float(values):.2f}"])
+        mean = f"{float(values):.2f}" if _is_normalised(sample) else f"{float(values):.0f}"
+        rows.append([name, *map(str, _size(sample)), people, visibility, mean])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
     return "\n".join("  ".join(line) for line in lines)
@@ -81,11 +82,15 @@ def _size(sample: ClipSample) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _is_normalised(sample: ClipSample) -> bool:
+    return sample.tensor.numel() > 0 and bool(sample.tensor.min() < 0)
+
+
 def _pictures(sample: ClipSample) -> list[NDArray[np.uint8]]:
     if sample.tensor.numel() == 0:
         return sample.images
     frames = sample.tensor.numpy()
-    if frames.min() < 0:
+    if _is_normalised(sample):
         return [network_input_to_bgr(frame) for frame in frames]
     first, second, third = np.rint(frames).clip(0, 255).astype(np.uint8).swapaxes(0, 1)
     upper, lower = np.concatenate((first, second), -1), np.concatenate((third, np.zeros_like(third)), -1)
@@ -96,8 +101,10 @@ def _with_boxes(
     picture: NDArray[np.uint8], boxes: NDArray[np.floating], ids: NDArray[np.int64], width: int
 ) -> NDArray[np.uint8]:
     height = max(1, round(width * picture.shape[0] / picture.shape[1]))
-    smooth = cv2.INTER_LINEAR if width > picture.shape[1] else cv2.INTER_AREA
-    resized = cv2.resize(picture, (width, height), interpolation=smooth)
+    enlarged = width / picture.shape[1]
+    # From fourfold on pixels are to be seen as such.
+    way = cv2.INTER_NEAREST if enlarged >= 4 else cv2.INTER_LINEAR if enlarged > 1 else cv2.INTER_AREA
+    resized = cv2.resize(picture, (width, height), interpolation=way)
     ltwh = box_cxcywh_to_ltwh(boxes) * np.array([width, height, width, height])
     return draw_frame(np.ascontiguousarray(resized), FrameTracks(ids, ltwh), min_width_px=0)
 

@@ -112,9 +112,9 @@ def test_cells_keep_the_first_clips_scale() -> None:
 def test_the_table_has_the_numbers() -> None:
     lines = sample_table(apply_each(sample(), {"half": SeqResize([(20, 40)]), "input": NORMALISED})).splitlines()
     assert [line.split() for line in lines] == [
-        ["transform", "height", "width", "people", "visibility", "level"],
-        ["before", "40", "80", "1", "1", "0.50", "91.67"],
-        ["half", "20", "40", "1", "1", "0.50", "91.67"],
+        ["transform", "height", "width", "people", "visibility", "mean"],
+        ["before", "40", "80", "1", "1", "0.50", "92"],
+        ["half", "20", "40", "1", "1", "0.50", "92"],
         ["input", "40", "80", "1", "1", "0.50", "-0.08"],  # (117.47 - 128) / 128
     ]
     nobody = dataclasses.replace(sample(1), boxes=[np.zeros((0, 4), np.float32)], ids=[np.zeros(0, int)],
