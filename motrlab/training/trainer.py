@@ -121,6 +121,7 @@ class _Training:
         folder.mkdir(parents=True, exist_ok=True)
         self.module = self.accelerator.prepare_model(self.clips)
         groups = parameter_groups(self.clips, train)
+        self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, train.beta2), fused=True)
         self.ema = Ema(self.clips, train.ema_decay) if train.ema_decay else None
         self.best: dict[str, Any] = {}
@@ -193,7 +194,7 @@ class _Training:
 
     def _scale_gradients(self, scale: float) -> float:
         """Multiply the gradients by `scale` and clip their norm; the norm before clipping."""
-        gradients = [p.grad for p in self.clips.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients)) * scale
         torch._foreach_mul_(gradients, scale * min(1.0, self.train.clip_norm / (norm + 1e-6)))
         return norm
