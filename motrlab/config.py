@@ -190,6 +190,7 @@ class TrainConfig:
     false_positive_ratio: float = 0.3  # detect slots that overlap a track inserted as tracks without an object
     clone_probability: float = 0.0  # shifted copies of tracks, labelled background
     reference_jitter: float = 0.0  # noise on track references, in units of the box size
+    hold_below: float = 0.0  # tracks of people less visible keep their query, as coasting tracks do at run time
     swap_probability: float = 0.0  # share of tracks whose reference is exchanged with a close neighbour's
     # What only training has (docs/LOG.md: what each does on `street`)
     coopetition: bool = False  # all decoder layers but the last give detect slots the tracked objects too (CO-MOT)

@@ -93,13 +93,15 @@ class ClipAssignment:
         self.matches.append(self._collect(objects, clip_matches, boxes))
         source = np.full(self.live.shape, EMPTY, np.int64)
         shift = np.zeros((len(objects), 4, self.model.num_track), np.float32)
+        hold = np.zeros_like(self.live)
         next_ids = np.full_like(self.object_id, NO_OBJECT)
         for b, frame in enumerate(objects):
-            chosen, ids, moved = self._carry_on(b, frame, clip_matches[b][-1], boxes[-1][b])
+            chosen, ids, moved, held = self._carry_on(b, frame, clip_matches[b][-1], boxes[-1][b])
             source[b, : len(chosen)], next_ids[b, : len(ids)] = chosen, ids
             shift[b, :, : len(chosen)] = moved.T
+            hold[b, : len(held)] = held
         self.live, self.object_id = source != EMPTY, next_ids
-        return Decision(source, shift)
+        return Decision(source, shift, hold if self.config.hold_below else None)
 
     def _match(self, b: int, frame: FrameObjects, scores: list[Float], boxes: list[Float]) -> list[tuple[Int, Int]]:
         """Per layer, positive slots and their objects: tracks with a visible object, then matched newborns."""
@@ -149,8 +151,12 @@ class ClipAssignment:
         ids = np.concatenate([o.ids[m[-1][1]] for o, m in zip(objects, matches, strict=True)])
         return FrameMatch(valid, clip, slot, box, followed + born, newborn, ids)
 
-    def _carry_on(self, b: int, frame: FrameObjects, match: tuple[Int, Int], boxes: Float) -> tuple[Int, Int, Float]:
-        """Sources, object ids and reference shifts of the next frame's tracks of clip `b`, at most T of them."""
+    def _carry_on(
+        self, b: int, frame: FrameObjects, match: tuple[Int, Int], boxes: Float
+    ) -> tuple[Int, Int, Float, NDArray[np.bool_]]:
+        """Of the next frame's tracks of clip `b`, at most T: sources, object ids, reference shifts, and who holds its
+        query; the last array may be shorter: the rest does not.
+        """
         slots, which = match
         rng = self.rngs[b]
         iou = box_iou(box_cxcywh_to_xyxy(boxes[slots]), box_cxcywh_to_xyxy(frame.boxes[which]))
@@ -161,8 +167,10 @@ class ClipAssignment:
         hidden = np.nonzero(lost)[0]
         source = np.concatenate((slots[good], self.model.num_detect + hidden))
         ids = np.concatenate((frame.ids[which[good]], self.object_id[b, hidden]))
+        unseen = (slots >= self.model.num_detect) & (frame.visibility[which] < self.config.hold_below)
+        held = np.concatenate((unseen[good], np.ones(len(hidden), bool)))
         stays = rng.random(len(source)) >= self.drop_probability[b]
-        source, ids = source[stays], ids[stays]
+        source, ids, held = source[stays], ids[stays], held[stays]
         false_positives = self._false_positives(
             source, np.setdiff1d(np.arange(self.model.num_detect), slots), boxes, rng
         )
@@ -176,7 +184,7 @@ class ClipAssignment:
         shift[: len(swaps)] += swaps
         ids = np.concatenate((ids, np.full(len(source) - len(ids), NO_OBJECT)))
         room = self.model.num_track
-        return source[:room], ids[:room], shift[:room]
+        return source[:room], ids[:room], shift[:room], held[:room]
 
     def _swaps(self, boxes: Float, rng: np.random.Generator) -> Float:
         """Reference shifts `[n, 4]` that exchange the places of some close pairs among tracks with `boxes` `[n, 4]`.

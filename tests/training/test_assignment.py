@@ -392,3 +392,31 @@ def test_nobody_at_all(tell: Tell) -> None:
         assert sources(story.frame({0: 10})) == []
         assert story.positives() == {}
         assert story.match.num_objects == 0
+
+
+def test_tracks_of_hidden_people_hold_their_query(
+    slots: ModelConfig, quiet: TrainConfig, make_output: MakeOutput
+) -> None:
+    """Object 1 stays in sight, 2 is hidden in the second frame, 3 is gone there; nobody holds by default."""
+    boxes = np.array([[0.2, 0.5, 0.1, 0.3], [0.5, 0.5, 0.1, 0.3], [0.8, 0.5, 0.1, 0.3]], np.float32)
+    frames = [
+        [FrameObjects(boxes, np.array([1, 2, 3]), np.ones(3))],
+        [FrameObjects(boxes[:2], np.array([1, 2]), np.array([1.0, 0.05]))],
+    ]
+    for below, expected in ((0.1, [False, True, True]), (0.0, None)):
+        config = replace(quiet, hold_below=below, track_min_visibility=0.0)
+        assignment = ClipAssignment(frames, slots, config, [np.random.default_rng(0)])
+        placed = np.full((1, 1, 8, 4), 0.05, np.float32)
+        placed[0, 0, :3] = boxes
+        scores = np.full((1, 1, 8), 0.1)
+        first = assignment.decide(make_output(scores, placed))
+        assert first.hold is None or not first.hold.any()  # newborns take the QIM's query
+        placed[0, 0, 4:7] = boxes[first.source[0][:3]]
+        second = assignment.decide(make_output(scores, placed))
+        if expected is None:
+            assert second.hold is None
+            continue
+        assert second.hold is not None
+        ids = assignment.object_id[0]
+        held = {int(i): bool(h) for i, h in zip(ids, second.hold[0], strict=True) if i >= 0}
+        assert held == dict(zip((1, 2, 3), expected, strict=True))
