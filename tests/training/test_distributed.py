@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from motrlab.config import Config
+from motrlab.config import Config, load_preset
 from motrlab.data.clips import StepSampler
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
@@ -130,6 +130,17 @@ def test_clips_are_dealt_once_each(steady: Config) -> None:
     dealt = [key for share in shares for part in share for key in part]
     assert sorted(dealt) == whole
     assert all(len(share) == 2 and all(share) for share in shares)
+
+
+def test_the_reference_takes_eight_clips_at_every_length() -> None:
+    """REFERENCE.md: eight GPUs, one clip each, from clips of two frames to clips of five."""
+    train = load_preset("mot17").train
+    sampler = StepSampler(train, 2664)
+    keys = [sampler.keys(int(train.steps * fraction)) for fraction in (0, 0.3, 0.5, 0.9)]
+    assert [{frames for _, _, frames in step} for step in keys] == [{2}, {3}, {4}, {5}]
+    assert all(len(step) == 8 for step in keys)
+    shares = [StepSampler(train, 2664, 0, rank, 8).micro_batches(0) for rank in range(8)]
+    assert all([len(part) for part in share] == [1] for share in shares)
 
 
 def test_too_few_clips_for_the_processes(store: FrameStore, steady: Config, tmp_path: Path) -> None:

@@ -111,6 +111,22 @@ def test_training_changes_every_part(store: FrameStore, config: Config, tmp_path
     assert same == []
 
 
+def test_frozen_statistics_stay_as_they_came(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    """Whatever they come from; only the weights around them learn. With `freeze_bn` off, they move."""
+    for freeze_bn in (True, False):
+        start = build_motr(config.model)
+        for name, buffer in start.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer += 0.01 * torch.rand(buffer.shape, generator=torch.Generator().manual_seed(len(name)))
+        before = {name: value.clone() for name, value in start.state_dict().items()}
+        frozen = replace(config, train=replace(config.train, freeze_bn=freeze_bn, steps=2, validate_every=1))
+        model, _ = train_float(store, frozen, tmp_path / str(freeze_bn), start=start, validate=go_on)
+        same = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+        statistics = {name for name in before if "running" in name}
+        assert (statistics & same) == (statistics if freeze_bn else set())
+        assert "base.backbone.stem.1.weight" not in same
+
+
 class Fixed(nn.Module):
     """A loss made by hand in place of that of the clips."""
 
