@@ -83,7 +83,9 @@ def validate_float(run: Run, config: Config, model: Motr, step: int) -> dict[str
     scores |= check_late_entrants(run, config, model).metrics()
     metrics = {"validation_step": step, "validation_frames": num_frames, **scores}
     finite = {name: None if value is not None and math.isnan(value) else value for name, value in metrics.items()}
-    run.add_record("float", "training", finite, started=started, config=config)
+    # A training that was killed and goes on makes again the validations after its last checkpoint.
+    if not any((r["config_hash"], r["metrics"]) == (config.hash, finite) for r in run.records("float", "training")):
+        run.add_record("float", "training", finite, started=started, config=config)
     return finite
 
 

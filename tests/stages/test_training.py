@@ -13,8 +13,9 @@ from motrlab.evaluation.metrics import evaluate
 from motrlab.run import Run, write_text
 from motrlab.stages.accuracy import open_engine, track_part
 from motrlab.stages.data import read_ground_truth
+from motrlab.stages.models import load_float
 from motrlab.stages.order import checkpoint_file
-from motrlab.stages.training import train_float
+from motrlab.stages.training import train_float, validate_float
 from motrlab.training.__main__ import main
 from motrlab.training.checkpoint import load_model, load_tensors, part
 
@@ -51,6 +52,12 @@ def test_validations_leave_records_and_the_best_model_is_the_result(prepared_hom
     (kept,) = run.checkpoints("float").glob("best-*.safetensors")
     a, b = (part(load_tensors(file)[0], "model") for file in (kept, checkpoint_file(run, "float")))
     assert all(bool((value == b[name]).all()) for name, value in a.items())
+    # Made again after a kill, a validation is not recorded again.
+    model = load_float(run)
+    validate_float(run, run.config, model, best["validation_step"])
+    assert len(training_records(run)) == 3
+    validate_float(run, run.config, model, 7)
+    assert len(training_records(run)) == 4
     # The validation is the evaluation of the first five frames.
     engine = open_engine(run, "float")
     gt = {name: found.select(found.frame <= 5) for name, found in read_ground_truth(run).items()}
