@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from pathlib import Path
 
+from motrlab.deploy.kernels import cpu_flags, may_saturate
 from motrlab.run import hardware, package_versions, project_root
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -27,12 +27,7 @@ def find_chromium() -> str | None:
 
 def cpu_features() -> dict[str, bool]:
     """Processor features that this package's speed depends on; all False where Linux does not tell."""
-    flags: set[str] = set()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("flags"):
-                flags = set(line.partition(":")[2].split())
-                break
+    flags = cpu_flags()
     return {name: name in flags for name in _CPU_FEATURES}
 
 
@@ -43,6 +38,7 @@ def examine() -> dict[str, str]:
     findings |= {"platform": str(machine["platform"]), "cpu": f"{machine['cpu']}, {machine['num_cpus']} usable"}
     for name, present in cpu_features().items():
         findings[f"cpu {name}"] = f"{'yes' if present else 'no'} ({_CPU_FEATURES[name]})"
+    findings["8-bit products"] = "exact by slower kernels: no VNNI" if may_saturate() else "exact on the fast kernels"
     findings["chromium"] = find_chromium() or "none: browser tests are skipped"
     findings["project root"] = str(root)
     runs = sorted(p.parent.name for p in (root / "runs").glob("*/config.json"))

@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from motrlab.deploy.kernels import onnxruntime_options
+
 INTEGER_OPERATORS = {
     "QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
     "QGemm",
@@ -67,7 +69,7 @@ def integer_share(path: Path) -> IntegerShare:
     """Load the file in ONNX Runtime and count the products of the graph as it is optimised there."""
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
-        options = session_options(1)
+        options = onnxruntime_options(1)
         options.optimized_model_filepath = str(optimised)
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         model = onnx.load(optimised)
@@ -79,16 +81,6 @@ def integer_share(path: Path) -> IntegerShare:
             macs = _macs(node, weights | shapes)
             products.append(Product(node.name, node.op_type, macs, node.op_type in INTEGER_OPERATORS))
     return IntegerShare(tuple(products))
-
-
-def session_options(threads: int) -> ort.SessionOptions:
-    """Options that every measurement and the runtime share: all optimisations, so many threads, quiet."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return options
 
 
 def random_inputs(session: ort.InferenceSession, seed: int = 0) -> dict[str, np.ndarray]:
@@ -117,7 +109,7 @@ def _shapes_by_running(session: ort.InferenceSession, model: onnx.ModelProto, fo
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     path = folder / "exposed.onnx"
     onnx.save(exposed, path)
-    options = session_options(1)
+    options = onnxruntime_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised already
     runner = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs = random_inputs(session)

@@ -1,12 +1,14 @@
 """Exact rewrite of a portable QDQ file into the form whose products ONNX Runtime runs on integer kernels.
 
-Three rules, none of which changes a value (tests compare the outputs of both files):
+Four rules, none of which changes a value (tests compare the outputs of both files):
 
 1. Signed int8 activations become uint8 with the zero point 128 higher: the same grid, and the kernels want uint8.
 2. A ReLU or Clip before a quantiser moves behind it as an integer Clip with the quantised bounds, because rounding to
    a grid is monotone. The product then has its quantiser at hand.
 3. A DequantizeLinear moves behind operators that only rearrange values, so that it stands directly before the
    product.
+4. Products that share weights get a copy each. Where int8 weights would saturate (`kernels.py`), ONNX Runtime makes
+   them uint8 under a name made of theirs, and refuses the file at the second product that needs that name.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
     _move_clips_behind_quantisers(editor)
     while _move_dequantisers_behind_views(editor):
         pass
+    _copy_shared_weights(editor)
     return editor.finish()
 
 
@@ -110,6 +113,26 @@ def _move_dequantisers_behind_views(editor: GraphEditor) -> bool:
         moved = True
         producers[floats] = fresh
     return moved
+
+
+def _copy_shared_weights(editor: GraphEditor) -> None:
+    """Zero points as well: they are renamed together with their weights."""
+    consumers = editor.consumers()
+    for node in list(editor.nodes):
+        if node.op_type == "DequantizeLinear" and node.input[0] in editor.constants:
+            for user in consumers.get(node.output[0], [])[1:]:
+                fresh = onnx.NodeProto()
+                fresh.CopyFrom(node)
+                fresh.output[0] = fresh.name = editor.free_name(node.output[0])
+                replace_input([user], node.output[0], fresh.output[0])
+                editor.nodes.append(fresh)
+    seen: set[str] = set()
+    for node in editor.nodes:
+        for index, name in enumerate(node.input):
+            if name in editor.constants and editor.constants[name].dtype == np.int8:
+                if name in seen:
+                    node.input[index] = editor.add_constant(name, editor.constants[name])
+                seen.add(name)
 
 
 def _only_rearranges(node: onnx.NodeProto) -> bool:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from motrlab.config import TrackerConfig
 from motrlab.data.preprocess import preprocess
 from motrlab.deploy.artifact import read_tracker_description, verify_artifact
+from motrlab.deploy.kernels import onnxruntime_options, openvino_options
 from motrlab.errors import UserError
 from motrlab.tracking.sequence import Seconds, track_frames
 from motrlab.tracking.tracker import TrackedBoxes
@@ -125,16 +126,15 @@ def _tracker_rules(values: dict[str, Any], folder: Path) -> TrackerConfig:
 
 
 def load_onnxruntime(path: Path, outputs: tuple[str, ...], num_threads: int) -> Network:
-    """An ONNX file on ONNX Runtime's CPU kernels, `num_threads` threads within a node, one node at a time."""
+    """An ONNX file on ONNX Runtime's CPU kernels (`kernels.onnxruntime_options`). Raises UserError if it fails."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options = onnxruntime_options(num_threads)
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its classes have no common base; weights that products share are one cause
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: ONNX Runtime cannot load it ({reason}); convert the run anew") from error
 
     def run(inputs: dict[str, Float32]) -> list[Float32]:
         found: list[Any] = session.run(list(outputs), inputs)
@@ -144,16 +144,10 @@ def load_onnxruntime(path: Path, outputs: tuple[str, ...], num_threads: int) -> 
 
 
 def load_openvino(path: Path, outputs: tuple[str, ...], num_threads: int) -> Network:
-    """An ONNX file on OpenVINO's CPU plugin. Its float parts would run in bf16 if float32 were not asked for."""
+    """An ONNX file on OpenVINO's CPU plugin (`kernels.openvino_options`)."""
     import openvino
 
-    options = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": num_threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    request = openvino.Core().compile_model(str(path), "CPU", options).create_infer_request()
+    request = openvino.Core().compile_model(str(path), "CPU", openvino_options(num_threads)).create_infer_request()
 
     def run(inputs: dict[str, Float32]) -> list[Float32]:
         found = request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})

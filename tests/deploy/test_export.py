@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from motrlab.deploy.export import BASE_INPUTS, BASE_OUTPUTS, QIM_INPUTS, QIM_OUTPUTS, converted
-from motrlab.deploy.integer import session_options
+from motrlab.deploy.kernels import onnxruntime_options
 
 Arrays = list[NDArray[np.float32]]
 INPUTS = {"base": BASE_INPUTS, "qim": QIM_INPUTS}
@@ -21,7 +21,7 @@ OUTPUTS = {"base": BASE_OUTPUTS, "qim": QIM_OUTPUTS}
 
 def untouched_session(path: str) -> ort.InferenceSession:
     """Basic optimisations only: the full set turns int8 into uint8 by itself and then refuses its own graph."""
-    options = session_options(1)
+    options = onnxruntime_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -99,7 +99,7 @@ def test_file_matches_the_converted_graph(graph, fixed_point) -> None:
 @pytest.mark.parametrize("graph", ["base", "qim"])
 def test_float_files_match_the_model(graph, fixed_point) -> None:
     path = fixed_point.folder / "float" / f"{graph}.onnx"
-    session = ort.InferenceSession(str(path), session_options(1), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(path), onnxruntime_options(1), providers=["CPUExecutionProvider"])
     inputs = fixed_point.inputs[graph]
     with torch.no_grad():
         expected = getattr(fixed_point.model, graph)(*(torch.from_numpy(x) for x in inputs.values()))

@@ -11,14 +11,14 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from motrlab.deploy.integer import session_options
+from motrlab.deploy.kernels import onnxruntime_options
 from motrlab.deploy.rewrite import rewrite, rewrite_for_onnxruntime
 from motrlab.errors import UserError
 
 
 def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Without graph optimisations: every node as the standard defines it."""
-    options = session_options(1)
+    options = onnxruntime_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, inputs)
@@ -38,7 +38,7 @@ def test_integer_kernels_stay_near(graph, fixed_point) -> None:
     """With all optimisations the products are integer; only float sums before a rounding can tip a tie."""
     inputs = fixed_point.inputs[graph]
     path = str(fixed_point.folder / f"{graph}.ort.onnx")
-    found = ort.InferenceSession(path, session_options(1), providers=["CPUExecutionProvider"]).run(None, inputs)
+    found = ort.InferenceSession(path, onnxruntime_options(1), providers=["CPUExecutionProvider"]).run(None, inputs)
     expected = run(onnx.load(path), inputs)
     for one, other in zip(found, expected, strict=True):
         assert np.linalg.norm(one - other) / np.linalg.norm(other) < 0.02

@@ -1,0 +1,61 @@
+"""How the runtimes are asked for integer kernels that are exact on the processor at hand.
+
+On x86 without VNNI the fast product of uint8 activations and int8 weights adds pairs of 8-bit products in int16 and
+saturates (vpmaddubsw: 2 · 255 · 127 is twice what fits), in ONNX Runtime and in OpenVINO. Neither says so.
+ONNX Runtime has an exact form: it makes the weights uint8 as well when it loads the file; those kernels widen first.
+OpenVINO has none: there integers are multiplied as float32, in which sums of such products are exact up to 2^24.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+CPUINFO = Path("/proc/cpuinfo")
+_VNNI = {"avx512_vnni", "avx_vnni"}
+_ARM = {"aarch64", "arm64"}
+
+
+def cpu_flags() -> frozenset[str]:
+    """What Linux calls the features of an x86 processor; empty where it does not tell."""
+    with contextlib.suppress(OSError):
+        for line in CPUINFO.read_text(encoding="utf-8").splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def may_saturate() -> bool:
+    """Whether 8-bit products with signed weights may saturate here. A processor that does not tell counts as one."""
+    return platform.machine().lower() not in _ARM and not _VNNI & cpu_flags()
+
+
+def onnxruntime_options(num_threads: int) -> onnxruntime.SessionOptions:
+    """All optimisations, exact products, `num_threads` threads within a node, one node at a time, quiet."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # errors
+    if may_saturate():  # not elsewhere: it would take VNNI kernels away
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+def openvino_options(num_threads: int) -> dict[str, Any]:
+    """Lowest latency on `num_threads` threads. Float parts would run in bf16 if float32 were not asked for."""
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": num_threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return options | ({"LP_TRANSFORMS_MODE": False} if may_saturate() else {})
