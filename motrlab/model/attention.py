@@ -143,12 +143,18 @@ class DeformableAttention(nn.Module):
         nn.init.zeros_(self.weights.weight)
         nn.init.zeros_(self.weights.bias)
 
-    def forward(self, query: Tensor, reference: Tensor, memory: Tensor) -> Tensor:
-        """`query` `[B, C, R, W]`, `reference` `[B, 4, R, W]`, `memory` `[B, C, H, W]` → `[B, C, R, W]`."""
+    def project(self, memory: Tensor) -> Tensor:
+        """What is sampled: `memory` `[B, C, H, W]` → values `[B, C, H, W]`."""
+        if torch.compiler.is_exporting():
+            value: Tensor = self.value(memory)
+            return value
+        # Channel by channel, as sampling wants it: eager convolutions leave channels last.
+        return self.value.of_map(memory).reshape(memory.shape)
+
+    def forward(self, query: Tensor, reference: Tensor, value: Tensor) -> Tensor:
+        """`query` `[B, C, R, W]`, `reference` `[B, 4, R, W]`, `value` `[B, C, H, W]` (`project`) → `[B, C, R, W]`."""
         tokens, heads, points = query.shape[2] * query.shape[3], self.num_heads, self.num_points
-        # A map channel by channel, as sampling wants it: eager convolutions leave channels last.
-        value = self.value(memory) if torch.compiler.is_exporting() else self.value.of_map(memory)
-        value = value.reshape(-1, self.head_channels, memory.shape[2], memory.shape[3])
+        value = value.reshape(-1, self.head_channels, value.shape[2], value.shape[3])
         grid = self._sampling_grid(self.offsets(query), reference)
         # Coordinates in half precision would miss by several pixels, so sampling is always done in float32.
         sampled = F.grid_sample(value.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)

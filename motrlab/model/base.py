@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motrlab.config import ModelConfig
-from motrlab.model.attention import MASKED, OverlapBias, PointwiseConv, TokenLinear
+from motrlab.model.attention import MASKED, DeformableAttention, OverlapBias, PointwiseConv, TokenLinear
 from motrlab.model.efficientnet import EfficientNet
 from motrlab.model.transformer import DecoderLayer, EncoderLayer, cell_centres, sine_code
 
@@ -140,6 +140,20 @@ class BaseGraph(nn.Module):
             memory = layer(memory, self.cell_position, self.cells)
         return memory
 
+    def _cross_attentions(self) -> list[DeformableAttention]:
+        return [layer.cross_attention for layer in self.decoder if isinstance(layer, DecoderLayer)]
+
+    def value_maps(self, memory: Tensor) -> Tensor:
+        """What each decoder layer samples, `project` of its cross-attention: `[B, C, H, W]` → `[L, B, C, H, W]`.
+
+        For all frames of a clip and all layers in one product; never exported.
+        """
+        layers = [attention.value for attention in self._cross_attentions()]
+        weight = torch.stack([layer.weight.flatten(1) for layer in layers])[:, None]  # [L, 1, C, C]
+        bias = torch.cat([layer.bias for layer in layers if layer.bias is not None])
+        product = weight @ memory.flatten(2)[None] + bias.reshape(len(layers), 1, -1, 1)
+        return product.unflatten(3, memory.shape[2:])
+
     def decode(
         self,
         memory: Tensor,
@@ -148,7 +162,10 @@ class BaseGraph(nn.Module):
         track_reference: Tensor,
         extra: ExtraSlots | None = None,
     ) -> BaseOutput:
-        """As `forward`, from the memory of `encode`; with `extra`, the outputs have its rows at their end."""
+        """As `forward`, from the memory of `encode`, or from its `value_maps`.
+
+        With `extra`, the outputs have its rows at their end.
+        """
         config = self.config
         ones = track_mask[:, :, :1, :1] * 0 + 1  # [B, 1, 1, 1]: spreads learned slots over the batch when exported
         x = torch.cat((self.detect.query * ones, track_query), 2)
@@ -160,11 +177,13 @@ class BaseGraph(nn.Module):
         if extra is not None:
             x, reference = torch.cat((x, extra.query), 2), torch.cat((reference, extra.reference), 2)
             slot_bias = F.pad(slot_bias, (0, extra.bias.shape[-1] - slot_bias.shape[-1])) + extra.bias
+        attentions = self._cross_attentions()
+        values = [attention.project(memory) for attention in attentions] if memory.ndim == 4 else memory.unbind(0)
         logits, boxes = [], []
-        for index, layer in enumerate(self.decoder):
+        for index, (layer, value) in enumerate(zip(self.decoder, values, strict=True)):
             bias = slot_bias + self.overlap[index](reference) if config.overlap_bias else slot_bias
             position = self.position(sine_code(reference.float(), config.d_model // 2))
-            x = layer(x, position, reference, memory, track_bias, bias, rows)
+            x = layer(x, position, reference, value, track_bias, bias, rows)
             logits.append(self.class_heads[index](x).transpose(1, 2).reshape(-1, 1, x.shape[2], x.shape[3]))
             boxes.append(self._refine(self.box_heads[index](x).float(), reference))
             reference = decode_boxes(boxes[-1], config).detach()

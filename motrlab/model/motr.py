@@ -40,8 +40,8 @@ def folded_copy(model: Motr) -> Motr:
 class MotrGraphs:
     """The graphs of a float model as the frame step wants them (`tracking.step.Graphs`).
 
-    With `encoded=True` the frame step is given a frame's memory instead of its image: training encodes all frames of
-    a clip in one batch.
+    With `encoded=True` the frame step is given a frame's memory, or its value maps, instead of its image: training
+    encodes all frames of a clip in one batch.
     """
 
     def __init__(self, model: Motr, *, encoded: bool = False) -> None:

@@ -48,7 +48,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor) -> Tensor:
         """`x`, `position` `[B, C, H, W]`, `reference` `[B, 4, H, W]`."""
-        x = self.norm1(x + self.attention(x + position, reference, x))
+        x = self.norm1(x + self.attention(x + position, reference, self.attention.project(x)))
         out: Tensor = self.norm2(x + self.ffn(x))
         return out
 
@@ -72,20 +72,21 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         position: Tensor,
         reference: Tensor,
-        memory: Tensor,
+        value: Tensor,
         track_bias: Tensor,
         bias: Tensor,
         rows: tuple[int, int],
     ) -> Tensor:
         """`x`, `position` `[B, C, R, W]`; `track_bias` `[B, 1, 1, T]`; `bias` `[B, M, N, N]` or broadcastable.
 
-        `rows`: the first row of the track slots, and the one behind their last.
+        `value` `[B, C, H, W]`: the memory as `cross_attention.project` gives it. `rows`: the first row of the track
+        slots, and the one behind their last.
         """
         first, end = rows
         detect, track, extra = x[:, :, :first], x[:, :, first:end], x[:, :, end:]
         track = self.norm1(track + self.track_attention(track + position[:, :, first:end], track, track_bias))
         x = torch.cat((detect, track, extra) if extra.shape[2] else (detect, track), 2)
         x = self.norm2(x + self.self_attention(x + position, x, bias))
-        x = self.norm3(x + self.cross_attention(x + position, reference, memory))
+        x = self.norm3(x + self.cross_attention(x + position, reference, value))
         out: Tensor = self.norm4(x + self.ffn(x))
         return out

@@ -23,7 +23,7 @@ def clip_outputs(
     graphs: Graphs, frames: Sequence[Tensor], assignment: ClipAssignment, model: ModelConfig
 ) -> list[FrameOutput]:
     """Run the frame step over `frames` (what `graphs.base` takes, one per frame) with the assignment's decisions."""
-    batch = frames[0].shape[0]
+    batch = frames[0].shape[-4]  # of memories `[B, C, H, W]` or their value maps `[L, B, C, H, W]`
     state = state_like(empty_state(batch, model.d_model, model.num_track, model.slot_columns), frames[0])
     outputs = []
     for frame in frames:
@@ -80,9 +80,11 @@ class ClipModel(nn.Module):
         if self.config.checkpoint_frames:  # frame by frame, or the backbone's activations of all would exist at once
             memory = [checkpointed(encode, image).float() for image in batch.images]
         else:
-            memory = list(encode(batch.images.flatten(0, 1)).float().split(batch.images.shape[1]))
+            memory = [encode(batch.images.flatten(0, 1)).float()]
         # The decoder's tensors are small: casting them costs more than bf16 saves, and boxes want float32.
         with torch.autocast(batch.images.device.type, enabled=False):
+            if not self.config.checkpoint_frames:
+                memory = list(self.motr.base.value_maps(memory[0]).split(batch.images.shape[1], 1))
             return self._loss(memory, clip_objects(batch), rngs)
 
     def _loss(

@@ -141,7 +141,7 @@ class ExtraGraphs(MotrGraphs):
     def base(self, frame: Tensor, query: Tensor, mask: Tensor, reference: Tensor) -> BaseOutput:
         model, config = self._queries.model, self._queries.config
         noised = NoisedBoxes(self._objects[len(self.noised)], model, config, self._rngs, self._most)
-        slots = self._queries.slots(noised, len(frame))
+        slots = self._queries.slots(noised, len(query))
         logits, boxes, embedding = self._run(self._model.base.decode, frame, query, mask, reference, slots)
         rows = model.num_slots // model.slot_columns
         decoded = tuple(self.decode(x[:, :, rows:]) for x in boxes)

@@ -71,7 +71,7 @@ def test_deformable_attention_is_what_the_paper_says(points: int) -> None:
     query, memory = random(2, 16, 3, 4, seed=1), random(2, 16, 5, 7, seed=2)
     reference = torch.rand(2, 4, 3, 4, generator=torch.Generator().manual_seed(3)) * 1.4 - 0.2  # some points outside
     with torch.no_grad():
-        found = layer(query, reference, memory)
+        found = layer(query, reference, layer.project(memory))
     for sample in range(2):
         expected = slow_deformable_attention(
             layer,
@@ -118,7 +118,14 @@ def test_deformable_attention_computes_what_it_exports(monkeypatch: pytest.Monke
     reference = torch.rand(2, 4, 3, 4, generator=torch.Generator().manual_seed(3))
     query, memory = random(2, 16, 3, 4, seed=1), random(2, 16, 5, 7, seed=2)
     for x in (memory, memory.contiguous(memory_format=torch.channels_last)):  # as planes, and as convolutions leave it
-        assert_computes_what_it_exports(DeformableAttention(16, 4, 2), [query, reference, x], [], monkeypatch)
+        assert_computes_what_it_exports(SelfSampling(16, 4, 2), [query, reference, x], [], monkeypatch)
+
+
+class SelfSampling(DeformableAttention):
+    """With the projection of the memory, which encoder and decoder call apart."""
+
+    def forward(self, query: Tensor, reference: Tensor, memory: Tensor) -> Tensor:
+        return super().forward(query, reference, self.project(memory))
 
 
 def assert_computes_what_it_exports(

@@ -130,6 +130,21 @@ def test_decode_of_encode_is_forward(model: Motr, frame: Any) -> None:
         torch.testing.assert_close(halves, model.base(*frame.as_tuple())[2], rtol=0, atol=0)
 
 
+def test_value_maps_are_what_every_layer_would_project(model: Motr, frame: Any) -> None:
+    """Outputs and gradients, for memories of several frames at once."""
+    images = torch.cat((frame.image, frame.image.flip(3)))
+    base, outcomes = model.base, []
+    for at_once in (False, True):
+        memory = base.encode(images)
+        parts = base.value_maps(memory).split(len(frame.image), 1) if at_once else memory.split(len(frame.image))
+        outputs = [x for part in parts for x in base.decode(part, frame.query, frame.mask, frame.reference)[1]]
+        outcomes.append(
+            [*outputs, *torch.autograd.grad(sum(x.sum() for x in outputs), list(base.parameters()), allow_unused=True)]
+        )
+    for apart, together in zip(*outcomes, strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
+
+
 def test_references_are_detached_between_layers(config: ModelConfig, frame: Any) -> None:
     """Box refinement of layer 2 must not train layer 1's head (REFERENCE.md)."""
     model = build_motr(config)
