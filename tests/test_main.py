@@ -14,8 +14,8 @@ from motrlab.pipeline import NotebookError
 from motrlab.run import Run
 
 VERBS = (
-    "run", "prepare", "evaluate", "eval-files", "track", "check", "calops", "compile", "perf", "align", "compare",
-    "report", "doctor",
+    "run", "prepare", "import", "export", "evaluate", "eval-files", "track", "check", "calops", "compile", "perf",
+    "align", "compare", "report", "doctor",
 )  # fmt: skip
 
 

@@ -250,6 +250,11 @@ def start_worker(_: int) -> None:
     """For a loader's worker process: one thread, and memory that is kept for the next picture."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees: the next picture, or the next step, takes as much again."""
     with contextlib.suppress(OSError, AttributeError):  # not every system has glibc
         # glibc gives blocks of megabytes back at once, and getting them again costs a page fault for every 4 kB.
         c_library = ctypes.CDLL("libc.so.6")

@@ -64,6 +64,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _replay(file: Path) -> str:
     from motrlab.config import Config
+    from motrlab.model.efficientnet import freeze_stages
     from motrlab.model.motr import build_motr
     from motrlab.training.checkpoint import load_tensors
     from motrlab.training.replay import replay_step
@@ -74,7 +75,9 @@ def _replay(file: Path) -> str:
         raise UserError(f"{file}: not a step saved by a training; give a replay-*.safetensors file")
     config = Config.from_dict(facts["config"])
     if facts["kind"] == "float":
-        return replay_step(file, float_trainee(build_motr(config.model), config), config)
+        model = build_motr(config.model)
+        freeze_stages(model.base.backbone, config.train.frozen_stages)
+        return replay_step(file, float_trainee(model, config), config)
     from motrlab.model.motr import folded_copy
     from motrlab.quantization.qat import qat_config, qat_trainee
     from motrlab.quantization.quantized import QuantizedMotr

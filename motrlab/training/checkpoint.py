@@ -55,11 +55,10 @@ def save_model(path: Path, model: nn.Module, config: Config, **facts: Any) -> No
 def load_model(path: Path, config: Config) -> Motr:
     """A model in eval mode. Raises UserError if the checkpoint is of another architecture."""
     tensors, facts = load_tensors(path)
-    stored = facts.get("config", {}).get("model")
-    if stored is not None and stored != config.to_dict()["model"]:
-        raise UserError(
-            f"{path}: a checkpoint of preset {facts['config']['preset']!r} with other shapes than this run's"
-        )
+    if "config" in facts:
+        stored = Config.from_dict(facts["config"])  # fields younger than the file have their defaults
+        if stored.model != config.model:
+            raise UserError(f"{path}: a checkpoint of preset {stored.preset!r} with other shapes than this run's")
     model = Motr(config.model)
     model.load_state_dict(part(tensors, "model"))
     return model.eval()

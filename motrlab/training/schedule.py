@@ -10,6 +10,7 @@ from torch import nn
 
 from motrlab.config import TrainConfig
 
+_NEVER_PRETRAINED = (".lateral.", ".smooth.")  # layers of the backbone that no published network has
 _TABLES = (".detect.", ".overlap.", ".extra.")  # queries and references of slots, factors of the overlap bias
 
 
@@ -39,7 +40,8 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        factor = config.backbone_lr_factor if ".backbone." in name else 1.0
+        pretrained = ".backbone." in name and not any(part in name for part in _NEVER_PRETRAINED)
+        factor = config.backbone_lr_factor if pretrained else 1.0
         factor = config.offset_lr_factor if ".offsets." in name else factor
         plain = parameter.ndim <= 1 or any(part in f".{name}" for part in _TABLES)
         groups.setdefault((factor, 0.0 if plain else config.weight_decay), []).append(parameter)

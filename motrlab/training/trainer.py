@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from motrlab.config import Config, TrainConfig
-from motrlab.data.clips import ClipBatch, ClipKey, StepSampler, collate, make_loader
+from motrlab.data.clips import ClipBatch, ClipKey, StepSampler, collate, keep_freed_memory, make_loader
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr, build_motr
@@ -142,6 +142,7 @@ class _Training:
     def run(self) -> FitResult:
         """All updates that are left."""
         train = self.train
+        keep_freed_memory()
         memory = self._estimate()
         hidden = not (self.is_main and sys.stderr.isatty())
         bar = tqdm(total=train.steps, initial=self.done, desc="training", disable=hidden, unit="step")
