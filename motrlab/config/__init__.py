@@ -1,0 +1,31 @@
+"""Configuration as checked data: frozen dataclasses, and presets that are plain functions.
+
+`smoke()` runs in seconds and learns little, `street()` is the embedded default, `mot17()` is the reference
+system of the MOTR tutorial (docs/architecture.md). A variant is `dataclasses.replace(street(), ...)`; a preset
+of one's own is named as `path/to/file.py:function`.
+"""
+
+from motrlab.config.model import BackboneStage, ModelConfig
+from motrlab.config.presets import PRESETS, load_preset, mot17, mot17_small, smoke, street
+from motrlab.config.quantization import CalibrationConfig, QatConfig
+from motrlab.config.tracker import TrackerConfig
+from motrlab.config.training import TrainConfig
+from motrlab.config.videos import StreetConfig
+from motrlab.config.whole import Config
+
+__all__ = [
+    "PRESETS",
+    "BackboneStage",
+    "CalibrationConfig",
+    "Config",
+    "ModelConfig",
+    "QatConfig",
+    "StreetConfig",
+    "TrackerConfig",
+    "TrainConfig",
+    "load_preset",
+    "mot17",
+    "mot17_small",
+    "smoke",
+    "street",
+]

@@ -1,0 +1,81 @@
+"""Shapes of the network. What departs from the reference is off in `mot17`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from motrlab.config.checks import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneStage:
+    """One EfficientNet stage: `blocks` MBConv blocks, the first with `stride`.
+
+    `fused=True` takes the fused MBConv of EfficientNetV2 (arXiv 2104.00298, figure 2): one k×k convolution in place
+    of expansion and depthwise convolution; with `expansion=1` that is a single convolution.
+    """
+
+    kernel: int
+    blocks: int
+    channels: int
+    stride: int
+    expansion: int
+    fused: bool = False
+
+    def __post_init__(self) -> None:
+        check(self.kernel % 2 == 1, f"backbone stage: kernel must be odd, not {self.kernel}")
+        check(self.stride in (1, 2), f"backbone stage: stride must be 1 or 2, not {self.stride}")
+        check(self.blocks >= 1, f"backbone stage: blocks must be at least 1, not {self.blocks}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shapes of the base graph and of the query interaction module (QIM).
+
+    The transformer sees one feature level. With `upsample=True` the last backbone map is upsampled twofold and
+    added to the map before it, which halves the level's stride: tiny images have too few cells otherwise.
+    """
+
+    height: int
+    width: int
+    stem_channels: int
+    stages: tuple[BackboneStage, ...]
+    upsample: bool = False
+    activation: str = "relu"  # of the backbone: relu | relu6 (what EfficientNet-Lite weights were trained with)
+    d_model: int = 256
+    num_heads: int = 8
+    ffn_channels: int = 1024
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    encoder_points: int = 1
+    decoder_points: int = 1
+    num_detect: int = 256
+    num_track: int = 256
+    slot_columns: int = 128
+    class_prior: float = 0.01  # initial score of every slot; the class bias is -log((1 - p) / p)
+    query_memory: float = 0.0  # share of a track's query that the QIM keeps as it was, from 0 to below 1
+    # Departures from the reference for small images; all are off in `mot17`.
+    overlap_bias: bool = False  # learned attention bias from the overlap of two reference boxes
+    relative_boxes: bool = False  # refinement in units of the reference box instead of in logit space
+    anchor_grid: tuple[int, int] | None = None  # rows × columns of the detect references' first positions
+    anchor_size: tuple[float, float] = (0.09, 0.35)  # their first width and height, fractions of the image
+
+    def __post_init__(self) -> None:
+        check(self.d_model % (2 * self.num_heads) == 0, "d_model must be a multiple of twice num_heads")
+        for name in ("num_detect", "num_track"):
+            slots = getattr(self, name)
+            check(slots >= 1, f"{name} must be at least 1, not {slots}")
+            check(slots % self.slot_columns == 0, f"{name} ({slots}) must fill rows of {self.slot_columns}")
+        if self.anchor_grid is not None:
+            rows, columns = self.anchor_grid
+            check(rows * columns == self.num_detect, f"anchor_grid {rows}×{columns} must have num_detect cells")
+        for name in ("encoder_layers", "decoder_layers", "encoder_points", "decoder_points", "height", "width"):
+            check(getattr(self, name) >= 1, f"{name} must be at least 1")
+        check(self.activation in ("relu", "relu6"), f"activation must be relu or relu6, not {self.activation!r}")
+        check(0 < self.class_prior < 1, "class_prior must lie between 0 and 1")
+        check(0 <= self.query_memory < 1, f"query_memory must lie from 0 to below 1, not {self.query_memory}")
+
+    @property
+    def num_slots(self) -> int:
+        """Detect slots, then track slots."""
+        return self.num_detect + self.num_track

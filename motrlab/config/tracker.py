@@ -1,0 +1,31 @@
+"""The tracker's rules at run time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from motrlab.config.checks import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerConfig:
+    """Life and death of a track at run time; scores are fractions from 0 to 1."""
+
+    birth_score: float = 0.7  # a detect slot at or above becomes a track
+    miss_score: float = 0.6  # a track below counts a miss
+    reset_score: float = 0.7  # a track at or above has its misses set to zero
+    max_misses: int = 5  # so many misses end the track
+    output_score: float = 0.7  # a box is written above this score...
+    min_area_px: float = 100.0  # ...and above this area in the original image
+    suppress_iou: float | None = None  # two tracks that overlap more are duplicates; None: nothing is suppressed
+    # What becomes of a duplicate. False: the younger track ends. True: tracks coast, see `Tracker`.
+    coast: bool = False
+    velocity_gain: float = 0.15  # weight of the newest displacement in a coasting track's velocity
+    coast_written: int = 0  # boxes of coasting tracks are written for so many frames
+
+    def __post_init__(self) -> None:
+        for name in ("birth_score", "miss_score", "reset_score", "output_score"):
+            check(0 <= getattr(self, name) <= 1, f"tracker: {name} must be a fraction from 0 to 1")
+        check(self.miss_score <= self.reset_score, "tracker: miss_score must not exceed reset_score")
+        check(self.max_misses >= 1, "tracker: max_misses must be at least 1")
+        check(0 < self.velocity_gain <= 1, "tracker: velocity_gain must lie above 0 and not above 1")

@@ -1,0 +1,119 @@
+"""Float training: clips, optimiser, criterion, augmentation of tracks, what only training has."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from motrlab.config.checks import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Float training. One step is one optimiser update on `frames_per_step` images, cut into clips."""
+
+    steps: int
+    frames_per_step: int = 8
+    clips_per_step: int = 0  # clips of a step, whatever their length; 0: as many as fill frames_per_step
+    accumulate: int = 1  # micro-batches that a step is computed in, one after the other: less memory, the same gradient
+    checkpoint_frames: bool = False  # compute every frame's activations again in the backward pass: less memory
+    clip_frames: tuple[int, ...] = (2, 3, 4, 5)  # the curriculum...
+    clip_milestones: tuple[float, ...] = (0.25, 0.45, 0.6)  # ...and the fractions of the training where it advances
+    # Instead of the fractions, epochs where it advances ((100, 180, 240) in the reference); empty: the fractions. An
+    # epoch is as many clips as there are training frames, see `motrlab.data.clips.steps_of_epochs`.
+    clip_epochs: tuple[float, ...] = ()
+    stride_max: int = 10  # frame stride, drawn from 1..stride_max per clip
+    reverse_probability: float = 0.0  # clips played backwards
+    # Optimiser (AdamW)
+    lr: float = 2e-4
+    backbone_lr_factor: float = 0.1
+    offset_lr_factor: float = 0.1  # of the projections that give sampling offsets
+    weight_decay: float = 1e-4
+    beta2: float = 0.999
+    clip_norm: float = 0.1
+    schedule: str = "step"  # step | cosine | one_cycle | constant
+    step_milestones: tuple[float, ...] = (0.5,)  # ×0.1 at these fractions of the training
+    warmup: float = 0.0  # fraction of the steps
+    # Start: "" seeded random weights; "efficientnet-lite0" (-lite1, -lite2) an installed package; or a path, see
+    # `motrlab.training.initial_weights`.
+    init: str = ""
+    frozen_stages: int = 0  # the stem and so many backbone stages keep their initial weights; 0: all are trained
+    freeze_bn: bool = True
+    ema_decay: float = 0.0  # of the average of the weights that is evaluated and saved; 0: the weights themselves
+    bf16: bool = True  # used only where the processor has it
+    # Criterion (MOTR section 3.4)
+    class_weight: float = 2.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    min_visibility: float = 0.0  # people less visible are no target for detect slots...
+    track_min_visibility: float = 0.0  # ...and, below this one, a negative for their track
+    # A detect slot on a person below min_visibility: leave_out punishes it as background, ignore takes no class loss
+    below_visibility: str = "leave_out"
+    # Tracks while training
+    keep_iou: float = 0.5  # a track below it is not carried on
+    drop_probability: float = 0.1
+    heavy_drop_fraction: float = 0.0  # share of clips whose drop probability is drawn from 0 to 0.9
+    false_positive_ratio: float = 0.3  # detect slots that overlap a track inserted as tracks without an object
+    clone_probability: float = 0.0  # shifted copies of tracks, labelled background
+    reference_jitter: float = 0.0  # noise on track references, in units of the box size
+    hold_below: float = 0.0  # tracks of people less visible keep their query, as coasting tracks do at run time
+    swap_probability: float = 0.0  # share of tracks whose reference is exchanged with a close neighbour's
+    # What only training has (docs/LOG.md: what each does on `street`)
+    coopetition: bool = False  # all decoder layers but the last give detect slots the tracked objects too (CO-MOT)
+    query_groups: int = 0  # further sets of detect queries, matched on their own (Group DETR)
+    denoising_groups: int = 0  # sets of queries that start from ground truth with noise on it (DN-DETR)
+    denoising_noise: float = 0.4  # of their boxes, in half sizes; background starts from one to two times that
+    extra_weight: float = 1.0  # of the loss of all those groups together
+    appearance_weight: float = 0.0  # of the contrast between embeddings of one person and of the others in a clip
+    appearance_temperature: float = 0.1
+    augmentation: str = "reference"  # reference | street
+    # Colour jitter of a clip, 0 to 4: 1 is ±20 % gain a channel, ±25 brightness, channels permuted in a quarter of the
+    # clips; 0 none; None: the set's own (street 1, reference 0)
+    colour_jitter: float | None = None
+    nv12: bool = False  # chroma averaged over 2×2 pixels, as a camera delivers it
+    checkpoint_every: int = 200
+    keep_every: int = 0  # steps after which a copy of the model stays; 0: none
+    validate_every: int = 0  # steps; 0: only at the end
+    validate_frames: int = 60  # of each test half, from its beginning
+    best_metric: str = ""  # of the validation, say idf1: the best model is the result; "": the last one
+    late_entrant_clips: int = 96  # of the test halves, for the late-entrant check
+
+    def __post_init__(self) -> None:
+        check(self.steps >= 1, "train: steps must be at least 1")
+        check(len(self.clip_milestones) == len(self.clip_frames) - 1, "train: one milestone between clip lengths")
+        epochs = (0.0, *self.clip_epochs)
+        check(len(epochs) in (1, len(self.clip_frames)), "train: one of clip_epochs between clip lengths, or none")
+        check(all(a < b for a, b in itertools.pairwise(epochs)), "train: clip_epochs must be positive and rise")
+        jitter = self.colour_jitter
+        check(jitter is None or 0 <= jitter <= 4, f"train: colour_jitter must be from 0 to 4, not {jitter}")
+        for name in ("query_groups", "denoising_groups", "denoising_noise", "extra_weight", "appearance_weight"):
+            check(getattr(self, name) >= 0, f"train: {name} must not be negative")
+        check(self.appearance_temperature > 0, "train: appearance_temperature must be positive")
+        below = self.below_visibility
+        check(below in ("leave_out", "ignore"), f"train: below_visibility is leave_out or ignore, not {below!r}")
+        schedules = ("step", "cosine", "one_cycle", "constant")
+        check(self.schedule in schedules, f"train: unknown schedule {self.schedule!r}; one of {', '.join(schedules)}")
+        check(0 <= self.ema_decay < 1, f"train: ema_decay must lie from 0 to below 1, not {self.ema_decay}")
+        check(self.accumulate >= 1, f"train: accumulate must be at least 1, not {self.accumulate}")
+        for name in ("clips_per_step", "keep_every", "validate_every", "late_entrant_clips"):
+            check(getattr(self, name) >= 0, f"train: {name} must not be negative")
+        check(self.checkpoint_every >= 1, "train: checkpoint_every must be at least 1")
+        check(self.validate_frames >= 1, "train: validate_frames must be at least 1")
+        check(self.freeze_bn or not self.checkpoint_frames, "train: checkpoint_frames needs freeze_bn")
+        scored = ("", "mota", "motp", "idf1", "idp", "idr", "hota", "deta", "assa", "late_entrant_auc")
+        check(self.best_metric in scored, f"train: best_metric is one of {', '.join(scored[1:])}, or empty")
+        check(not self.best_metric or self.validate_every > 0, "train: best_metric needs validate_every")
+        check(self.augmentation in ("reference", "street"), f"train: unknown augmentation {self.augmentation!r}")
+        check(self.lr > 0, f"train: lr must be positive, not {self.lr}")
+        check(self.frozen_stages >= 0, f"train: frozen_stages must not be negative, not {self.frozen_stages}")
+        check(not self.frozen_stages or self.freeze_bn, "train: frozen_stages needs freeze_bn: statistics would move")
+        for name in (
+            "drop_probability",
+            "false_positive_ratio",
+            "clone_probability",
+            "reverse_probability",
+            "swap_probability",
+        ):
+            check(0 <= getattr(self, name) <= 1, f"train: {name} must be a fraction from 0 to 1")
