@@ -7,9 +7,10 @@ loss, backward, gradient norm and AdamW in float32; loading is not in it. Every 
 turn, and the ratio is taken within a repeat, in seconds and in seconds of processor time (which neighbours on the
 machine disturb less).
 
-Alike: the backbone (ours, in both), width, heads, feed-forward width, layers, sampling points, slots, one feature
-level, box refinement, a loss after every decoder layer, no dropout. Deformable DETR brings its own matcher and loss. It
-runs twice: with the backbone as we run it, channels last in memory, and as Hugging Face runs one, channel by channel.
+Alike: the backbone (ours, in both), width, heads, feed-forward width, layers, slots, box refinement, a loss after every
+decoder layer, no dropout. Deformable DETR brings its own matcher and loss. It runs three times: with our single feature
+level and sampling points, and the backbone as we run it, channels last in memory; the same with the backbone as Hugging
+Face runs one, channel by channel; and with the four levels of four points each that it has by default.
 
 ours, clips of n frames    the step of float training: all frames encoded at once, then frame after frame the decoder,
                            tracklet-aware assignment and QIM, with gradients through the track queries. More work than
@@ -64,12 +65,13 @@ def main() -> None:
     torch.manual_seed(0)
     lengths = sorted({1, *config.train.clip_frames})
     batches = make_batches(config, lengths)
-    steps = (OurStep(config), DetrStep(config, True), DetrStep(config, False))
+    steps = (OurStep(config), DetrStep(config), DetrStep(config, channels_last=False), DetrStep(config, levels=4))
     for step in steps:
         print(f"{step.name}: {sum(p.numel() for p in step.module.parameters()):,} parameters")
     for threads in options.threads:
         torch.set_num_threads(threads)
-        print(f"\n{threads} thread(s), {options.repeats} repeats: median (quartiles); theirs: channels last / first")
+        print(f"\n{threads} thread(s), {options.repeats} repeats: median (quartiles); theirs:")
+        print("one level, channels last / channels first / four levels of four points, channels last")
         for length, parts in batches.items():
             compare(steps, length, parts, options.repeats)
     if options.parts:
@@ -159,10 +161,10 @@ class Maps(nn.Module):
 class DetrStep:
     """`DeformableDetrForObjectDetection` of the same shapes, with its own matcher and loss."""
 
-    def __init__(self, config: Config, channels_last: bool) -> None:
-        self.name = f"Deformable DETR, backbone with channels {'last' if channels_last else 'first'}"
+    def __init__(self, config: Config, *, channels_last: bool = True, levels: int = 1) -> None:
+        self.name = f"Deformable DETR, {levels} level(s), backbone with channels {'last' if channels_last else 'first'}"
         self.config = config
-        self.module = build_detr(config.model, channels_last)
+        self.module = build_detr(config.model, channels_last, levels)
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=LR, fused=True)
 
     def __call__(self, batch: ClipBatch) -> float:
@@ -193,8 +195,11 @@ class DetrStep:
             yield
 
 
-def build_detr(config: ModelConfig, channels_last: bool) -> Any:
-    """Deformable DETR of our shapes on our backbone. Ends the program with one line where it is not installed."""
+def build_detr(config: ModelConfig, channels_last: bool, levels: int) -> Any:
+    """Deformable DETR of our shapes on our backbone; with more than one level, as many points on each as by default.
+
+    Ends the program with one line where it is not installed.
+    """
     try:
         from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
     except ImportError:
@@ -205,11 +210,12 @@ def build_detr(config: ModelConfig, channels_last: bool) -> Any:
         backbone_config=ResNetConfig(
             embedding_size=8, hidden_sizes=stages, depths=[1] * 4, layer_type="basic", out_features=["stage4"]
         ),
-        num_labels=1, num_queries=config.num_slots, d_model=config.d_model, num_feature_levels=1,
+        num_labels=1, num_queries=config.num_slots, d_model=config.d_model, num_feature_levels=levels,
         encoder_layers=config.encoder_layers, decoder_layers=config.decoder_layers,
         encoder_ffn_dim=config.ffn_channels, decoder_ffn_dim=config.ffn_channels,
         encoder_attention_heads=config.num_heads, decoder_attention_heads=config.num_heads,
-        encoder_n_points=config.encoder_points, decoder_n_points=config.decoder_points,
+        encoder_n_points=config.encoder_points if levels == 1 else 4,
+        decoder_n_points=config.decoder_points if levels == 1 else 4,
         dropout=0.0, auxiliary_loss=True, with_box_refine=True, class_cost=2,
     )  # fmt: skip
     with warnings.catch_warnings():
