@@ -39,20 +39,25 @@ lint: $(STAMP)
 
 # A process for each folder: torch, OpenVINO, ONNX Runtime and LMDB in one long-lived process end in a segmentation fault
 # when the chain's subprocesses start (docs/LOG.md), and no user has all of them in one process for long.
-PARTS := $(sort $(dir $(wildcard tests/*/test_*.py))) tests/test_*.py
+# JOBS of them run at a time, each on one thread; the notebooks are one more.
+PARTS := $(patsubst tests/%/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))) top
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+MARK := not slow
 
 test: lint
-	@for part in $(PARTS); do echo "$$part"; $(BIN)/python -m pytest -q -m "not slow" "$$part" || exit 1; done
-	@$(MAKE) --no-print-directory notebooks-test
+	@$(MAKE) --no-print-directory --output-sync=target -j$(JOBS) notebooks-test $(PARTS:%=test-%)
 
 test-all: lint
-	@for part in $(PARTS); do echo "$$part"; $(BIN)/python -m pytest -q "$$part" || exit 1; done
-	@$(MAKE) --no-print-directory notebooks-test
+	@$(MAKE) --no-print-directory --output-sync=target -j$(JOBS) MARK= notebooks-test $(PARTS:%=test-%)
+
+test-%: $(STAMP)
+	@echo "tests: $*"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "$(MARK)" $(if $(filter top,$*),tests/test_*.py,tests/$*)
 
 # The stored outputs of the notebooks against fresh ones, in order, in a throw-away project folder.
 notebooks-test: $(STAMP)
 ifneq ($(NOTEBOOKS),)
-	home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && MOTRLAB_HOME=$$home $(BIN)/python -m pytest --nbval \
+	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && MOTRLAB_HOME=$$home $(BIN)/python -m pytest -q --nbval \
 		--nbval-current-env --nbval-cell-timeout 900 $(addprefix --nbval-sanitize-with ,$(SANITIZE)) $(sort $(NOTEBOOKS))
 endif
 
