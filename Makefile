@@ -57,7 +57,7 @@ test-%: $(STAMP)
 # The stored outputs of the notebooks against fresh ones, in order, in a throw-away project folder.
 notebooks-test: $(STAMP)
 ifneq ($(NOTEBOOKS),)
-	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && MOTRLAB_HOME=$$home $(BIN)/python -m pytest -q --nbval \
+	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && MOTRLAB_HOME=$$home $(BIN)/python -m pytest --nbval -q \
 		--nbval-current-env --nbval-cell-timeout 900 $(addprefix --nbval-sanitize-with ,$(SANITIZE)) $(sort $(NOTEBOOKS))
 endif
 
