@@ -63,6 +63,7 @@ def full(config: Config) -> Config:
         false_positive_ratio=0.5,
         clone_probability=0.5,
         reference_jitter=0.1,
+        denoising_groups=1,
         keep_iou=-1.0,
     )
     return replace(config, train=train)
