@@ -10,12 +10,11 @@ import argparse
 import json
 import math
 import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from motrlab.errors import UserError
+from motrlab.errors import UserError, exit_status
 from motrlab.run import Run
 
 PROTOCOLS = ("motchallenge", "hat")
@@ -28,23 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if rest and options.verb is not _not_built:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    verb: Callable[[argparse.Namespace], None] = options.verb
-    try:
-        verb(options)
-    except UserError as error:
-        print(f"motrlab: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("motrlab: interrupted; the same command goes on from here", file=sys.stderr)
-        return 1
-    except Exception as error:
-        details = getattr(error, "details", "")  # of a pipeline.NotebookError: the kernel's traceback
-        if details:
-            print(f"{details}\nmotrlab: {error}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        return 1
-    return 0
+    return exit_status(lambda: options.verb(options))
 
 
 def _sequence_names(text: str) -> tuple[str, ...]:

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from motrlab.errors import UserError
+from motrlab.errors import UserError, exit_status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,22 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lr", type=float, default=0.0, help="learning rate (default: the run's)")
     options = parser.parse_args(arguments)
     try:
-        if options.replay:
-            print(_replay(options.replay))
-        else:
-            _train(options)
-    except UserError as error:
-        print(f"motrlab: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("motrlab: interrupted; the same command goes on from here", file=sys.stderr)
-        return 1
-    except Exception:
-        traceback.print_exc()
-        return 1
+        return exit_status(lambda: print(_replay(options.replay)) if options.replay else _train(options))
     finally:
         _leave()
-    return 0
 
 
 def _train(options: argparse.Namespace) -> None:
