@@ -73,7 +73,7 @@ def street() -> Config:
             clone_probability=0.15,
             reference_jitter=0.05,
             augmentation="street",
-            denoising_groups=2,  # docs/LOG.md: .08 MOTA and .06 IDF1 after 500 steps, for a twentieth more time
+            denoising_groups=2,  # docs/LOG.md: .08 MOTA and .06 IDF1 after 500 steps, for hardly more time
         ),
         qat=QatConfig(lr=2e-5),  # docs/LOG.md: at 1e-4 it wanders off by most of a MOTA point
     )  # fmt: skip
