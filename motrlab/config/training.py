@@ -24,7 +24,9 @@ class TrainConfig:
     clip_epochs: tuple[float, ...] = ()
     stride_max: int = 10  # frame stride, drawn from 1..stride_max per clip
     reverse_probability: float = 0.0  # clips played backwards
-    # Optimiser (AdamW)
+    # adamw | muon: AdamW, but orthogonalised momentum for the weights of hidden layers (docs/LOG.md: half the steps)
+    optimizer: str = "adamw"
+    muon_lr_factor: float = 1.0  # of lr, for those weights
     lr: float = 2e-4
     backbone_lr_factor: float = 0.1
     offset_lr_factor: float = 0.1  # of the projections that give sampling offsets
@@ -95,6 +97,7 @@ class TrainConfig:
         check(below in ("leave_out", "ignore"), f"train: below_visibility is leave_out or ignore, not {below!r}")
         schedules = ("step", "cosine", "one_cycle", "constant")
         check(self.schedule in schedules, f"train: unknown schedule {self.schedule!r}; one of {', '.join(schedules)}")
+        check(self.optimizer in ("adamw", "muon"), f"train: optimizer is adamw or muon, not {self.optimizer!r}")
         check(0 <= self.ema_decay < 1, f"train: ema_decay must lie from 0 to below 1, not {self.ema_decay}")
         check(self.accumulate >= 1, f"train: accumulate must be at least 1, not {self.accumulate}")
         for name in ("clips_per_step", "keep_every", "validate_every", "late_entrant_clips"):
@@ -107,6 +110,7 @@ class TrainConfig:
         check(not self.best_metric or self.validate_every > 0, "train: best_metric needs validate_every")
         check(self.augmentation in ("reference", "street"), f"train: unknown augmentation {self.augmentation!r}")
         check(self.lr > 0, f"train: lr must be positive, not {self.lr}")
+        check(self.muon_lr_factor > 0, f"train: muon_lr_factor must be positive, not {self.muon_lr_factor}")
         check(self.frozen_stages >= 0, f"train: frozen_stages must not be negative, not {self.frozen_stages}")
         check(not self.frozen_stages or self.freeze_bn, "train: frozen_stages needs freeze_bn: statistics would move")
         for name in (

@@ -201,7 +201,7 @@ def estimate_memory(
     return MemoryEstimate(
         parameters=parameters,
         gradients=trained,
-        optimizer=2 * trained,  # AdamW: first and second moments
+        optimizer=2 * trained,  # AdamW's two moments; Muon keeps one of its matrices
         average=whole if average else 0,
         activations=round(activations),
     )

@@ -11,6 +11,8 @@ from torch import nn
 from motrlab.config import TrainConfig
 
 _NEVER_PRETRAINED = (".lateral.", ".smooth.")  # layers of the backbone that no published network has
+_MUON_SIDE = 16  # smallest side of a matrix that Muon takes: heads and depthwise kernels stay with AdamW
+_OUTPUTS = (".offsets.", ".weights.")  # of deformable attention: no hidden layers either
 _TABLES = (".detect.", ".overlap.", ".extra.")  # queries and references of slots, factors of the overlap bias
 
 
@@ -35,8 +37,11 @@ def lr_factor(config: TrainConfig, step: int) -> float:
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """AdamW groups: backbone and sampling offsets at their own rates; no weight decay on vectors and slot tables."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """Groups: backbone and sampling offsets at their own rates; no weight decay on vectors and slot tables.
+
+    With `config.optimizer` "muon", the weights of hidden layers are groups with `muon` true.
+    """
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -44,11 +49,20 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
         factor = config.backbone_lr_factor if pretrained else 1.0
         factor = config.offset_lr_factor if ".offsets." in name else factor
         plain = parameter.ndim <= 1 or any(part in f".{name}" for part in _TABLES)
-        groups.setdefault((factor, 0.0 if plain else config.weight_decay), []).append(parameter)
+        muon = config.optimizer == "muon" and not plain and _is_hidden(name, parameter)
+        factor *= config.muon_lr_factor if muon else 1.0
+        groups.setdefault((factor, 0.0 if plain else config.weight_decay, muon), []).append(parameter)
     return [
         {"params": params, "lr": config.lr * factor, "initial_lr": config.lr * factor, "weight_decay": decay}
-        for (factor, decay), params in sorted(groups.items(), key=lambda item: item[0])
+        | ({"muon": True} if muon else {})
+        for (factor, decay, muon), params in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def _is_hidden(name: str, weight: nn.Parameter) -> bool:
+    """Whether a weight is a matrix between hidden layers, the kernels of a convolution side by side."""
+    smaller = min(weight.shape[0], weight[0].numel())
+    return smaller >= _MUON_SIDE and not any(part in name for part in _OUTPUTS)
 
 
 def set_lr(param_groups: Iterable[dict[str, Any]], factor: float) -> None:

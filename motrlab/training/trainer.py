@@ -1,4 +1,4 @@
-"""The trainer: clips, AdamW, checkpoints, resume, on one process or many. Float training and QAT share `fit`.
+"""The trainer: clips, updates, checkpoints, resume, on one process or many. Float training and QAT share `fit`.
 
 A step is one update on clips that are dealt over processes and micro-batches. What happens to a clip is drawn from
 (seed, step, index of the clip), and the gradient is divided by the objects of the whole step: so neither the dealing
@@ -33,6 +33,7 @@ from motrlab.training.curve import Rows, final_means, read_rows, write_rows
 from motrlab.training.distributed import make_accelerator, synchronise_batch_norm
 from motrlab.training.ema import Ema
 from motrlab.training.memory import MemoryEstimate, estimate_memory
+from motrlab.training.optimizer import make_optimizer
 from motrlab.training.replay import clip_generators, clip_names, find_non_finite, save_step
 from motrlab.training.schedule import lr_factor, parameter_groups, set_lr
 from motrlab.training.trainee import Trainee, float_trainee
@@ -122,7 +123,7 @@ class _Training:
         self.module = self.accelerator.prepare_model(self.clips)
         groups = parameter_groups(self.clips, train)
         self.parameters = [p for group in groups for p in group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, train.beta2), fused=True)
+        self.optimizer = make_optimizer(groups, train.beta2)
         self.ema = Ema(self.clips, train.ema_decay) if train.ema_decay else None
         self.best: dict[str, Any] = {}
         self.done, self.spent, self.rows = self._resume()
