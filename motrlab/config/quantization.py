@@ -13,9 +13,15 @@ class CalibrationConfig:
 
     num_frames: int = 64  # in all
     num_sequences: int = 8  # spread over so many sequences
+    stride: int = 1  # every so many frames of a sequence; the loop runs over those
+    sequences: tuple[str, ...] = ()  # only these; empty: the first num_sequences
+    closed_loop: bool = True  # False: every frame alone, with empty track slots, as single images would be
+    equalise: bool = False  # before: cross-layer equalisation (arXiv 1906.04721, section 4.1)
+    correct_bias: bool = False  # after: biases take up the mean error of each product (same, section 4.2)
 
     def __post_init__(self) -> None:
         check(self.num_frames >= 1 and self.num_sequences >= 1, "calibration: needs at least one frame")
+        check(self.stride >= 1, f"calibration: stride must be at least 1, not {self.stride}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +34,11 @@ class QatConfig:
     weight_decay: float = 1e-4
     clip_frames: int = 3
     freeze_observers: float = 0.5  # fraction of the steps after which ranges stay
+    # Weight of the distance to the float model's outputs on the same inputs, beside the loss; 0: no distillation
+    distill: float = 0.0
 
     def __post_init__(self) -> None:
         check(self.steps >= 1, "qat: steps must be at least 1")
         check(self.lr > 0, f"qat: lr must be positive, not {self.lr}")
+        check(self.distill >= 0, f"qat: distill must not be negative, not {self.distill}")
+        check(0 <= self.freeze_observers <= 1, "qat: freeze_observers must be a fraction from 0 to 1")

@@ -12,6 +12,7 @@ from typing import Any
 
 from motrlab.config.model import ModelConfig
 from motrlab.config.quantization import CalibrationConfig, QatConfig
+from motrlab.config.scheme import Scheme
 from motrlab.config.tracker import TrackerConfig
 from motrlab.config.training import TrainConfig
 from motrlab.config.videos import StreetConfig
@@ -26,6 +27,7 @@ class Config:
     model: ModelConfig
     tracker: TrackerConfig
     train: TrainConfig
+    scheme: Scheme = field(default_factory=Scheme)  # what is quantised, and how
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     qat: QatConfig = field(default_factory=QatConfig)
     street: StreetConfig = field(default_factory=StreetConfig)

@@ -7,18 +7,22 @@ see at run time; single frames would show them empty slots only.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from motrlab.config import Config
+from motrlab.config import CalibrationConfig, Config
 from motrlab.errors import UserError
+from motrlab.quantization.bias_correction import correct_biases
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.tracking.step import FrameOutput, empty_state, frame_step, state_like
-from motrlab.tracking.tracker import EMPTY, Decision, Tracker
+from motrlab.tracking.step import FrameOutput, Graphs, TrackState, empty_state, frame_step, state_like
+from motrlab.tracking.tracker import Decision, Tracker
+
+_CORRECTION_FRAMES = 16  # of those watched, evenly spread: a mean per channel needs no more
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,15 @@ class CalibrationResult:
     tracks_per_frame: float
 
 
+@dataclass(frozen=True)
+class Step:
+    """The inputs of both graphs at one frame: `image` `[1, 3, H, W]`, the state before it, what the QIM was given."""
+
+    image: Tensor
+    state: TrackState
+    qim: tuple[Tensor, ...]
+
+
 def calibrate(quantised: QuantizedMotr, sequences: Iterable[Iterable[Tensor]], config: Config) -> CalibrationResult:
     """Choose all scales from at most `config.calibration.num_frames` frames of `sequences`; ends in mode `evaluate`.
 
@@ -38,40 +51,90 @@ def calibrate(quantised: QuantizedMotr, sequences: Iterable[Iterable[Tensor]], c
     """
     settings = config.calibration
     quantised.mode("calibrate")
-    per_sequence = -(-settings.num_frames // settings.num_sequences)
-    frames, live, used = 0, 0, 0
+    steps: list[Step] = []
+    live, frames, used = 0, 0, 0
+    wanted = max(1, settings.num_frames // _CORRECTION_FRAMES)
     bar = tqdm(total=settings.num_frames, desc="calibration", disable=not sys.stderr.isatty(), unit="frame")
-    for images in sequences:
-        limit = min(per_sequence, settings.num_frames - frames)
-        if limit <= 0:
-            break
-        counts = _watch(quantised, images, limit, config)
-        bar.update(len(counts))
-        frames, live, used = frames + len(counts), live + sum(counts), used + bool(counts)
+    for images in shared_out(sequences, settings):
+        before = frames
+        for step in closed_loop(quantised.graphs, images, config, keep_state=settings.closed_loop):
+            live += int(step.qim[-1].sum())
+            if settings.correct_bias and frames % wanted == 0:
+                steps.append(step)
+            frames += 1
+            bar.update()
+        used += frames > before
     bar.close()
     if frames == 0:
         raise UserError("calibration: the sequences hold no frame; check data_root and sequences")
     for module in quantised.fake_quantizers():
         module.finish()
     quantised.mode("evaluate")
+    if settings.correct_bias:
+        inputs = [(s.image, s.state.query, s.state.mask, s.state.reference) for s in steps]
+        correct_biases(quantised, inputs, [s.qim for s in steps])
     return CalibrationResult(frames, used, live / frames)
 
 
-def _watch(quantised: QuantizedMotr, images: Iterable[Tensor], limit: int, config: Config) -> list[int]:
-    """Up to `limit` frames of one sequence through the frame step; live tracks after each."""
+def shared_out(sequences: Iterable[Iterable[Tensor]], settings: CalibrationConfig) -> Iterator[Iterator[Tensor]]:
+    """The frames of each sequence that calibration looks at; each must be used up before the next."""
+    per_sequence, left = -(-settings.num_frames // settings.num_sequences), settings.num_frames
+    for images in sequences:
+        if left <= 0:
+            return
+        counted = _Counted(islice(images, 0, None, settings.stride), min(per_sequence, left))
+        yield iter(counted)
+        left -= counted.taken
+
+
+class _Counted:
+    """At most `limit` items, and how many were taken."""
+
+    def __init__(self, items: Iterable[Tensor], limit: int) -> None:
+        self._items, self._limit, self.taken = items, limit, 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for item in islice(self._items, self._limit):
+            self.taken += 1
+            yield item
+
+
+@torch.no_grad()
+def closed_loop(graphs: Graphs, images: Iterable[Tensor], config: Config, *, keep_state: bool = True) -> Iterator[Step]:
+    """One sequence through the frame step by the tracker's rules, from an empty state: the inputs of every frame.
+
+    With `keep_state` false every frame starts from an empty state.
+    """
     model = config.model
-    tracker = Tracker(config.tracker, model.num_detect, model.num_track)
-    counts: list[int] = []
+    fresh = empty_state(1, model.d_model, model.num_track, model.slot_columns)
+    recorder = _Recorder(graphs)
+    tracker, state = None, None
+    for image in images:
+        if tracker is None or state is None or not keep_state:
+            tracker, state = Tracker(config.tracker, model.num_detect, model.num_track), state_like(fresh, image)
+        before, rules = state, tracker
 
-    def decide(output: FrameOutput) -> Decision:
-        decision = tracker.update(*output.scores_and_boxes())
-        counts.append(int((decision.source != EMPTY).sum()))
-        return decision
+        def decide(output: FrameOutput, rules: Tracker = rules) -> Decision:
+            return rules.update(*output.scores_and_boxes())
 
-    state = None
-    with torch.no_grad():
-        for _, image in zip(range(limit), images, strict=False):
-            if state is None:
-                state = state_like(empty_state(1, model.d_model, model.num_track, model.slot_columns), image)
-            _, state = frame_step(quantised.graphs, image, state, decide)
-    return counts
+        _, state = frame_step(recorder, image, before, decide)
+        yield Step(image, before, recorder.qim_inputs)
+
+
+class _Recorder:
+    """Graphs that remember what the QIM was given."""
+
+    def __init__(self, graphs: Graphs) -> None:
+        self._graphs = graphs
+        self.base, self.decode = graphs.base, graphs.decode
+        self.qim_inputs: tuple[Tensor, ...] = ()
+
+    @property
+    def detect_query(self) -> Tensor:
+        query: Tensor = self._graphs.detect_query
+        return query
+
+    def qim(self, embedding: Tensor, query: Tensor, mask: Tensor) -> Tensor:
+        self.qim_inputs = (embedding, query, mask)
+        out: Tensor = self._graphs.qim(embedding, query, mask)
+        return out

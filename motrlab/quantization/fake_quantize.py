@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torchao.quantization.pt2e.fake_quantize import FakeQuantizeBase
 
+from motrlab.quantization.observers import BINS, FROM_HISTOGRAM, MagnitudeHistogram
+
 MIN_SCALE = 1e-6  # keeps int32 biases (bias / (input scale · weight scale)) of dead channels inside their range
 _MOMENTUM = 0.02  # of the moving average, once as many batches are seen as it spans; before, a plain mean
-_BINS = 2048  # of the histogram behind the `mse` observer
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -48,8 +49,9 @@ class FakeQuantize(FakeQuantizeBase):
 
     Args:
         dtype, quant_min, quant_max, qscheme: as torchao's specs give them.
-        observer: `min_max` (largest magnitude ever), `moving_average` (of each batch's largest magnitude) or `mse`
-            (least squared error over a histogram; falls back to the moving average while training).
+        observer: `min_max` (largest magnitude ever), `moving_average` (of each batch's largest magnitude) or one of
+            `observers.FROM_HISTOGRAM`, chosen at the end of calibration; in training these follow the moving average.
+        percentile: per cent of the magnitudes that the observer of that name keeps.
         fixed_scale: a scale that nothing changes.
     """
 
@@ -63,20 +65,22 @@ class FakeQuantize(FakeQuantizeBase):
         qscheme: torch.qscheme = torch.per_tensor_symmetric,
         is_dynamic: bool = False,
         observer: str = "moving_average",
+        percentile: float = 99.99,
         fixed_scale: float | None = None,
     ) -> None:
         super().__init__()
         assert not is_dynamic, "ranges are static"
         self.dtype, self.qscheme = dtype, qscheme
         self.quant_min, self.quant_max = quant_min, quant_max
-        self.observer, self.fixed_scale = observer, fixed_scale
+        self.observer, self.percentile, self.fixed_scale = observer, percentile, fixed_scale
         self.observing = True
         self.quantising = False
         self.register_buffer("scale", torch.tensor([fixed_scale or 1.0]))
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
         self.register_buffer("batches", torch.zeros(1))
-        if observer == "mse" and fixed_scale is None:
-            self.register_buffer("histogram", torch.zeros(_BINS))
+        self.calibrating = False
+        if observer in FROM_HISTOGRAM and fixed_scale is None:
+            self.register_buffer("histogram", torch.zeros(BINS))
             self.register_buffer("histogram_range", torch.zeros(1))
         self._step: float | None = None  # the scale as a number, so that it is not read from a tensor every time
 
@@ -122,32 +126,25 @@ class FakeQuantize(FakeQuantizeBase):
             old += max(1 / (seen + 1), _MOMENTUM) * (new - old)
         self.batches.fill_(seen + 1)
         self.scale.fill_(old)
-        if self.observer == "mse" and self.calibrating:
-            self._fill_histogram(x)
+        if self.calibrating and self.observer in FROM_HISTOGRAM:
+            MagnitudeHistogram(self.histogram, self.histogram_range).add(x)
         self._step = None
-
-    def _fill_histogram(self, x: Tensor) -> None:
-        """Histogram of magnitudes; its range doubles, and bins merge in pairs, when a larger value comes."""
-        magnitude = x.abs()
-        largest = float(magnitude.max())
-        if self.histogram_range == 0:
-            self.histogram_range.fill_(max(largest, MIN_SCALE))
-        while largest > float(self.histogram_range):
-            merged = self.histogram.reshape(-1, 2).sum(1)
-            self.histogram.zero_()[: _BINS // 2] = merged
-            self.histogram_range *= 2
-        self.histogram += torch.histc(magnitude, _BINS, 0, float(self.histogram_range))
 
     def finish(self) -> None:
         """Choose the scale from the histogram, after calibration."""
-        if self.observer != "mse" or self.fixed_scale is not None or float(self.histogram_range) == 0:
+        choose = FROM_HISTOGRAM.get(self.observer)
+        if choose is None or self.fixed_scale is not None or float(self.histogram_range) == 0:
             return
-        self.scale.fill_(max(best_scale(self.histogram, float(self.histogram_range), self.quant_max), MIN_SCALE))
+        clip = choose(self.histogram, float(self.histogram_range), self.quant_max, self.percentile)
+        self.scale.fill_(max(clip / self.quant_max, MIN_SCALE))
         self._step = None
 
 
 class PerChannelFakeQuantize(FakeQuantizeBase):
-    """Fake quantisation of a weight, per output channel (`ch_axis`); its scales follow the weight while observing."""
+    """Fake quantisation of a weight, per output channel (`ch_axis`); its scales follow the weight while observing.
+
+    With `per_channel` False all channels have the scale of the largest: kernels want one scale per channel either way.
+    """
 
     is_dynamic = False
 
@@ -159,10 +156,11 @@ class PerChannelFakeQuantize(FakeQuantizeBase):
         qscheme: torch.qscheme = torch.per_channel_symmetric,
         ch_axis: int = 0,
         is_dynamic: bool = False,
+        per_channel: bool = True,
     ) -> None:
         super().__init__()
         assert not is_dynamic, "ranges are static"
-        self.dtype, self.qscheme, self.ch_axis = dtype, qscheme, ch_axis
+        self.dtype, self.qscheme, self.ch_axis, self.per_channel = dtype, qscheme, ch_axis, per_channel
         self.quant_min, self.quant_max = quant_min, quant_max
         self.observing = True
         self.quantising = False
@@ -200,7 +198,10 @@ class PerChannelFakeQuantize(FakeQuantizeBase):
             return
         self._seen_version = weight._version
         others = [axis for axis in range(weight.ndim) if axis != self.ch_axis]
-        self.scale = (weight.abs().amax(others) / self.quant_max).clamp(min=MIN_SCALE)
+        largest = weight.abs().amax(others)
+        if not self.per_channel:
+            largest = largest.amax().expand_as(largest).contiguous()
+        self.scale = (largest / self.quant_max).clamp(min=MIN_SCALE)
         if self.zero_point.shape != self.scale.shape:
             self.zero_point = torch.zeros_like(self.scale, dtype=torch.int32)
 
@@ -244,17 +245,3 @@ class BiasRounding(nn.Module):
             integers = (bias.detach().double() / grid.double()).round().clamp(-(2**31), 2**31 - 1)
             self._rounded = (integers * grid.double()).float()
         return self._rounded
-
-
-def best_scale(histogram: Tensor, largest: float, quant_max: int) -> float:
-    """The scale of least squared error for magnitudes with this `histogram` over 0..`largest`.
-
-    Rounding to steps of s errs by s² / 12 on average, clipping at c by the distance to c.
-    """
-    bins = len(histogram)
-    centre = (torch.arange(bins, device=histogram.device) + 0.5) * (largest / bins)
-    clip = torch.linspace(0.1, 1.0, 181, device=histogram.device)[:, None] * largest
-    step = clip / quant_max
-    error = torch.where(centre <= clip, step**2 / 12, (centre - clip) ** 2)
-    error = torch.where(centre < step / 2, centre**2, error)  # rounds to zero
-    return float(step[(error * histogram).sum(1).argmin()])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,15 +18,22 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
 from motrlab.config import ModelConfig
+from motrlab.config.scheme import ACTIVATION_RANGE, PRODUCTS, WEIGHT_RANGE, Rule, Scheme
 from motrlab.model.motr import Motr
 from motrlab.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
 from motrlab.quantization.graph_edits import VIEWS, edit_for_runtime
-from motrlab.quantization.scheme import ACTIVATION_RANGE, WEIGHT_RANGE, Rule, Scheme
 
 aten = torch.ops.aten
-_OPERATOR = {aten.conv2d.default: "conv", aten.linear.default: "linear", aten.matmul.default: "matmul"}
+_OPERATOR = {
+    aten.conv2d.default: "conv",
+    aten.linear.default: "linear",
+    aten.matmul.default: "matmul",
+    aten.grid_sampler.default: "sampling",
+    aten.layer_norm.default: "norm",
+}  # a placeholder is an "input"
 _ACTIVATIONS = (aten.relu.default, aten.hardtanh.default)  # ReLU and, by its name in a captured graph, ReLU6
 _ANNOTATION = "quantization_annotation"  # where torchao looks for our marks
+Marker = functools.partial["Mark"]  # everything but tensor and user
 
 
 def example_inputs(config: ModelConfig, batch: int = 1) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -70,71 +78,114 @@ def _drop_no_ops(graph_module: GraphModule) -> None:
     graph_module.recompile()
 
 
-def prepare(graph_module: GraphModule, name: str, scheme: Scheme) -> tuple[GraphModule, list[tuple[str, str, Rule]]]:
-    """Put quantisers into a captured graph (`name`: base or qim).
+@dataclass(frozen=True)
+class Mark:
+    """A quantiser's place and the rule that put it there.
 
-    Returns:
-        The prepared graph, and for each operator its kind, its module path and the rule that decided.
+    `tensor`: node of the captured graph whose value is quantised; `user`: the node that it is quantised for, "" for
+    all. `operator` and `path` are those of the product, norm, sampling or input that the rule was looked up for.
     """
+
+    graph: str
+    tensor: str
+    user: str
+    operator: str
+    path: str
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A graph with its quantisers. `decisions`: kind, module path and rule of each operator that is quantised."""
+
+    graph_module: GraphModule
+    decisions: list[tuple[str, str, Rule]]
+    marks: list[Mark]
+    fitting: set[Rule]  # rules that fit at least one operator, even if a later one decided
+
+
+def prepare(graph_module: GraphModule, name: str, scheme: Scheme) -> Prepared:
+    """Put quantisers into a captured graph (`name`: base or qim)."""
     quantizer = IntegerQuantizer(scheme, name)
     prepared = prepare_qat_pt2e(graph_module, quantizer)
     edit_for_runtime(prepared)
-    return prepared, quantizer.decisions
+    return Prepared(prepared, quantizer.decisions, quantizer.marks, quantizer.fitting)
 
 
 class IntegerQuantizer(Quantizer):
-    """Marks the inputs, weights and outputs of convolutions and matrix products by a `Scheme`."""
+    """Marks tensors by a `Scheme`: inputs, weights and outputs of products, and single tensors (`scheme.TENSORS`)."""
 
     def __init__(self, scheme: Scheme, name: str) -> None:
         super().__init__()
         self.scheme = scheme
         self.name = name
         self.decisions: list[tuple[str, str, Rule]] = []
+        self.marks: list[Mark] = []
+        self.fitting: set[Rule] = set()
 
     def annotate(self, model: GraphModule) -> GraphModule:
         data = _depends_on_inputs(model)
         for node in model.graph.nodes:
-            operator = _OPERATOR.get(node.target)
+            operator = "input" if node.op == "placeholder" else _OPERATOR.get(node.target)
             if operator is None or node not in data:
                 continue
-            path = module_path(node)
+            path = str(node.target) if operator == "input" else module_path(node)
+            self.fitting.update(rule for rule in self.scheme.rules if rule.fits(self.name, operator, path))
             rule = self.scheme.find(self.name, operator, path)
             if rule is None or rule.precision == "float":
                 continue
             self.decisions.append((operator, path, rule))
-            num_activations = 2 if operator == "matmul" else 1
-            for operand in node.args[:num_activations]:
-                self._mark_input(node, operand, rule)
-            if operator != "matmul":
-                _annotation(node).input_qspec_map[node.args[1]] = _weight_spec()
-            if rule.quantise_output:
-                self._mark_output(node, rule)
+            marker = functools.partial(Mark, self.name, operator=operator, path=path, rule=rule)
+            if operator in PRODUCTS:
+                self._mark_product(node, operator, marker)
+            elif operator == "sampling":
+                self._mark_input(node, node.args[1], marker)
+            else:
+                self._mark_output(node, marker)
         return model
 
     def validate(self, model: GraphModule) -> None:
         """Every mark is of a kind that ONNX and both runtimes know."""
 
-    def _mark_input(self, node: Node, operand: Node, rule: Rule) -> None:
+    def _mark_product(self, node: Node, operator: str, marker: Marker) -> None:
+        num_activations = 2 if operator == "matmul" else 1
+        for operand in node.args[:num_activations]:
+            self._mark_input(node, operand, marker)
+        rule = marker.keywords["rule"]
+        if operator != "matmul":
+            weight = node.args[1]
+            assert isinstance(weight, Node)
+            _annotation(node).input_qspec_map[weight] = _weight_spec(rule.per_channel)
+            self.marks.append(marker(tensor=weight.name, user=node.name))
+        if rule.quantise_output:
+            # Behind the ReLU or ReLU6, where one follows alone: the runtime folds it into the product.
+            followers = list(node.users)
+            alone = len(followers) == 1 and followers[0].target in _ACTIVATIONS
+            self._mark_output(followers[0] if alone else node, marker)
+
+    def _mark_input(self, node: Node, operand: Any, marker: Marker) -> None:
         """Quantise the operand before the view operations that only this product sees.
 
         Views of one tensor then share one quantiser, and there is none where the producer has it already.
         """
         user = node
         while operand.target in VIEWS and len(operand.users) == 1:
-            user, operand = operand, operand.args[0]  # type: ignore[assignment]
+            user, operand = operand, operand.args[0]
         source = operand
         while source.target in VIEWS:
-            source = source.args[0]  # type: ignore[assignment]
+            source = source.args[0]
         if _ANNOTATION in source.meta and source.meta[_ANNOTATION].output_qspec is not None:
             return
+        rule = marker.keywords["rule"]
         scale = rule.softmax_scale if source.target is aten.softmax.int else rule.input_scale
-        _annotation(user).input_qspec_map[operand] = _activation_spec(rule.observer, scale)
+        _annotation(user).input_qspec_map[operand] = _activation_spec(rule, scale)
+        self.marks.append(marker(tensor=operand.name, user=user.name))
 
-    def _mark_output(self, node: Node, rule: Rule) -> None:
-        """Behind the ReLU or ReLU6, where one follows alone: the runtime folds it into the product."""
-        followers = list(node.users)
-        last = followers[0] if len(followers) == 1 and followers[0].target in _ACTIVATIONS else node
-        _annotation(last).output_qspec = _activation_spec(rule.observer, None)
+    def _mark_output(self, node: Node, marker: Marker) -> None:
+        rule = marker.keywords["rule"]
+        scale = rule.input_scale if node.op == "placeholder" else None
+        _annotation(node).output_qspec = _activation_spec(rule, scale)
+        self.marks.append(marker(tensor=node.name, user=""))
 
 
 def module_path(node: Node) -> str:
@@ -159,26 +210,33 @@ def _depends_on_inputs(graph_module: GraphModule) -> set[Node]:
     return found
 
 
+def _activation_spec(rule: Rule, fixed_scale: float | None) -> QuantizationSpec:
+    return _activation(rule.precision, rule.observer, rule.percentile, fixed_scale)
+
+
 @functools.cache
-def _activation_spec(observer: str, fixed_scale: float | None) -> QuantizationSpec:
+def _activation(precision: str, observer: str, percentile: float, fixed_scale: float | None) -> QuantizationSpec:
+    """One object for equal settings, so that torchao puts one quantiser where two operators want the same."""
+    low, high = ACTIVATION_RANGE[precision]
+    constructor = FakeQuantize.with_args(observer=observer, percentile=percentile, fixed_scale=fixed_scale)
     return QuantizationSpec(
-        dtype=torch.int8,
-        quant_min=ACTIVATION_RANGE[0],
-        quant_max=ACTIVATION_RANGE[1],
+        dtype=getattr(torch, precision),
+        quant_min=low,
+        quant_max=high,
         qscheme=torch.per_tensor_symmetric,
-        observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=observer, fixed_scale=fixed_scale),
+        observer_or_fake_quant_ctr=constructor,
     )
 
 
 @functools.cache
-def _weight_spec() -> QuantizationSpec:
+def _weight_spec(per_channel: bool) -> QuantizationSpec:
     return QuantizationSpec(
         dtype=torch.int8,
         quant_min=WEIGHT_RANGE[0],
         quant_max=WEIGHT_RANGE[1],
         qscheme=torch.per_channel_symmetric,
         ch_axis=0,
-        observer_or_fake_quant_ctr=PerChannelFakeQuantize.with_args(),
+        observer_or_fake_quant_ctr=PerChannelFakeQuantize.with_args(per_channel=per_channel),
     )
 
 

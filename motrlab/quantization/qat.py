@@ -99,6 +99,7 @@ def _train_config(train: TrainConfig, qat: QatConfig) -> TrainConfig:
     return dataclasses.replace(
         train,
         steps=qat.steps,
+        optimizer="adamw",
         lr=qat.lr,
         weight_decay=qat.weight_decay,
         backbone_lr_factor=1.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from motrlab.config import Config
+from motrlab.config.scheme import Scheme
 from motrlab.errors import UserError
 from motrlab.model.base import BaseOutput, decode_boxes
 from motrlab.model.motr import Motr, build_motr, folded_copy
+from motrlab.quantization.equalisation import equalise as equalise_ranges
 from motrlab.quantization.graph_edits import bias_roundings
 from motrlab.quantization.prepare import capture, fake_quantizers, prepare
-from motrlab.quantization.scheme import Scheme, default_scheme
 from motrlab.training.checkpoint import load_tensors, save_model
 
 MODES = {  # name → observers on, fake quantisation on
@@ -30,18 +32,28 @@ class QuantizedMotr(nn.Module):
     """Both graphs of a folded model, captured and prepared once; starts in mode `calibrate`.
 
     Args:
-        model: folded, in eval mode; it is not changed, but the graphs share its parameters.
-        scheme: default `default_scheme()`.
+        model: folded, in eval mode; the graphs share its parameters.
+        scheme: default `Scheme()`. A rule that fits nothing in either graph is warned of by its name.
+        equalise: whether to equalise the ranges of neighbouring layers first (`equalisation.equalise`).
     """
 
-    def __init__(self, model: Motr, scheme: Scheme | None = None) -> None:
+    def __init__(self, model: Motr, scheme: Scheme | None = None, *, equalise: bool = False) -> None:
         super().__init__()
         self.config = model.config
-        self.scheme = scheme or default_scheme()
-        base, qim = capture(model)
-        self.base, base_decisions = prepare(base, "base", self.scheme)
-        self.qim, qim_decisions = prepare(qim, "qim", self.scheme)
-        self.decisions = [("base", *d) for d in base_decisions] + [("qim", *d) for d in qim_decisions]
+        self.scheme = scheme or Scheme()
+        graphs = dict(zip(("base", "qim"), capture(model), strict=True))
+        if equalise:
+            for graph in graphs.values():
+                equalise_ranges(graph)
+        prepared = {name: prepare(graph, name, self.scheme) for name, graph in graphs.items()}
+        self.base, self.qim = (part.graph_module for part in prepared.values())
+        self.decisions = [(name, *d) for name, part in prepared.items() for d in part.decisions]
+        self.marks = [mark for part in prepared.values() for mark in part.marks]
+        for rule in self.scheme.rules:
+            if not any(rule in part.fitting for part in prepared.values()):
+                warnings.warn(
+                    f"quantisation rule {rule.label!r} fits no operator: see the paths in the listing", stacklevel=2
+                )
         self.current_mode = ""
         self.mode("calibrate")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from motrlab.config import CalibrationConfig
 from motrlab.data.preprocess import preprocess
+from motrlab.errors import UserError
 from motrlab.model.motr import folded_copy
 from motrlab.quantization.calibration import calibrate as calibrate_ranges
 from motrlab.quantization.qat import train_qat as fit_qat
@@ -25,20 +28,20 @@ from motrlab.stages.training import record_training
 def calibrate(run: Run, *, num_frames: int = 0) -> dict[str, Any]:
     """Fold, prepare, and let observers watch the closed loop over the train halves; record kind `calibration`.
 
-    `num_frames` 0 means the preset's.
+    `num_frames` 0 means the preset's. Raises UserError if nobody is on the frames that would be watched.
     """
     started = time.time()
     settings = run.config.calibration
-    config = replace(run.config, calibration=replace(settings, num_frames=num_frames or settings.num_frames))
-    store, model = open_store(run, "train"), config.model
-    quantized = QuantizedMotr(folded_copy(load_float(run)))
-
-    def network_inputs(name: str) -> Iterator[torch.Tensor]:
-        for image in read_frames(store, name):
-            yield torch.from_numpy(preprocess(image, model.height, model.width))[None]
-
-    inputs = (network_inputs(info.name) for info in store.sequences)
-    result = calibrate_ranges(quantized, inputs, config)
+    settings = replace(settings, num_frames=num_frames or settings.num_frames)
+    config = replace(run.config, calibration=settings)
+    quantized = QuantizedMotr(folded_copy(load_float(run)), config.scheme, equalise=settings.equalise)
+    result = calibrate_ranges(quantized, calibration_videos(run, settings), config)
+    if result.tracks_per_frame == 0:
+        warnings.warn(
+            f"calibration: the float model tracked nobody on {result.frames} frames, so the QIM's ranges are those of "
+            "empty slots; train it further, or watch more frames",
+            stacklevel=2,
+        )
     with replacing(run, "calibration"):
         quantized.save(checkpoint_file(run, "calibration"), config)
     metrics = {
@@ -47,6 +50,31 @@ def calibrate(run: Run, *, num_frames: int = 0) -> dict[str, Any]:
         "tracks_per_frame": result.tracks_per_frame,
     }
     return run.add_record("calibration", "calibration", metrics, started=started, config=config)
+
+
+def calibration_videos(run: Run, settings: CalibrationConfig) -> Iterator[Iterator[torch.Tensor]]:
+    """For each video of the train halves that is watched, its network inputs `[1, 3, H, W]` in order.
+
+    Raises UserError if a video that `settings.sequences` names is missing, or nobody is on the frames.
+    """
+    store, model = open_store(run, "train"), run.config.model
+    names = [info.name for info in store.sequences]
+    missing = [name for name in settings.sequences if name not in names]
+    if missing:
+        raise UserError(f"calibration: no video {missing[0]!r} among the train halves; there are {', '.join(names)}")
+    names = [name for name in names if not settings.sequences or name in settings.sequences][: settings.num_sequences]
+    watched = -(-settings.num_frames // settings.num_sequences) * settings.stride
+    if not any((store.annotations(name).people.frame <= watched).any() for name in names):
+        raise UserError(
+            f"calibration: nobody is on the first {watched} frames of {', '.join(names)}, so the QIM would only be "
+            "seen with empty slots; take other calibration.sequences or more frames"
+        )
+
+    def network_inputs(name: str) -> Iterator[torch.Tensor]:
+        for image in read_frames(store, name):
+            yield torch.from_numpy(preprocess(image, model.height, model.width))[None]
+
+    return (network_inputs(name) for name in names)
 
 
 def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:

@@ -64,10 +64,10 @@ def _replay(file: Path) -> str:
         model = build_motr(config.model)
         freeze_stages(model.base.backbone, config.train.frozen_stages)
         return replay_step(file, float_trainee(model, config), config)
+    from motrlab.config.scheme import Scheme
     from motrlab.model.motr import folded_copy
     from motrlab.quantization.qat import qat_config, qat_trainee
     from motrlab.quantization.quantized import QuantizedMotr
-    from motrlab.quantization.scheme import Scheme
 
     quantised = QuantizedMotr(folded_copy(build_motr(config.model)), Scheme.from_dict(facts["scheme"]))
     return replay_step(file, qat_trainee(quantised, config), qat_config(config))

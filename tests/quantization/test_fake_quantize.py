@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from motrlab.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize, best_scale
+from motrlab.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
 
 
 def quantiser(observer: str = "min_max", **arguments: float) -> FakeQuantize:
@@ -66,8 +66,25 @@ def test_mse_clips_what_is_rare() -> None:
     assert 8 < float(module.scale) * 127 < 15  # least squares: 20 / (1 + 149,999 / (12 · 127²)) = 11
 
 
-def test_best_scale_keeps_a_uniform_range() -> None:
-    assert best_scale(torch.ones(2048), 2.0, 127) == pytest.approx(2 / 127, rel=0.02)
+def test_int16_has_steps_256_times_finer() -> None:
+    x = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    errors = []
+    for low, high, dtype in ((-128, 127, torch.int8), (-32768, 32767, torch.int16)):
+        module = FakeQuantize(dtype, low, high, observer="min_max")
+        module.set_mode(observing=True, quantising=True, calibrating=True)
+        errors.append(float((module(x) - x).abs().max()))
+    assert errors[0] / errors[1] == pytest.approx(32767 / 127, rel=0.1)
+
+
+def test_weight_scale_per_tensor_is_that_of_the_largest_channel() -> None:
+    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    module = PerChannelFakeQuantize(per_channel=False)
+    module.set_mode(observing=True, quantising=True)
+    found = module(weight)
+    assert module.scale.shape == (4,)
+    assert torch.equal(module.scale, (weight.abs().max() / 127).expand(4))
+    expected = torch.fake_quantize_per_tensor_affine(weight, float(module.scale[0]), 0, -127, 127)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_fixed_scale_never_moves() -> None:

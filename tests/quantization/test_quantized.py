@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from motrlab.config import Config
+from motrlab.config.scheme import Rule, Scheme
 from motrlab.errors import UserError
 from motrlab.model.base import BaseOutput
 from motrlab.model.motr import Motr, build_motr, folded_copy
+from motrlab.quantization.listing import listing_table, quantised_tensors
 from motrlab.quantization.prepare import example_inputs
 from motrlab.quantization.quantized import QuantizedMotr, num_quantisers
-from motrlab.quantization.scheme import Rule, Scheme, default_scheme
 
 Inputs = tuple[Tensor, ...]
 
@@ -130,10 +131,64 @@ def test_detect_query_is_the_graphs_own_parameter(quantised: QuantizedMotr) -> N
 
 @torch.no_grad()
 def test_a_float_rule_leaves_an_operator_alone(config: Config, float_model: Motr) -> None:
-    rules = (*default_scheme().rules, Rule(graph="base", path="backbone.*", precision="float"))
-    quantised = QuantizedMotr(float_model, Scheme(rules=rules))
+    scheme = Scheme().with_rules(Rule(graph="base", path="backbone.*", precision="float"))
+    quantised = QuantizedMotr(float_model, scheme)
     assert not [path for graph, _, path, _ in quantised.decisions if path.startswith("backbone")]
     base, _ = example_inputs(config.model)
     quantised.base(*base)
     quantised.mode("evaluate")
     assert torch.isfinite(quantised.base(*base)[2]).all()
+
+
+def test_a_rule_that_fits_nothing_is_named(float_model: Motr) -> None:
+    scheme = Scheme().with_rules(Rule(name="spelt wrongly", path="bakbone.*", precision="float"))
+    with pytest.warns(UserWarning, match="'spelt wrongly' fits no operator"):
+        QuantizedMotr(float_model, scheme)
+
+
+def test_the_default_scheme_warns_of_nothing(float_model: Motr, recwarn: pytest.WarningsRecorder) -> None:
+    QuantizedMotr(float_model)
+    assert not [w for w in recwarn if "fits no operator" in str(w.message)]
+
+
+def test_every_quantiser_is_listed_with_its_rule(quantised: QuantizedMotr) -> None:
+    tensors = quantised_tensors(quantised)
+    assert len(tensors) == len(quantised.fake_quantizers())
+    assert len({(t.graph, t.module) for t in tensors}) == len(tensors)
+    for tensor in tensors:
+        rule = quantised.scheme.find(tensor.graph, tensor.operator, tensor.path)
+        assert rule is not None
+        assert tensor.rule == rule.label, tensor
+        assert tensor.bits == (16 if rule.precision == "int16" else 8)
+    by_tensor = {(t.graph, t.tensor): t for t in tensors}
+    assert by_tensor["base", "image"].scale == 1 / 128
+    assert by_tensor["base", "image"].observer == "fixed"
+    assert by_tensor["base", "track_mask"].reach == 127.0
+    grids = [t for t in tensors if t.operator == "sampling"]
+    assert len(grids) == quantised.config.encoder_layers + quantised.config.decoder_layers
+    assert {t.bits for t in grids} == {16}
+    text = listing_table(tensors)
+    assert len(text.splitlines()) == len(tensors) + 1
+    assert "sampling grid" in text
+
+
+def test_the_last_rule_is_the_one_listed(config: Config, float_model: Motr) -> None:
+    mine = Rule(name="mine", operator="conv", path="decoder.1.ffn.*", observer="kl", per_channel=False)
+    tensors = quantised_tensors(QuantizedMotr(float_model, Scheme().with_rules(mine)))
+    found = [t for t in tensors if t.rule == "mine"]
+    assert {t.path for t in found} == {"decoder.1.ffn.expand", "decoder.1.ffn.project"}
+    assert {t.observer for t in found} == {"kl", "per tensor"}
+
+
+@torch.no_grad()
+def test_norms_and_inputs_can_be_int16(config: Config, float_model: Motr, base_inputs: Inputs) -> None:
+    rules = [Rule(operator=o, path="*", precision="int16") for o in ("norm", "input")]
+    quantised = QuantizedMotr(float_model, Scheme().with_rules(*rules))
+    tensors = quantised_tensors(quantised)
+    norms = [t for t in tensors if t.operator == "norm"]
+    assert len(norms) == 2 * config.model.encoder_layers + 4 * config.model.decoder_layers + 3
+    assert {t.bits for t in norms} == {16}
+    assert {t.tensor for t in tensors if t.operator == "input" and t.bits == 16} >= {"track_query", "track_reference"}
+    quantised.base(*base_inputs)
+    quantised.mode("evaluate")
+    assert torch.isfinite(quantised.base(*base_inputs)[2]).all()
