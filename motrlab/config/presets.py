@@ -52,7 +52,7 @@ def street() -> Config:
             suppress_iou=0.6, coast=True, coast_written=2,
         ),
         train=TrainConfig(
-            steps=2400,
+            steps=1100,
             clip_frames=(2, 3, 4),
             clip_milestones=(0.5, 0.75),
             stride_max=5,

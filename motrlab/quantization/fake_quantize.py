@@ -40,8 +40,13 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def _round_to_grid(x: Tensor, scale: Tensor | float, low: int, high: int) -> Tensor:
-    """Multiplying by the reciprocal is what the converted graph does, bit for bit."""
-    return (x * (1.0 / scale)).round_().clamp_(low, high).mul_(scale)
+    """Divided by the scale of an activation, as ONNX's QuantizeLinear does and the runtimes with it; multiplied by the
+    reciprocal of a weight's, as torch's quantise operator does at conversion.
+
+    The other way round one value in 100,000 falls on the other side of a tie, and other tracks follow (docs/LOG.md).
+    """
+    steps = x / scale if isinstance(scale, float) else x * (1.0 / scale)
+    return steps.round_().clamp_(low, high).mul_(scale)
 
 
 class FakeQuantize(FakeQuantizeBase):

@@ -21,7 +21,7 @@ from motrlab.config import ModelConfig
 from motrlab.config.scheme import ACTIVATION_RANGE, PRODUCTS, WEIGHT_RANGE, Rule, Scheme
 from motrlab.model.motr import Motr
 from motrlab.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
-from motrlab.quantization.graph_edits import VIEWS, edit_for_runtime
+from motrlab.quantization.graph_edits import ACTIVATIONS, VIEWS, edit_for_runtime
 
 aten = torch.ops.aten
 _OPERATOR = {
@@ -31,7 +31,6 @@ _OPERATOR = {
     aten.grid_sampler.default: "sampling",
     aten.layer_norm.default: "norm",
 }  # a placeholder is an "input"
-_ACTIVATIONS = (aten.relu.default, aten.hardtanh.default)  # ReLU and, by its name in a captured graph, ReLU6
 _ANNOTATION = "quantization_annotation"  # where torchao looks for our marks
 Marker = functools.partial["Mark"]  # everything but tensor and user
 
@@ -160,7 +159,7 @@ class IntegerQuantizer(Quantizer):
         if rule.quantise_output:
             # Behind the ReLU or ReLU6, where one follows alone: the runtime folds it into the product.
             followers = list(node.users)
-            alone = len(followers) == 1 and followers[0].target in _ACTIVATIONS
+            alone = len(followers) == 1 and followers[0].target in ACTIVATIONS
             self._mark_output(followers[0] if alone else node, marker)
 
     def _mark_input(self, node: Node, operand: Any, marker: Marker) -> None:

@@ -15,7 +15,7 @@ from motrlab.errors import UserError
 from motrlab.model.base import BaseOutput, decode_boxes
 from motrlab.model.motr import Motr, build_motr, folded_copy
 from motrlab.quantization.equalisation import equalise as equalise_ranges
-from motrlab.quantization.graph_edits import bias_roundings
+from motrlab.quantization.graph_edits import runtime_edits
 from motrlab.quantization.prepare import capture, fake_quantizers, prepare
 from motrlab.training.checkpoint import load_tensors, save_model
 
@@ -64,7 +64,7 @@ class QuantizedMotr(nn.Module):
     def mode(self, name: str) -> None:
         """Switch observers and fake quantisation: see `MODES`. Exported graphs refuse `.train()` and `.eval()`."""
         observing, quantising = MODES[name]
-        for module in (*self.fake_quantizers(), *bias_roundings(self.base), *bias_roundings(self.qim)):
+        for module in (*self.fake_quantizers(), *runtime_edits(self.base), *runtime_edits(self.qim)):
             module.set_mode(observing=observing, quantising=quantising, calibrating=name == "calibrate")
         self.current_mode = name
 

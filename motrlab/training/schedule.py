@@ -49,7 +49,8 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
         factor = config.backbone_lr_factor if pretrained else 1.0
         factor = config.offset_lr_factor if ".offsets." in name else factor
         plain = parameter.ndim <= 1 or any(part in f".{name}" for part in _TABLES)
-        muon = config.optimizer == "muon" and not plain and _is_hidden(name, parameter)
+        initialised = pretrained and bool(config.init)  # Muon would turn all of its directions alike, learned or not
+        muon = config.optimizer == "muon" and not (plain or initialised) and _is_hidden(name, parameter)
         factor *= config.muon_lr_factor if muon else 1.0
         groups.setdefault((factor, 0.0 if plain else config.weight_decay, muon), []).append(parameter)
     return [

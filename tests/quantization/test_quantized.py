@@ -79,7 +79,7 @@ def test_relu6_is_quantised_behind_as_relu_is(config: Config) -> None:
         counts[activation] = num_quantisers(quantised)
         nodes = [n for n in quantised.base.graph.nodes if n.target is torch.ops.aten.hardtanh.default]
         assert (len(nodes) > 0) == (activation == "relu6")
-        assert all(n.args[0].target is torch.ops.aten.conv2d.default for n in nodes)
+        assert all(n.args[0].name.startswith("conv2d") for n in nodes)
     assert counts["relu"] == counts["relu6"]
 
 
