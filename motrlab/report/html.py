@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 
 from motrlab.report import pictures, tables
+from motrlab.report.layers import layers_section
 from motrlab.report.tables import PROTOCOLS, STAGE_NAMES, STAGES, Record, Row, Table, last, number, overall
 from motrlab.run import Run, write_text
 
@@ -51,6 +52,7 @@ def _context(run: Run, numbers_only: bool) -> dict[str, Any]:
     calops = last(records, "float", "calops")
     data = last(records, "data", "data")
     losses, lost_curves = pictures.loss_pictures(records, run.path)
+    layers = layers_section(records, run.path)
     frames, lost_frames = pictures.frame_pictures(records, run.path) if not numbers_only else ([], [])
     return {
         "run": run.name,
@@ -69,6 +71,7 @@ def _context(run: Run, numbers_only: bool) -> dict[str, Any]:
         "throughput": tables.throughput_table(latency["metrics"]) if latency else None,
         "integer": tables.graph_table(integer["metrics"], share=True) if integer else None,
         "calops": tables.graph_table(calops["metrics"]) if calops else None,
+        "layers": layers,
         "frames": frames,
         "data": tables.plain_tables(data["metrics"]) if data else [],
         "data_source": run.config.data_root or "street, the embedded synthetic videos",
@@ -76,7 +79,7 @@ def _context(run: Run, numbers_only: bool) -> dict[str, Any]:
         "changes": config_changes(run, records),
         "command": command(run),
         "history": history(records),
-        "missing": [*missing(records), *lost_curves, *lost_frames],
+        "missing": [*missing(records), *lost_curves, *lost_frames, *(layers.missing if layers else ())],
     }
 
 
@@ -149,6 +152,7 @@ def missing(records: Sequence[Record]) -> list[str]:
         ("QAT", "qat", "training"),
         ("calops", "float", "calops"),
         ("the integer share", "fixed_point", "integer"),
+        ("the layer comparison", "fixed_point", "layers"),
         ("latency", "perf", "latency"),
         ("counts of the data", "data", "data"),
     ]

@@ -87,6 +87,7 @@ def test_accuracy_of_every_stage(run: Run, stage: str) -> None:
         ("calibration", "calibration"),
         ("qat", "training"),
         ("fixed_point", "integer"),
+        ("fixed_point", "layers"),
         ("fixed_point", "overlay"),
         ("perf", "latency"),
     ],

@@ -11,7 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
+from motrlab.quantization.layers import FrameRow, TapPoint, layer_row, measure, write_csv
 from motrlab.run import Run, write_text
+from motrlab.viz.curves import figure_png
+from motrlab.viz.layers import frame_sqnr, tensor_sqnr
 
 SEQUENCES = ("street-01", "street-02.night")
 METRICS = {
@@ -84,6 +87,7 @@ def fill(run: Run) -> None:
         latency |= {f"{name}.p50_ms": median, f"{name}.p90_ms": median * 1.21}
         latency |= {f"threads_2.{name}.p50_ms": median * 0.6}
     run.add_record("perf", "latency", latency, started=started)
+    _add_layers(run, started)
 
 
 def _add_training(run: Run, stage: str, steps: int, started: float) -> None:
@@ -97,6 +101,25 @@ def _add_training(run: Run, stage: str, steps: int, started: float) -> None:
     write_text(path, "\n".join(lines) + "\n")
     final = {"loss": 0.81, "class": 0.37, "l1": 0.24, "giou": 0.2, "steps": steps}
     run.add_record(stage, "training", final, started=started - 460, assets=[path])
+
+
+def _add_layers(run: Run, started: float) -> None:
+    """Twelve tensors, among them an exact one, a silent one and one that saturates; two stages over two frames."""
+    rng = np.random.default_rng(9)
+    rows = []
+    for i in range(12):
+        point = TapPoint("base" if i < 8 else "qim", f"relu_{i}", f"encoder.{i}.ffn", 0.25, -128, 127)
+        x = np.zeros(50) if i == 10 else np.rint(rng.normal(size=50) * 40) * 0.25
+        x = x * 4 if i == 3 else x
+        fake = np.clip(x + 0.25 * i * rng.integers(-1, 2, 50), -32, 31.75)
+        rows.append(layer_row(point, measure(point, x, fake, np.clip(fake, None, 31.5))))
+    frames = [FrameRow("a", n, s, 40.0 - n, 50.0 - n, 45.0 - n, 1.0) for n in (1, 2) for s in ("fake", "fixed_point")]
+    assets = [run.assets / name for name in ("layers.csv", "layers_frames.csv", "layers.png", "layers_frames.png")]
+    write_csv(assets[0], rows)
+    write_csv(assets[1], frames)
+    assets[2].write_bytes(figure_png(tensor_sqnr(rows)))
+    assets[3].write_bytes(figure_png(frame_sqnr(frames)))
+    run.add_record("fixed_point", "layers", {"num_tensors": len(rows)}, started=started, assets=assets)
 
 
 def _pictures(run: Run) -> list[Path]:

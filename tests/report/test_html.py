@@ -84,7 +84,7 @@ def test_page_needs_nothing_from_elsewhere(full_run: Run) -> None:
 
 def test_pictures_decode_and_have_alt_text(page: Page) -> None:
     pictures = page.all("img")
-    assert len(pictures) == 6  # accuracy, two overlays, two losses, latency
+    assert len(pictures) == 8  # accuracy, two overlays, two losses, latency, two of layers
     for picture in pictures:
         assert picture["alt"]
         data = base64.b64decode((picture["src"] or "").partition(",")[2])
@@ -98,7 +98,7 @@ def test_pictures_decode_and_have_alt_text(page: Page) -> None:
 def test_contents_links_lead_somewhere(page: Page) -> None:
     identities = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     links = [(a["href"] or "").removeprefix("#") for a in page.all("a")]
-    assert len(links) == 8
+    assert len(links) == 9
     assert set(links) <= identities
 
 
@@ -121,6 +121,8 @@ def test_contents_links_lead_somewhere(page: Page) -> None:
         "5e1f00c0ffee",
         "python -m motrlab run --preset street --run demo",
         "8.90",
+        "base relu_3 encoder.3.ffn",
+        "base relu_3 (encoder.3.ffn): saturates.",
     ],
 )
 def test_page_tells(page: Page, text: str) -> None:
@@ -139,9 +141,17 @@ def test_empty_run_names_what_is_missing(new_run: Callable[..., Run]) -> None:
     page = Page(report_html(run))
     assert page.unclosed == []
     assert "No accuracy has been measured in this run yet." in page.text
-    for part in ("accuracy of float", "accuracy of fixed-point", "QAT", "calops", "the integer share", "latency"):
+    for part in (
+        "accuracy of float",
+        "accuracy of fixed-point",
+        "QAT",
+        "calops",
+        "the integer share",
+        "the layer comparison",
+        "latency",
+    ):
         assert part in page.text
-    assert page.text.count("Missing:") == 8
+    assert page.text.count("Missing:") == 9
 
 
 def test_smoke_says_that_it_is_too_small(new_run: Callable[..., Run]) -> None:
@@ -152,7 +162,7 @@ def test_smoke_says_that_it_is_too_small(new_run: Callable[..., Run]) -> None:
 def test_numbers_only_holds_no_picture_of_frames(full_run: Run) -> None:
     page = Page(report_html(full_run, numbers_only=True))
     assert all("Frames with boxes" not in (picture["alt"] or "") for picture in page.all("img"))
-    assert len(page.all("img")) == 4
+    assert len(page.all("img")) == 6
     assert "Pictures are left out" in page.text
 
 
@@ -162,7 +172,7 @@ def test_lost_assets_are_named(full_run: Run) -> None:
     page = Page(report_html(full_run))
     assert "loss curve of Float (assets/float_loss.csv is gone)" in page.text
     assert "overlay assets/fixed_point_street-01.png (gone or unreadable)" in page.text
-    assert len(page.all("img")) == 4
+    assert len(page.all("img")) == 6
 
 
 def test_names_are_escaped(new_run: Callable[..., Run]) -> None:

@@ -1,0 +1,88 @@
+"""The layer comparison of a run: float ↔ fake-quant ↔ fixed-point on its test videos."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from motrlab.data.preprocess import preprocess
+from motrlab.data.store import FrameStore
+from motrlab.deploy.runtime import load_artifact
+from motrlab.deploy.taps import TappedRuntime
+from motrlab.quantization.comparison import InMode, compare_outputs, compare_taps
+from motrlab.quantization.layers import FrameRow, summary, write_csv
+from motrlab.quantization.taps import tap_points
+from motrlab.run import Run, atomic_path, num_cpus
+from motrlab.stages.accuracy import read_frames
+from motrlab.stages.data import open_store
+from motrlab.stages.models import load_quantized
+from motrlab.tracking.step import Graphs
+from motrlab.viz.curves import figure_png
+from motrlab.viz.layers import frame_sqnr, mean_db, tensor_sqnr
+
+_OUTPUTS = ("class_logits_db", "boxes_db", "embedding_db")
+
+
+def compare_layers(run: Run, stage: str = "qat", num_frames: int = 8, *, num_videos: int = 2) -> dict[str, Any]:
+    """Compare the fake-quantised model of `stage`, in its float and its quantised mode, with the artefact.
+
+    On the first `num_frames` frames of the first `num_videos` test videos. Leaves `assets/layers.csv` (a row for each
+    tensor), `assets/layers_frames.csv` (each frame in closed loop), a picture of each, and a record of stage
+    `fixed_point`, kind `layers`.
+
+    Raises UserError if either is missing, or if the artefact is not of this model: its scales are other ones.
+    """
+    started = time.time()
+    quantised = load_quantized(run, stage)
+    runtime = load_artifact(run.artifact, num_threads=num_cpus())
+    tapped = TappedRuntime(run.artifact, tap_points(quantised), num_threads=num_cpus())
+    store = open_store(run)
+    names = [info.name for info in store.sequences[:num_videos]]
+    videos = {name: list(_network_inputs(run, store, name, num_frames)) for name in names}
+    rows = compare_taps(quantised, tapped, videos.values(), run.config)
+    others: dict[str, tuple[Graphs, Callable[[torch.Tensor], Any]]] = {
+        "fake": (InMode(quantised, "evaluate"), lambda x: x),
+        "fixed_point": (runtime.graphs, lambda x: x.numpy()),
+    }
+    frames = compare_outputs(InMode(quantised, "float"), others, videos, run.config)
+    assets = [run.assets / name for name in ("layers.csv", "layers_frames.csv", "layers.png", "layers_frames.png")]
+    write_csv(assets[0], rows)
+    write_csv(assets[1], frames)
+    for path, figure in zip(assets[2:], (tensor_sqnr(rows), frame_sqnr(frames)), strict=True):
+        _write_bytes(path, figure_png(figure))
+    metrics: dict[str, float | str] = {
+        "num_videos": len(names),
+        "num_frames": sum(map(len, videos.values())),
+        "compared_stage": stage,
+    }
+    metrics |= summary(rows) | _closed_loop_metrics(frames)
+    return run.add_record("fixed_point", "layers", metrics, started=started, assets=assets)
+
+
+def _network_inputs(run: Run, store: FrameStore, name: str, num_frames: int) -> Iterator[torch.Tensor]:
+    for image in islice(read_frames(store, name), num_frames):
+        yield torch.from_numpy(preprocess(image, run.config.model.height, run.config.model.width))[None]
+
+
+def _closed_loop_metrics(frames: Sequence[FrameRow]) -> dict[str, float]:
+    """Outputs of the first and of the last frame of every stage, mean of the videos."""
+    metrics = {}
+    numbers = {"first_frame": min(row.frame for row in frames), "last_frame": max(row.frame for row in frames)}
+    for stage in dict.fromkeys(row.stage for row in frames):
+        for when, number in numbers.items():
+            for output in _OUTPUTS:
+                value = mean_db(frames, stage, number, output)
+                if not math.isnan(value):
+                    metrics[f"closed_loop.{stage}.{when}_{output}"] = value
+    return metrics
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)

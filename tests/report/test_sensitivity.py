@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from motrlab.quantization.layers import write_csv
+from motrlab.quantization.sensitivity_tables import GroupRow, PathPoint, SweepRow
+from motrlab.report.sensitivity import group_table, path_table, sensitivity_section, sweep_table
+from motrlab.run import Run
+from motrlab.viz.curves import figure_png
+from motrlab.viz.sensitivity import calibration_bars, group_ranking, pareto_plot
+
+GROUPS = [
+    GroupRow("encoder 0", 12, 0.2, 25.0, 40.0, math.inf, math.nan, 0.7, 0.4, 0.5, 0.45),
+    GroupRow("inputs", 3, 0.0, math.inf, math.inf, math.inf, math.nan, 0.0, 1.0, math.nan, math.nan),
+]
+PATH = [
+    PathPoint(0, "", 0.01, 1.0, 20.0, 30.0, 21.0, -1.25, 0.4, 0.3),
+    PathPoint(1, "encoder 0", 0.05, 0.4, 25.0, 35.0, 26.0, 22.0, 0.45, 0.29),
+]
+SWEEP = [
+    SweepRow("as_configured", 20.0, 30.0, 21.0, 22.0, 23.25, 0.00012, 0.4, 0.3, 5.0, 2.0),
+    SweepRow("single_frames", 19.0, 30.0, 20.0, 4.0, 18.25, 0.01, 0.3, 0.3, 4.0, 2.0),
+]
+
+
+@pytest.fixture
+def measured(new_run: Callable[..., Run]) -> Run:
+    run = new_run("demo", "smoke")
+    tables = {"sensitivity.csv": GROUPS, "sensitivity_path.csv": PATH, "calibration_sweep.csv": SWEEP}
+    figures = {
+        "sensitivity.png": group_ranking(GROUPS),
+        "sensitivity_path.png": pareto_plot(PATH),
+        "calibration_sweep.png": calibration_bars(SWEEP),
+    }
+    for name, rows in tables.items():
+        write_csv(run.assets / name, rows)  # type: ignore[arg-type]
+    for name, figure in figures.items():
+        (run.assets / name).write_bytes(figure_png(figure))
+    assets = [run.assets / name for name in (*tables, *figures)]
+    run.add_record("calibration", "sensitivity", {}, started=0, assets=[a for a in assets if "sens" in a.name])
+    run.add_record("calibration", "calibration_sweep", {}, started=0, assets=[a for a in assets if "cal" in a.name])
+    return run
+
+
+def test_section(measured: Run) -> None:
+    section = sensitivity_section(measured.records(), measured.path)
+    assert section is not None
+    assert section.missing == []
+    assert len(section.pictures) == 3
+    assert "Most: encoder 0, 70.0 percent" in section.pictures[0].alt
+    assert all(table is not None for table in (section.groups, section.path, section.sweep))
+
+
+def test_nothing_measured_no_section(new_run: Callable[..., Run]) -> None:
+    run = new_run("demo", "smoke")
+    assert sensitivity_section(run.records(), run.path) is None
+
+
+def test_lost_assets_are_named_and_the_rest_is_shown(measured: Run) -> None:
+    (measured.assets / "sensitivity.csv").unlink()
+    (measured.assets / "calibration_sweep.png").unlink()
+    section = sensitivity_section(measured.records(), measured.path)
+    assert section is not None
+    assert section.groups is None
+    assert section.sweep is not None
+    assert len(section.pictures) == 2
+    assert len(section.missing) == 2
+
+
+def test_cells() -> None:
+    first, last = group_table(GROUPS).rows
+    assert [cell.text for cell in first.cells] == [
+        "20.0 %", "70.0 %", "40.0 %", "25.0", "40.0", "exact", "–", "50.00", "45.00",
+    ]  # fmt: skip
+    assert first.note == "12 tensors"
+    assert [cell.text for cell in last.cells[-2:]] == ["–", "–"]
+    start, raised = path_table(PATH).rows
+    assert (start.label, raised.label) == ("all int8", "+ encoder 0")
+    assert start.cells[5].text == "−1.2"
+    assert [(c.text, c.delta, c.tone) for c in raised.cells[-2:]] == [
+        ("45.00", "+5.00", "better"), ("29.00", "−1.00", "worse"),
+    ]  # fmt: skip
+    own, single = sweep_table(SWEEP).rows
+    assert own.cells[-1].delta == ""
+    assert own.cells[5].text == "0.012 %"
+    assert single.label == "single frames"
+    assert (single.cells[-2].delta, single.cells[-1].delta) == ("−10.00", "±0.00")
