@@ -18,7 +18,7 @@ from motrlab.errors import UserError, exit_status
 from motrlab.run import Run
 
 PROTOCOLS = ("motchallenge", "hat")
-EVALUATED_STAGES = ("float", "calibration", "qat", "fixed_point")
+EVALUATED_STAGES = ("float", "calibration", "qat", "float_extra", "fixed_point")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from motrlab.stages.data import flat_scores, has_unseen, open_store, read_ground
 from motrlab.tracking.sequence import track_streams
 from motrlab.tracking.step import Graphs
 
-EVALUATED = ("float", "calibration", "qat", "fixed_point")
+EVALUATED = ("float", "calibration", "qat", "float_extra", "fixed_point")
 _STREAM_PIXELS = 1_000_000  # videos run in parallel while a batch stays below so many pixels
 
 

@@ -21,7 +21,10 @@ def load_quantized(run: Run, stage: str) -> QuantizedMotr:
 
 
 def load_graphs(run: Run, stage: str) -> Graphs:
-    """Graphs of `float`, `calibration` or `qat`, ready for evaluation."""
+    """Graphs of `float`, `float_extra`, `calibration` or `qat`, ready for evaluation."""
     if stage == "float":
         return MotrGraphs(load_float(run))
-    return load_quantized(run, stage).graphs
+    quantized = load_quantized(run, stage)
+    if stage == "float_extra":
+        quantized.mode("float")
+    return quantized.graphs

@@ -39,6 +39,7 @@ def replacing(run: Run, stage: str) -> Iterator[None]:
     yield
     if before is None or file.read_bytes() == before:
         return
-    for later in CHAIN[CHAIN.index(stage) + 1 :]:
+    side = ("float_extra",) if stage == "float" else ()  # beside the chain: the float model trained on
+    for later in (*CHAIN[CHAIN.index(stage) + 1 :], *side):
         checkpoint_file(run, later).unlink(missing_ok=True)
     shutil.rmtree(run.artifact, ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from motrlab.config import CalibrationConfig
+from motrlab.config import CalibrationConfig, Config
 from motrlab.data.preprocess import preprocess
 from motrlab.errors import UserError
 from motrlab.model.motr import folded_copy
@@ -79,9 +79,27 @@ def calibration_videos(run: Run, settings: CalibrationConfig) -> Iterator[Iterat
 
 def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
     """Train on from the calibrated state; record kind `training`. `steps` and `lr` 0 mean the preset's."""
-    qat = replace(run.config.qat, steps=steps or run.config.qat.steps, lr=lr or run.config.qat.lr)
-    config = replace(run.config, qat=qat)
+    config = _qat_config(run, steps, lr)
     quantized = load_quantized(run, "calibration")
+    teacher = folded_copy(load_float(run)) if config.qat.distill else None
     with replacing(run, "qat"):
-        result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"))
+        result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"), teacher=teacher)
     return record_training(run, "qat", result, config)
+
+
+def train_float_extra(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
+    """The float model trained on as QAT trains, quantisers off; record kind `training` of stage `float_extra`.
+
+    Same clips, learning rates and number of steps: what QAT gives beyond this is quantisation won back, the rest is
+    longer training.
+    """
+    config = _qat_config(run, steps, lr)
+    quantized = QuantizedMotr(folded_copy(load_float(run)), config.scheme)
+    folder = run.checkpoints("float_extra")
+    result = fit_qat(quantized, open_store(run, "train"), config, folder, quantise=False)
+    return record_training(run, "float_extra", result, config)
+
+
+def _qat_config(run: Run, steps: int, lr: float) -> Config:
+    qat = replace(run.config.qat, steps=steps or run.config.qat.steps, lr=lr or run.config.qat.lr)
+    return replace(run.config, qat=qat)

@@ -15,9 +15,12 @@ from motrlab.data.clips import ClipBatch
 from motrlab.data.prepare import prepare
 from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street, is_unseen
+from motrlab.model.motr import Motr
+from motrlab.quantization.distillation import DistillingGraphs
 from motrlab.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
 from motrlab.quantization.qat import qat_config, qat_loss, refresh_weight_scales, train_qat
 from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.training.clip_loop import clip_loss, clip_objects
 from motrlab.training.criterion import ClipLoss
 
 
@@ -147,3 +150,54 @@ def _weights(quantised: QuantizedMotr) -> list[tuple[PerChannelFakeQuantize, tor
             if node.op == "call_module" and isinstance(graph.get_submodule(node.target), PerChannelFakeQuantize):
                 found.append((graph.get_submodule(node.target), graph.get_parameter(node.args[0].target)))
     return found
+
+
+def test_float_training_of_the_same_steps_leaves_the_quantisers_alone(
+    quantised: QuantizedMotr, config: Config, store: FrameStore, tmp_path: Path
+) -> None:
+    config = replace(config, qat=replace(config.qat, steps=2, clip_frames=2), num_workers=0)
+    config = replace(config, train=replace(config.train, frames_per_step=4))
+    start = {name: value.clone() for name, value in quantised.state_dict().items()}
+    train_qat(quantised, store, config, tmp_path, quantise=False)
+    assert quantised.current_mode == "float"
+    changed = {name for name, value in quantised.state_dict().items() if not torch.equal(value, start[name])}
+    assert "base.backbone.stem.0.weight" in changed
+    assert not [name for name in changed if name.endswith(("scale", "batches"))]
+
+
+def test_distillation_is_nothing_for_the_teacher_itself(
+    quantised: QuantizedMotr, config: Config, float_model: Motr, clip_batch: ClipBatch
+) -> None:
+    config = quiet(qat_config(replace(config, qat=replace(config.qat, distill=2.0))))
+    rngs = [np.random.default_rng(0)] * 8
+    distances = {}
+    for mode in ("float", "train_frozen"):
+        quantised.mode(mode)
+        loss = qat_loss(quantised, clip_batch, config, rngs, float_model)
+        without = qat_loss(quantised, clip_batch, replace(config, qat=replace(config.qat, distill=0.0)), rngs)
+        distances[mode] = float(loss.terms["distill"].sum())
+        assert float(loss.total.detach()) == pytest.approx(float(without.total.detach()) + distances[mode], rel=1e-4)
+    assert distances["float"] < 1e-3 * distances["train_frozen"]
+
+
+def test_distillation_reaches_both_graphs_and_not_the_teacher(
+    quantised: QuantizedMotr, config: Config, float_model: Motr, clip_batch: ClipBatch
+) -> None:
+    quantised.mode("train_frozen")
+    graphs = DistillingGraphs(quantised.graphs, float_model, config.train)
+    train = quiet(qat_config(config)).train
+    clip_loss(
+        graphs,
+        clip_batch.images.unbind(0),
+        clip_objects(clip_batch),
+        config.model,
+        train,
+        [np.random.default_rng(0)] * 8,
+    )
+    assert isinstance(graphs.total, torch.Tensor)
+    graphs.total.backward()
+    for name in ("base.backbone.stem.0.weight", "qim.attention.query.weight"):
+        assert quantised.get_parameter(name).grad.abs().sum() > 0, name
+    assert all(p.grad is None for p in float_model.parameters())
+    for parameter in quantised.parameters():
+        parameter.grad = None

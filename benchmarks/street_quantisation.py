@@ -1,0 +1,146 @@
+"""What each stage of quantisation costs on `street`, over several seeds: the table of docs/LOG.md.
+
+    python benchmarks/street_quantisation.py --seeds 0 1 2
+
+One run `quantisation_SEED` a seed: float training (about eight minutes of two cores), calibration, QAT, the float model
+trained for the same extra steps, conversion, and the accuracy of all; then the time and memory of a QAT step beside a
+float step. What a run has done already is not done again. `--float FOLDER` takes the float checkpoints
+`FOLDER/SEED.safetensors` instead of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from motrlab.config import street
+from motrlab.data.clips import make_loader
+from motrlab.model.motr import folded_copy
+from motrlab.quantization.qat import qat_config, qat_trainee
+from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.run import Run
+from motrlab.stages.accuracy import evaluate_stage, evaluate_unseen
+from motrlab.stages.agreement import measure_agreement
+from motrlab.stages.data import open_store, prepare_data
+from motrlab.stages.deployment import convert
+from motrlab.stages.models import load_float
+from motrlab.stages.order import checkpoint_file, is_done
+from motrlab.stages.quantization import calibrate, train_float_extra, train_qat
+from motrlab.stages.training import train_float
+from motrlab.training.memory import SavedBytes
+from motrlab.training.replay import clip_generators
+
+STAGES = ("float", "calibration", "qat", "float_extra", "fixed_point")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="accuracy of every stage on street, over seeds")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--float", type=Path, help="folder of float checkpoints, SEED.safetensors")
+    parser.add_argument("--distill", type=float, default=street().qat.distill)
+    parser.add_argument("--lr", type=float, default=street().qat.lr)
+    parser.add_argument("--suffix", default="", help="of the runs' names, for other settings")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    runs = [build(seed, options) for seed in options.seeds]
+    print(table(runs))
+    print(step_cost(runs[0]))
+
+
+def build(seed: int, options: argparse.Namespace) -> Run:
+    """Every stage of one seed that is not there yet."""
+    base = street()
+    qat = replace(base.qat, distill=options.distill, lr=options.lr)
+    run = Run.open(f"quantisation_{seed}{options.suffix}", "street", seed=seed, qat=asdict(qat))
+    if not is_done(run, "data"):
+        prepare_data(run)
+    file = checkpoint_file(run, "float")
+    if not file.is_file() and options.float:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(options.float / f"{seed}.safetensors", file)
+    stages = (train_float, calibrate, train_qat, train_float_extra, convert)
+    for stage, work in zip(STAGES, stages, strict=True):
+        if run.last_record(stage, "accuracy") is None:
+            if not is_done(run, stage):
+                work(run)
+            evaluate_stage(run, stage)
+            evaluate_unseen(run, stage)
+    if run.last_record("fixed_point", "agreement") is None:
+        measure_agreement(run)
+    return run
+
+
+def table(runs: list[Run]) -> str:
+    """Rows of mean (lowest to highest) over the runs, differences in points."""
+
+    def score(run: Run, stage: str, name: str) -> float:
+        record = run.last_record(stage, "accuracy")
+        assert record is not None
+        return float(record["metrics"][f"motchallenge.{name}"])
+
+    def agreement(run: Run, name: str) -> float:
+        record = run.last_record("fixed_point", "agreement")
+        assert record is not None
+        return float(record["metrics"][name])
+
+    def row(label: str, values: list[float], digits: int) -> str:
+        return f"{label:<52}{np.mean(values):>9.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+    lines = []
+    for stage in STAGES:
+        lines += [row(f"{stage} {name}", [score(r, stage, name) for r in runs], 4) for name in ("mota", "idf1", "hota")]
+    pairs = (("calibration", "float"), ("qat", "float_extra"), ("fixed_point", "qat"))
+    for stage, other in pairs:
+        for name in ("mota", "idf1"):
+            values = [100 * (score(r, stage, name) - score(r, other, name)) for r in runs]
+            lines.append(row(f"{stage} - {other}, {name}, points", values, 2))
+    lines.append(row("IDF1 of fixed_point with qat as gt", [agreement(r, "qat.idf1") for r in runs], 4))
+    lines.append(row("IDF1 of OpenVINO with ONNX Runtime as gt", [agreement(r, "openvino.idf1") for r in runs], 4))
+    values = [100 * (agreement(r, "openvino.motchallenge.mota") - score(r, "fixed_point", "mota")) for r in runs]
+    lines.append(row("OpenVINO - ONNX Runtime, mota, points", values, 2))
+    durations = [float((r.last_record("calibration", "calibration") or {})["duration_s"]) for r in runs]
+    lines.append(row("calibration, seconds", durations, 1))
+    return "\n".join(lines)
+
+
+def step_cost(run: Run, repeats: int = 6) -> str:
+    """Time and saved activations of a QAT step beside the same step with quantisers off, in turn."""
+    config = qat_config(run.config)
+    config = replace(config, num_workers=0, train=replace(config.train, steps=repeats + 1))
+    loader = make_loader(open_store(run, "train"), config)
+    batches = [(keys, batch.to("cpu")) for keys, batch in enumerate(loader)]
+    model = folded_copy(load_float(run))
+    quantised = QuantizedMotr(model, run.config.scheme)
+    trainee = qat_trainee(quantised, run.config)
+    seconds: dict[str, list[float]] = {}
+    saved: dict[str, int] = {}
+    for number, batch in batches:
+        for mode in ("float", "train", "train_frozen"):
+            quantised.mode(mode)
+            generators = clip_generators(0, [(number, i, 3) for i in range(batch.images.shape[1])])
+            began = time.perf_counter()
+            with SavedBytes(trainee.clips) as count:
+                loss = trainee.clips(batch, generators)
+            loss.mean.backward()
+            trainee.clips.zero_grad()
+            if number:  # the first one warms up
+                seconds.setdefault(mode, []).append(time.perf_counter() - began)
+                saved[mode] = max(saved.get(mode, 0), count.kept)
+    times = {mode: float(np.median(values)) for mode, values in seconds.items()}
+    parts = [
+        f"{mode} {1e3 * times[mode]:.0f} ms ({times[mode] / times['float']:.2f}x), "
+        f"{saved[mode] / 1e6:.0f} MB saved ({saved[mode] / saved['float']:.2f}x)"
+        for mode in times
+    ]
+    return "step of QAT, forward and backward: " + "; ".join(parts)
+
+
+if __name__ == "__main__":
+    main()
