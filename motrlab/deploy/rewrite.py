@@ -1,6 +1,6 @@
 """Exact rewrite of a portable QDQ file into the form whose products ONNX Runtime runs on integer kernels.
 
-Four rules that change no value (tests compare the outputs of both files), and one that settles which value it is:
+Four rules that change no value (tests compare the outputs), and one that settles its last bit:
 
 1. Signed int8 activations become uint8 with the zero point 128 higher: the same grid, and the kernels want uint8.
 2. A ReLU or Clip before a quantiser moves behind it as an integer Clip with the quantised bounds, because rounding to
@@ -39,20 +39,26 @@ def rewrite_for_onnxruntime(source: Path, destination: Path) -> None:
         model = onnx.load(source)
     except Exception as error:
         raise UserError(f"{source}: not an ONNX model ({type(error).__name__}); export it again") from error
-    model = rewrite(model)
+    model = settle(rewrite(model))
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(destination) as temporary:
         onnx.save(model, temporary)
 
 
 def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The rewrite on a loaded model."""
+    """The rules that change no value, on a loaded model."""
     editor = GraphEditor(model)
     _make_activations_unsigned(editor)
     _move_clips_behind_quantisers(editor)
     while _move_dequantisers_behind_views(editor):
         pass
     _copy_shared_weights(editor)
+    return editor.finish()
+
+
+def settle(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The rule that settles last bits, on a loaded model."""
+    editor = GraphEditor(model)
     _compute_in_double(editor)
     return editor.finish()
 

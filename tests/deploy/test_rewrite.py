@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from motrlab.deploy.kernels import onnxruntime_options
@@ -28,9 +29,39 @@ def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarra
 def test_same_values_node_by_node(graph, fixed_point) -> None:
     inputs = fixed_point.inputs[graph]
     before = run(onnx.load(fixed_point.folder / f"{graph}.onnx"), inputs)
-    after = run(onnx.load(fixed_point.folder / f"{graph}.ort.onnx"), inputs)
+    after = run(rewrite(onnx.load(fixed_point.folder / f"{graph}.onnx")), inputs)
     for one, other in zip(after, before, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("graph", ["base", "qim"])
+def test_the_deployed_graph_is_the_fake_quantised_one(graph, fixed_point) -> None:
+    """To the bit: integer products on both sides, and nothing left to the kernels' own last bits."""
+    inputs = fixed_point.inputs[graph]
+    path = str(fixed_point.folder / f"{graph}.ort.onnx")
+    found = ort.InferenceSession(path, onnxruntime_options(1), providers=["CPUExecutionProvider"]).run(None, inputs)
+    with torch.no_grad():
+        output = getattr(fixed_point.quantised, graph)(*(torch.from_numpy(x) for x in inputs.values()))
+    expected = (output[0][-1], output[1][-1], output[2]) if graph == "base" else (output,)
+    for one, other in zip(found, expected, strict=True):
+        # -0.0 and 0.0 count as the same.
+        np.testing.assert_array_equal(one, other.numpy())
+
+
+def test_functions_and_reductions_run_in_double(fixed_point) -> None:
+    model = onnx.load(fixed_point.folder / "base.ort.onnx")
+    makers = {name: n for n in model.graph.node for name in n.output}
+    constants = {i.name: i.data_type for i in model.graph.initializer}
+    inexact = [
+        n for n in model.graph.node if n.op_type in ("LayerNormalization", "Softmax", "GridSample", "Exp", "Sin")
+    ]
+    assert {n.op_type for n in inexact} == {"LayerNormalization", "Softmax", "GridSample", "Exp", "Sin"}
+    for node in inexact:
+        for name in node.input:
+            double = constants.get(name) == TensorProto.DOUBLE
+            assert double or makers[name].op_type == "Cast", (node.name, name)
+    portable = onnx.load(fixed_point.folder / "base.onnx")
+    assert "Cast" not in {n.op_type for n in portable.graph.node}  # the portable file is as a chip wants it
 
 
 @pytest.mark.parametrize("graph", ["base", "qim"])
@@ -51,7 +82,10 @@ def test_activations_are_unsigned_and_no_relu_stands_before_a_quantiser(graph, f
     makers = {name: n for n in model.graph.node for name in n.output}
     quantisers = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
     assert quantisers
-    assert all(values[n.input[2]].dtype == np.uint8 and values[n.input[2]] == 128 for n in quantisers)
+    grids = Counter((values[n.input[2]].dtype.name, int(values[n.input[2]])) for n in quantisers)
+    assert set(grids) <= {("uint8", 128), ("int16", 0)}
+    sampled = sum(n.op_type == "GridSample" for n in model.graph.node)
+    assert grids["int16", 0] == sampled  # the sampling grids
     assert not [n for n in quantisers if n.input[0] in makers and makers[n.input[0]].op_type == "Relu"]
     assert Counter(n.op_type for n in model.graph.node)["Clip"] > 0
 
