@@ -21,7 +21,7 @@ from onnx import helper
 from motrlab.deploy.onnx_edit import GraphEditor
 from motrlab.deploy.runtime import BASE_OUTPUTS, QIM_OUTPUTS, Network, load_onnxruntime, load_openvino
 from motrlab.errors import UserError
-from motrlab.quantization.layers import Arrays, Float, TapPoint
+from motrlab.quantization.analysis.layers import Arrays, Float, TapPoint
 
 OUTPUTS = {"base": BASE_OUTPUTS, "qim": QIM_OUTPUTS}
 _NUMBER = re.compile(r"quantize_per_tensor(?:_(\d+))?$")

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from motrlab.quantization.fake_quantize import BiasRounding, FakeQuantize, PerChannelFakeQuantize
-from motrlab.quantization.graph_edits import VIEWS, pointwise_conv2d
+from motrlab.quantization.graph_edits import VIEWS, IntegerProduct
 from motrlab.quantization.quantized import QuantizedMotr
 
 aten = torch.ops.aten
-_CHANNEL_AXIS = {aten.conv2d.default: 1, pointwise_conv2d: 1, aten.linear.default: -1}
+_CHANNEL_AXIS = {aten.conv2d.default: 1, aten.linear.default: -1}
 
 
 @torch.no_grad()
@@ -57,24 +57,22 @@ class _MeanErrors(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
-        axis = _CHANNEL_AXIS.get(n.target)  # type: ignore[arg-type]
-        if axis is not None and len(n.args) > 2 and n.args[2] is not None:
-            self._compare(n, result, axis)
+        module = self._module(n)
+        axis = _CHANNEL_AXIS.get(module.operator) if isinstance(module, IntegerProduct) else None
+        if axis is not None and len(n.args) > 2 and isinstance(n.args[2], Node):
+            self._compare(n, module.operator, result, axis)
         return result
 
-    def _compare(self, node: Node, found: Tensor, axis: int) -> None:
+    def _compare(self, node: Node, operator: Any, found: Tensor, axis: int) -> None:
         source, weight, bias = node.args[:3]
         assert isinstance(source, Node)
         assert isinstance(weight, Node)
         assert isinstance(bias, Node)
-        if not isinstance(self._module(weight), PerChannelFakeQuantize) or not isinstance(
-            self._module(bias), BiasRounding
-        ):
+        if not isinstance(self._module(bias), BiasRounding):
             return
         parameter = bias.all_input_nodes[0]
-        unquantised = (self._before(source), self._before(weight), self.env[parameter], *node.args[3:])
-        assert callable(node.target)
-        error = (found - node.target(*unquantised)).movedim(axis, 0).flatten(1)
+        expected = operator(self._before(source), self._before(weight), self.env[parameter], *node.args[3:])
+        error = (found - expected).movedim(axis, 0).flatten(1)
         name = str(parameter.target)
         self._sums[name] = self._sums.get(name, torch.zeros(len(error))) + error.sum(1)
         self._counts[name] = self._counts.get(name, 0) + error.shape[1]

@@ -16,6 +16,7 @@ import jinja2
 
 from motrlab.report import pictures, tables
 from motrlab.report.layers import layers_section
+from motrlab.report.sensitivity import sensitivity_section
 from motrlab.report.tables import PROTOCOLS, STAGE_NAMES, STAGES, Record, Row, Table, last, number, overall
 from motrlab.run import Run, write_text
 
@@ -52,7 +53,8 @@ def _context(run: Run, numbers_only: bool) -> dict[str, Any]:
     calops = last(records, "float", "calops")
     data = last(records, "data", "data")
     losses, lost_curves = pictures.loss_pictures(records, run.path)
-    layers = layers_section(records, run.path)
+    layers, sensitivity = layers_section(records, run.path), sensitivity_section(records, run.path)
+    lost = [text for section in (layers, sensitivity) if section for text in section.missing]
     frames, lost_frames = pictures.frame_pictures(records, run.path) if not numbers_only else ([], [])
     return {
         "run": run.name,
@@ -72,6 +74,7 @@ def _context(run: Run, numbers_only: bool) -> dict[str, Any]:
         "integer": tables.graph_table(integer["metrics"], share=True) if integer else None,
         "calops": tables.graph_table(calops["metrics"]) if calops else None,
         "layers": layers,
+        "sensitivity": sensitivity,
         "frames": frames,
         "data": tables.plain_tables(data["metrics"]) if data else [],
         "data_source": run.config.data_root or "street, the embedded synthetic videos",
@@ -79,7 +82,7 @@ def _context(run: Run, numbers_only: bool) -> dict[str, Any]:
         "changes": config_changes(run, records),
         "command": command(run),
         "history": history(records),
-        "missing": [*missing(records), *lost_curves, *lost_frames, *(layers.missing if layers else ())],
+        "missing": [*missing(records), *lost_curves, *lost_frames, *lost],
     }
 
 

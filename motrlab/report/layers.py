@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from motrlab.quantization.advice import advice
-from motrlab.quantization.layers import LayerRow, read_rows, worst
+from motrlab.quantization.analysis.advice import advice
+from motrlab.quantization.analysis.layers import LayerRow, read_rows, worst
 from motrlab.report.pictures import Picture
 from motrlab.report.tables import Cell, Record, Row, Table, last
 

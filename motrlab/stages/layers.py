@@ -15,9 +15,9 @@ from motrlab.data.preprocess import preprocess
 from motrlab.data.store import FrameStore
 from motrlab.deploy.runtime import load_artifact
 from motrlab.deploy.taps import TappedRuntime
-from motrlab.quantization.comparison import InMode, compare_outputs, compare_taps
-from motrlab.quantization.layers import FrameRow, summary, write_csv
-from motrlab.quantization.taps import tap_points
+from motrlab.quantization.analysis.comparison import InMode, compare_outputs, compare_taps
+from motrlab.quantization.analysis.layers import FrameRow, summary, write_csv
+from motrlab.quantization.analysis.taps import tap_points
 from motrlab.run import Run, atomic_path, num_cpus
 from motrlab.stages.accuracy import read_frames
 from motrlab.stages.data import open_store

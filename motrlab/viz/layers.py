@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from motrlab.quantization.layers import FrameRow, LayerRow, worst
+from motrlab.quantization.analysis.layers import FrameRow, LayerRow, worst
 from motrlab.viz.curves import COLOURS, _figure
 
 _GRAPHS = {"base": ("base graph", COLOURS[0]), "qim": ("QIM", COLOURS[3])}

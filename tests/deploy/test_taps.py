@@ -27,10 +27,10 @@ from motrlab.deploy.onnx_edit import GraphEditor
 from motrlab.deploy.runtime import BACKENDS, load_artifact
 from motrlab.deploy.taps import OUTPUTS, TappedRuntime, load_tapped, map_taps
 from motrlab.errors import UserError
+from motrlab.quantization.analysis.layers import LayerRow, TapPoint, layer_row, measure
+from motrlab.quantization.analysis.taps import GRAPHS, run_with_taps, tap_points
 from motrlab.quantization.fake_quantize import FakeQuantize
-from motrlab.quantization.layers import LayerRow, TapPoint, layer_row, measure
 from motrlab.quantization.quantized import QuantizedGraphs
-from motrlab.quantization.taps import GRAPHS, run_with_taps, tap_points
 from motrlab.tracking.sequence import track_frames
 
 ALL_VALUES = {"onnxruntime": 0.005, "openvino": 0.05}  # share that may differ, over all tensors

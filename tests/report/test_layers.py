@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from motrlab.errors import UserError
-from motrlab.quantization.layers import LayerRow, read_rows
+from motrlab.quantization.analysis.layers import LayerRow, read_rows
 from motrlab.report.layers import layer_table, layers_section
 from motrlab.report.text import table_text
 from motrlab.run import Run

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from motrlab.quantization.layers import write_csv
-from motrlab.quantization.sensitivity_tables import GroupRow, PathPoint, SweepRow
+from motrlab.quantization.analysis.layers import write_csv
+from motrlab.quantization.analysis.sensitivity_tables import GroupRow, PathPoint, SweepRow
 from motrlab.report.sensitivity import group_table, path_table, sensitivity_section, sweep_table
 from motrlab.run import Run
 from motrlab.viz.curves import figure_png

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from motrlab.errors import UserError
-from motrlab.quantization.layers import FrameRow
+from motrlab.quantization.analysis.layers import FrameRow
 from motrlab.run import Run
 from motrlab.stages.layers import _closed_loop_metrics, compare_layers
 

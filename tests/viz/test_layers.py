@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from motrlab.quantization.layers import FrameRow, LayerRow, TapPoint, layer_row, measure, worst
+from motrlab.quantization.analysis.layers import FrameRow, LayerRow, TapPoint, layer_row, measure, worst
 from motrlab.viz.curves import figure_png
 from motrlab.viz.layers import frame_sqnr, mean_db, tensor_sqnr
 

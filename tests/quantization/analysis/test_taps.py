@@ -11,9 +11,9 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from motrlab.deploy.export import converted
+from motrlab.quantization.analysis.taps import GRAPHS, TappedGraphs, needed_nodes, run_with_taps, tap_points
 from motrlab.quantization.fake_quantize import FakeQuantize
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.quantization.taps import GRAPHS, TappedGraphs, needed_nodes, run_with_taps, tap_points
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from motrlab.quantization.advice import advice
-from motrlab.quantization.layers import LayerRow, TapPoint, layer_row, measure
+from motrlab.quantization.analysis.advice import advice
+from motrlab.quantization.analysis.layers import LayerRow, TapPoint, layer_row, measure
 
 POINT = TapPoint("base", "conv2d_7", "encoder.0.attention.value", 0.1, -128, 127)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from motrlab.config import Config
-from motrlab.quantization.layers import (
+from motrlab.quantization.analysis.layers import (
     Arrays,
     Float,
     FrameRow,
@@ -26,8 +26,8 @@ from motrlab.quantization.layers import (
     measure,
     sqnr_db,
 )
+from motrlab.quantization.analysis.taps import GRAPHS, TappedGraphs
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.quantization.taps import GRAPHS, TappedGraphs
 from motrlab.tracking.step import Array, FrameOutput, Graphs, empty_state, frame_step, state_like, to_numpy
 from motrlab.tracking.tracker import EMPTY, Decision, Int, Tracker
 

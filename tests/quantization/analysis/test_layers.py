@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from motrlab.errors import UserError
-from motrlab.quantization.layers import (
+from motrlab.quantization.analysis.layers import (
     LayerRow,
     TapPoint,
     layer_row,

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from motrlab.quantization.layers import LayerRow
+from motrlab.quantization.analysis.layers import LayerRow
 
 # A full-range uniform signal has 48 dB on an int8 grid, a normal one that just fits about 40. Below 30 dB the rounding
 # error is more than 3 % of the signal.

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from motrlab.config import Config, TrackerConfig
-from motrlab.quantization.comparison import InMode, compare_outputs, compare_taps, track
-from motrlab.quantization.layers import Arrays, Float, TapPoint
+from motrlab.quantization.analysis.comparison import InMode, compare_outputs, compare_taps, track
+from motrlab.quantization.analysis.layers import Arrays, Float, TapPoint
+from motrlab.quantization.analysis.taps import GRAPHS, run_with_taps, tap_points
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.quantization.taps import GRAPHS, run_with_taps, tap_points
 from motrlab.tracking.tracker import EMPTY
 
 

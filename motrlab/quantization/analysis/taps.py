@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from motrlab.model.base import BaseOutput
+from motrlab.quantization.analysis.layers import Arrays, TapPoint
 from motrlab.quantization.fake_quantize import FakeQuantize
-from motrlab.quantization.layers import Arrays, TapPoint
 from motrlab.quantization.prepare import module_path
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import to_numpy

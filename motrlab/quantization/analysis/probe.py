@@ -1,0 +1,154 @@
+"""A fixed set of frames to measure quantised graphs on: how far their outputs are from the float ones.
+
+The float graphs run the closed loop once. Every quantised model then gets the float run's inputs of each frame, so that
+what differs is that frame's arithmetic alone, and two models are compared on the same inputs.
+
+Shapes: B frames in one call, C channels, N = D + T slots, T track slots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from motrlab.config import Config
+from motrlab.errors import UserError
+from motrlab.quantization.analysis.layers import sqnr_db
+from motrlab.quantization.analysis.sensitivity_tables import OUTPUTS
+from motrlab.quantization.calibration import Step, closed_loop
+from motrlab.quantization.fake_quantize import FakeQuantize
+from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.tracking.step import Graphs
+
+_BATCH_PIXELS = 500_000  # frames go through together while their images stay below so many pixels: flat memory
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """Sums of squares over all frames, for each of `OUTPUTS`: of the float output, and of its distance from float.
+
+    Counted are the detect slots and the live track slots of the last decoder layer; boxes are decoded.
+    """
+
+    signal: Mapping[str, float]
+    noise: Mapping[str, float]
+
+    def db(self, output: str) -> float:
+        """SQNR of one output; infinite without any error, NaN without a signal (the QIM's where nobody is tracked)."""
+        return sqnr_db(self.signal[output], self.noise[output])
+
+    def each_db(self) -> dict[str, float]:
+        """`class_logits_db`, `boxes_db`, `embedding_db`, `qim_db`."""
+        return {f"{output}_db": self.db(output) for output in OUTPUTS}
+
+    @property
+    def mean_db(self) -> float:
+        """Mean SQNR of the outputs that have a signal and an error; infinite where none has an error."""
+        known = [value for value in self.each_db().values() if not math.isnan(value)]
+        finite = [value for value in known if math.isfinite(value)]
+        if not finite:
+            return math.inf if known else math.nan
+        return sum(finite) / len(finite)
+
+    def share_of(self, whole: OutputError) -> float:
+        """Squared error as a share of that of `whole`, mean of the outputs in which `whole` has any.
+
+        So outputs count alike, however large their values are; 0 where `whole` has no error at all.
+        """
+        shares = [self.noise[o] / whole.noise[o] for o in OUTPUTS if whole.noise[o] > 0]
+        return sum(shares) / len(shares) if shares else 0.0
+
+
+@dataclass(frozen=True)
+class _Batch:
+    base_inputs: tuple[Tensor, ...]
+    qim_inputs: tuple[Tensor, ...]
+    expected: dict[str, Tensor]
+
+
+class Probe:
+    """The inputs of both graphs on a few frames, and what the float graphs make of them."""
+
+    def __init__(self, graphs: Graphs, videos: Iterable[Iterable[Tensor]], config: Config) -> None:
+        """Run `graphs`, the float reference, in closed loop over `videos`: for each its inputs `[1, 3, H, W]`.
+
+        Raises UserError if there is no frame.
+        """
+        per_batch = max(1, _BATCH_PIXELS // (config.model.height * config.model.width))
+        self.num_frames = 0
+        self.num_tracks = 0  # live track slots, sum over the frames
+        self.first_step: Step | None = None
+        self._batches: list[_Batch] = []
+        waiting: list[Step] = []
+        for images in videos:
+            for step in closed_loop(graphs, images, config):
+                self.first_step = self.first_step or step
+                self.num_frames += 1
+                self.num_tracks += int(step.qim[-1].sum())
+                waiting.append(step)
+                if len(waiting) == per_batch:
+                    self._batches.append(_batch(graphs, waiting))
+                    waiting = []
+        if waiting:
+            self._batches.append(_batch(graphs, waiting))
+        if not self.num_frames:
+            raise UserError("probe: the sequences hold no frame; check data_root and sequences")
+
+    def output_error(self, graphs: Graphs) -> OutputError:
+        """Error of `graphs` in their current mode."""
+        signal, noise = dict.fromkeys(OUTPUTS, 0.0), dict.fromkeys(OUTPUTS, 0.0)
+        for batch in self._batches:
+            found = _outputs(graphs, batch.base_inputs, batch.qim_inputs)
+            for output, expected in batch.expected.items():
+                signal[output] += float(expected.double().square().sum())
+                noise[output] += float((found[output].double() - expected.double()).square().sum())
+        return OutputError(signal, noise)
+
+
+def _batch(graphs: Graphs, steps: Sequence[Step]) -> _Batch:
+    parts = [(s.image, s.state.query, s.state.mask, s.state.reference) for s in steps]
+    base = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    qim = tuple(torch.cat(tensors) for tensors in zip(*(s.qim for s in steps), strict=True))
+    return _Batch(base, qim, _outputs(graphs, base, qim))
+
+
+@torch.no_grad()
+def _outputs(graphs: Graphs, base: tuple[Tensor, ...], qim: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Outputs `[B, C, N]` (the QIM's `[B, C, T]`), 0 in slots that hold nobody."""
+    logits, boxes, embedding = graphs.base(*base)
+    live = base[2].flatten(2)
+    detect = embedding.flatten(2).shape[2] - live.shape[2]
+    counted = torch.cat((torch.ones_like(live[..., :1]).expand(-1, -1, detect), live), 2) > 0
+    found = {"class_logits": logits[-1], "boxes": graphs.decode(boxes[-1]), "embedding": embedding}
+    masked = {name: x.flatten(2) * counted for name, x in found.items()}
+    return masked | {"qim": graphs.qim(*qim).flatten(2) * qim[2].flatten(2)}
+
+
+def saturated_share(quantised: QuantizedMotr, probe: Probe) -> float:
+    """Share of the values outside their grid, mean over the activations whose range was observed (0 to 1).
+
+    In mode `evaluate`, on the frames of `probe`.
+    """
+    outside: dict[int, int] = {}
+    total: dict[int, int] = {}
+
+    def count(module: FakeQuantize, inputs: tuple[Tensor]) -> None:
+        (x,), scale = inputs, float(module.scale)
+        clipped = (x < (module.quant_min - 0.5) * scale) | (x > (module.quant_max + 0.5) * scale)
+        outside[id(module)] = outside.get(id(module), 0) + int(clipped.sum())
+        total[id(module)] = total.get(id(module), 0) + x.numel()
+
+    quantised.mode("evaluate")
+    observed = [m for m in quantised.fake_quantizers() if isinstance(m, FakeQuantize) and m.fixed_scale is None]
+    hooks = [module.register_forward_pre_hook(count) for module in observed]
+    try:
+        probe.output_error(quantised.graphs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    shares = [outside[key] / total[key] for key in total]
+    return sum(shares) / len(shares) if shares else 0.0

@@ -1,0 +1,140 @@
+"""Ways to calibrate, compared on the same frames: observers, single frames, weights per tensor, and both options."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+from tqdm import tqdm
+
+from motrlab.config import Config
+from motrlab.config.scheme import OBSERVERS, Rule, Scheme
+from motrlab.model.motr import Motr
+from motrlab.quantization.analysis.probe import Probe, saturated_share
+from motrlab.quantization.analysis.sensitivity import Scores
+from motrlab.quantization.analysis.sensitivity_tables import AS_CONFIGURED, SweepRow
+from motrlab.quantization.calibration import calibrate
+from motrlab.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
+from motrlab.quantization.listing import quantised_tensors
+from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.tracking.step import Graphs
+
+Videos = Iterable[Iterable[Tensor]]
+
+
+def calibration_variants(config: Config) -> dict[str, Config]:
+    """`config` itself, then each with one thing changed; those that would be the same as `config` are left out.
+
+    Names: the observers, `single_frames`, `per_tensor_weights`, `equalise`, `correct_bias` and both together; where
+    `config` has an option on, `no_…` is without it.
+    """
+    found = {AS_CONFIGURED: config}
+    found |= {name: replace(config, scheme=config.scheme.with_observer(name)) for name in OBSERVERS}
+    settings = config.calibration
+    found["single_frames"] = replace(config, calibration=replace(settings, closed_loop=False))
+    rules = tuple(replace(rule, per_channel=False) for rule in config.scheme.rules)
+    found["per_tensor_weights"] = replace(config, scheme=Scheme(rules=rules))
+    equalised, corrected = settings.equalise, settings.correct_bias
+    options = {
+        "no_equalise" if equalised else "equalise": replace(settings, equalise=not equalised),
+        "no_correct_bias" if corrected else "correct_bias": replace(settings, correct_bias=not corrected),
+        "equalise_and_correct_bias": replace(settings, equalise=True, correct_bias=True),
+    }
+    found |= {name: replace(config, calibration=changed) for name, changed in options.items()}
+    return {name: c for name, c in found.items() if name == AS_CONFIGURED or c != config}
+
+
+def compare_calibrations(
+    model: Motr,
+    variants: Mapping[str, Config],
+    videos: Callable[[Config], Videos],
+    probe: Probe,
+    score: Callable[[Graphs], Scores] | None = None,
+) -> list[SweepRow]:
+    """Calibrate `model` in each way and measure it; rows in the order of `variants`.
+
+    Args:
+        model: float, folded.
+        variants: name → config; what differs is its scheme and its calibration.
+        videos: config → what its calibration watches.
+        probe: of `model`.
+        score: measures graphs on the short clips.
+    """
+    prepared: dict[tuple[bool, Scheme], QuantizedMotr] = {}
+    rows = []
+    for name, config in tqdm(variants.items(), desc="calibrations", disable=not sys.stderr.isatty()):
+        started = time.perf_counter()
+        key = (config.calibration.equalise, _placement(config.scheme))
+        if key not in prepared:  # capturing the graphs takes longer than calibrating a small one
+            prepared[key] = QuantizedMotr(_own_copy(model), config.scheme, equalise=key[0])
+        quantised = with_observers(prepared[key], config.scheme)
+        result = calibrate(quantised, videos(config), config)
+        error = probe.output_error(quantised.graphs)
+        scores = score(quantised.graphs) if score else {}
+        rows.append(
+            SweepRow(
+                variant=name,
+                **error.each_db(),
+                mean_db=error.mean_db,
+                saturated_share=saturated_share(quantised, probe),
+                mota=scores.get("mota", math.nan),
+                idf1=scores.get("idf1", math.nan),
+                tracks_per_frame=result.tracks_per_frame,
+                duration_s=time.perf_counter() - started,
+            )
+        )
+    return rows
+
+
+def _own_copy(model: Motr) -> Motr:
+    """Captured graphs share their model's parameters, and equalisation changes them."""
+    return copy.deepcopy(model)
+
+
+def _placement(scheme: Scheme) -> Scheme:
+    """The scheme without what only concerns scales: equal ones put the same quantisers in the same places."""
+    plain = Rule()
+    return Scheme(
+        rules=tuple(
+            replace(r, observer=plain.observer, percentile=plain.percentile, per_channel=plain.per_channel)
+            for r in scheme.rules
+        )
+    )
+
+
+def with_observers(prepared: QuantizedMotr, scheme: Scheme) -> QuantizedMotr:
+    """A copy of `prepared` with fresh quantisers by `scheme`, in mode `calibrate`.
+
+    `scheme` may differ from that of `prepared` in observers, percentiles and `per_channel` only.
+    """
+    assert _placement(scheme) == _placement(prepared.scheme)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, of copying an exported graph
+        quantised = copy.deepcopy(prepared)
+    quantised.scheme = scheme
+    for tensor in quantised_tensors(prepared):
+        rule = scheme.find(tensor.graph, tensor.operator, tensor.path)
+        assert rule is not None
+        module = getattr(quantised, tensor.graph).get_submodule(tensor.module)
+        if isinstance(module, PerChannelFakeQuantize):
+            PerChannelFakeQuantize.__init__(module, per_channel=rule.per_channel)
+        else:  # in place: biases and products refer to it
+            FakeQuantize.__init__(
+                module,
+                dtype=module.dtype,
+                quant_min=module.quant_min,
+                quant_max=module.quant_max,
+                observer=rule.observer,
+                percentile=rule.percentile,
+                fixed_scale=module.fixed_scale,
+            )
+    quantised.marks = [replace(m, rule=scheme.find(m.graph, m.operator, m.path) or m.rule) for m in quantised.marks]
+    quantised.decisions = [(g, o, p, scheme.find(g, o, p) or rule) for g, o, p, rule in quantised.decisions]
+    quantised.mode("calibrate")
+    return quantised

@@ -1,0 +1,170 @@
+"""Errors on the probe's frames against slow, obvious sums; a model that is float has none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from motrlab.config import Config
+from motrlab.errors import UserError
+from motrlab.model.motr import Motr, MotrGraphs
+from motrlab.quantization import probe as probe_module
+from motrlab.quantization.analysis.probe import OutputError, Probe, saturated_share
+from motrlab.quantization.analysis.sensitivity_tables import OUTPUTS
+from motrlab.quantization.fake_quantize import FakeQuantize
+from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.tracking.step import FrameOutput, empty_state, frame_step, state_like
+from motrlab.tracking.tracker import Decision, Tracker
+
+
+def frames(config: Config, number: int, seed: int = 20) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, 3, config.model.height, config.model.width)
+    return [torch.randint(-128, 128, shape, generator=generator) / 128 for _ in range(number)]
+
+
+@pytest.fixture(scope="module")
+def probe(config: Config, float_model: Motr) -> Probe:
+    return Probe(MotrGraphs(float_model), [frames(config, 2, 20), frames(config, 1, 21)], config)
+
+
+@torch.no_grad()
+def slow_errors(floating: Any, fake: Any, images: list[Tensor], config: Config) -> dict[str, list[float]]:
+    """Signal and noise of every output, slot by slot, frame by frame."""
+    model = config.model
+    tracker = Tracker(config.tracker, model.num_detect, model.num_track)
+    state = state_like(empty_state(1, model.d_model, model.num_track, model.slot_columns), images[0])
+    sums = {output: [0.0, 0.0] for output in OUTPUTS}
+
+    def add(output: str, expected: Tensor, found: Tensor) -> None:
+        x, y = expected.numpy().astype(float), found.numpy().astype(float)
+        sums[output][0] += float(np.sum(x**2))
+        sums[output][1] += float(np.sum((x - y) ** 2))
+
+    for image in images:
+        inputs = (image, state.query, state.mask, state.reference)
+        live = [True] * model.num_detect + [bool(m) for m in state.mask.flatten()]
+        sides = []
+        for graphs in (floating, fake):
+            logits, boxes, embedding = graphs.base(*inputs)
+            sides.append((logits[-1], graphs.decode(boxes[-1]), embedding))
+        for output, a, b in zip(OUTPUTS, *sides, strict=False):
+            for slot in range(model.num_slots):
+                if live[slot]:
+                    add(output, a.flatten(2)[:, :, slot], b.flatten(2)[:, :, slot])
+        seen: list[tuple[Tensor, ...]] = []
+
+        class Spy:
+            base, decode, detect_query = floating.base, floating.decode, floating.detect_query
+
+            @staticmethod
+            def qim(*tensors: Tensor, seen: list[tuple[Tensor, ...]] = seen) -> Tensor:
+                seen.append(tensors)
+                out: Tensor = floating.qim(*tensors)
+                return out
+
+        def decide(output: FrameOutput) -> Decision:
+            return tracker.update(*output.scores_and_boxes())
+
+        _, state = frame_step(Spy, image, state, decide)  # type: ignore[arg-type]
+        (qim_inputs,) = seen
+        for slot in range(model.num_track):
+            if qim_inputs[2].flatten()[slot]:
+                a, b = (graphs.qim(*qim_inputs)[:, :, 0, slot] for graphs in (floating, fake))
+                add("qim", a, b)
+    return sums
+
+
+def test_errors_are_what_the_definition_says(
+    probe: Probe, quantised: QuantizedMotr, float_model: Motr, config: Config
+) -> None:
+    found = probe.output_error(quantised.graphs)
+    first = slow_errors(MotrGraphs(float_model), quantised.graphs, frames(config, 2, 20), config)
+    second = slow_errors(MotrGraphs(float_model), quantised.graphs, frames(config, 1, 21), config)
+    for output in OUTPUTS:
+        assert found.signal[output] == pytest.approx(first[output][0] + second[output][0], rel=1e-4)
+        # A batch sums in another order, and a value that lies between two steps may then go to the other one.
+        assert found.noise[output] == pytest.approx(first[output][1] + second[output][1], rel=0.05)
+        assert 5 < found.db(output) < 80
+    assert probe.num_frames == 3
+    assert probe.num_tracks > 0
+
+
+def test_the_float_graphs_have_no_error(probe: Probe, float_model: Motr) -> None:
+    found = probe.output_error(MotrGraphs(float_model))
+    assert set(found.each_db().values()) == {math.inf}
+    assert found.mean_db == math.inf
+
+
+def test_frames_that_go_through_one_by_one_give_the_same(
+    quantised: QuantizedMotr, float_model: Motr, config: Config, monkeypatch: pytest.MonkeyPatch, probe: Probe
+) -> None:
+    monkeypatch.setattr(probe_module, "_BATCH_PIXELS", 1)
+    single = Probe(MotrGraphs(float_model), [frames(config, 2, 20), frames(config, 1, 21)], config)
+    assert len(single._batches) == 3 > len(probe._batches)
+    found, expected = (p.output_error(quantised.graphs) for p in (single, probe))
+    assert found.signal == pytest.approx(expected.signal, rel=1e-4)
+    assert found.noise == pytest.approx(expected.noise, rel=0.05)
+
+
+def test_shares_count_outputs_alike() -> None:
+    ones = dict.fromkeys(OUTPUTS, 1.0)
+    whole = OutputError(ones, {"class_logits": 1000.0, "boxes": 1.0, "embedding": 10.0, "qim": 0.0})
+    part = OutputError(ones, {"class_logits": 100.0, "boxes": 0.5, "embedding": 9.0, "qim": 0.0})
+    assert part.share_of(whole) == pytest.approx((0.1 + 0.5 + 0.9) / 3)
+    assert whole.share_of(whole) == 1
+    assert part.share_of(OutputError(ones, dict.fromkeys(OUTPUTS, 0.0))) == 0
+
+
+def test_outputs_without_signal_or_error_are_left_out_of_the_mean() -> None:
+    signal = {"class_logits": 10.0, "boxes": 1000.0, "embedding": 100.0, "qim": 0.0}
+    error = OutputError(signal, {"class_logits": 1.0, "boxes": 0.0, "embedding": 1.0, "qim": 1.0})
+    assert math.isnan(error.db("qim"))
+    assert error.db("boxes") == math.inf
+    assert error.mean_db == pytest.approx((10 + 20) / 2)
+
+
+def test_no_frames(float_model: Motr, config: Config) -> None:
+    with pytest.raises(UserError, match="no frame"):
+        Probe(MotrGraphs(float_model), [[]], config)
+
+
+def test_saturated_share(probe: Probe, quantised: QuantizedMotr) -> None:
+    modules = [m for m in quantised.fake_quantizers() if isinstance(m, FakeQuantize) and m.fixed_scale is None]
+    for module in modules:
+        module.scale.fill_(1e6)
+    assert saturated_share(quantised, probe) == 0
+    seen: dict[int, list[float]] = {}
+
+    def count(module: Any, inputs: tuple[Tensor]) -> None:
+        levels = (inputs[0] / module.scale).double()
+        seen.setdefault(id(module), [0, 0])
+        seen[id(module)][0] += int(((levels > module.quant_max + 0.5) | (levels < module.quant_min - 0.5)).sum())
+        seen[id(module)][1] += levels.numel()
+
+    for module in modules:
+        module.scale.fill_(0.005)
+    quantised.mode("evaluate")
+    hooks = [module.register_forward_pre_hook(count) for module in modules]
+    probe.output_error(quantised.graphs)
+    for hook in hooks:
+        hook.remove()
+    expected = float(np.mean([a / b for a, b in seen.values()]))
+    assert 0 < expected < 1
+    assert saturated_share(quantised, probe) == pytest.approx(expected, rel=1e-3)
+    assert not any(module._forward_pre_hooks for module in modules)
+
+
+def test_the_closed_loop_is_that_of_the_reference(config: Config, float_model: Motr, probe: Probe) -> None:
+    silent = replace(config, tracker=replace(config.tracker, birth_score=1.0))
+    found = Probe(MotrGraphs(float_model), [frames(config, 2)], silent)
+    assert found.num_tracks == 0
+    assert math.isnan(found.output_error(MotrGraphs(float_model)).db("qim"))
+    assert probe.first_step is not None
+    assert torch.equal(probe.first_step.image, frames(config, 1, 20)[0])
