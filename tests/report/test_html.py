@@ -98,7 +98,7 @@ def test_pictures_decode_and_have_alt_text(page: Page) -> None:
 def test_contents_links_lead_somewhere(page: Page) -> None:
     identities = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     links = [(a["href"] or "").removeprefix("#") for a in page.all("a")]
-    assert len(links) == 9
+    assert len(links) == 10
     assert set(links) <= identities
 
 
