@@ -118,7 +118,7 @@ class TappedRuntime:
 
     Args:
         folder: an artefact, or wherever the four ONNX files are.
-        points: the quantisers of both graphs, in graph order (`quantization.taps.tap_points`).
+        points: the quantisers of both graphs, in graph order (`quantization.analysis.taps.tap_points`).
         num_threads, backend: as for `runtime.load_artifact`.
         check_scales: as for `map_taps`.
     """

@@ -98,7 +98,7 @@ def sweep_calibration(
 
     Args:
         run: with a float model.
-        variants: names of `quantization.sweep.calibration_variants`; empty: all. The run's own is always there.
+        variants: names of `analysis.sweep.calibration_variants`; empty: all. The run's own is always there.
         num_frames, clip_frames: as in `measure_sensitivity`.
     """
     started = time.time()

@@ -14,7 +14,7 @@ from torch import Tensor
 from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr, MotrGraphs
-from motrlab.quantization import probe as probe_module
+from motrlab.quantization.analysis import probe as probe_module
 from motrlab.quantization.analysis.probe import OutputError, Probe, saturated_share
 from motrlab.quantization.analysis.sensitivity_tables import OUTPUTS
 from motrlab.quantization.fake_quantize import FakeQuantize

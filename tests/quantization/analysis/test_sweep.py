@@ -13,7 +13,7 @@ from torch import Tensor
 from motrlab.config import Config, smoke
 from motrlab.config.scheme import Rule, Scheme
 from motrlab.model.motr import Motr, MotrGraphs
-from motrlab.quantization import sweep
+from motrlab.quantization.analysis import sweep
 from motrlab.quantization.analysis.probe import Probe
 from motrlab.quantization.analysis.sweep import calibration_variants, compare_calibrations, with_observers
 from motrlab.quantization.calibration import calibrate
