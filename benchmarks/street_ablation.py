@@ -29,6 +29,7 @@ from motrlab.training.trainer import train_float
 
 FLAGS: dict[str, dict[str, dict[str, Any]]] = {  # name → part of the config → fields; all start from `none`
     "none": {},
+    "muon": {"train": {"optimizer": "muon"}},
     "denoising": {"train": {"denoising_groups": 2}},
     "denoising_wide": {"train": {"denoising_groups": 2, "denoising_noise": 0.8}},
     "coopetition": {"train": {"coopetition": True}},
@@ -67,9 +68,10 @@ def main() -> None:
 
 
 def configure(flag: str, seed: int, steps: int) -> Config:
-    """`street` without any flag, then with `flag`."""
+    """`street` without any flag and with AdamW, then with `flag`."""
     base = street()
-    base = replace(base, seed=seed, num_workers=0, train=replace(base.train, steps=steps, denoising_groups=0))
+    train = replace(base.train, steps=steps, denoising_groups=0, optimizer="adamw")
+    base = replace(base, seed=seed, num_workers=0, train=train)
     return replace(base, **{part: replace(getattr(base, part), **fields) for part, fields in FLAGS[flag].items()})
 
 

@@ -91,14 +91,20 @@ def differing(quantised: QuantizedMotr, graph: str, inputs: Any, module: fx.Grap
 def test_the_converted_graph_agrees_exactly_where_it_sums_the_same(
     quantised: QuantizedMotr, inputs: Any, graph: str
 ) -> None:
-    """Both multiply by the reciprocal of the scale, and have their biases on the grid of the accumulator.
+    """Both have the same scales, and their biases on the grid of the accumulator.
 
-    The fake-quantised graph sums products in integers, the converted one in floats: that tips a tie now and then.
-    Measured: 78 of the base graph's 79 taps and all 15 of the QIM's without a difference, 3e-6 of all values differ.
+    The fake-quantised graph computes what the runtimes do (integer sums, division by the scale, functions in double), the
+    converted one runs on torch's float kernels and reciprocals: that tips a tie now and then, and what follows from it.
     """
     shares = differing(quantised, graph, inputs, dict(zip(GRAPHS, converted(quantised), strict=True))[graph])
-    assert np.mean([share == 0 for share in shares.values()]) > 0.8
-    assert max(shares.values()) < 0.02
+    paths = {p.tensor: p.path for p in tap_points(quantised) if p.graph == graph}
+    early = ("backbone", "input_projection", "encoder")
+    before = {t: share for t, share in shares.items() if graph == "qim" or paths[t].startswith(early) or t == "image"}
+    assert len(before) > 10
+    assert np.mean([share == 0 for share in before.values()]) > 0.8
+    assert max(before.values()) < 0.02
+    # Behind the first tipped tie all rounding is drawn anew; the deployed graph is held to the bit in tests/deploy.
+    assert np.mean([share == 0 for share in shares.values()]) > 0.3
 
 
 def test_a_scale_broken_after_conversion_is_seen(quantised: QuantizedMotr, inputs: Any) -> None:
