@@ -93,7 +93,7 @@ def test_the_converted_graph_agrees_exactly_where_it_sums_the_same(
 ) -> None:
     """Both have the same scales, and their biases on the grid of the accumulator.
 
-    The fake-quantised graph computes what the runtimes do (integer sums, division by the scale, functions in double), the
+    The fake-quantised graph computes what the runtimes do (integer sums, division by a scale, functions in double), the
     converted one runs on torch's float kernels and reciprocals: that tips a tie now and then, and what follows from it.
     """
     shares = differing(quantised, graph, inputs, dict(zip(GRAPHS, converted(quantised), strict=True))[graph])
