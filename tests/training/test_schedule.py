@@ -64,7 +64,8 @@ def model(config: Config) -> Motr:
 
 @pytest.fixture
 def rates() -> TrainConfig:
-    return replace(BASE, lr=1e-3, backbone_lr_factor=0.1, offset_lr_factor=0.3, weight_decay=0.02)
+    rates = {"lr": 1e-3, "backbone_lr_factor": 0.1, "offset_lr_factor": 0.3, "weight_decay": 0.02}
+    return replace(BASE, optimizer="adamw", **rates)
 
 
 def test_every_parameter_is_in_one_group_with_its_rate(model: Motr, rates: TrainConfig) -> None:
@@ -82,6 +83,16 @@ def test_every_parameter_is_in_one_group_with_its_rate(model: Motr, rates: Train
         assert decay == (0.0 if vector else 0.02), name
         seen.add((kind, vector))
     assert seen == {(kind, vector) for kind in ("backbone", "offsets", "other") for vector in (True, False)}
+
+
+def test_muon_has_its_own_factor_and_leaves_initialised_weights_alone(model: Motr, rates: TrainConfig) -> None:
+    names = {id(p): name for name, p in model.named_parameters()}
+    for init, backbone in (("", True), ("efficientnet-lite0", False)):
+        muon = replace(rates, optimizer="muon", muon_lr_factor=3.0, init=init)
+        groups = [group for group in parameter_groups(model, muon) if group.get("muon")]
+        taken = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+        assert taken["base.decoder.0.ffn.expand.weight"] == pytest.approx(3e-3)
+        assert ("base.backbone.stages.1.0.layers.0.0.weight" in taken) == backbone
 
 
 def test_what_only_training_has_is_in_the_groups(model: Motr, rates: TrainConfig) -> None:
