@@ -93,7 +93,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Loop]:
 
     def watched(graphs: Any, frame: Any, state: TrackState, decide: Any) -> Any:
         output, following = frame_step(graphs, frame, state, decide)
-        quantisers = graphs._quantised.fake_quantizers()
+        quantisers = graphs._graphs._quantised.fake_quantizers()  # within the recorder of what the QIM is given
         loop.append((max(float(getattr(m, "batches", 0)) for m in quantisers), state, following))
         return output, following
 

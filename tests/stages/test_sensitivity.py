@@ -22,10 +22,11 @@ from motrlab.training.checkpoint import save_model
 
 @pytest.fixture
 def calibrated(run: Run) -> Run:
-    """Random weights, calibrated on four frames; made once, as tests share the run."""
+    """Random weights, calibrated on four frames; made once, as tests share the run (others leave empty files in it)."""
     small = replace(run.config.calibration, num_frames=4, num_sequences=2)
     run = replace(run, config=replace(run.config, calibration=small))
-    if not checkpoint_file(run, "calibration").is_file():
+    file = checkpoint_file(run, "calibration")
+    if not file.is_file() or file.stat().st_size == 0:
         save_model(checkpoint_file(run, "float"), build_motr(run.config.model, seed=3), run.config)
         calibrate(run)
     return run
