@@ -55,7 +55,7 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def test_papermill_alone_builds_what_is_missing(home: Path) -> None:
     records = [json.loads(line) for line in (home / "from_papermill.jsonl").read_text().splitlines()]
-    assert {r["stage"] for r in records} == {"data", "float", "calibration", "qat"}
+    assert {r["stage"] for r in records} == {"data", "float", "calibration", "qat", "float_extra"}
     trained = [r for r in records if (r["stage"], r["kind"]) == ("qat", "training")]
     assert [r["config"]["qat"]["lr"] for r in trained] == [1e-4]
 
