@@ -62,6 +62,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """As `write_text`, for a picture."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run's folder and config. `Run.open` makes or finds it."""

@@ -42,6 +42,11 @@ class Step:
     state: TrackState
     qim: tuple[Tensor, ...]
 
+    @property
+    def base(self) -> tuple[Tensor, ...]:
+        """What the base graph was given."""
+        return self.image, self.state.query, self.state.mask, self.state.reference
+
 
 def calibrate(quantised: QuantizedMotr, sequences: Iterable[Iterable[Tensor]], config: Config) -> CalibrationResult:
     """Choose all scales from at most `config.calibration.num_frames` frames of `sequences`; ends in mode `evaluate`.
@@ -71,8 +76,7 @@ def calibrate(quantised: QuantizedMotr, sequences: Iterable[Iterable[Tensor]], c
         module.finish()
     quantised.mode("evaluate")
     if settings.correct_bias:
-        inputs = [(s.image, s.state.query, s.state.mask, s.state.reference) for s in steps]
-        correct_biases(quantised, inputs, [s.qim for s in steps])
+        correct_biases(quantised, [s.base for s in steps], [s.qim for s in steps])
     return CalibrationResult(frames, used, live / frames)
 
 

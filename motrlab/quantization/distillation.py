@@ -29,7 +29,7 @@ class DistillingGraphs:
 
     def __init__(self, student: Graphs, teacher: Motr, config: TrainConfig) -> None:
         self._student, self._config = student, config
-        self._teacher, self._module = MotrGraphs(teacher), teacher
+        self._teacher = MotrGraphs(teacher)
         self.decode = student.decode
         self.total: Tensor | float = 0.0
 

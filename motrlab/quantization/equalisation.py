@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from motrlab.quantization.graph_edits import only_user
+
 aten = torch.ops.aten
 
 
@@ -33,19 +35,15 @@ def _pairs(graph_module: GraphModule) -> list[tuple[Node, Node]]:
     """Convolutions whose result has one user, a ReLU, whose result has one user, a convolution or linear layer."""
     found = []
     for node in graph_module.graph.nodes:
-        relu = _only_user(node) if node.target is aten.conv2d.default else None
+        relu = only_user(node) if node.target is aten.conv2d.default else None
         if relu is None or relu.target is not aten.relu.default:
             continue
-        second = _only_user(relu)
+        second = only_user(relu)
         while second is not None and second.target in (aten.flatten.using_ints, aten.transpose.int):
-            second = _only_user(second)  # as `TokenLinear` begins
+            second = only_user(second)  # as `TokenLinear` begins
         if second is not None and second.target in (aten.conv2d.default, aten.linear.default):
             found.append((node, second))
     return found
-
-
-def _only_user(node: Node) -> Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def _equalise_pair(graph_module: GraphModule, first: Node, second: Node) -> None:

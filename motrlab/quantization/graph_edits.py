@@ -62,14 +62,15 @@ def _quantiser(modules: dict[str, Any], node: Any) -> FakeQuantize | PerChannelF
 
 def _output_quantiser(modules: dict[str, Any], node: Node) -> FakeQuantize | None:
     """The quantiser of a product's result, where that goes nowhere else, be it through a ReLU."""
-    follower = _only_user(node)
+    follower = only_user(node)
     if follower is not None and follower.target in ACTIVATIONS:
-        follower = _only_user(follower)
+        follower = only_user(follower)
     found = modules.get(str(follower.target)) if follower is not None and follower.op == "call_module" else None
     return found if isinstance(found, FakeQuantize) else None
 
 
-def _only_user(node: Node) -> Node | None:
+def only_user(node: Node) -> Node | None:
+    """The one node that uses `node`; None where there are several."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
@@ -152,13 +153,11 @@ def _round_biases(prepared: GraphModule) -> None:
             continue
         args: Any = node.args
         source, weight, bias = args[:3]
-        while source.target in VIEWS:
-            source = source.args[0]
-        found = [modules.get(n.target) if n.op == "call_module" else None for n in (source, weight)]
-        if bias is None or not isinstance(found[0], FakeQuantize) or not isinstance(found[1], PerChannelFakeQuantize):
+        inputs, weights = (_quantiser(modules, operand) for operand in (source, weight))
+        if bias is None or not isinstance(inputs, FakeQuantize) or not isinstance(weights, PerChannelFakeQuantize):
             continue
         name = f"bias_rounding_{number}"
-        prepared.add_submodule(name, BiasRounding(found[0], found[1]))
+        prepared.add_submodule(name, BiasRounding(inputs, weights))
         with prepared.graph.inserting_before(node):
             rounded = prepared.graph.call_module(name, (bias,))
         rounded.meta = dict(bias.meta)

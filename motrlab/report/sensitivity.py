@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from motrlab.quantization.analysis.sensitivity_tables import GroupRow, PathPoint, SweepRow, read_table
+from motrlab.quantization.analysis.layers import read_table
+from motrlab.quantization.analysis.sensitivity_tables import GroupRow, PathPoint, SweepRow
 from motrlab.report.pictures import Picture
 from motrlab.report.tables import Cell, Record, Row, Table, delta_points, last, percent
 

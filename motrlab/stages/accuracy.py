@@ -134,6 +134,14 @@ def read_frames(store: FrameStore, name: str, first: int = 1, last: int | None =
         yield store.image(name, frame)
 
 
+def network_inputs(run: Run, store: FrameStore, name: str, first: int = 1, last: int | None = None) -> Iterator[Any]:
+    """`read_frames` as the network takes them: tensors `[1, 3, H, W]`."""
+    import torch
+
+    for image in read_frames(store, name, first, last):
+        yield torch.from_numpy(preprocess(image, run.config.model.height, run.config.model.width))[None]
+
+
 def _inference() -> contextlib.AbstractContextManager[Any]:
     """No gradients, where torch is in play at all."""
     torch = sys.modules.get("torch")

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from motrlab.data.preprocess import preprocess
-from motrlab.data.store import FrameStore
 from motrlab.deploy.runtime import load_artifact
 from motrlab.deploy.taps import TappedRuntime
 from motrlab.quantization.analysis.comparison import InMode, compare_outputs, compare_taps
 from motrlab.quantization.analysis.layers import FrameRow, summary, write_csv
 from motrlab.quantization.analysis.taps import tap_points
-from motrlab.run import Run, atomic_path, num_cpus
-from motrlab.stages.accuracy import read_frames
+from motrlab.run import Run, num_cpus, write_bytes
+from motrlab.stages.accuracy import network_inputs
 from motrlab.stages.data import open_store
 from motrlab.stages.models import load_quantized
 from motrlab.tracking.step import Graphs
@@ -44,7 +40,7 @@ def compare_layers(run: Run, stage: str = "qat", num_frames: int = 8, *, num_vid
     tapped = TappedRuntime(run.artifact, tap_points(quantised), num_threads=num_cpus())
     store = open_store(run)
     names = [info.name for info in store.sequences[:num_videos]]
-    videos = {name: list(_network_inputs(run, store, name, num_frames)) for name in names}
+    videos = {name: list(network_inputs(run, store, name, last=num_frames)) for name in names}
     rows = compare_taps(quantised, tapped, videos.values(), run.config)
     others: dict[str, tuple[Graphs, Callable[[torch.Tensor], Any]]] = {
         "fake": (InMode(quantised, "evaluate"), lambda x: x),
@@ -55,7 +51,7 @@ def compare_layers(run: Run, stage: str = "qat", num_frames: int = 8, *, num_vid
     write_csv(assets[0], rows)
     write_csv(assets[1], frames)
     for path, figure in zip(assets[2:], (tensor_sqnr(rows), frame_sqnr(frames)), strict=True):
-        _write_bytes(path, figure_png(figure))
+        write_bytes(path, figure_png(figure))
     metrics: dict[str, float | str] = {
         "num_videos": len(names),
         "num_frames": sum(map(len, videos.values())),
@@ -63,11 +59,6 @@ def compare_layers(run: Run, stage: str = "qat", num_frames: int = 8, *, num_vid
     }
     metrics |= summary(rows) | _closed_loop_metrics(frames)
     return run.add_record("fixed_point", "layers", metrics, started=started, assets=assets)
-
-
-def _network_inputs(run: Run, store: FrameStore, name: str, num_frames: int) -> Iterator[torch.Tensor]:
-    for image in islice(read_frames(store, name), num_frames):
-        yield torch.from_numpy(preprocess(image, run.config.model.height, run.config.model.width))[None]
 
 
 def _closed_loop_metrics(frames: Sequence[FrameRow]) -> dict[str, float]:
@@ -81,8 +72,3 @@ def _closed_loop_metrics(frames: Sequence[FrameRow]) -> dict[str, float]:
                 if not math.isnan(value):
                     metrics[f"closed_loop.{stage}.{when}_{output}"] = value
     return metrics
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)

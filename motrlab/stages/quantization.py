@@ -11,14 +11,13 @@ from typing import Any
 import torch
 
 from motrlab.config import CalibrationConfig, Config
-from motrlab.data.preprocess import preprocess
 from motrlab.errors import UserError
 from motrlab.model.motr import folded_copy
 from motrlab.quantization.calibration import calibrate as calibrate_ranges
 from motrlab.quantization.qat import train_qat as fit_qat
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run
-from motrlab.stages.accuracy import read_frames
+from motrlab.stages.accuracy import network_inputs
 from motrlab.stages.data import open_store
 from motrlab.stages.models import load_float, load_quantized
 from motrlab.stages.order import checkpoint_file, replacing
@@ -57,7 +56,7 @@ def calibration_videos(run: Run, settings: CalibrationConfig) -> Iterator[Iterat
 
     Raises UserError if a video that `settings.sequences` names is missing, or nobody is on the frames.
     """
-    store, model = open_store(run, "train"), run.config.model
+    store = open_store(run, "train")
     names = [info.name for info in store.sequences]
     missing = [name for name in settings.sequences if name not in names]
     if missing:
@@ -70,11 +69,7 @@ def calibration_videos(run: Run, settings: CalibrationConfig) -> Iterator[Iterat
             "seen with empty slots; take other calibration.sequences or more frames"
         )
 
-    def network_inputs(name: str) -> Iterator[torch.Tensor]:
-        for image in read_frames(store, name):
-            yield torch.from_numpy(preprocess(image, model.height, model.width))[None]
-
-    return (network_inputs(name) for name in names)
+    return (network_inputs(run, store, name) for name in names)
 
 
 def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from motrlab.config import Config
-from motrlab.data.preprocess import preprocess
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import evaluate
 from motrlab.evaluation.protocols import PROTOCOLS
@@ -30,8 +29,8 @@ from motrlab.quantization.analysis.sensitivity_tables import (
     raised_until,
 )
 from motrlab.quantization.analysis.sweep import calibration_variants, compare_calibrations
-from motrlab.run import Run, atomic_path, write_text
-from motrlab.stages.accuracy import read_frames, torch_engine, track_part
+from motrlab.run import Run, write_bytes, write_text
+from motrlab.stages.accuracy import network_inputs, torch_engine, track_part
 from motrlab.stages.data import open_store, read_ground_truth
 from motrlab.stages.models import load_float, load_quantized
 from motrlab.stages.quantization import calibration_videos
@@ -128,15 +127,11 @@ def probe_videos(run: Run, num_frames: int) -> list[Iterator[torch.Tensor]]:
     Calibration watches the first frames, so these are new to it as long as it does not watch all; and a scheme chosen
     on them is not chosen on the test halves.
     """
-    store, model = open_store(run, "train"), run.config.model
+    store = open_store(run, "train")
     videos = store.sequences[: min(_MAX_PROBE_VIDEOS, num_frames)]
     per_video = -(-num_frames // max(1, len(videos)))
 
-    def network_inputs(name: str, first: int) -> Iterator[torch.Tensor]:
-        for image in read_frames(store, name, max(1, first)):
-            yield torch.from_numpy(preprocess(image, model.height, model.width))[None]
-
-    return [network_inputs(info.name, info.num_frames - per_video + 1) for info in videos]
+    return [network_inputs(run, store, i.name, max(1, i.num_frames - per_video + 1)) for i in videos]
 
 
 def _sizes(config: Config, num_frames: int, clip_frames: int) -> tuple[int, int]:
@@ -207,6 +202,5 @@ def _write(run: Run, tables: Mapping[str, Sequence[Any]], figures: Mapping[str, 
     for name, rows in tables.items():
         write_csv(run.assets / name, rows)
     for name, figure in figures.items():
-        with atomic_path(run.assets / name) as temporary:
-            temporary.write_bytes(figure_png(figure))
+        write_bytes(run.assets / name, figure_png(figure))
     return [run.assets / name for name in (*tables, *figures)]

@@ -11,7 +11,8 @@ import torch
 from motrlab.config.scheme import Scheme
 from motrlab.errors import UserError
 from motrlab.model.motr import build_motr
-from motrlab.quantization.analysis.sensitivity_tables import GroupRow, PathPoint, SweepRow, read_table
+from motrlab.quantization.analysis.layers import read_table
+from motrlab.quantization.analysis.sensitivity_tables import GroupRow, PathPoint, SweepRow
 from motrlab.run import Run
 from motrlab.stages.data import open_store
 from motrlab.stages.order import checkpoint_file

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from motrlab.config.scheme import PRODUCTS, TENSORS, Rule
+from motrlab.quantization.analysis.taps import GRAPHS
 from motrlab.quantization.calibration import Step
 from motrlab.quantization.fake_quantize import BiasRounding, FakeQuantize, PerChannelFakeQuantize
 from motrlab.quantization.graph_edits import VIEWS, pointwise_conv2d
@@ -26,7 +27,6 @@ from motrlab.quantization.prepare import module_path
 from motrlab.quantization.quantized import QuantizedMotr
 
 aten = torch.ops.aten
-GRAPHS = ("base", "qim")
 INPUTS = "inputs"
 _OPERATOR = {
     aten.conv2d.default: "conv",
@@ -202,8 +202,7 @@ class GroupSwitches:
     def macs(self, step: Step) -> dict[str, int]:
         """Multiply-accumulates of one frame by group, 0 for groups without products; "" for what is float anyway."""
         macs = dict.fromkeys((*self.groups, ""), 0)
-        inputs = ((step.image, step.state.query, step.state.mask, step.state.reference), step.qim)
-        for graph, tensors in zip(GRAPHS, inputs, strict=True):
+        for graph, tensors in zip(GRAPHS, (step.base, step.qim), strict=True):
             for (operator, path), number in product_macs(getattr(self.model, graph), tensors).items():
                 decided = (graph, operator, path) in self._decided
                 macs[group_of(graph, operator, path) if decided else ""] += number

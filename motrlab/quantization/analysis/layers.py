@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from motrlab.errors import UserError
 from motrlab.run import write_text
 
 Float = NDArray[np.floating]
+RowType = TypeVar("RowType")
 Arrays = dict[str, NDArray[np.float32]]  # tensor → its values
 
 
@@ -221,8 +222,13 @@ def write_csv(path: Path, rows: Sequence[Any]) -> None:
 
 def read_rows(path: Path) -> list[LayerRow]:
     """The inverse of `write_csv` for layer rows. Raises UserError on a file of other columns."""
+    return read_table(path, LayerRow)
+
+
+def read_table(path: Path, kind: type[RowType]) -> list[RowType]:
+    """The inverse of `write_csv` for rows of one `kind`. Raises UserError on a file of other columns."""
     with path.open(newline="", encoding="utf-8") as stream:
-        return [_parsed(LayerRow, line, path) for line in csv.DictReader(stream)]
+        return [_parsed(kind, line, path) for line in csv.DictReader(stream)]
 
 
 def _parsed(kind: type[Any], line: Mapping[str, str], path: Path) -> Any:

@@ -110,8 +110,7 @@ class Probe:
 
 
 def _batch(graphs: Graphs, steps: Sequence[Step]) -> _Batch:
-    parts = [(s.image, s.state.query, s.state.mask, s.state.reference) for s in steps]
-    base = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    base = tuple(torch.cat(tensors) for tensors in zip(*(s.base for s in steps), strict=True))
     qim = tuple(torch.cat(tensors) for tensors in zip(*(s.qim for s in steps), strict=True))
     return _Batch(base, qim, _outputs(graphs, base, qim))
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
-
-from motrlab.quantization.analysis.layers import _parsed
 
 OUTPUTS = ("class_logits", "boxes", "embedding", "qim")
 AS_CONFIGURED = "as_configured"  # name of the run's own way to calibrate
-RowType = TypeVar("RowType")
 
 
 @dataclass(frozen=True)
@@ -93,9 +87,3 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
         if not front or points[index][1] < points[front[-1]][1]:
             front.append(index)
     return front
-
-
-def read_table(path: Path, kind: type[RowType]) -> list[RowType]:
-    """Rows of a table that `layers.write_csv` wrote. Raises UserError on a file of other columns."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [_parsed(kind, line, path) for line in csv.DictReader(stream)]

@@ -16,7 +16,7 @@ from motrlab.deploy.calops import count_operations
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr
 from motrlab.quantization.analysis.groups import INPUTS, GroupSwitches, float_rules, group_of, groups_of, scheme_rules
-from motrlab.quantization.analysis.layers import write_csv
+from motrlab.quantization.analysis.layers import read_table, write_csv
 from motrlab.quantization.analysis.probe import OutputError, Probe
 from motrlab.quantization.analysis.sensitivity import Costs, measure_groups, search, search_groups
 from motrlab.quantization.analysis.sensitivity_tables import (
@@ -26,7 +26,6 @@ from motrlab.quantization.analysis.sensitivity_tables import (
     pareto_front,
     raised_until,
     ranked,
-    read_table,
 )
 from motrlab.quantization.calibration import calibrate
 from motrlab.quantization.quantized import QuantizedMotr
