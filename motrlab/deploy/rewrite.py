@@ -1,15 +1,11 @@
 """Exact rewrite of a portable QDQ file into the form whose products ONNX Runtime runs on integer kernels.
 
-Four rules that change no value (tests compare the outputs), and one that settles its last bit:
+Two rules that change no value (tests compare the outputs), and one that settles its last bit:
 
 1. Signed int8 activations become uint8 with the zero point 128 higher: the same grid, and the kernels want uint8.
 2. A ReLU or Clip before a quantiser moves behind it as an integer Clip with the quantised bounds, because rounding to
    a grid is monotone. The product then has its quantiser at hand.
-3. A DequantizeLinear moves behind operators that only rearrange values, so that it stands directly before the
-   product.
-4. Products that share weights get a copy each. Where int8 weights would saturate (`kernels.py`), ONNX Runtime makes
-   them uint8 under a name made of theirs, and refuses the file at the second product that needs that name.
-5. LayerNorm, softmax, sampling and functions such as exp run in double and are rounded once. In float32 each library
+3. LayerNorm, softmax, sampling and functions such as exp run in double and are rounded once. In float32 each library
    has its own last bit; one value in some 100,000 then falls to the other side of a rounding tie, attention spreads
    that over all slots, the tracks' state keeps it, and one model gives different tracks (docs/LOG.md).
 """
@@ -22,8 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from motrlab.deploy.onnx_edit import GraphEditor, attribute, is_per_tensor, replace_input
-from motrlab.deploy.simplify import VIEWS
+from motrlab.deploy.onnx_edit import GraphEditor, is_per_tensor
 from motrlab.errors import UserError
 from motrlab.run import atomic_path
 
@@ -50,9 +45,6 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
     editor = GraphEditor(model)
     _make_activations_unsigned(editor)
     _move_clips_behind_quantisers(editor)
-    while _move_dequantisers_behind_views(editor):
-        pass
-    _copy_shared_weights(editor)
     return editor.finish()
 
 
@@ -105,47 +97,6 @@ def _integer_bounds(editor: GraphEditor, clip: onnx.NodeProto, quantiser: onnx.N
     return names
 
 
-def _move_dequantisers_behind_views(editor: GraphEditor) -> bool:
-    """One sweep; whether anything moved."""
-    producers, consumers = editor.producers(), editor.consumers()
-    moved = False
-    for node in list(editor.nodes):
-        source = producers.get(node.input[0]) if node.input else None
-        if source is None or source.op_type != "DequantizeLinear" or not _only_rearranges(node):
-            continue
-        if source.input[0] in editor.constants or node.output[0] in editor.outputs:
-            continue
-        output, integers = node.output[0], editor.free_name(f"{node.output[0]}_integer")
-        floats = editor.free_name(f"{output}_float")
-        node.input[0], node.output[0] = source.input[0], integers
-        fresh = helper.make_node("DequantizeLinear", [integers, *source.input[1:]], [floats], f"{node.name}_dequantise")
-        replace_input(consumers.get(output, []), output, floats)
-        editor.nodes.append(fresh)
-        moved = True
-        producers[floats] = fresh
-    return moved
-
-
-def _copy_shared_weights(editor: GraphEditor) -> None:
-    """Zero points as well: they are renamed together with their weights."""
-    consumers = editor.consumers()
-    for node in list(editor.nodes):
-        if node.op_type == "DequantizeLinear" and node.input[0] in editor.constants:
-            for user in consumers.get(node.output[0], [])[1:]:
-                fresh = onnx.NodeProto()
-                fresh.CopyFrom(node)
-                fresh.output[0] = fresh.name = editor.free_name(node.output[0])
-                replace_input([user], node.output[0], fresh.output[0])
-                editor.nodes.append(fresh)
-    seen: set[str] = set()
-    for node in editor.nodes:
-        for index, name in enumerate(node.input):
-            if name in editor.constants and editor.constants[name].dtype == np.int8:
-                if name in seen:
-                    node.input[index] = editor.add_constant(name, editor.constants[name])
-                seen.add(name)
-
-
 def _compute_in_double(editor: GraphEditor) -> None:
     for node in list(editor.nodes):
         if node.op_type not in _INEXACT:
@@ -162,8 +113,3 @@ def _compute_in_double(editor: GraphEditor) -> None:
         editor.nodes.append(
             helper.make_node("Cast", [node.output[0]], [output], f"{output}_float", to=onnx.TensorProto.FLOAT)
         )
-
-
-def _only_rearranges(node: onnx.NodeProto) -> bool:
-    nearest = node.op_type == "Resize" and attribute(node, "mode") == b"nearest"
-    return node.op_type in VIEWS or nearest

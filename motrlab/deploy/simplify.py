@@ -1,7 +1,10 @@
 """Exact clean-up of an exported graph: what the exporter leaves in a form that runtimes handle badly.
 
 Biases become the int32 constants that integer kernels add to their accumulators; their values stay the same because
-conversion has put them on that grid.
+conversion has put them on that grid. A DequantizeLinear moves behind operators that only rearrange values, so that it
+stands directly before its product; ONNX Runtime 1.31 would move it itself, to types that it then refuses. Products
+that share weights get a copy each: where int8 weights would saturate (`kernels.py`), ONNX Runtime makes them uint8
+under a name made of theirs, and refuses the file at the second product that needs that name.
 """
 
 from __future__ import annotations
@@ -17,12 +20,15 @@ VIEWS = {"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Flatten"}  # 
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold transposed weights and products with zero, and store the biases of integer products as int32."""
+    """The clean-up of the module docstring; it changes no value."""
     editor = GraphEditor(model)
     _fold_weight_transposes(editor)
     _fold_zero_products(editor)
     _fuse_matmul_bias(editor)
     _store_integer_biases(editor)
+    while _move_dequantisers_behind_views(editor):
+        pass
+    _copy_shared_weights(editor)
     return editor.finish()
 
 
@@ -120,3 +126,49 @@ def dequantiser(producers: dict[str, onnx.NodeProto], name: str) -> onnx.NodePro
     while node is not None and node.op_type in VIEWS:
         node = producers.get(node.input[0])
     return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+
+def _move_dequantisers_behind_views(editor: GraphEditor) -> bool:
+    """One sweep; whether anything moved."""
+    producers, consumers = editor.producers(), editor.consumers()
+    moved = False
+    for node in list(editor.nodes):
+        source = producers.get(node.input[0]) if node.input else None
+        if source is None or source.op_type != "DequantizeLinear" or not _only_rearranges(node):
+            continue
+        if source.input[0] in editor.constants or node.output[0] in editor.outputs:
+            continue
+        output, integers = node.output[0], editor.free_name(f"{node.output[0]}_integer")
+        floats = editor.free_name(f"{output}_float")
+        node.input[0], node.output[0] = source.input[0], integers
+        fresh = helper.make_node("DequantizeLinear", [integers, *source.input[1:]], [floats], f"{node.name}_dequantise")
+        replace_input(consumers.get(output, []), output, floats)
+        editor.nodes.append(fresh)
+        moved = True
+        producers[floats] = fresh
+    return moved
+
+
+def _copy_shared_weights(editor: GraphEditor) -> None:
+    """Zero points as well: they are renamed together with their weights."""
+    consumers = editor.consumers()
+    for node in list(editor.nodes):
+        if node.op_type == "DequantizeLinear" and node.input[0] in editor.constants:
+            for user in consumers.get(node.output[0], [])[1:]:
+                fresh = onnx.NodeProto()
+                fresh.CopyFrom(node)
+                fresh.output[0] = fresh.name = editor.free_name(node.output[0])
+                replace_input([user], node.output[0], fresh.output[0])
+                editor.nodes.append(fresh)
+    seen: set[str] = set()
+    for node in editor.nodes:
+        for index, name in enumerate(node.input):
+            if name in editor.constants and editor.constants[name].dtype == np.int8:
+                if name in seen:
+                    node.input[index] = editor.add_constant(name, editor.constants[name])
+                seen.add(name)
+
+
+def _only_rearranges(node: onnx.NodeProto) -> bool:
+    nearest = node.op_type == "Resize" and attribute(node, "mode") == b"nearest"
+    return node.op_type in VIEWS or nearest

@@ -19,10 +19,9 @@ TOLERANCE = 0.02  # relative error of a whole output
 OUTPUTS = {"base": BASE_OUTPUTS, "qim": QIM_OUTPUTS}
 
 
-def untouched_session(path: str) -> ort.InferenceSession:
-    """Basic optimisations only: the full set turns int8 into uint8 by itself and then refuses its own graph."""
+def untouched_session(path: str, level: str = "ORT_ENABLE_BASIC") -> ort.InferenceSession:
     options = onnxruntime_options(1)
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -94,6 +93,16 @@ def test_file_matches_the_converted_graph(graph, fixed_point) -> None:
     for name, one, other in zip(OUTPUTS[graph], outputs, wanted, strict=True):
         error = np.linalg.norm(one - other.numpy()) / np.linalg.norm(other.numpy())
         assert error < TOLERANCE, (name, error)
+
+
+@pytest.mark.parametrize("graph", ["base", "qim"])
+def test_files_load_at_every_optimisation_level(graph, fixed_point) -> None:
+    """As anybody would load them; ONNX Runtime makes their activations unsigned by itself."""
+    path, inputs = fixed_point.folder / f"{graph}.onnx", fixed_point.inputs[graph]
+    expected = untouched_session(str(path), "ORT_DISABLE_ALL").run(None, inputs)
+    for level in ("ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"):
+        for one, other in zip(untouched_session(str(path), level).run(None, inputs), expected, strict=True):
+            assert np.linalg.norm(one - other) / np.linalg.norm(other) < TOLERANCE, level
 
 
 @pytest.mark.parametrize("graph", ["base", "qim"])

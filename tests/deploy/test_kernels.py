@@ -19,6 +19,7 @@ from motrlab.deploy import kernels
 from motrlab.deploy.integer import integer_share
 from motrlab.deploy.rewrite import rewrite_for_onnxruntime
 from motrlab.deploy.runtime import Network, load_onnxruntime, load_openvino
+from motrlab.deploy.simplify import simplify
 from motrlab.errors import UserError
 
 Int64 = NDArray[np.int64]
@@ -108,7 +109,8 @@ class Graph:
 
     def save(self, path: Path, *, rewritten: bool = True) -> Path:
         graph = helper.make_graph(self.nodes, "g", self.inputs, self.outputs, self.constants)
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        onnx.save(simplify(model) if rewritten else model, path)
         if rewritten:
             rewrite_for_onnxruntime(path, path)
         return path
