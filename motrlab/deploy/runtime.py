@@ -1,8 +1,9 @@
 """The deployed tracker: an artefact run with NumPy, OpenCV and ONNX Runtime. torch is not imported.
 
-ONNX Runtime executes the rewritten graphs (`*.ort.onnx`). So does OpenVINO, the independent check: on the portable ones
-OpenVINO 2026.4.1 is wrong, not just rounded otherwise. It shifts signed int8 activations to uint8 itself and loses the
-shift on the way (smallest case: Concat, QuantizeLinear, DequantizeLinear, Conv); the rewritten ones are uint8 already.
+ONNX Runtime executes the rewritten graphs (`*.ort.onnx`). OpenVINO, the independent check, executes the portable ones
+in the form that `openvino_graph.py` gives them while they are loaded: the same bits, not the best speed. Left as they
+are, OpenVINO 2026.4.1 is wrong on them, not just rounded otherwise. It shifts signed int8 activations to uint8 itself
+and loses the shift on the way (smallest case: Concat, QuantizeLinear, DequantizeLinear, Conv).
 """
 
 from __future__ import annotations
@@ -105,10 +106,9 @@ def load_artifact(folder: Path, *, num_threads: int = 1, backend: str = "onnxrun
     slots = {name: sizes[name] for name in ("d_model", "num_detect", "num_track", "slot_columns")}
     with np.load(folder / "queries.npz") as queries:
         detect_query = queries["query"]
-    load = load_onnxruntime if backend == "onnxruntime" else load_openvino
     graphs = OnnxGraphs(
-        load(folder / "base.ort.onnx", BASE_OUTPUTS, num_threads),
-        load(folder / "qim.ort.onnx", QIM_OUTPUTS, num_threads),
+        load_network(graph_file(folder, "base", backend), BASE_OUTPUTS, num_threads, backend),
+        load_network(graph_file(folder, "qim", backend), QIM_OUTPUTS, num_threads, backend),
         detect_query,
         relative_boxes=description["boxes"] == "relative",
     )
@@ -123,6 +123,16 @@ def _tracker_rules(values: dict[str, Any], folder: Path) -> TrackerConfig:
         raise UserError(
             f"{folder / 'tracker.json'}: rules of another motrlab ({error}); convert the run anew"
         ) from error
+
+
+def graph_file(folder: Path, graph: str, backend: str) -> Path:
+    """Which file of an artefact a backend executes."""
+    return folder / (f"{graph}.ort.onnx" if backend == "onnxruntime" else f"{graph}.onnx")
+
+
+def load_network(path: Path, outputs: tuple[str, ...], num_threads: int, backend: str) -> Network:
+    """An ONNX file on one of `BACKENDS`."""
+    return (load_onnxruntime if backend == "onnxruntime" else load_openvino)(path, outputs, num_threads)
 
 
 def load_onnxruntime(path: Path, outputs: tuple[str, ...], num_threads: int) -> Network:
@@ -144,10 +154,11 @@ def load_onnxruntime(path: Path, outputs: tuple[str, ...], num_threads: int) -> 
 
 
 def load_openvino(path: Path, outputs: tuple[str, ...], num_threads: int) -> Network:
-    """An ONNX file on OpenVINO's CPU plugin (`kernels.openvino_options`)."""
-    import openvino
+    """A portable ONNX file on OpenVINO's CPU plugin, in the form of `openvino_graph.py`."""
+    from motrlab.deploy.openvino_operators import read_explicit
 
-    request = openvino.Core().compile_model(str(path), "CPU", openvino_options(num_threads)).create_infer_request()
+    core, model = read_explicit(path)
+    request = core.compile_model(model, "CPU", openvino_options(num_threads)).create_infer_request()
 
     def run(inputs: dict[str, Float32]) -> list[Float32]:
         found = request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from motrlab.deploy.onnx_edit import GraphEditor
-from motrlab.deploy.runtime import BASE_OUTPUTS, QIM_OUTPUTS, Network, load_onnxruntime, load_openvino
+from motrlab.deploy.runtime import BASE_OUTPUTS, QIM_OUTPUTS, Network, graph_file, load_network
 from motrlab.errors import UserError
 from motrlab.quantization.analysis.layers import Arrays, Float, TapPoint
 
@@ -30,7 +30,7 @@ _HINT = "convert the run anew"
 
 @dataclass(frozen=True)
 class DeployedTap:
-    """`output` names the integers in the rewritten file; they stand for `(integer − zero_point) · scale`."""
+    """`output` names the integers in the file; they stand for `(integer − zero_point) · scale`."""
 
     point: TapPoint
     output: str
@@ -52,7 +52,7 @@ def map_taps(
 
     Args:
         points: all quantisers of the graph, in graph order.
-        portable, rewritten: `GRAPH.onnx` and `GRAPH.ort.onnx`.
+        portable, rewritten: `GRAPH.onnx` and `GRAPH.ort.onnx`; twice the first for taps of the first.
         check_scales: False takes the order alone for proof.
 
     Raises UserError if their number, a grid or a scale differs.
@@ -114,7 +114,7 @@ def _tap(editor: GraphEditor, point: TapPoint, output: str, path: Path) -> Deplo
 
 
 class TappedRuntime:
-    """Both rewritten graphs of a folder with their taps as additional outputs.
+    """Both graphs of a folder, as a backend executes them, with their taps as additional outputs.
 
     Args:
         folder: an artefact, or wherever the four ONNX files are.
@@ -137,7 +137,7 @@ class TappedRuntime:
         self._networks: dict[str, tuple[list[str], Network]] = {}
         for graph in OUTPUTS:
             own = [point for point in points if point.graph == graph]
-            path = folder / f"{graph}.ort.onnx"
+            path = graph_file(folder, graph, backend)
             self.taps[graph] = map_taps(own, folder / f"{graph}.onnx", path, check_scales=check_scales)
             self._networks[graph] = load_tapped(path, OUTPUTS[graph], self.taps[graph], num_threads, backend)
 
@@ -161,9 +161,8 @@ def load_tapped(
     for tap in taps:
         kind = helper.np_dtype_to_tensor_dtype(tap.dtype)
         model.graph.output.append(helper.make_tensor_value_info(tap.output, kind, None))
-    load = load_onnxruntime if backend == "onnxruntime" else load_openvino
     with tempfile.TemporaryDirectory() as folder:
         exposed = Path(folder) / path.name
         onnx.save(model, exposed)
-        network = load(exposed, (*outputs, *(tap.output for tap in taps)), num_threads)
+        network = load_network(exposed, (*outputs, *(tap.output for tap in taps)), num_threads, backend)
     return [item.name for item in model.graph.input], network

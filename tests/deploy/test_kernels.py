@@ -140,7 +140,7 @@ def test_products_with_weights(operator: str, zero_point: int, extreme: bool, lo
     if operator != "MatMulIntegerToFloat":
         output = graph.requantised(output, step_of(total))
     graph.output(output, total.shape)
-    path = graph.save(tmp_path / "model.onnx")
+    path = graph.save(tmp_path / "model.onnx", rewritten=load is load_onnxruntime)
     found = load(path, (output,), 1)({"x": x.astype(np.float32)})[0]
     if load is load_onnxruntime:
         assert [p.operator for p in integer_share(path).products] == [operator.split()[0]]
@@ -161,9 +161,10 @@ def test_products_of_activations(operator: str, load: Load, tmp_path: Path) -> N
     if operator == "QLinearMatMul":
         output = graph.requantised(output, step_of(total))
     graph.output(output, total.shape)
-    path = graph.save(tmp_path / "model.onnx")
+    path = graph.save(tmp_path / "model.onnx", rewritten=load is load_onnxruntime)
     found = load(path, (output,), 1)({"x": x.astype(np.float32), "w": w.astype(np.float32)})[0]
-    assert [p.operator for p in integer_share(path).products] == [operator]
+    if load is load_onnxruntime:
+        assert [p.operator for p in integer_share(path).products] == [operator]
     assert_steps(found, total, step_of(total) if operator == "QLinearMatMul" else 1)
 
 
@@ -238,7 +239,6 @@ def test_where_products_may_saturate(
     monkeypatch.setattr(kernels, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(platform, "machine", lambda: machine)
     assert kernels.may_saturate() is expected
-    assert ("LP_TRANSFORMS_MODE" in kernels.openvino_options(1)) is expected
     options = kernels.onnxruntime_options(1)
     if expected:
         assert options.get_session_config_entry("session.x64quantprecision") == "1"
