@@ -61,9 +61,9 @@ def _quantiser(modules: dict[str, Any], node: Any) -> FakeQuantize | PerChannelF
 
 
 def _output_quantiser(modules: dict[str, Any], node: Node) -> FakeQuantize | None:
-    """The quantiser of a product's result, where that goes nowhere else, be it through a ReLU."""
+    """The quantiser of a product's result, where that goes nowhere else, be it through a ReLU or a new shape."""
     follower = only_user(node)
-    if follower is not None and follower.target in ACTIVATIONS:
+    while follower is not None and follower.target in (*ACTIVATIONS, *VIEWS):
         follower = only_user(follower)
     found = modules.get(str(follower.target)) if follower is not None and follower.op == "call_module" else None
     return found if isinstance(found, FakeQuantize) else None
@@ -110,15 +110,17 @@ class IntegerProduct(nn.Module):
         scales = [module.scale for module in self._operands]
         left = (first / scales[0]).round_()
         if self.operator is aten.matmul.default:
-            return torch.matmul(left, (second / scales[1]).round_()).mul_(scales[0] * scales[1])
-        if self._weight is None:
-            self._weight = (second / scales[1].reshape(-1, *[1] * (second.ndim - 1))).round_()
+            right = (second / scales[1]).round_()
+        else:
+            if self._weight is None:
+                self._weight = (second / scales[1].reshape(-1, *[1] * (second.ndim - 1))).round_()
+            right = self._weight
         steps = scales[0] * scales[1]
         if rest and rest[0] is not None:
             rest = ((rest[0].double() / steps.double()).round().float(), *rest[1:])
-        product: Tensor = (pointwise_conv2d if self.pointwise else self.operator)(left, self._weight, *rest)
+        product: Tensor = (pointwise_conv2d if self.pointwise else self.operator)(left, right, *rest)
         (output,) = self._output
-        shape = (-1,) if self.operator is aten.linear.default else (-1, 1, 1)
+        shape = (-1, 1, 1) if self.operator is aten.conv2d.default else (-1,)
         if output is None or not output.quantising:
             return product * steps.reshape(shape)
         return (product * (steps / output.scale).reshape(shape)).round_().mul_(output.scale)
