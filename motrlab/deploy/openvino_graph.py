@@ -1,15 +1,16 @@
 """The form of a graph in which OpenVINO has no choice, so that it computes what ONNX Runtime computes, to the bit.
 
 Left to itself OpenVINO multiplies by reciprocals where a quantiser divides, adds the zero point before it rounds, folds
-scales into weights, contracts a product and a sum into one rounding, and, without VNNI, saturates. Each tips rounding
-ties, and one tipped tie gives other tracks in the end (docs/LOG.md). Here nothing of that is left to be done:
+scales into weights, contracts products and sums (`kernels.openvino_options` keeps it from that), and, without VNNI,
+saturates. Each tips rounding ties, and one tipped tie gives other tracks in the end (docs/LOG.md). Here nothing of that
+is left to be done:
 
 - Integers are float32 values that hold integers, less their zero point. A quantiser is a division, Round and Clip.
 - A product of quantised operands is a product of their integers; such sums are exact in float32 below 2²⁴, whatever
   their order. One factor leads from the sum to the grid of the result, as in ONNX Runtime's integer kernels. Round
   between sum and factor changes nothing, and keeps the factor out of the weights.
 - Division, and the functions of which every library has a last bit of its own, become operators of domain `motrlab`,
-  which `openvino_operators.py` computes. So do copies between two arithmetic operators, which then stay two.
+  which `openvino_operators.py` computes.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ from motrlab.deploy.simplify import VIEWS
 
 DOMAIN = "motrlab"
 FUNCTIONS = ("LayerNormalization", "Softmax", "Sigmoid", "Exp", "Log", "Sin", "Cos", "GridSample", "Div")
-COPY = "Copy"
-_ARITHMETIC = ("Add", "Sub", "Mul")
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
@@ -39,7 +38,6 @@ def explicit_form(model: onnx.ModelProto) -> onnx.ModelProto:
     _spell_out_quantisers(editor)
     finished = editor.finish()
     _mark_functions(finished)
-    _separate_arithmetic(finished)
     finished.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return finished
 
@@ -171,20 +169,3 @@ def _mark_functions(model: onnx.ModelProto) -> None:
             del node.attribute[:]
             node.domain = DOMAIN
             node.attribute.append(helper.make_attribute("epsilon", float(epsilon)))
-
-
-def _separate_arithmetic(model: onnx.ModelProto) -> None:
-    made = {node.output[0] for node in model.graph.node if node.op_type in _ARITHMETIC and not node.domain}
-    nodes: list[onnx.NodeProto] = []
-    copies: dict[str, str] = {}
-    for node in model.graph.node:
-        if node.op_type in _ARITHMETIC and not node.domain:
-            for index, name in enumerate(node.input):
-                if name in made and name not in copies:
-                    copies[name] = f"{name}_copy"
-                    nodes.append(helper.make_node(COPY, [name], [copies[name]], copies[name], domain=DOMAIN))
-                node.input[index] = copies.get(name, name)
-        nodes.append(node)
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)

@@ -1,7 +1,8 @@
-"""NumPy operators for OpenVINO: what it has not in double precision, or would merge with its neighbours.
+"""NumPy operators for OpenVINO: division, and what it has not in double precision.
 
-OpenVINO's CPU plugin computes double as float32. These are computed in double and rounded once to float32, as in the
-file for ONNX Runtime and in the evaluated QAT graph: a third implementation, so that the three check each other.
+OpenVINO's CPU plugin computes double as float32, and division by a constant as a product. The functions here are computed
+in double and rounded once to float32, as in the file for ONNX Runtime and in the evaluated QAT graph: a third
+implementation, so that the three check each other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import openvino
 from numpy.typing import NDArray
 from openvino.frontend.onnx import ConversionExtension
 
-from motrlab.deploy.openvino_graph import COPY, DOMAIN, FUNCTIONS, explicit_form
+from motrlab.deploy.openvino_graph import DOMAIN, FUNCTIONS, explicit_form
 
 Double = NDArray[np.float64]
 
@@ -92,9 +93,7 @@ class NumpyOperator(openvino.Op):
 
     def evaluate(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> bool:
         arrays = [tensor.data for tensor in inputs]
-        if self.kind == COPY:
-            outputs[0].data[:] = arrays[0]
-        elif self.kind == "Div":
+        if self.kind == "Div":
             outputs[0].data[:] = arrays[0] / arrays[1]
         else:
             settings = (self.epsilon,) if self.kind == "LayerNormalization" else ()
@@ -102,7 +101,7 @@ class NumpyOperator(openvino.Op):
         return True
 
 
-_OPERATORS = {kind: type(f"Numpy{kind}", (NumpyOperator,), {"kind": kind}) for kind in (*FUNCTIONS, COPY)}
+_OPERATORS = {kind: type(f"Numpy{kind}", (NumpyOperator,), {"kind": kind}) for kind in FUNCTIONS}
 
 
 def read_explicit(path: Path) -> tuple[openvino.Core, openvino.Model]:
