@@ -1,7 +1,7 @@
 """NumPy operators for OpenVINO: division, and what it has not in double precision.
 
-OpenVINO's CPU plugin computes double as float32, and division by a constant as a product. The functions here are computed
-in double and rounded once to float32, as in the file for ONNX Runtime and in the evaluated QAT graph: a third
+OpenVINO's CPU plugin computes double as float32, and division by a constant as a product. The functions here are
+computed in double and rounded once to float32, as in the file for ONNX Runtime and in the evaluated QAT graph: a third
 implementation, so that the three check each other.
 """
 
