@@ -30,8 +30,10 @@ def main() -> None:
     metrics = measure_performance(run, repeats=options.repeats)
     for threads, prefix in ((1, ""), (2, "threads_2.")):
         for graph in ("base", "qim"):
-            fixed, floating = (metrics[f"{prefix}{graph}.{kind}.p50_ms"] for kind in ("fixed_point", "fp32"))
+            kinds = ("fixed_point", "float_functions", "fp32")
+            fixed, fast, floating = (metrics[f"{prefix}{graph}.{kind}.p50_ms"] for kind in kinds)
             ratio = f"fp32 {floating:.3f} ms, fixed-point {fixed:.3f} ms: {floating / fixed:.2f}×"
+            ratio += f"; its functions in float32 {fast:.3f} ms: {floating / fast:.2f}×"
             print(f"{threads} thread(s) {graph:<5} {ratio}")
     parts = {part: metrics[f"step.{part}.p50_ms"] for part in ("preprocess", "base", "tracker", "qim", "total")}
     print("frame step, 1 thread:", ", ".join(f"{part} {value:.3f} ms" for part, value in parts.items()))

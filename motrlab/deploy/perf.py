@@ -6,6 +6,7 @@ difference between two graphs. Medians and 90th percentiles are in milliseconds.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.deploy.rewrite import rewrite_for_onnxruntime
 from motrlab.deploy.runtime import (
     BASE_OUTPUTS,
     QIM_OUTPUTS,
@@ -52,10 +54,11 @@ def measure_latency(
         repeats: timed calls of each graph for each thread count.
 
     Returns:
-        Flat metrics: `GRAPH.fixed_point.p50_ms`, `.p90_ms`, `GRAPH.fp32...` for `base` and `qim`; `step.STAGE.p50_ms`,
-        `.p90_ms` of the closed loop and its `fps`; `speedup` (fp32 / fixed point median of the base graph),
-        `qim.speedup`; `num_frames`, `repeats`. These are of the first thread count; those of another number n have
-        `threads_n.` before their names. Raises UserError without images.
+        Flat metrics: `GRAPH.fixed_point.p50_ms`, `.p90_ms`, `GRAPH.fp32...` and `GRAPH.float_functions...` (the
+        artefact's graph with functions in float32, `rewrite.rewrite_for_onnxruntime(exact=False)`) for `base` and
+        `qim`; `step.STAGE.p50_ms`, `.p90_ms` of the closed loop and its `fps`; `speedup` (fp32 / fixed point median of
+        the base graph), `qim.speedup`; `num_frames`, `repeats`. These are of the first thread count; those of another
+        number n have `threads_n.` before their names. Raises UserError without images.
     """
     if repeats < 1:
         raise UserError(f"performance: repeats must be at least 1, not {repeats}")
@@ -67,7 +70,8 @@ def measure_latency(
         runtime = load_artifact(artifact, num_threads=threads)
         recorder = _Recorder(runtime.graphs)
         _run_closed_loop(replace(runtime, graphs=recorder), frames)
-        found = _compare(runtime.graphs, recorder, (float_base, float_qim), threads, repeats)
+        files = {"base": (artifact / "base.onnx", float_base), "qim": (artifact / "qim.onnx", float_qim)}
+        found = _compare(runtime.graphs, recorder, files, threads, repeats)
         found |= _time_closed_loop(runtime, frames)
         prefix = f"threads_{threads}." if index else ""
         metrics |= {prefix + name: round(value, 4) for name, value in found.items()}
@@ -101,14 +105,21 @@ def _run_closed_loop(runtime: Runtime, frames: list[NDArray[np.uint8]]) -> None:
 
 
 def _compare(
-    graphs: OnnxGraphs, recorder: _Recorder, float_files: tuple[Path, Path], threads: int, repeats: int
+    graphs: OnnxGraphs, recorder: _Recorder, files: Mapping[str, tuple[Path, Path]], threads: int, repeats: int
 ) -> dict[str, float]:
-    """Fixed point and fp32 of both graphs, call by call in turn."""
+    """Every form of both graphs, call by call in turn; `files`: graph → its portable and its fp32 file."""
     metrics: dict[str, float] = {}
     fixed_point = {"base": graphs.base_network, "qim": graphs.qim_network}
     outputs = {"base": BASE_OUTPUTS, "qim": QIM_OUTPUTS}
-    for (name, network), file in zip(fixed_point.items(), float_files, strict=True):
-        candidates = {"fixed_point": network, "fp32": load_onnxruntime(file, outputs[name], threads)}
+    for name, (portable, floating) in files.items():
+        with tempfile.TemporaryDirectory() as folder:
+            fast = Path(folder) / f"{name}.onnx"
+            rewrite_for_onnxruntime(portable, fast, exact=False)
+            candidates = {
+                "fixed_point": fixed_point[name],
+                "float_functions": load_onnxruntime(fast, outputs[name], threads),
+                "fp32": load_onnxruntime(floating, outputs[name], threads),
+            }
         seconds = time_in_turn(candidates, recorder.seen[name], repeats)
         for kind, values in seconds.items():
             metrics |= _percentiles(f"{name}.{kind}", values)

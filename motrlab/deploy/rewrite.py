@@ -26,15 +26,21 @@ _SHIFT = 128
 _INEXACT = {"LayerNormalization", "Softmax", "Sigmoid", "Exp", "Log", "Sin", "Cos", "GridSample"}
 
 
-def rewrite_for_onnxruntime(source: Path, destination: Path) -> None:
-    """Rewrite one file. Raises UserError if `source` is missing or no ONNX model."""
+def rewrite_for_onnxruntime(source: Path, destination: Path, *, exact: bool = True) -> None:
+    """Rewrite one file. Raises UserError if `source` is missing or no ONNX model.
+
+    Args:
+        source, destination: the portable file, and where the rewritten one goes.
+        exact: False leaves out the third rule. Functions then run in float32: a quarter less time on `street`, and
+            tracks that differ from QAT's by tenths of a point.
+    """
     if not source.is_file():
         raise UserError(f"no ONNX file {source}: export the model first")
     try:
         model = onnx.load(source)
     except Exception as error:
         raise UserError(f"{source}: not an ONNX model ({type(error).__name__}); export it again") from error
-    model = settle(rewrite(model))
+    model = settle(rewrite(model)) if exact else rewrite(model)
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(destination) as temporary:
         onnx.save(model, temporary)

@@ -17,8 +17,11 @@ from motrlab.viz.overlay import contact_sheet, draw_frame, tracks_of_frame, trai
 _PERF_FRAMES = 60  # of the first test video
 
 
-def convert(run: Run) -> dict[str, Any]:
-    """QAT model → ONNX → artefact; record kind `integer`: the share of work done by integer kernels."""
+def convert(run: Run, *, exact: bool = True) -> dict[str, Any]:
+    """QAT model → ONNX → artefact; record kind `integer`: the share of work done by integer kernels.
+
+    `exact`: as for `deploy.rewrite.rewrite_for_onnxruntime`.
+    """
     import torch
 
     from motrlab.deploy.export import export_float, export_portable
@@ -34,7 +37,7 @@ def convert(run: Run) -> dict[str, Any]:
     export_portable(quantized, export)
     export_float(folded_copy(load_float(run)), export / "float")
     for graph in ("base", "qim"):
-        rewrite_for_onnxruntime(export / f"{graph}.onnx", export / f"{graph}.ort.onnx")
+        rewrite_for_onnxruntime(export / f"{graph}.onnx", export / f"{graph}.ort.onnx", exact=exact)
     write_artifact(
         run.artifact,
         base_onnx=export / "base.onnx",
@@ -44,7 +47,7 @@ def convert(run: Run) -> dict[str, Any]:
         detect_query=quantized.graphs.detect_query.detach().numpy(),
         detect_reference=torch.sigmoid(reference_logits.detach()).numpy(),
         config=run.config,
-        provenance={"run": run.name, "stage": "qat", "git_commit": git_state()["git_commit"]},
+        provenance={"run": run.name, "stage": "qat", "exact": exact, "git_commit": git_state()["git_commit"]},
     )
     metrics: dict[str, float] = {}
     for graph in ("base", "qim"):

@@ -15,6 +15,7 @@ def test_latency_of_graphs_and_stages(artifact: Path, exported: Any, images: Any
     for prefix in ("", "threads_2."):
         for name in (
             "base.fixed_point",
+            "base.float_functions",
             "base.fp32",
             "qim.fixed_point",
             "qim.fp32",

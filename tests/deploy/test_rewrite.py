@@ -64,6 +64,16 @@ def test_functions_and_reductions_run_in_double(fixed_point) -> None:
     assert "Cast" not in {n.op_type for n in portable.graph.node}  # the portable file is as a chip wants it
 
 
+def test_functions_stay_in_float32_on_request(fixed_point, tmp_path: Path) -> None:
+    """The same graph otherwise, close to the exact one."""
+    rewrite_for_onnxruntime(fixed_point.folder / "base.onnx", tmp_path / "fast.onnx", exact=False)
+    assert "Cast" not in {n.op_type for n in onnx.load(tmp_path / "fast.onnx").graph.node}
+    inputs = fixed_point.inputs["base"]
+    exact = run(onnx.load(fixed_point.folder / "base.ort.onnx"), inputs)
+    for one, other in zip(run(onnx.load(tmp_path / "fast.onnx"), inputs), exact, strict=True):
+        assert np.linalg.norm(one - other) / np.linalg.norm(other) < 0.02
+
+
 @pytest.mark.parametrize("graph", ["base", "qim"])
 def test_integer_kernels_stay_near(graph, fixed_point) -> None:
     """With all optimisations the products are integer; only float sums before a rounding can tip a tie."""
