@@ -12,9 +12,9 @@ class CalibrationConfig:
     """Observers watch the closed loop over the train halves."""
 
     num_frames: int = 64  # in all
-    num_sequences: int = 8  # spread over so many sequences
+    num_sequences: int = 8  # spread over so many sequences, the first frames of each
     stride: int = 1  # every so many frames of a sequence; the loop runs over those
-    sequences: tuple[str, ...] = ()  # only these; empty: the first num_sequences
+    sequences: tuple[str, ...] = ()  # over these, all of them; empty: over the first num_sequences
     closed_loop: bool = True  # False: every frame alone, with empty track slots, as single images would be
     equalise: bool = False  # before: cross-layer equalisation (arXiv 1906.04721, section 4.1)
     correct_bias: bool = False  # after: biases take up the mean error of each product (same, section 4.2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,8 @@ class Rule:
     """What holds for the operators that `graph`, `operator` and `path` describe (shell patterns).
 
     `path` is the module path inside the graph, such as `decoder.0.self_attention.query`; of an `input` its name
-    (`image`, `track_mask`). int16 is for the operators of `TENSORS` only: no runtime here has int16 products.
+    (`image`, `track_mask`). int16 is for the operators of `TENSORS` only, and there for what no quantised product
+    reads: no runtime here has int16 products.
     """
 
     name: str = ""  # in listings; empty: what it fits
@@ -39,7 +41,7 @@ class Rule:
     observer: str = "moving_average"  # of activations: min_max | moving_average | percentile | mse | kl
     percentile: float = 99.99  # of the magnitudes, for that observer
     per_channel: bool = True  # scales of weights; False: one per tensor
-    input_scale: float | None = None  # fixed scale of the input; None: observed
+    input_scale: float | None = None  # fixed scale of the input, of a product or of the graph; None: observed
     softmax_scale: float | None = 1 / 127  # fixed scale of an input that is a softmax; None: observed
     quantise_output: bool = True  # of a product; False: integer inputs and weights, float result
 
@@ -53,6 +55,10 @@ class Rule:
                 f"quantisation rule {self.label!r}: int16 {self.operator} cannot be exported, no runtime has integer "
                 f"kernels for it; int16 is for {', '.join(TENSORS)}, elsewhere use int8 or float"
             )
+        for field in ("input_scale", "softmax_scale"):
+            scale = getattr(self, field)
+            if scale is not None and not 0 < scale < math.inf:
+                raise UserError(f"quantisation rule {self.label!r}: {field} must be a positive number, not {scale}")
         if not 0 < self.percentile <= 100:
             raise UserError(f"quantisation rule: percentile must be above 0 and at most 100, not {self.percentile}")
 

@@ -7,7 +7,7 @@ see at run time; single frames would show them empty slots only.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -48,11 +48,11 @@ class Step:
         return self.image, self.state.query, self.state.mask, self.state.reference
 
 
-def calibrate(quantised: QuantizedMotr, sequences: Iterable[Iterable[Tensor]], config: Config) -> CalibrationResult:
+def calibrate(quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]], config: Config) -> CalibrationResult:
     """Choose all scales from at most `config.calibration.num_frames` frames of `sequences`; ends in mode `evaluate`.
 
-    `sequences`: for each one its network inputs `[1, 3, H, W]` in order; the frames are shared out evenly over
-    `config.calibration.num_sequences`. Raises UserError if there is no frame.
+    `sequences`: for each one its network inputs `[1, 3, H, W]` in order. The frames are shared out evenly over them;
+    what a short one lacks, those behind it give. Raises UserError if there is no frame.
     """
     settings = config.calibration
     quantised.mode("calibrate")
@@ -80,13 +80,14 @@ def calibrate(quantised: QuantizedMotr, sequences: Iterable[Iterable[Tensor]], c
     return CalibrationResult(frames, used, live / frames)
 
 
-def shared_out(sequences: Iterable[Iterable[Tensor]], settings: CalibrationConfig) -> Iterator[Iterator[Tensor]]:
+def shared_out(sequences: Sequence[Iterable[Tensor]], settings: CalibrationConfig) -> Iterator[Iterator[Tensor]]:
     """The frames of each sequence that calibration looks at; each must be used up before the next."""
-    per_sequence, left = -(-settings.num_frames // settings.num_sequences), settings.num_frames
-    for images in sequences:
+    left = settings.num_frames
+    for number, images in enumerate(sequences):
         if left <= 0:
             return
-        counted = _Counted(islice(images, 0, None, settings.stride), min(per_sequence, left))
+        share = -(-left // (len(sequences) - number))
+        counted = _Counted(islice(images, 0, None, settings.stride), share)
         yield iter(counted)
         left -= counted.taken
 

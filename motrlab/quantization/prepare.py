@@ -19,6 +19,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 
 from motrlab.config import ModelConfig
 from motrlab.config.scheme import ACTIVATION_RANGE, PRODUCTS, WEIGHT_RANGE, Rule, Scheme
+from motrlab.errors import UserError
 from motrlab.model.motr import Motr
 from motrlab.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
 from motrlab.quantization.graph_edits import ACTIVATIONS, VIEWS, edit_for_runtime
@@ -173,9 +174,16 @@ class IntegerQuantizer(Quantizer):
         source = operand
         while source.target in VIEWS:
             source = source.args[0]
-        if _ANNOTATION in source.meta and source.meta[_ANNOTATION].output_qspec is not None:
-            return
+        made = source.meta[_ANNOTATION].output_qspec if _ANNOTATION in source.meta else None
         rule = marker.keywords["rule"]
+        if made is not None:
+            if made.dtype != torch.int8:
+                raise UserError(
+                    f"quantisation scheme: {source.name} is asked for in int16, but {module_path(node) or node.name} "
+                    f"multiplies it (rule {rule.label!r}), and no runtime has int16 products: give it int8 or float, "
+                    "or leave the product in float"
+                )
+            return
         scale = rule.softmax_scale if source.target is aten.softmax.int else rule.input_scale
         _annotation(user).input_qspec_map[operand] = _activation_spec(rule, scale)
         self.marks.append(marker(tensor=operand.name, user=user.name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,14 +24,19 @@ from motrlab.stages.order import checkpoint_file, replacing
 from motrlab.stages.training import record_training
 
 
-def calibrate(run: Run, *, num_frames: int = 0) -> dict[str, Any]:
+def calibrate(run: Run, *, num_frames: int = 0, stride: int = 0, sequences: Sequence[str] = ()) -> dict[str, Any]:
     """Fold, prepare, and let observers watch the closed loop over the train halves; record kind `calibration`.
 
-    `num_frames` 0 means the preset's. Raises UserError if nobody is on the frames that would be watched.
+    0 and empty mean the preset's. Raises UserError if nobody is on the frames that would be watched.
     """
     started = time.time()
     settings = run.config.calibration
-    settings = replace(settings, num_frames=num_frames or settings.num_frames)
+    settings = replace(
+        settings,
+        num_frames=num_frames or settings.num_frames,
+        stride=stride or settings.stride,
+        sequences=tuple(sequences) or settings.sequences,
+    )
     config = replace(run.config, calibration=settings)
     quantized = QuantizedMotr(folded_copy(load_float(run)), config.scheme, equalise=settings.equalise)
     result = calibrate_ranges(quantized, calibration_videos(run, settings), config)
@@ -51,7 +56,7 @@ def calibrate(run: Run, *, num_frames: int = 0) -> dict[str, Any]:
     return run.add_record("calibration", "calibration", metrics, started=started, config=config)
 
 
-def calibration_videos(run: Run, settings: CalibrationConfig) -> Iterator[Iterator[torch.Tensor]]:
+def calibration_videos(run: Run, settings: CalibrationConfig) -> list[Iterator[torch.Tensor]]:
     """For each video of the train halves that is watched, its network inputs `[1, 3, H, W]` in order.
 
     Raises UserError if a video that `settings.sequences` names is missing, or nobody is on the frames.
@@ -61,20 +66,28 @@ def calibration_videos(run: Run, settings: CalibrationConfig) -> Iterator[Iterat
     missing = [name for name in settings.sequences if name not in names]
     if missing:
         raise UserError(f"calibration: no video {missing[0]!r} among the train halves; there are {', '.join(names)}")
-    names = [name for name in names if not settings.sequences or name in settings.sequences][: settings.num_sequences]
-    watched = -(-settings.num_frames // settings.num_sequences) * settings.stride
+    names = [n for n in names if n in settings.sequences] if settings.sequences else names[: settings.num_sequences]
+    watched = -(-settings.num_frames // max(1, len(names))) * settings.stride
     if not any((store.annotations(name).people.frame <= watched).any() for name in names):
         raise UserError(
             f"calibration: nobody is on the first {watched} frames of {', '.join(names)}, so the QIM would only be "
             "seen with empty slots; take other calibration.sequences or more frames"
         )
 
-    return (network_inputs(run, store, name) for name in names)
+    return [network_inputs(run, store, name) for name in names]
 
 
-def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
-    """Train on from the calibrated state; record kind `training`. `steps` and `lr` 0 mean the preset's."""
+def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0, distill: float = -1.0) -> dict[str, Any]:
+    """Train on from the calibrated state; record kind `training`. `steps` 0, `lr` 0, `distill` < 0: the preset's."""
     config = _qat_config(run, steps, lr)
+    if distill >= 0:
+        config = replace(config, qat=replace(config.qat, distill=distill))
+    if config.qat.steps > config.train.steps:
+        warnings.warn(
+            f"qat: {config.qat.steps} steps are more than the {config.train.steps} of the float training; meant is a "
+            "short one, at a tenth of its steps or less",
+            stacklevel=2,
+        )
     quantized = load_quantized(run, "calibration")
     teacher = folded_copy(load_float(run)) if config.qat.distill else None
     with replacing(run, "qat"):

@@ -57,7 +57,15 @@ def test_any_operator_means_any_product() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"precision": "int4"}, {"observer": "best"}, {"operator": "convolution"}, {"percentile": 0.0}]
+    "wrong",
+    [
+        {"precision": "int4"},
+        {"observer": "best"},
+        {"operator": "convolution"},
+        {"percentile": 0.0},
+        {"input_scale": 0.0},
+        {"softmax_scale": -1.0},
+    ],
 )
 def test_unknown_values_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(UserError, match="quantisation rule"):

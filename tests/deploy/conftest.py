@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from motrlab.config import Config, smoke
+from motrlab.config.scheme import Rule, Scheme
 from motrlab.deploy.artifact import write_artifact
 from motrlab.deploy.export import export_float, export_portable
 from motrlab.deploy.rewrite import rewrite_for_onnxruntime
@@ -117,10 +118,21 @@ def _runtime_inputs(config: Config) -> dict[str, dict[str, NDArray[np.float32]]]
 @pytest.fixture(scope="session")
 def fixed_point(tmp_path_factory: pytest.TempPathFactory) -> FixedPoint:
     """Calibrated on its own test inputs; exported and rewritten once for all tests."""
+    return make_fixed_point(Scheme(), tmp_path_factory.mktemp("fixed_point"))
+
+
+@pytest.fixture(scope="session")
+def with_more_rules(tmp_path_factory: pytest.TempPathFactory) -> FixedPoint:
+    """The same with a further tensor in int16, and LayerNorms in int8."""
+    rules = Rule(operator="norm"), Rule(operator="input", path="track_reference", precision="int16")
+    return make_fixed_point(Scheme().with_rules(*rules), tmp_path_factory.mktemp("with_more_rules"))
+
+
+def make_fixed_point(scheme: Scheme, folder: Path) -> FixedPoint:
     config = smoke()
-    model, folder = lively_model(config), tmp_path_factory.mktemp("fixed_point")
+    model = lively_model(config)
     inputs = _runtime_inputs(config)
-    quantised = QuantizedMotr(lively_model(config))
+    quantised = QuantizedMotr(lively_model(config), scheme)
     with torch.no_grad():
         for graph in ("base", "qim"):
             getattr(quantised, graph)(*(torch.from_numpy(x) for x in inputs[graph].values()))

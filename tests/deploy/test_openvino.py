@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
+from motrlab.deploy.integer import integer_share
 from motrlab.deploy.kernels import openvino_options
 from motrlab.deploy.openvino_graph import DOMAIN, FUNCTIONS, explicit_form
 from motrlab.deploy.openvino_operators import grid_sample, layer_norm, softmax
 from motrlab.deploy.runtime import BACKENDS, graph_file, load_network, load_openvino
+from motrlab.deploy.taps import OUTPUTS
 
 RNG = np.random.default_rng(0)
 
@@ -56,11 +58,23 @@ def test_nothing_is_left_to_be_done(graph: str, fixed_point) -> None:
 
 
 @pytest.mark.parametrize("graph", ["base", "qim"])
+def test_other_schemes_are_exact_as_well(graph: str, with_more_rules) -> None:
+    """QAT graph, ONNX Runtime, OpenVINO: all three the same, but for sums of LayerNorms in int8."""
+    assert integer_share(with_more_rules.folder / f"{graph}.ort.onnx").macs_share == 1.0
+    inputs = with_more_rules.inputs[graph]
+    with torch.no_grad():
+        output = getattr(with_more_rules.quantised, graph)(*(torch.from_numpy(x) for x in inputs.values()))
+    expected = (output[0][-1], output[1][-1], output[2]) if graph == "base" else (output,)
+    for backend in BACKENDS:
+        network = load_network(graph_file(with_more_rules.folder, graph, backend), OUTPUTS[graph], 1, backend)
+        for one, other in zip(network(inputs), expected, strict=True):
+            np.testing.assert_allclose(one, other.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("graph", ["base", "qim"])
 def test_equal_on_many_inputs(graph: str, fixed_point) -> None:
     """Inputs that a frame does not bring as well: large, and on ties of the first grid."""
-    networks = [
-        load_network(graph_file(fixed_point.folder, graph, b), fixed_point_outputs(graph), 1, b) for b in BACKENDS
-    ]
+    networks = [load_network(graph_file(fixed_point.folder, graph, b), OUTPUTS[graph], 1, b) for b in BACKENDS]
     for factor in (0.5, 1.0, 4.0):
         inputs = {
             name: x if "mask" in name else np.round(x * factor * 64).astype(np.float32) / 128
@@ -68,10 +82,6 @@ def test_equal_on_many_inputs(graph: str, fixed_point) -> None:
         }
         for one, other in zip(*(network(inputs) for network in networks), strict=True):
             np.testing.assert_array_equal(one, other)
-
-
-def fixed_point_outputs(graph: str) -> tuple[str, ...]:
-    return ("class_logits", "boxes", "embedding") if graph == "base" else ("updated_query",)
 
 
 def scaled_sum(path: Path) -> Path:

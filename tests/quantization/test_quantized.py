@@ -181,14 +181,22 @@ def test_the_last_rule_is_the_one_listed(config: Config, float_model: Motr) -> N
 
 
 @torch.no_grad()
-def test_norms_and_inputs_can_be_int16(config: Config, float_model: Motr, base_inputs: Inputs) -> None:
-    rules = [Rule(operator=o, path="*", precision="int16") for o in ("norm", "input")]
+def test_inputs_can_be_int16_and_norms_int8(config: Config, float_model: Motr, base_inputs: Inputs) -> None:
+    rules = Rule(operator="norm"), Rule(operator="input", path="track_reference", precision="int16")
     quantised = QuantizedMotr(float_model, Scheme().with_rules(*rules))
     tensors = quantised_tensors(quantised)
     norms = [t for t in tensors if t.operator == "norm"]
     assert len(norms) == 2 * config.model.encoder_layers + 4 * config.model.decoder_layers + 3
-    assert {t.bits for t in norms} == {16}
-    assert {t.tensor for t in tensors if t.operator == "input" and t.bits == 16} >= {"track_query", "track_reference"}
+    assert {t.bits for t in norms} == {8}
+    assert {t.tensor for t in tensors if t.operator == "input" and t.bits == 16} == {"track_reference"}
     quantised.base(*base_inputs)
     quantised.mode("evaluate")
     assert torch.isfinite(quantised.base(*base_inputs)[2]).all()
+
+
+def test_int16_that_a_product_reads_is_refused(float_model: Motr) -> None:
+    norm = Rule(operator="norm", path="decoder.0.norm4", precision="int16")
+    with pytest.raises(UserError, match=r"is asked for in int16, but \S+ multiplies it \(rule 'high precision'\)"):
+        QuantizedMotr(float_model, Scheme().with_rules(norm))
+    in_float = [Rule(operator="*", path=path, precision="float") for path in ("decoder.*", "class_heads.*", "*")]
+    QuantizedMotr(float_model, Scheme().with_rules(norm, *in_float))

@@ -68,7 +68,8 @@ def _int16(rows: Sequence[LayerRow]) -> list[str]:
     ]
     return [
         f"{r.name}: int16 would help. Rounding to this grid alone leaves {r.own_sqnr_db:.1f} dB although "
-        f"{r.range_used:.2f} of its range is used: a few large values set the step."
+        f"{r.range_used:.2f} of its range is used: a few large values set the step. A rule may give int16 to "
+        f"what no product reads; leave a product in float."
         for r in sorted(found, key=lambda r: r.own_sqnr_db)
     ]
 

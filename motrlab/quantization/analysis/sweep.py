@@ -7,7 +7,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -25,7 +25,7 @@ from motrlab.quantization.listing import quantised_tensors
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import Graphs
 
-Videos = Iterable[Iterable[Tensor]]
+Videos = Sequence[Iterable[Tensor]]
 
 
 def calibration_variants(config: Config) -> dict[str, Config]:
