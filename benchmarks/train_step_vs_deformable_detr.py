@@ -47,6 +47,7 @@ from motrlab.model.efficientnet import EfficientNet
 from motrlab.model.motr import build_motr
 from motrlab.training.assignment import ClipAssignment
 from motrlab.training.criterion import SetCriterion
+from motrlab.training.optimizer import make_optimizer
 from motrlab.training.replay import clip_generators
 from motrlab.training.schedule import parameter_groups
 from motrlab.training.trainee import float_trainee
@@ -110,7 +111,7 @@ class OurStep:
         self.trainee = float_trainee(self.motr, config)
         self.module = self.trainee.clips
         groups = parameter_groups(self.module, replace(config.train, lr=LR))
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, config.train.beta2), fused=True)
+        self.optimizer = make_optimizer(groups, config.train.beta2)
         self.count = 0
 
     def __call__(self, batch: ClipBatch) -> float:

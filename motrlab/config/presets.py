@@ -116,7 +116,8 @@ def mot17() -> Config:
             steps=400 * 2664 // 8,  # 400 epochs of the 2,664 frames of the train halves, eight clips a step
             clips_per_step=8,  # one clip on each of eight GPUs
             clip_epochs=(100, 180, 240),
-            min_visibility=0.05,  # nobody can find whom nobody can see; the reference trains on them too
+            min_visibility=0.05,  # nobody can find whom nobody can see; the reference trains on them too...
+            track_min_visibility=0.05,  # ...and follows them to where nothing shows them
             checkpoint_every=1000,
         ),
         calibration=CalibrationConfig(num_frames=40, num_sequences=7),

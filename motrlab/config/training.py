@@ -15,7 +15,8 @@ class TrainConfig:
     steps: int
     frames_per_step: int = 8
     clips_per_step: int = 0  # clips of a step, whatever their length; 0: as many as fill frames_per_step
-    accumulate: int = 1  # micro-batches that a step is computed in, one after the other: less memory, the same gradient
+    # Micro-batches that a step is computed in, one after the other: less memory, the same gradient with freeze_bn
+    accumulate: int = 1
     checkpoint_frames: bool = False  # compute every frame's activations again in the backward pass: less memory
     clip_frames: tuple[int, ...] = (2, 3, 4, 5)  # the curriculum...
     clip_milestones: tuple[float, ...] = (0.25, 0.45, 0.6)  # ...and the fractions of the training where it advances

@@ -6,17 +6,22 @@ archive: entries are read and written under names of ours, and an archive with n
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+import cv2
+import numpy as np
+
 from motrlab.data.importing import Image, LabelledVideo, jpeg_files, natural_key, safe_name, with_classes, write_video
 from motrlab.data.motchallenge import Annotations, SequenceInfo, parse_annotations
 from motrlab.errors import UserError
 
 _BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)  # RuntimeError: encrypted
+JPEG_QUALITY = 95
 _FRAME_RATE = 30.0  # the archive does not say
 
 
@@ -37,11 +42,22 @@ class _Entry:
             raise UserError(f"{self}: cannot be unpacked ({error}); export it anew, without a password") from error
 
 
+@dataclass(frozen=True)
+class _PngEntry(_Entry):
+    """A frame of a video task, which CVAT exports as PNG: encoded as JPEG."""
+
+    def read_bytes(self) -> bytes:
+        image = cv2.imdecode(np.frombuffer(super().read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise UserError(f"{self}: not a PNG image; export it anew")
+        return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1])
+
+
 def import_cvat(source: Path, destination: Path, images: Path | None = None) -> list[SequenceInfo]:
     """Write the archive's video as `destination/NAME`, NAME the archive's, and return its info.
 
     Frames are the JPEG files of folder `images`, else those of the archive's `img1/`, in the order of their numbers;
-    the frame rate is 30. Raises UserError.
+    PNG files there become JPEG of quality 95, with a warning. The frame rate is 30. Raises UserError.
     """
     try:
         with zipfile.ZipFile(source) as archive:
@@ -84,9 +100,12 @@ def _frames(source: Path, archive: zipfile.ZipFile, names: list[str], root: str)
     if not found:
         raise UserError(f"{source}: no frames in img1/; export with images, or name their folder by --images")
     for name in found:
-        if not name.lower().endswith((".jpg", ".jpeg")):
-            raise UserError(f"{source}: {name} is no JPEG file; name a folder of JPEG frames by --images")
-    return [_Entry(archive, name) for name in found]
+        if not name.lower().endswith((".jpg", ".jpeg", ".png")):
+            raise UserError(f"{source}: {name} is no JPEG or PNG file; name a folder of JPEG frames by --images")
+    pngs = sum(name.lower().endswith(".png") for name in found)
+    if pngs:
+        warnings.warn(f"{source}: {pngs} PNG frames are written as JPEG of quality {JPEG_QUALITY}", stacklevel=2)
+    return [(_PngEntry if name.lower().endswith(".png") else _Entry)(archive, name) for name in found]
 
 
 def _text(entry: _Entry, names: list[str]) -> str:

@@ -169,6 +169,47 @@ def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
     return Table([METRIC_NAMES[m] for m in METRICS], kept, corner="Stage")
 
 
+# What a stage costs beyond that other one; of the last, scores of OpenVINO's tracks stand in the record `agreement`.
+_COSTS = (
+    ("calibration", "float", "int8 ranges"),
+    ("qat", "float_extra", "of quantisation: both were trained for the same further steps"),
+    ("fixed_point", "qat", "of conversion"),
+)
+
+
+def cost_table(records: Sequence[Record], protocol: str) -> Table | None:
+    """What quantisation, conversion and another runtime cost, in points, and how far the tracks are the same."""
+    agreement = (last(records, "fixed_point", "agreement") or {"metrics": {}})["metrics"]
+    scores = {
+        stage: overall(r, protocol) for stage in (*STAGES, "float_extra") if (r := last(records, stage, "accuracy"))
+    }
+    rows = []
+    for stage, other, note in _COSTS:
+        if scores.get(stage) and scores.get(other):
+            cells = [_points(scores[stage].get(m), scores[other].get(m)) for m in COMPARED]
+            same = agreement.get("qat.idf1") if stage == "fixed_point" else None
+            title = f"{STAGE_NAMES[stage]} − {STAGE_NAMES[other]}"
+            rows.append(Row(title, [*cells, _same_tracks(same)], note=note))
+    runtime = {m: number(agreement.get(f"openvino.{protocol}.{m}")) for m in COMPARED}
+    if scores.get("fixed_point") and any(value is not None for value in runtime.values()):
+        cells = [_points(runtime[m], scores["fixed_point"].get(m)) for m in COMPARED]
+        rows.append(Row("OpenVINO − ONNX Runtime", [*cells, _same_tracks(agreement.get("openvino.idf1"))]))
+    columns = [*(f"{METRIC_NAMES[m]}, points" for m in COMPARED), "IDF1 of one's tracks against the other's"]
+    return Table(columns, [("", rows)], corner="Difference") if rows else None
+
+
+def _points(value: float | None, reference: float | None) -> Cell:
+    if value is None or reference is None:
+        return Cell("–")
+    text, tone = delta_points(value, reference)
+    return Cell("", text, tone)
+
+
+def _same_tracks(idf1: Any) -> Cell:
+    found = number(idf1)
+    return Cell("–" if found is None else f"{found:.4f}")
+
+
 def baseline_rows(records: Sequence[Record], protocol: str, kind: str = "baseline") -> list[Row]:
     """ByteTrack-style association of the detection file's boxes."""
     record = last(records, "data", kind)

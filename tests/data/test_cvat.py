@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from motrlab.__main__ import main
 from motrlab.data.cvat import import_cvat
 from motrlab.data.motchallenge import read_annotations, read_sequence_info
 from motrlab.data.prepare import prepare
+from motrlab.errors import UserError
 
 LABELS = "car\nperson\nstatue\n"
 GT = "1,1,10.50,8.00,12.00,20.00,1,2,1.0\n2,1,11.50,8.00,12.00,20.00,0,2,0.5\n4,7,1,1,5,5,1,1,1.0\n4,8,1,1,5,5,1,3,1\n"
@@ -91,7 +93,7 @@ MALFORMED: dict[str, tuple[dict[str, bytes | str], str]] = {
     "zip slip": ({**GOOD, "img1/../../../evil.jpg": b"x"}, "leads outside the archive"),
     "an absolute name": ({**GOOD, "/tmp/evil": b"x"}, "leads outside the archive"),
     "a drive": ({**GOOD, "C:\\evil": b"x"}, "leads outside the archive"),
-    "a PNG frame": ({**GOOD, "img1/frame_000003.PNG": b"x"}, "img1/frame_000003.PNG is no JPEG file"),
+    "a BMP frame": ({**GOOD, "img1/frame_000003.BMP": b"x"}, "img1/frame_000003.BMP is no JPEG or PNG file"),
     "a frame that is cut": ({**GOOD, "img1/frame_99.jpg": b"\xff\xd8\xff"}, "frame_99.jpg: JPEG file is cut short"),
 }
 
@@ -144,3 +146,22 @@ def test_a_folder_of_images_that_is_none(tmp_path: Path, capsys: pytest.CaptureF
     assert "gone: no such folder" in capsys.readouterr().err
     assert run(source, "--images", str(tmp_path / "empty")) == 2
     assert "empty: no JPEG file in it" in capsys.readouterr().err
+
+
+def test_png_frames_of_a_video_task_become_jpeg(frames: list[bytes], tmp_path: Path) -> None:
+    """As CVAT exports video tasks. Flat pictures, so that encoding them loses nothing."""
+    levels = [20 * i for i in range(12)]
+    pngs = {
+        f"img1/frame_{i:06d}.PNG": bytes(cv2.imencode(".png", np.full((48, 64, 3), level, np.uint8))[1])
+        for i, level in enumerate(levels)
+    }
+    with pytest.warns(UserWarning, match="12 PNG frames are written as JPEG of quality 95"):
+        (info,) = import_cvat(archive(tmp_path / "a.zip", {**GOOD, **pngs}), tmp_path / "mot")
+    assert info.num_frames == 12
+    found = [cv2.imread(str(path)) for path in sorted((tmp_path / "mot" / "a" / "img1").glob("*.jpg"))]
+    assert [round(float(image.mean())) for image in found] == levels
+    pngs["img1/frame_000003.PNG"] = b"x"
+    bad = archive(tmp_path / "b.zip", {**GOOD, **pngs})
+    with pytest.warns(UserWarning, match="12 PNG"), pytest.raises(UserError, match=r"000003\.PNG: not a PNG image"):
+        import_cvat(bad, tmp_path / "mot")
+    assert not (tmp_path / "mot" / "b").exists()

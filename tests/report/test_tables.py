@@ -142,3 +142,19 @@ def test_plain_tables_part_dotted_and_undotted_names() -> None:
     ]
     assert [(row.label, row.cells[0].text) for row in single.rows] == [("num videos", "2")]
     assert tables.plain_tables({}) == []
+
+
+def test_costs_of_stages_and_of_another_runtime() -> None:
+    found = {"float": 0.90, "calibration": 0.898, "qat": 0.91, "float_extra": 0.912, "fixed_point": 0.9103}
+    records = [record(stage, "accuracy", hat__mota=mota) for stage, mota in found.items()]
+    agreement = record("fixed_point", "agreement", qat__idf1=0.9995, openvino__idf1=0.99, openvino__hat__mota=0.9093)
+    table = tables.cost_table([*records, agreement], "hat")
+    assert table is not None
+    cells = {row.label: [c.text or c.delta for c in row.cells] for row in table.rows}
+    assert cells == {
+        "Calibration − Float": ["−0.20", "–", "–", "–"],
+        "QAT − Float, trained on": ["−0.20", "–", "–", "–"],
+        "Fixed-point − QAT": ["+0.03", "–", "–", "0.9995"],
+        "OpenVINO − ONNX Runtime": ["−0.10", "–", "–", "0.9900"],
+    }
+    assert tables.cost_table(records[:1], "hat") is None
