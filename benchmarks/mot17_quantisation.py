@@ -26,7 +26,7 @@ from motrlab.data.clips import ClipBatch
 from motrlab.deploy.export import export_portable
 from motrlab.deploy.integer import integer_share
 from motrlab.deploy.rewrite import rewrite_for_onnxruntime
-from motrlab.deploy.runtime import BASE_OUTPUTS, QIM_OUTPUTS, load_onnxruntime, load_openvino
+from motrlab.deploy.runtime import BASE_OUTPUTS, QIM_OUTPUTS, graph_file, load_network
 from motrlab.model.motr import build_motr, folded_copy
 from motrlab.quantization.calibration import calibrate
 from motrlab.quantization.prepare import example_inputs
@@ -105,9 +105,9 @@ def deploy(quantised: QuantizedMotr, folder: Path) -> None:
     for graph, inputs, outputs, names in parts:
         values = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
         found = {}
-        for runtime, load in (("ONNX Runtime", load_onnxruntime), ("OpenVINO", load_openvino)):
+        for backend, runtime in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")):
             with measured(f"{graph} loaded by {runtime}"):
-                network = load(folder / f"{graph}.ort.onnx", outputs, 2)
+                network = load_network(graph_file(folder, graph, backend), outputs, 2, backend)
             with measured(f"{graph}, one frame on {runtime}, two threads"):
                 found[runtime] = network(values)
         for name, *pair in zip(outputs, *found.values(), strict=True):

@@ -139,6 +139,9 @@ def step_cost(run: Run, repeats: int = 6) -> str:
         f"{saved[mode] / 1e6:.0f} MB saved ({saved[mode] / saved['float']:.2f}x)"
         for mode in times
     ]
+    moving = run.config.qat.freeze_observers
+    mean = moving * times["train"] + (1 - moving) * times["train_frozen"]
+    parts.append(f"over a whole QAT {mean / times['float']:.2f}x the time ({moving:.0%} of the steps with observers)")
     return "step of QAT, forward and backward: " + "; ".join(parts)
 
 

@@ -79,11 +79,13 @@ class NumpyOperator(openvino.Op):
             self.constructor_validate_and_infer_types()
 
     def validate_and_infer_types(self) -> None:
-        shape = self.get_input_partial_shape(0)
+        shapes = [tuple(self.get_input_shape(index)) for index in range(self.get_input_size())]
+        shape = shapes[0]
         if self.kind == "GridSample":
-            grid = self.get_input_partial_shape(1)
-            shape = openvino.PartialShape([shape[0], shape[1], grid[1], grid[2]])
-        self.set_output_type(0, openvino.Type.f32, shape)
+            shape = (*shape[:2], *shapes[1][1:3])
+        elif self.kind == "Div":
+            shape = np.broadcast_shapes(*shapes)
+        self.set_output_type(0, openvino.Type.f32, openvino.PartialShape(list(shape)))
 
     def clone_with_new_inputs(self, new_inputs: Sequence[Any]) -> NumpyOperator:
         return type(self)(new_inputs, self.epsilon)
@@ -94,10 +96,10 @@ class NumpyOperator(openvino.Op):
     def evaluate(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> bool:
         arrays = [tensor.data for tensor in inputs]
         if self.kind == "Div":
-            outputs[0].data[:] = arrays[0] / arrays[1]
+            outputs[0].data[...] = arrays[0] / arrays[1]
         else:
             settings = (self.epsilon,) if self.kind == "LayerNormalization" else ()
-            outputs[0].data[:] = _IN_DOUBLE[self.kind](*(x.astype(np.float64) for x in arrays), *settings)
+            outputs[0].data[...] = _IN_DOUBLE[self.kind](*(x.astype(np.float64) for x in arrays), *settings)
         return True
 
 

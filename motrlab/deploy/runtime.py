@@ -154,11 +154,15 @@ def load_onnxruntime(path: Path, outputs: tuple[str, ...], num_threads: int) -> 
 
 
 def load_openvino(path: Path, outputs: tuple[str, ...], num_threads: int) -> Network:
-    """A portable ONNX file on OpenVINO's CPU plugin, in the form of `openvino_graph.py`."""
+    """A portable ONNX file on OpenVINO's CPU plugin (form: `openvino_graph.py`). Raises UserError if it fails."""
     from motrlab.deploy.openvino_operators import read_explicit
 
-    core, model = read_explicit(path)
-    request = core.compile_model(model, "CPU", openvino_options(num_threads)).create_infer_request()
+    try:
+        core, model = read_explicit(path)
+        request = core.compile_model(model, "CPU", openvino_options(num_threads)).create_infer_request()
+    except Exception as error:  # onnx and OpenVINO have classes of their own
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: OpenVINO cannot load it ({reason}); convert the run anew") from error
 
     def run(inputs: dict[str, Float32]) -> list[Float32]:
         found = request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})

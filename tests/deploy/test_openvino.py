@@ -12,14 +12,25 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
+from motrlab.deploy import rewrite
 from motrlab.deploy.integer import integer_share
 from motrlab.deploy.kernels import openvino_options
 from motrlab.deploy.openvino_graph import DOMAIN, FUNCTIONS, explicit_form
 from motrlab.deploy.openvino_operators import grid_sample, layer_norm, softmax
 from motrlab.deploy.runtime import BACKENDS, graph_file, load_network, load_openvino
 from motrlab.deploy.taps import OUTPUTS
+from motrlab.errors import UserError
+from motrlab.quantization import graph_edits
 
 RNG = np.random.default_rng(0)
+
+
+def test_all_three_settle_the_same_functions() -> None:
+    """Torch names some otherwise."""
+    torchs = {str(target).split(".")[1].replace("_", "") for target in graph_edits._INEXACT}
+    ours = {"gridsampler" if kind == "GridSample" else kind.lower() for kind in rewrite._INEXACT}
+    assert {name.replace("layernorm", "layernormalization") for name in torchs} == ours
+    assert set(FUNCTIONS) == rewrite._INEXACT | {"Div"}
 
 
 def test_functions_are_torchs() -> None:
@@ -104,3 +115,9 @@ def test_products_and_sums_are_rounded_one_by_one(tmp_path: Path) -> None:
     plain = openvino.Core().compile_model(str(path), "CPU", options)(inputs)["z"]
     assert not np.array_equal(plain, expected)
     np.testing.assert_array_equal(load_openvino(path, ("z",), 1)(inputs)[0], expected)
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "base.onnx").write_text("not a model")
+    with pytest.raises(UserError, match=r"base\.onnx: OpenVINO cannot load it \(.*convert the run anew"):
+        load_openvino(tmp_path / "base.onnx", ("y",), 1)
