@@ -68,7 +68,7 @@ def test_no_auxiliary_heads_are_left(fixed_point) -> None:
 
 
 def test_converted_graphs_match_the_fake_quantised(fixed_point) -> None:
-    """Only the rounding of biases to int32 differs; a tie that it tips moves an activation by one step."""
+    """Torch's float kernels tip a tie now and then, which moves an activation by one step."""
     quantised = fixed_point.quantised
     base, qim = converted(quantised)
     inputs = [torch.from_numpy(x) for x in fixed_point.inputs["base"].values()]

@@ -105,26 +105,6 @@ def test_runtimes_agree_in_fixed_point(fixed_point_artifact: Path, fixed_point: 
     np.testing.assert_array_equal(*queries)
 
 
-def test_fixed_point_gives_the_tracks_of_the_quantised_network(
-    fixed_point_artifact: Path, fixed_point: Any, images: Any
-) -> None:
-    runtime = load_artifact(fixed_point_artifact)
-    with torch.no_grad():
-        expected = list(
-            track_frames(
-                fixed_point.quantised.graphs,
-                images,
-                lambda image: torch.from_numpy(runtime.preprocess(image)),
-                fixed_point.config.model,
-                runtime.tracker,
-            )
-        )
-    found = run_all(runtime, images)
-    assert sum(len(f.track_id) for f in found) > 0
-    same = [np.isin(a.track_id, b.track_id).mean() for a, b in zip(found, expected, strict=True) if len(a.track_id)]
-    assert np.mean(same) > 0.8
-
-
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_threads_do_not_change_tracks(artifact: Path, images: Any, num_threads: int) -> None:
     one, other = (load_artifact(artifact, num_threads=n) for n in (1, num_threads))
