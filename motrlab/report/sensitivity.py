@@ -75,15 +75,18 @@ def _pictures(
 
 
 def group_table(rows: Sequence[GroupRow], limit: int = _MAX_GROUPS) -> Table:
-    """The groups of most noise alone."""
-    columns = ["operations", "noise alone", "noise without it", *_OUTPUT_COLUMNS, *_SCORES]
-    return Table(columns, [("", [_group_row(row) for row in rows[:limit]])], corner="Group in int8 alone")
+    """The groups of most noise alone, with the place they would have if MOTA and IDF1 decided."""
+    columns = ["operations", "noise alone", "noise without it", *_OUTPUT_COLUMNS, *_SCORES, "place by MOTA + IDF1"]
+    by_score = sorted(rows, key=lambda row: row.mota + row.idf1)  # stable: equal scores keep the order by noise
+    places = {row.group: "–" if math.isnan(row.mota + row.idf1) else str(i) for i, row in enumerate(by_score, 1)}
+    found = [_group_row(row, places[row.group]) for row in rows[:limit]]
+    return Table(columns, [("", found)], corner="Group in int8 alone")
 
 
-def _group_row(row: GroupRow) -> Row:
+def _group_row(row: GroupRow, place: str) -> Row:
     shares = (row.macs_share, row.alone_noise_share, row.rest_noise_share)
     cells = [f"{percent(share)} %" for share in shares] + [_db(getattr(row, name)) for name in _OUTPUTS]
-    scores = [_score(row.mota), _score(row.idf1)]
+    scores = [_score(row.mota), _score(row.idf1), place]
     return Row(row.group, [Cell(text) for text in (*cells, *scores)], note=f"{row.num_tensors} tensors")
 
 

@@ -73,7 +73,7 @@ def test_lost_assets_are_named_and_the_rest_is_shown(measured: Run) -> None:
 def test_cells() -> None:
     first, last = group_table(GROUPS).rows
     assert [cell.text for cell in first.cells] == [
-        "20.0 %", "70.0 %", "40.0 %", "25.0", "40.0", "exact", "–", "50.00", "45.00",
+        "20.0 %", "70.0 %", "40.0 %", "25.0", "40.0", "exact", "–", "50.00", "45.00", "1",
     ]  # fmt: skip
     assert first.note == "12 tensors"
     assert [cell.text for cell in last.cells[-2:]] == ["–", "–"]
