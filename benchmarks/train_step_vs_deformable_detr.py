@@ -3,9 +3,9 @@
     python benchmarks/train_step_vs_deformable_detr.py
 
 Wants `pip install transformers`, best in an environment of its own: nothing else here needs it. A step is forward,
-loss, backward, gradient norm and AdamW in float32; loading is not in it. Every repeat times both on the same images in
-turn, and the ratio is taken within a repeat, in seconds and in seconds of processor time (which neighbours on the
-machine disturb less).
+loss, backward, gradient norm and update (Muon as in the preset, AdamW for theirs) in float32; loading is not in it.
+Every repeat times both on the same images in turn, and the ratio is taken within a repeat, in seconds and in seconds of
+processor time (which neighbours on the machine disturb less).
 
 Alike: the backbone (ours, in both), width, heads, feed-forward width, layers, slots, box refinement, a loss after every
 decoder layer, no dropout. Deformable DETR brings its own matcher and loss. It runs three times: with our single feature
