@@ -172,7 +172,7 @@ def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
 # What a stage costs beyond that other one; of the last, scores of OpenVINO's tracks stand in the record `agreement`.
 _COSTS = (
     ("calibration", "float", "int8 ranges"),
-    ("qat", "float_extra", "of quantisation: both were trained for the same further steps"),
+    ("qat", "float_extra", "the same further steps"),
     ("fixed_point", "qat", "of conversion"),
 )
 
@@ -194,7 +194,7 @@ def cost_table(records: Sequence[Record], protocol: str) -> Table | None:
     if scores.get("fixed_point") and any(value is not None for value in runtime.values()):
         cells = [_points(runtime[m], scores["fixed_point"].get(m)) for m in COMPARED]
         rows.append(Row("OpenVINO − ONNX Runtime", [*cells, _same_tracks(agreement.get("openvino.idf1"))]))
-    columns = [*(f"{METRIC_NAMES[m]}, points" for m in COMPARED), "IDF1 of one's tracks against the other's"]
+    columns = [*(f"{METRIC_NAMES[m]}, points" for m in COMPARED), "same tracks, IDF1"]
     return Table(columns, [("", rows)], corner="Difference") if rows else None
 
 
