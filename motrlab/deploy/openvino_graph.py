@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from motrlab.deploy.onnx_edit import GraphEditor, attribute, replace_input
+from motrlab.deploy.rewrite import INEXACT
 from motrlab.deploy.simplify import VIEWS
 
 DOMAIN = "motrlab"
-FUNCTIONS = ("LayerNormalization", "Softmax", "Sigmoid", "Exp", "Log", "Sin", "Cos", "GridSample", "Div")
+FUNCTIONS = INEXACT | {"Div"}
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
@@ -123,8 +124,7 @@ def _requantise(editor: GraphEditor, result: str, rounded: str, steps: NDArray[n
         limits = [float(np.rint(np.float32(bound) / np.float32(scale))) for bound in bounds]
         low, high = (float(np.clip(limit, low, high)) for limit in limits)
     factor = _constant(editor, f"{result}_factor", steps / scale.astype(np.float32))
-    grid = _add(editor, "Round", [_add(editor, "Mul", [rounded, factor])])
-    value = _add(editor, "Clip", [grid, _constant(editor, "low", low), _constant(editor, "high", high)])
+    value = _to_grid(editor, _add(editor, "Mul", [rounded, factor]), low, high)
     for view in chain:
         editor.nodes.remove(view)
         if view.op_type in VIEWS:
@@ -140,13 +140,16 @@ def _spell_out_quantisers(editor: GraphEditor) -> None:
     for node in list(editor.nodes):
         if node.op_type == "QuantizeLinear":
             editor.nodes.remove(node)
-            low, high = _limits(editor.constants[node.input[2]])
-            rounded = _add(editor, "Round", [_add(editor, "Div", node.input[:2])])
-            bounds = [_constant(editor, name, value) for name, value in (("low", low), ("high", high))]
-            _finish_quantiser(editor, _add(editor, "Clip", [rounded, *bounds]), node)
+            levels = _to_grid(editor, _add(editor, "Div", node.input[:2]), *_limits(editor.constants[node.input[2]]))
+            _finish_quantiser(editor, levels, node)
         elif node.op_type == "DequantizeLinear" and node.input[0] not in editor.constants:
             editor.nodes.remove(node)
             _add(editor, "Mul", node.input[:2], node.output[0])
+
+
+def _to_grid(editor: GraphEditor, steps: str, low: float, high: float) -> str:
+    rounded = _add(editor, "Round", [steps])
+    return _add(editor, "Clip", [rounded, _constant(editor, "low", low), _constant(editor, "high", high)])
 
 
 def _finish_quantiser(editor: GraphEditor, levels: str, quantiser: onnx.NodeProto) -> None:

@@ -66,15 +66,20 @@ def measure_latency(
     if not frames:
         raise UserError("performance: no frames to measure on; prepare the data first")
     metrics: dict[str, float] = {"num_frames": len(frames), "repeats": repeats, "num_threads": num_threads[0]}
-    for index, threads in enumerate(num_threads):
-        runtime = load_artifact(artifact, num_threads=threads)
-        recorder = _Recorder(runtime.graphs)
-        _run_closed_loop(replace(runtime, graphs=recorder), frames)
-        files = {"base": (artifact / "base.onnx", float_base), "qim": (artifact / "qim.onnx", float_qim)}
-        found = _compare(runtime.graphs, recorder, files, threads, repeats)
-        found |= _time_closed_loop(runtime, frames)
-        prefix = f"threads_{threads}." if index else ""
-        metrics |= {prefix + name: round(value, 4) for name, value in found.items()}
+    runtimes = [load_artifact(artifact, num_threads=threads) for threads in num_threads]
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for graph, floating in (("base", float_base), ("qim", float_qim)):
+            fast = Path(folder) / f"{graph}.onnx"
+            rewrite_for_onnxruntime(artifact / f"{graph}.onnx", fast, exact=False)
+            files[graph] = {"float_functions": fast, "fp32": floating}
+        for index, (threads, runtime) in enumerate(zip(num_threads, runtimes, strict=True)):
+            recorder = _Recorder(runtime.graphs)
+            _run_closed_loop(replace(runtime, graphs=recorder), frames)
+            found = _compare(runtime.graphs, recorder, files, threads, repeats)
+            found |= _time_closed_loop(runtime, frames)
+            prefix = f"threads_{threads}." if index else ""
+            metrics |= {prefix + name: round(value, 4) for name, value in found.items()}
     return metrics
 
 
@@ -105,21 +110,15 @@ def _run_closed_loop(runtime: Runtime, frames: list[NDArray[np.uint8]]) -> None:
 
 
 def _compare(
-    graphs: OnnxGraphs, recorder: _Recorder, files: Mapping[str, tuple[Path, Path]], threads: int, repeats: int
+    graphs: OnnxGraphs, recorder: _Recorder, files: Mapping[str, Mapping[str, Path]], threads: int, repeats: int
 ) -> dict[str, float]:
-    """Every form of both graphs, call by call in turn; `files`: graph → its portable and its fp32 file."""
+    """The artefact and every other form of both graphs, call by call in turn; `files`: graph → form → its file."""
     metrics: dict[str, float] = {}
     fixed_point = {"base": graphs.base_network, "qim": graphs.qim_network}
     outputs = {"base": BASE_OUTPUTS, "qim": QIM_OUTPUTS}
-    for name, (portable, floating) in files.items():
-        with tempfile.TemporaryDirectory() as folder:
-            fast = Path(folder) / f"{name}.onnx"
-            rewrite_for_onnxruntime(portable, fast, exact=False)
-            candidates = {
-                "fixed_point": fixed_point[name],
-                "float_functions": load_onnxruntime(fast, outputs[name], threads),
-                "fp32": load_onnxruntime(floating, outputs[name], threads),
-            }
+    for name, forms in files.items():
+        candidates = {"fixed_point": fixed_point[name]}
+        candidates |= {form: load_onnxruntime(file, outputs[name], threads) for form, file in forms.items()}
         seconds = time_in_turn(candidates, recorder.seen[name], repeats)
         for kind, values in seconds.items():
             metrics |= _percentiles(f"{name}.{kind}", values)

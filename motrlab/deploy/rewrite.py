@@ -23,7 +23,7 @@ from motrlab.errors import UserError
 from motrlab.run import atomic_path
 
 _SHIFT = 128
-_INEXACT = {"LayerNormalization", "Softmax", "Sigmoid", "Exp", "Log", "Sin", "Cos", "GridSample"}
+INEXACT = {"LayerNormalization", "Softmax", "Sigmoid", "Exp", "Log", "Sin", "Cos", "GridSample"}
 
 
 def rewrite_for_onnxruntime(source: Path, destination: Path, *, exact: bool = True) -> None:
@@ -105,7 +105,7 @@ def _integer_bounds(editor: GraphEditor, clip: onnx.NodeProto, quantiser: onnx.N
 
 def _compute_in_double(editor: GraphEditor) -> None:
     for node in list(editor.nodes):
-        if node.op_type not in _INEXACT:
+        if node.op_type not in INEXACT:
             continue
         for index, name in enumerate(node.input):
             if name in editor.constants:

@@ -169,7 +169,7 @@ def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
     return Table([METRIC_NAMES[m] for m in METRICS], kept, corner="Stage")
 
 
-# What a stage costs beyond that other one; of the last, scores of OpenVINO's tracks stand in the record `agreement`.
+# What a stage costs beyond that other one.
 _COSTS = (
     ("calibration", "float", "int8 ranges"),
     ("qat", "float_extra", "the same further steps"),
