@@ -1,7 +1,8 @@
-"""The quantisation scheme as data: which tensors are int8, int16 or float, and where their ranges come from.
+"""The quantisation scheme as data: the grid of every tensor, and where its range comes from.
 
-The last rule that fits an operator decides. Activations are symmetric per tensor over the full range of their integers
-(ONNX QuantizeLinear knows no other), weights symmetric int8 over [-127, 127], per output channel or per tensor.
+The last rule that fits a tensor decides. Grids are symmetric, one scale a tensor; behind a ReLU they are unsigned.
+Weights are symmetric int8 (or 7 bits), one scale per output channel or per tensor. Grids that a function is defined on
+(attention logits, sampling positions, boxes: `quantization/functions.py`) are no matter of rules.
 """
 
 from __future__ import annotations
@@ -15,50 +16,40 @@ from typing import Any
 
 from motrlab.errors import UserError
 
-ACTIVATION_RANGE = {"int8": (-128, 127), "int16": (-32768, 32767)}
-WEIGHT_RANGE = (-127, 127)
 OBSERVERS = ("min_max", "moving_average", "percentile", "mse", "kl")  # see `quantization/observers.py`
-PRODUCTS = ("conv", "linear", "matmul")  # their inputs, weights and outputs are quantised
-TENSORS = ("input", "sampling", "norm")  # a graph's input, a sampling grid, a LayerNorm's result: one tensor each
-OPERATORS = (*PRODUCTS, *TENSORS)
+# conv: of the backbone; linear: a projection; head: a product that leaves as its accumulator (classes, boxes, offsets);
+# attention, sampling: what they mix; sum: of two tensors; norm: LayerNorm; input: of a graph, or a learned query.
+OPERATORS = ("conv", "linear", "head", "attention", "sampling", "sum", "norm", "input")
+PRODUCTS = ("conv", "linear", "head")
 PRECISIONS = ("int8", "int16", "float")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What holds for the operators that `graph`, `operator` and `path` describe (shell patterns).
+    """What holds for the tensors that `graph`, `operator` and `path` describe (shell patterns).
 
-    `path` is the module path inside the graph, such as `decoder.0.self_attention.query`; of an `input` its name
-    (`image`, `track_mask`). int16 is for the operators of `TENSORS` only, and there for what no quantised product
-    reads: no runtime here has int16 products.
+    `path` is the module that makes the tensor, such as `decoder.0.self_attention.query`; `.mixed` behind an attention's
+    is what it mixes, its own is the sum that it reads. Of an `input` it is the name (`image`, `track_query`).
     """
 
     name: str = ""  # in listings; empty: what it fits
     graph: str = "*"  # base | qim
-    operator: str = "*"  # conv | linear | matmul | input | sampling | norm; "*" is every product
+    operator: str = "*"  # one of OPERATORS
     path: str = "*"
-    precision: str = "int8"  # int8 | int16 | float
-    observer: str = "moving_average"  # of activations: min_max | moving_average | percentile | mse | kl
+    precision: str = "int8"  # int8 | int16, float: for analysis only, no runtime has products of them
+    observer: str = "moving_average"  # min_max | moving_average | percentile | mse | kl
     percentile: float = 99.99  # of the magnitudes, for that observer
     per_channel: bool = True  # scales of weights; False: one per tensor
-    input_scale: float | None = None  # fixed scale of the input, of a product or of the graph; None: observed
-    softmax_scale: float | None = 1 / 127  # fixed scale of an input that is a softmax; None: observed
-    quantise_output: bool = True  # of a product; False: integer inputs and weights, float result
+    scale: float | None = None  # fixed; None: observed
 
     def __post_init__(self) -> None:
-        for field, allowed in (("precision", PRECISIONS), ("observer", OBSERVERS), ("operator", ("*", *OPERATORS))):
+        allowed_values = (("precision", PRECISIONS), ("observer", OBSERVERS), ("operator", ("*", *OPERATORS)))
+        for field, allowed in allowed_values:
             value = getattr(self, field)
             if value not in allowed:
                 raise UserError(f"quantisation rule: {field} must be one of {', '.join(allowed)}, not {value!r}")
-        if self.precision == "int16" and self.operator not in TENSORS:
-            raise UserError(
-                f"quantisation rule {self.label!r}: int16 {self.operator} cannot be exported, no runtime has integer "
-                f"kernels for it; int16 is for {', '.join(TENSORS)}, elsewhere use int8 or float"
-            )
-        for field in ("input_scale", "softmax_scale"):
-            scale = getattr(self, field)
-            if scale is not None and not 0 < scale < math.inf:
-                raise UserError(f"quantisation rule {self.label!r}: {field} must be a positive number, not {scale}")
+        if self.scale is not None and not 0 < self.scale < math.inf:
+            raise UserError(f"quantisation rule {self.label!r}: scale must be a positive number, not {self.scale}")
         if not 0 < self.percentile <= 100:
             raise UserError(f"quantisation rule: percentile must be above 0 and at most 100, not {self.percentile}")
 
@@ -68,49 +59,52 @@ class Rule:
         return self.name or f"{self.graph}/{self.operator}/{self.path}"
 
     def fits(self, graph: str, operator: str, path: str) -> bool:
-        products_only = self.operator == "*" and operator not in PRODUCTS
         pairs = ((graph, self.graph), (operator, self.operator), (path, self.path))
-        return not products_only and all(fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs)
+        return all(fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs)
 
 
 def default_rules(observer: str = "moving_average") -> tuple[Rule, ...]:
-    """Every convolution and matrix product in int8, the sampling grid in int16, image and masks at fixed scales.
-
-    Float stay what carries precision and no multiply-accumulates to speak of: residual sums, LayerNorm, softmax with
-    its mask, and boxes. The products that feed them (`TokenLinear`: classes, boxes, offsets, attention weights; and the
-    attention's q·k) take int8 and give float.
-    """
+    """Every tensor in int8; the image at the scale of its bytes."""
     return (
-        Rule(name="convolutions", operator="conv", observer=observer),
-        Rule(name="high precision", operator="linear", observer=observer, quantise_output=False),
-        Rule(name="attention", operator="matmul", observer=observer, quantise_output=False),
-        Rule(name="image", graph="base", operator="input", path="image", input_scale=1 / 128),
-        Rule(name="masks", operator="input", path="*mask", input_scale=1.0),
-        # Sines and cosines reach from -1 to 1.
-        Rule(name="sine code", operator="conv", path="position.0", observer=observer, input_scale=1 / 127),
-        Rule(name="sampling grid", operator="sampling", precision="int16", observer="min_max"),
+        Rule(name="all", observer=observer),
+        Rule(name="image", graph="base", operator="input", path="image", scale=1 / 128),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """Rules in order; the last one that fits an operator decides, and an operator that none fits stays float."""
+    """Rules in order, and what holds for all: `signed_only`, `weight_bits`."""
 
     rules: tuple[Rule, ...] = dataclasses.field(default_factory=default_rules)
+    signed_only: bool = False  # for chips that know symmetric int8 only: behind a ReLU 0 to 127, one bit less
+    weight_bits: int = 8  # 8, or 7: x86 without VNNI then has exact kernels that are fast
 
-    def find(self, graph: str, operator: str, path: str) -> Rule | None:
-        """The rule that decides for this operator."""
+    def __post_init__(self) -> None:
+        if self.weight_bits not in (7, 8):
+            raise UserError(f"quantisation scheme: weight_bits must be 7 or 8, not {self.weight_bits}")
+
+    @property
+    def weight_limit(self) -> int:
+        """Largest magnitude of a weight."""
+        return 2 ** (self.weight_bits - 1) - 1
+
+    @property
+    def levels(self) -> int:
+        """Largest integer of an 8-bit value that is never negative."""
+        return 127 if self.signed_only else 255
+
+    def find(self, graph: str, operator: str, path: str) -> Rule:
+        """The rule that decides for this tensor; one that none fits stays float."""
         fitting = [rule for rule in self.rules if rule.fits(graph, operator, path)]
-        return fitting[-1] if fitting else None
+        return fitting[-1] if fitting else Rule(name="no rule", precision="float")
 
     def with_rules(self, *rules: Rule) -> Scheme:
         """This scheme with more rules, which decide before the ones there are."""
-        return Scheme(rules=(*self.rules, *rules))
+        return dataclasses.replace(self, rules=(*self.rules, *rules))
 
     def with_observer(self, observer: str) -> Scheme:
-        """This scheme with one observer for every range that is observed in int8."""
-        rules = (dataclasses.replace(r, observer=observer) if r.precision == "int8" else r for r in self.rules)
-        return Scheme(rules=tuple(rules))
+        """This scheme with one observer for every range that is observed."""
+        return dataclasses.replace(self, rules=tuple(dataclasses.replace(r, observer=observer) for r in self.rules))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -120,6 +114,6 @@ class Scheme:
     def from_dict(values: Mapping[str, Any]) -> Scheme:
         """The inverse of `to_dict`. Raises UserError on an unknown field."""
         try:
-            return Scheme(rules=tuple(Rule(**rule) for rule in values["rules"]))
+            return Scheme(**{**values, "rules": tuple(Rule(**rule) for rule in values["rules"])})
         except (TypeError, KeyError) as error:
             raise UserError(f"quantisation scheme: {error}; written by another version of motrlab?") from error

@@ -10,12 +10,13 @@ product over `[B, N, C]`, which integer runtimes keep as int8 × int8 → float.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MASKED = -1e4  # added to the logits of keys that must not be seen; exp(-1e4) is 0 in every precision
+from motrlab.model.operations import FLOAT, Operations
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -33,29 +34,21 @@ class TokenLinear(nn.Linear):
 
 
 class PointwiseConv(nn.Conv2d):
-    """A 1×1 convolution, exported as one.
+    """A 1×1 convolution, computed as a matrix product over channels-last tokens.
 
-    In eager mode it is computed as a matrix product over channels-last tokens: the same numbers, and a multiple faster
-    in training, where a convolution's backward pass on a handful of tokens is mostly overhead.
+    The same numbers, and a multiple faster in training, where a convolution's backward pass on a handful of tokens is
+    mostly overhead.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():
-            return super().forward(input)
         return self.of_tokens(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def of_tokens(self, tokens: Tensor) -> Tensor:
-        """The same for channels that come last, `[..., C]` → `[..., out]`; never exported."""
+        """The same for channels that come last, `[..., C]` → `[..., out]`."""
         return F.linear(tokens, self.weight.flatten(1), self.bias)
-
-    def of_map(self, x: Tensor) -> Tensor:
-        """The same for a map: `[B, C, H, W]` → `[B, out, H·W]`, channel by channel in memory; never exported."""
-        weight = self.weight.flatten(1).expand(len(x), -1, -1)
-        assert self.bias is not None
-        return torch.baddbmm(self.bias[:, None], weight, x.flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -66,9 +59,8 @@ class FeedForward(nn.Module):
         self.expand = PointwiseConv(channels, hidden)
         self.project = PointwiseConv(hidden, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.project(F.relu(self.expand(x)))
-        return out
+    def forward(self, x: Any, net: Operations = FLOAT) -> Any:
+        return net.linear(self.project, net.linear(self.expand, x, relu=True))
 
 
 class Attention(nn.Module):
@@ -83,34 +75,9 @@ class Attention(nn.Module):
         self.value = PointwiseConv(channels, channels)
         self.out = PointwiseConv(channels, channels)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """`[B, C, R, W]` → `[B, M, D, N]`."""
-        return x.reshape(-1, self.num_heads, self.head_channels, x.shape[2] * x.shape[3])
-
-    def _of_tokens(self, query_key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """What `forward` exports, in fewer steps: on a few dozen slots each step costs more than its arithmetic."""
-        tokens, values = query_key.flatten(2).transpose(1, 2), value.flatten(2).transpose(1, 2)  # [B, N, C]
-        layers = ((self.query, tokens), (self.key, tokens), (self.value, values))
-        shape = (*tokens.shape[:2], self.num_heads, self.head_channels)
-        q, k, v = (layer.of_tokens(x).reshape(shape).transpose(1, 2) for layer, x in layers)  # [B, M, N, D]
-        if bias.requires_grad:  # the fused operator would take it apart again
-            logits = torch.matmul(q, k.transpose(2, 3)) / math.sqrt(self.head_channels)
-            mixed = torch.matmul(torch.softmax(logits + bias, dim=-1), v)
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype))
-        out = self.out.of_tokens(mixed.transpose(1, 2).reshape(tokens.shape))
-        return out.transpose(1, 2).reshape(query_key.shape)
-
-    def forward(self, query_key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, query_key: Any, value: Any, bias: Any, net: Operations = FLOAT) -> Any:
         """Self-attention: `query_key`, `value` `[B, C, R, W]`, `bias` broadcastable to `[B, M, N, N]`."""
-        if not torch.compiler.is_exporting():
-            return self._of_tokens(query_key, value, bias)
-        query, key = self._heads(self.query(query_key)), self._heads(self.key(query_key))
-        logits = torch.matmul(query.transpose(2, 3), key) / math.sqrt(self.head_channels)
-        weight = torch.softmax(logits + bias, dim=-1)
-        mixed = torch.matmul(self._heads(self.value(value)), weight.transpose(2, 3))  # [B, M, D, N]
-        out: Tensor = self.out(mixed.reshape(query_key.shape))
-        return out
+        return net.linear(self.out, net.attention(self, query_key, value, bias))
 
 
 class DeformableAttention(nn.Module):
@@ -143,34 +110,10 @@ class DeformableAttention(nn.Module):
         nn.init.zeros_(self.weights.weight)
         nn.init.zeros_(self.weights.bias)
 
-    def project(self, memory: Tensor) -> Tensor:
-        """What is sampled: `memory` `[B, C, H, W]` → values `[B, C, H, W]`."""
-        if torch.compiler.is_exporting():
-            value: Tensor = self.value(memory)
-            return value
-        # Channel by channel, as sampling wants it: eager convolutions leave channels last.
-        return self.value.of_map(memory).reshape(memory.shape)
-
-    def forward(self, query: Tensor, reference: Tensor, value: Tensor) -> Tensor:
-        """`query` `[B, C, R, W]`, `reference` `[B, 4, R, W]`, `value` `[B, C, H, W]` (`project`) → `[B, C, R, W]`."""
-        tokens, heads, points = query.shape[2] * query.shape[3], self.num_heads, self.num_points
-        value = value.reshape(-1, self.head_channels, value.shape[2], value.shape[3])
-        grid = self._sampling_grid(self.offsets(query), reference)
-        # Coordinates in half precision would miss by several pixels, so sampling is always done in float32.
-        sampled = F.grid_sample(value.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        weight = torch.sigmoid(self.weights(query).float()).reshape(-1, tokens, heads, points).transpose(1, 2)
-        mixed = (sampled * weight.reshape(-1, 1, tokens, points)).sum(-1)  # [B·M, D, N]
-        out: Tensor = self.out(mixed.reshape(query.shape))
-        return out
-
-    def _sampling_grid(self, offsets: Tensor, reference: Tensor) -> Tensor:
-        """`offsets` `[B, N, M·P·2]`, `reference` `[B, 4, R, W]` → `[B·M, N, P, 2]`, from -1 to 1 over the image."""
-        tokens, heads, points = offsets.shape[1], self.num_heads, self.num_points
-        steps = offsets.float().reshape(-1, tokens, heads, points, 2).permute(0, 2, 1, 3, 4)  # [B, M, N, P, 2]
-        box = reference.float().flatten(2).transpose(1, 2)[:, None, :, None]  # [B, 1, N, 1, 4]
-        # Scaled on the boxes, of which there are fewer than sampling points: centre + steps · half size / points.
-        grid = (box[..., :2] * 2 - 1) + steps * (box[..., 2:] * (1 / points))
-        return grid.reshape(-1, tokens, points, 2)
+    def forward(self, query: Any, reference: Any, value: Any, net: Operations = FLOAT) -> Any:
+        """`query` `[B, C, R, W]`, `reference` `[B, 4, R, W]`, `value` `[B, C, H, W]` (`Operations.values`) → `query`'s.
+        """
+        return net.linear(self.out, net.sample(self, query, reference, value))
 
 
 class OverlapBias(nn.Module):
@@ -180,6 +123,8 @@ class OverlapBias(nn.Module):
     relu(1 - |Δx| / ½(wᵢ+wⱼ)) · relu(1 - |Δy| / ½(hᵢ+hⱼ)). Without it detect slots stay silent on people who enter
     late. A departure from the reference, off in `mot17`.
     """
+
+    kind: Tensor
 
     def __init__(self, num_heads: int, num_detect: int, num_track: int) -> None:
         super().__init__()
@@ -194,10 +139,11 @@ class OverlapBias(nn.Module):
         distance = (centre[..., :, None] - centre[..., None, :]).abs()  # [B, 2, N, N]
         reach = (size[..., :, None] + size[..., None, :]).clamp(min=1e-3) * 0.5
         overlap = F.relu(1 - distance * reach.reciprocal())
-        assert isinstance(self.kind, Tensor)
+        return (overlap[:, :1] * overlap[:, 1:]) * self.factors(reference.shape[2] * reference.shape[3])
+
+    def factors(self, num_slots: int) -> Tensor:
+        """The factor of every pair of slots: `[M, N, N]`."""
         kind = self.kind
-        if reference.shape[2] * reference.shape[3] > len(kind):  # training-only slots
-            extra = kind[:1].expand(reference.shape[2] * reference.shape[3] - len(kind), -1)
-            kind = torch.cat((kind, extra))
-        factor = kind @ self.factor @ kind.T  # [M, N, N]
-        return (overlap[:, :1] * overlap[:, 1:]) * factor
+        if num_slots > len(kind):  # training-only slots
+            kind = torch.cat((kind, kind[:1].expand(num_slots - len(kind), -1)))
+        return kind @ self.factor @ kind.T

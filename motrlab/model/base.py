@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motrlab.config import ModelConfig
-from motrlab.model.attention import MASKED, DeformableAttention, OverlapBias, PointwiseConv, TokenLinear
+from motrlab.model.attention import DeformableAttention, OverlapBias, PointwiseConv, TokenLinear
 from motrlab.model.efficientnet import EfficientNet
-from motrlab.model.transformer import DecoderLayer, EncoderLayer, cell_centres, sine_code
+from motrlab.model.operations import FLOAT, Operations, inverse_sigmoid, sine_code
+from motrlab.model.transformer import DecoderLayer, EncoderLayer, cell_centres
 
-BaseOutput = tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]
+BaseOutput = tuple[tuple[Any, ...], tuple[Any, ...], Any]
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,6 @@ class ExtraSlots:
     bias: Tensor
 
 
-_SIZE_LIMIT = 2.0  # |log| of one layer's change of size, relative boxes
-_EPSILON = 1e-3  # keeps the logit of a box finite
-
-
-def inverse_sigmoid(x: Tensor) -> Tensor:
-    x = x.clamp(_EPSILON, 1 - _EPSILON)
-    return torch.log(x / (1 - x))
-
-
 class BoxHead(nn.Module):
     """Two hidden layers, then four values in high precision: `[B, C, R, W]` → `[B, 4, R, W]`."""
 
@@ -54,9 +47,9 @@ class BoxHead(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = F.relu(self.hidden2(F.relu(self.hidden1(x))))
-        return self.out(hidden).transpose(1, 2).reshape(-1, 4, x.shape[2], x.shape[3])
+    def forward(self, x: Any, net: Operations = FLOAT) -> Any:
+        hidden = net.linear(self.hidden2, net.linear(self.hidden1, x, relu=True), relu=True)
+        return net.head(self.out, hidden)
 
 
 class DetectQueries(nn.Module):
@@ -81,9 +74,12 @@ class DetectQueries(nn.Module):
 class BaseGraph(nn.Module):
     """Backbone, deformable encoder and decoder, class and box heads of every decoder layer.
 
-    `forward` is what is exported and quantised. `encode` and `decode` are its halves: only `decode` depends on the
-    tracks, so float training encodes all frames of a clip at once.
+    `encode` and `decode` are its halves: only `decode` depends on the tracks, so training encodes all frames of a clip at
+    once. `net` says how it is computed (`operations.py`); shapes below are those of float tensors.
     """
+
+    cells: Tensor
+    cell_position: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -118,7 +114,9 @@ class BaseGraph(nn.Module):
             assert isinstance(head, TokenLinear)
             nn.init.constant_(head.bias, -math.log((1 - config.class_prior) / config.class_prior))
 
-    def forward(self, image: Tensor, track_query: Tensor, track_mask: Tensor, track_reference: Tensor) -> BaseOutput:
+    def forward(
+        self, image: Any, track_query: Any, track_mask: Any, track_reference: Any, net: Operations = FLOAT
+    ) -> BaseOutput:
         """One frame.
 
         Args:
@@ -126,77 +124,63 @@ class BaseGraph(nn.Module):
             track_query: `[B, C, Rt, W]`.
             track_mask: `[B, 1, 1, T]`, 1 for a live track and 0 for an empty slot.
             track_reference: `[B, 4, Rt, W]`.
+            net: how it is computed.
 
         Returns:
             Class logits (a tuple over decoder layers, `[B, 1, R, W]` each), box outputs (likewise `[B, 4, R, W]`, see
             `decode_boxes`) and embeddings `[B, C, R, W]` of the last layer.
         """
-        return self.decode(self.encode(image), track_query, track_mask, track_reference)
+        return self.decode(self.encode(image, net), track_query, track_mask, track_reference, net=net)
 
-    def encode(self, image: Tensor) -> Tensor:
+    def encode(self, image: Any, net: Operations = FLOAT) -> Any:
         """`[B, 3, height, width]` → memory `[B, C, H, W]`."""
-        memory: Tensor = self.input_projection(self.backbone(image))
+        net.enter(self)
+        memory = net.linear(self.input_projection, self.backbone(net.image(image), net))
+        position = net.constant(self.cell_position)
         for layer in self.encoder:
-            memory = layer(memory, self.cell_position, self.cells)
+            memory = layer(memory, position, self.cells, net)
         return memory
 
-    def _cross_attentions(self) -> list[DeformableAttention]:
-        return [layer.cross_attention for layer in self.decoder if isinstance(layer, DecoderLayer)]
-
-    def value_maps(self, memory: Tensor) -> Tensor:
-        """What each decoder layer samples, `project` of its cross-attention: `[B, C, H, W]` → `[L, B, C, H, W]`.
-
-        For all frames of a clip and all layers in one product; never exported.
-        """
-        layers = [attention.value for attention in self._cross_attentions()]
-        weight = torch.stack([layer.weight.flatten(1) for layer in layers])[:, None]  # [L, 1, C, C]
-        bias = torch.cat([layer.bias for layer in layers if layer.bias is not None])
-        product = weight @ memory.flatten(2)[None] + bias.reshape(len(layers), 1, -1, 1)
-        return product.unflatten(3, memory.shape[2:])
+    def value_maps(self, memory: Any, net: Operations = FLOAT) -> Any:
+        """What each decoder layer samples: `[B, C, H, W]` → `[L, B, C, H, W]`, for all frames of a clip at once."""
+        attentions = [layer.cross_attention for layer in self.decoder if isinstance(layer, DecoderLayer)]
+        return net.values(attentions, memory)
 
     def decode(
         self,
-        memory: Tensor,
-        track_query: Tensor,
-        track_mask: Tensor,
-        track_reference: Tensor,
+        memory: Any,
+        track_query: Any,
+        track_mask: Any,
+        track_reference: Any,
         extra: ExtraSlots | None = None,
+        net: Operations = FLOAT,
     ) -> BaseOutput:
         """As `forward`, from the memory of `encode`, or from its `value_maps`.
 
-        With `extra`, the outputs have its rows at their end.
+        With `extra` (float only), the outputs have its rows at their end.
         """
         config = self.config
-        ones = track_mask[:, :, :1, :1] * 0 + 1  # [B, 1, 1, 1]: spreads learned slots over the batch when exported
-        x = torch.cat((self.detect.query * ones, track_query), 2)
-        reference = torch.cat((self.detect.reference() * ones, track_reference.detach()), 2)
-        track_bias = (track_mask - 1) * -MASKED
-        slot_bias = torch.cat((torch.zeros(1, 1, 1, config.num_detect, device=x.device) * ones, track_bias), 3)
+        net.enter(self, track_mask)
+        values = self.value_maps(memory, net) if len(memory.shape) == 4 else memory
+        x = net.slots(self.detect, net.input("track_query", track_query))
+        reference = net.references(self.detect, track_reference)
+        track_bias, slot_bias = net.masks(track_mask, config.num_detect)
         first = config.num_detect // config.slot_columns
-        rows = (first, first + track_query.shape[2])
+        rows = (first, first + config.num_track // config.slot_columns)
         if extra is not None:
             x, reference = torch.cat((x, extra.query), 2), torch.cat((reference, extra.reference), 2)
             slot_bias = F.pad(slot_bias, (0, extra.bias.shape[-1] - slot_bias.shape[-1])) + extra.bias
-        attentions = self._cross_attentions()
-        values = [attention.project(memory) for attention in attentions] if memory.ndim == 4 else memory.unbind(0)
+        track_bias = net.bias(track_bias)
         logits, boxes = [], []
-        for index, (layer, value) in enumerate(zip(self.decoder, values, strict=True)):
-            bias = slot_bias + self.overlap[index](reference) if config.overlap_bias else slot_bias
-            position = self.position(sine_code(reference.float(), config.d_model // 2))
-            x = layer(x, position, reference, value, track_bias, bias, rows)
-            logits.append(self.class_heads[index](x).transpose(1, 2).reshape(-1, 1, x.shape[2], x.shape[3]))
-            boxes.append(self._refine(self.box_heads[index](x).float(), reference))
-            reference = decode_boxes(boxes[-1], config).detach()
-        return tuple(logits), tuple(boxes), x
-
-    def _refine(self, delta: Tensor, reference: Tensor) -> Tensor:
-        """Box output from a layer's delta, both `[B, 4, R, W]`."""
-        if not self.config.relative_boxes:
-            return inverse_sigmoid(reference) + delta
-        centre, size = reference[:, :2], reference[:, 2:]
-        scale = torch.exp(delta[:, 2:].clamp(-_SIZE_LIMIT, _SIZE_LIMIT))
-        # A box of no size could never grow again, and one far beyond the image would ruin the ranges of int8.
-        return torch.cat((centre + delta[:, :2] * size, (size * scale).clamp(1e-3, 2.0)), 1)
+        for index, layer in enumerate(self.decoder):
+            bias = net.bias(slot_bias, self.overlap[index] if config.overlap_bias else None, reference)
+            position = net.linear(self.position[0], net.sine(reference, config.d_model // 2), relu=True)
+            position = net.linear(self.position[2], position)
+            x = layer(x, position, reference, values[index], track_bias, bias, rows, net)
+            logits.append(net.head(self.class_heads[index], x))
+            boxes.append(net.refine(self, self.box_heads[index](x, net), reference))
+            reference = net.next_reference(self, boxes[-1])
+        return tuple(logits), tuple(boxes), net.output(x)
 
 
 def decode_boxes(output: Tensor, config: ModelConfig) -> Tensor:

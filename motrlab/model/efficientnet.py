@@ -6,11 +6,13 @@ more by the optional upsampling.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from motrlab.config import BackboneStage, ModelConfig
+from motrlab.model.operations import FLOAT, Operations
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
 
@@ -53,9 +55,11 @@ class MBConv(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.residual = stride == 1 and in_channels == out
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layers(x)
-        return x + y if self.residual else y
+    def forward(self, x: Any, net: Operations = FLOAT) -> Any:
+        y = x
+        for layer in self.layers:
+            y = net.conv(layer, y)
+        return net.add(self, x, y) if self.residual else y
 
 
 class EfficientNet(nn.Module):
@@ -75,7 +79,7 @@ class EfficientNet(nn.Module):
             for index in range(stage.blocks):
                 blocks.append(MBConv(channels, stage, stage.stride if index == 0 else 1, activation=act))
                 channels = stage.channels
-            stages.append(nn.Sequential(*blocks))
+            stages.append(nn.ModuleList(blocks))
             stride *= stage.stride
         self.stages = nn.ModuleList(stages)
         # Index of the stage whose stride is the last one: its input is the finer map of the upsampling.
@@ -88,19 +92,18 @@ class EfficientNet(nn.Module):
         self.out_channels = channels
         self.stride = stride
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Any, net: Operations = FLOAT) -> Any:
         """`[B, 3, H, W]` → `[B, out_channels, H / stride, W / stride]`."""
-        if not torch.compiler.is_exporting():  # several times faster backwards where few channels meet a large map
-            images = images.contiguous(memory_format=torch.channels_last)
-        x: Tensor = self.stem(images)
+        x = net.conv(self.stem, images)
         finer = x
         for index, stage in enumerate(self.stages):
             if index == self.last_strided:
                 finer = x
-            x = stage(x)
+            for block in stage:
+                x = block(x, net)
         if self.upsample:
-            side: Tensor = self.lateral(finer)
-            x = self.smooth(side + F.interpolate(x, size=(side.shape[2], side.shape[3]), mode="nearest"))
+            side = net.conv(self.lateral, finer)
+            x = net.conv(self.smooth, net.add(self, side, net.upsample(x, side)))
         return x
 
 
@@ -124,7 +127,7 @@ def freeze_batch_norm(module: nn.Module) -> None:
 def fold_batch_norm(module: nn.Module) -> None:
     """Fold every BatchNorm of `module` into the convolution before it, in place; the module must be in eval mode.
 
-    Quantisation starts from the folded network: `prepare_qat_pt2e` would otherwise replace eps and momentum.
+    Quantisation starts from the folded network.
     """
     for child in module.modules():
         if isinstance(child, ConvBN) and isinstance(child[1], nn.BatchNorm2d):

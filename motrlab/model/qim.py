@@ -6,11 +6,13 @@ Shapes: C = d_model, T track slots in one row: `[B, C, 1, T]`.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import Any
+
+from torch import nn
 
 from motrlab.config import ModelConfig
-from motrlab.model.attention import MASKED, Attention, ChannelNorm, FeedForward, PointwiseConv
+from motrlab.model.attention import Attention, ChannelNorm, FeedForward, PointwiseConv
+from motrlab.model.operations import FLOAT, Operations
 
 
 class QueryInteraction(nn.Module):
@@ -28,10 +30,14 @@ class QueryInteraction(nn.Module):
         self.branch2 = PointwiseConv(config.ffn_channels, channels)
         self.norm3 = ChannelNorm(channels)
 
-    def forward(self, embedding: Tensor, query: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, embedding: Any, query: Any, mask: Any, net: Operations = FLOAT) -> Any:
         """`embedding`, `query` `[B, C, 1, T]`, `mask` `[B, 1, 1, T]` (1: live) → updated query `[B, C, 1, T]`."""
-        bias = (mask - 1) * -MASKED
-        x = self.norm1(embedding + self.attention(query + embedding, embedding, bias))
-        x = self.norm2(x + self.ffn(x))
-        out: Tensor = self.norm3(query + self.branch2(F.relu(self.branch1(x))))
-        return out * (1 - self.memory) + query * self.memory if self.memory else out
+        net.enter(self, mask)
+        embedding, query = net.input("embedding", embedding), net.input("query", query)
+        bias = net.bias(net.masks(mask, 0)[0])
+        moved = net.add(self.attention, query, embedding)
+        x = net.norm(self.norm1, embedding, self.attention(moved, embedding, bias, net))
+        x = net.norm(self.norm2, x, self.ffn(x, net))
+        branch = net.linear(self.branch2, net.linear(self.branch1, x, relu=True))
+        out = net.norm(self.norm3, query, branch)
+        return net.output(net.blend(self, out, query, self.memory) if self.memory else out)

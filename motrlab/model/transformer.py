@@ -1,4 +1,4 @@
-"""Deformable encoder and decoder layers, post-norm, and the sine codes of positions.
+"""Deformable encoder and decoder layers, post-norm.
 
 Shape legend: B batch, C channels, H × W cells of the feature map, R × W token rows and columns (detect rows first),
 N = R·W slots. Reference boxes `[B, 4, R, W]`, cxcywh as fractions of the image.
@@ -6,23 +6,13 @@ N = R·W slots. Reference boxes `[B, 4, R, W]`, cxcywh as fractions of the image
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from motrlab.model.attention import Attention, ChannelNorm, DeformableAttention, FeedForward
-
-TEMPERATURE = 20.0  # of the sine codes (DAB-DETR, arXiv 2201.12329, section 4.4)
-
-
-def sine_code(positions: Tensor, channels: int) -> Tensor:
-    """Sine code of values: `[B, K, R, W]` in 0..1 → `[B, K·channels, R, W]`, half sines and half cosines."""
-    half = channels // 2
-    frequency = 2 * math.pi * TEMPERATURE ** (-torch.arange(half, device=positions.device) / half)
-    angle = positions[:, :, None] * frequency[:, None, None]  # [B, K, half, R, W]
-    return torch.cat((angle.sin(), angle.cos()), 2).flatten(1, 2)
-
+from motrlab.model.operations import FLOAT, Operations
 
 def cell_centres(height: int, width: int) -> Tensor:
     """Reference boxes of the cells of a map: `[1, 4, H, W]`, each of the size of two cells.
@@ -46,11 +36,11 @@ class EncoderLayer(nn.Module):
         self.ffn = FeedForward(channels, ffn_channels)
         self.norm2 = ChannelNorm(channels)
 
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor) -> Tensor:
+    def forward(self, x: Any, position: Any, reference: Any, net: Operations = FLOAT) -> Any:
         """`x`, `position` `[B, C, H, W]`, `reference` `[B, 4, H, W]`."""
-        x = self.norm1(x + self.attention(x + position, reference, self.attention.project(x)))
-        out: Tensor = self.norm2(x + self.ffn(x))
-        return out
+        (value,) = net.values([self.attention], x)
+        x = net.norm(self.norm1, x, self.attention(net.add(self.attention, x, position), reference, value, net))
+        return net.norm(self.norm2, x, self.ffn(x, net))
 
 
 class DecoderLayer(nn.Module):
@@ -69,24 +59,27 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        position: Tensor,
-        reference: Tensor,
-        value: Tensor,
-        track_bias: Tensor,
-        bias: Tensor,
+        x: Any,
+        position: Any,
+        reference: Any,
+        value: Any,
+        track_bias: Any,
+        bias: Any,
         rows: tuple[int, int],
-    ) -> Tensor:
+        net: Operations = FLOAT,
+    ) -> Any:
         """`x`, `position` `[B, C, R, W]`; `track_bias` `[B, 1, 1, T]`; `bias` `[B, M, N, N]` or broadcastable.
 
-        `value` `[B, C, H, W]`: the memory as `cross_attention.project` gives it. `rows`: the first row of the track
-        slots, and the one behind their last.
+        `value` `[B, C, H, W]`: what `cross_attention` samples of the memory (`Operations.values`). `rows`: the first
+        row of the track slots, and the one behind their last.
         """
         first, end = rows
-        detect, track, extra = x[:, :, :first], x[:, :, first:end], x[:, :, end:]
-        track = self.norm1(track + self.track_attention(track + position[:, :, first:end], track, track_bias))
-        x = torch.cat((detect, track, extra) if extra.shape[2] else (detect, track), 2)
-        x = self.norm2(x + self.self_attention(x + position, x, bias))
-        x = self.norm3(x + self.cross_attention(x + position, reference, value))
-        out: Tensor = self.norm4(x + self.ffn(x))
-        return out
+        track = net.rows(x, first, end)
+        moved = net.add(self.track_attention, track, net.rows(position, first, end))
+        track = net.norm(self.norm1, track, self.track_attention(moved, track, track_bias, net))
+        x = net.cat([net.rows(x, 0, first), track, net.rows(x, end, None)])
+        moved = net.add(self.self_attention, x, position)
+        x = net.norm(self.norm2, x, self.self_attention(moved, x, bias, net))
+        moved = net.add(self.cross_attention, x, position)
+        x = net.norm(self.norm3, x, self.cross_attention(moved, reference, value, net))
+        return net.norm(self.norm4, x, self.ffn(x, net))

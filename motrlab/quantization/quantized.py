@@ -1,4 +1,4 @@
-"""A model with quantisers in both graphs, its modes, and its file."""
+"""A model in fixed point: the folded float model, the ranges of its tensors, its modes, and its file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from motrlab.config.scheme import Scheme
 from motrlab.errors import UserError
 from motrlab.model.base import BaseOutput, decode_boxes
 from motrlab.model.motr import Motr, build_motr, folded_copy
-from motrlab.quantization.equalisation import equalise as equalise_ranges
-from motrlab.quantization.graph_edits import runtime_edits
-from motrlab.quantization.prepare import capture, fake_quantizers, prepare
+from motrlab.quantization import functions
+from motrlab.quantization.declare import declare, module_paths
+from motrlab.quantization.grids import TORCH, GridOperations
+from motrlab.quantization.ranges import Ranges
 from motrlab.training.checkpoint import load_tensors, save_model
 
-MODES = {  # name → observers on, fake quantisation on
+MODES = {  # name → observers on, quantisation on
     "float": (False, False),
     "calibrate": (True, False),
     "evaluate": (False, True),
@@ -29,48 +30,44 @@ MODES = {  # name → observers on, fake quantisation on
 
 
 class QuantizedMotr(nn.Module):
-    """Both graphs of a folded model, captured and prepared once; starts in mode `calibrate`.
+    """Both graphs of a folded model on grids; starts in mode `calibrate`.
 
     Args:
-        model: folded, in eval mode; the graphs share its parameters.
+        model: folded, in eval mode; its parameters become this module's.
         scheme: default `Scheme()`. A rule that fits nothing in either graph is warned of by its name.
-        equalise: whether to equalise the ranges of neighbouring layers first (`equalisation.equalise`).
     """
 
-    def __init__(self, model: Motr, scheme: Scheme | None = None, *, equalise: bool = False) -> None:
+    def __init__(self, model: Motr, scheme: Scheme | None = None) -> None:
         super().__init__()
         self.config = model.config
         self.scheme = scheme or Scheme()
-        graphs = dict(zip(("base", "qim"), capture(model), strict=True))
-        if equalise:
-            for graph in graphs.values():
-                equalise_ranges(graph)
-        prepared = {name: prepare(graph, name, self.scheme) for name, graph in graphs.items()}
-        self.base, self.qim = (part.graph_module for part in prepared.values())
-        self.decisions = [(name, *d) for name, part in prepared.items() for d in part.decisions]
-        self.marks = [mark for part in prepared.values() for mark in part.marks]
+        self.model = model
+        self.specs = declare(model, self.scheme)
+        self.ranges = Ranges(list(self.specs.values()))
+        self.net = GridOperations(module_paths(model), self.specs, self.ranges, self.scheme)
         for rule in self.scheme.rules:
-            if not any(rule in part.fitting for part in prepared.values()):
+            if not any(rule.fits(s.graph, s.operator, s.name) for s in self.specs.values()):
                 warnings.warn(
-                    f"quantisation rule {rule.label!r} fits no operator: see the paths in the listing", stacklevel=2
+                    f"quantisation rule {rule.label!r} fits no tensor: see the paths in the listing", stacklevel=2
                 )
         self.current_mode = ""
         self.mode("calibrate")
 
     def train(self, mode: bool = True) -> QuantizedMotr:
-        """Nothing: exported graphs refuse it, and `mode` says what is meant."""
+        """Nothing: BatchNorm is folded, and `mode` says what is meant."""
         return self
 
     def mode(self, name: str) -> None:
-        """Switch observers and fake quantisation: see `MODES`. Exported graphs refuse `.train()` and `.eval()`."""
-        observing, quantising = MODES[name]
-        for module in (*self.fake_quantizers(), *runtime_edits(self.base), *runtime_edits(self.qim)):
-            module.set_mode(observing=observing, quantising=quantising, calibrating=name == "calibrate")
+        """Switch observers and quantisation: see `MODES`. Integers of the weights are computed afresh."""
+        self.net.observing, self.net.quantising = MODES[name]
+        self.net.calibrating = name == "calibrate"
+        self.net.refresh()
         self.current_mode = name
 
-    def fake_quantizers(self) -> list[Any]:
-        """All quantiser modules, base graph first."""
-        return [*fake_quantizers(self.base), *fake_quantizers(self.qim)]
+    def advance(self) -> None:
+        """A step of training, or a frame of calibration, is over: scales and weights may have changed."""
+        self.ranges.advance()
+        self.net.refresh()
 
     @property
     def graphs(self) -> QuantizedGraphs:
@@ -78,18 +75,18 @@ class QuantizedMotr(nn.Module):
         return QuantizedGraphs(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Parameters, scales and observer states; caches of the old state are dropped."""
+        """Parameters, ranges and histograms; integers of the old state are dropped."""
         result = super().load_state_dict(state_dict, strict, assign)
         self.mode(self.current_mode)
         return result
 
     def save(self, path: Path, config: Config, **facts: Any) -> None:
-        """Write parameters, scales and observer states as safetensors, with their config and scheme."""
+        """Write parameters, ranges and histograms as safetensors, with their config and scheme."""
         save_model(path, self, config, scheme=self.scheme.to_dict(), **facts)
 
     @staticmethod
     def load(config: Config, path: Path) -> QuantizedMotr:
-        """Capture a fresh model, prepare it by the file's scheme, and load the file's state; in mode `evaluate`.
+        """A model of the file's scheme with the file's state; in mode `evaluate`.
 
         Raises UserError if the file is missing or of another preset.
         """
@@ -102,7 +99,7 @@ class QuantizedMotr(nn.Module):
             quantised.load_state_dict(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:160]
-            raise UserError(f"{path}: written for another preset ({reason})") from error
+            raise UserError(f"{path}: written for another preset or by another motrlab ({reason})") from error
         quantised.mode("evaluate")
         return quantised
 
@@ -110,31 +107,38 @@ class QuantizedMotr(nn.Module):
 class QuantizedGraphs:
     """The graphs in their current mode as the frame step wants them (`tracking.step.Graphs`).
 
-    Outside training, call under `torch.no_grad()`.
+    Outside training, call under `torch.no_grad()`. With `encoded=True` a frame is what `value_maps` gives.
     """
 
-    def __init__(self, quantised: QuantizedMotr) -> None:
+    def __init__(self, quantised: QuantizedMotr, *, encoded: bool = False) -> None:
         self._quantised = quantised
+        self._base = quantised.model.base.decode if encoded else quantised.model.base
 
     @property
     def detect_query(self) -> Tensor:
-        """The captured graph's own parameter, so that gradients through both uses add up."""
-        return self._quantised.base.get_parameter("detect.query")
+        """On its grid."""
+        net, base = self._quantised.net, self._quantised.model.base
+        net.enter(base)
+        return net.detect_query(base.detect).real
 
-    def base(self, frame: Tensor, query: Tensor, mask: Tensor, reference: Tensor) -> BaseOutput:
-        output: BaseOutput = self._quantised.base(frame, query, mask, reference)
+    def base(self, frame: Any, query: Tensor, mask: Tensor, reference: Tensor) -> BaseOutput:
+        output: BaseOutput = self._base(frame, query, mask, reference, net=self._quantised.net)
         return output
 
     def qim(self, embedding: Tensor, query: Tensor, mask: Tensor) -> Tensor:
-        out: Tensor = self._quantised.qim(embedding, query, mask)
+        out: Tensor = self._quantised.model.qim(embedding, query, mask, net=self._quantised.net)
         return out
 
     def decode(self, boxes: Tensor) -> Tensor:
-        return decode_boxes(boxes, self._quantised.config)
+        config, net = self._quantised.config, self._quantised.net
+        if config.relative_boxes or not net.quantising:
+            return decode_boxes(boxes, config)
+        floating = decode_boxes(boxes, config)
+        return floating + (functions.box_of_logits(TORCH, boxes.detach()) - floating).detach()
 
 
 def num_quantisers(quantised: QuantizedMotr) -> dict[str, int]:
     """How many activations and weights are quantised."""
-    kinds = [type(m).__name__ for m in quantised.fake_quantizers()]
-    weights = kinds.count("PerChannelFakeQuantize")
-    return {"activations": len(kinds) - weights, "weights": weights}
+    on = [spec for spec in quantised.specs.values() if spec.quantised]
+    weights = sum(spec.operator in ("conv", "linear", "head") for spec in on)
+    return {"activations": sum(spec.operator != "head" for spec in on), "weights": weights}

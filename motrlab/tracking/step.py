@@ -1,8 +1,8 @@
-"""The frame step: base graph → decision → QIM → next state. It exists once.
+"""The frame step: base graph → decision → QIM → next state, and the loop over the frames of a sequence. Both exist once.
 
-Float training, evaluation of every stage, QAT and the deployed runtime call it; the arrays are torch tensors or NumPy
-arrays, whatever the graphs give. What differs is the decision: the tracker's rules at run time, ground truth while
-training.
+Float training, calibration, evaluation of every stage, QAT, its analysis and the deployed runtime go through
+`frame_loop`; the arrays are torch tensors or NumPy arrays, whatever the graphs give. What differs is the decision: the
+tracker's rules at run time, ground truth while training.
 
 Shape legend: B streams, C channels, D detect and T track slots, N = D + T, W slot columns. State and graph inputs
 are `[B, C, T / W, W]`; the QIM's tensors are `[B, C, 1, T]`.
@@ -10,7 +10,8 @@ are `[B, C, T / W, W]`; the QIM's tensors are `[B, C, 1, T]`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +20,24 @@ import numpy as np
 from motrlab.tracking.tracker import EMPTY, Decision
 
 Array = Any  # numpy.ndarray or torch.Tensor
+Seconds = MutableMapping[str, list[float]]  # part of the frame step → seconds per frame
+
+
+class Shapes(Protocol):
+    """What is needed of `config.ModelConfig`; a deployed artefact has no more than this."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def num_detect(self) -> int: ...
+    @property
+    def num_track(self) -> int: ...
+    @property
+    def slot_columns(self) -> int: ...
 
 
 class Graphs(Protocol):
@@ -90,31 +109,106 @@ def empty_state(batch: int, channels: int, num_track: int, columns: int) -> Trac
     )
 
 
+class Clock:
+    """Notes in `seconds` how long each part of a frame took, if there is a place to note it."""
+
+    def __init__(self, seconds: Seconds | None = None) -> None:
+        self._seconds = seconds
+        self._started = self._last = time.perf_counter()
+
+    def start(self) -> None:
+        """A frame begins."""
+        self._started = self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """What was done since the last lap is called `name`; `total`: since the start."""
+        if self._seconds is not None:
+            now = time.perf_counter()
+            self._seconds.setdefault(name, []).append(now - (self._started if name == "total" else self._last))
+            self._last = now
+
+
+@dataclass(frozen=True)
+class FrameStep:
+    """One frame: what the graphs were given, what they gave, what was decided, and the next state."""
+
+    frame: Array
+    before: TrackState
+    output: FrameOutput
+    decision: Decision
+    qim_inputs: tuple[Array, Array, Array]
+    state: TrackState
+
+    @property
+    def base_inputs(self) -> tuple[Array, Array, Array, Array]:
+        return self.frame, self.before.query, self.before.mask, self.before.reference
+
+
+Decide = Callable[[FrameOutput], Decision]
+
+
 def frame_step(
-    graphs: Graphs, frame: Array, state: TrackState, decide: Callable[[FrameOutput], Decision]
-) -> tuple[FrameOutput, TrackState]:
+    graphs: Graphs, frame: Array, state: TrackState, decide: Decide, clock: Clock | None = None
+) -> FrameStep:
     """One frame.
 
     Args:
         graphs: the stage's base graph and QIM.
-        frame: what `graphs.base` takes: an image `[B, 3, H, W]`, or its memory in float training.
+        frame: what `graphs.base` takes: an image `[B, 3, H, W]`, or its memory in training.
         state: from the frame before, `empty_state` at the start of a sequence.
         decide: sees the outputs, answers where each track slot continues from.
+        clock: notes the parts `base`, `tracker`, `gather`, `qim` and `state`.
     """
+    clock = clock or Clock()
     logits, boxes, embedding = graphs.base(frame, state.query, state.mask, state.reference)
+    clock.lap("base")
     output = FrameOutput(tuple(logits), tuple(graphs.decode(b) for b in boxes), embedding)
     decision = decide(output)
-    return output, _next_state(graphs, output, state, decision)
+    clock.lap("tracker")
+    inputs = _qim_inputs(graphs, output, state, decision)
+    clock.lap("gather")
+    updated = graphs.qim(*inputs)
+    clock.lap("qim")
+    following = _next_state(output, state, decision, updated, *inputs[1:])
+    clock.lap("state")
+    return FrameStep(frame, state, output, decision, inputs, following)
 
 
-def _next_state(graphs: Graphs, output: FrameOutput, state: TrackState, decision: Decision) -> TrackState:
-    shape, slots = state.query.shape, state.mask.shape
+def frame_loop(
+    graphs: Graphs, frames: Iterable[Array], decide: Decide, shapes: Shapes, *, clock: Clock | None = None, batch: int = 0
+) -> Iterator[FrameStep]:
+    """The frames of one sequence (or of a batch of sequences in lock-step) from an empty state.
+
+    `batch`: sequences in the batch; 0: the length of the first frame.
+    """
+    state: TrackState | None = None
+    for frame in frames:
+        if state is None:
+            size = batch or len(frame)
+            empty = empty_state(size, shapes.d_model, shapes.num_track, shapes.slot_columns)
+            state = state_like(empty, frame)
+        step = frame_step(graphs, frame, state, decide, clock)
+        state = step.state
+        yield step
+
+
+def _qim_inputs(
+    graphs: Graphs, output: FrameOutput, state: TrackState, decision: Decision
+) -> tuple[Array, Array, Array]:
+    """Embedding, query and mask of every track slot, from where it continues."""
     mask = _like(state.mask, (decision.source != EMPTY)[:, None, None])
     # A newborn's query is its learned detect query, a track's the one it came with.
-    queries = _concatenate(_spread(graphs.detect_query, shape[0]), state.query)
+    queries = _concatenate(_spread(graphs.detect_query, state.query.shape[0]), state.query)
     embedding = _gather(output.embedding, decision.source) * mask
     query = _gather(queries, decision.source) * mask
-    updated = graphs.qim(embedding, query, mask) * mask
+    return embedding, query, mask
+
+
+def _next_state(
+    output: FrameOutput, state: TrackState, decision: Decision, updated: Array, query: Array, mask: Array
+) -> TrackState:
+    shape, slots = state.query.shape, state.mask.shape
+    updated = updated * mask
     if decision.hold is not None:
         hold = _like(mask, decision.hold[:, None, None])
         updated = updated * (1 - hold) + query * hold

@@ -56,9 +56,12 @@ def load_model(path: Path, config: Config) -> Motr:
     """A model in eval mode. Raises UserError if the checkpoint is of another architecture."""
     tensors, facts = load_tensors(path)
     if "config" in facts:
-        stored = Config.from_dict(facts["config"])  # fields younger than the file have their defaults
+        # The shapes are all that matters, and fields younger than the file have their defaults.
+        stored = Config.from_dict({**config.to_dict(), "model": facts["config"]["model"]})
         if stored.model != config.model:
-            raise UserError(f"{path}: a checkpoint of preset {stored.preset!r} with other shapes than this run's")
+            raise UserError(
+                f"{path}: a checkpoint of preset {facts['config']['preset']!r} with other shapes than this run's"
+            )
     model = Motr(config.model)
     model.load_state_dict(part(tensors, "model"))
     return model.eval()

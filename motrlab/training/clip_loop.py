@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from motrlab.config import ModelConfig, TrainConfig
 from motrlab.data.clips import ClipBatch
 from motrlab.model.motr import Motr, MotrGraphs
-from motrlab.tracking.step import FrameOutput, Graphs, empty_state, frame_step, state_like
+from motrlab.tracking.step import FrameOutput, Graphs, frame_loop
 from motrlab.training.assignment import ClipAssignment, FrameMatch, FrameObjects
 from motrlab.training.criterion import ClipLoss, SetCriterion, contrast_loss
 from motrlab.training.extra_slots import ExtraGraphs, ExtraQueries
@@ -24,12 +24,7 @@ def clip_outputs(
 ) -> list[FrameOutput]:
     """Run the frame step over `frames` (what `graphs.base` takes, one per frame) with the assignment's decisions."""
     batch = frames[0].shape[-4]  # of memories `[B, C, H, W]` or their value maps `[L, B, C, H, W]`
-    state = state_like(empty_state(batch, model.d_model, model.num_track, model.slot_columns), frames[0])
-    outputs = []
-    for frame in frames:
-        output, state = frame_step(graphs, frame, state, assignment.decide)
-        outputs.append(output)
-    return outputs
+    return [step.output for step in frame_loop(graphs, frames, assignment.decide, model, batch=batch)]
 
 
 def clip_loss(

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from motrlab.config import ModelConfig, TrainConfig
-from motrlab.model.attention import MASKED
 from motrlab.model.base import BaseOutput, DetectQueries, ExtraSlots
 from motrlab.model.motr import Motr, MotrGraphs
+from motrlab.model.operations import MASKED
 from motrlab.tracking.step import FrameOutput
 from motrlab.training.assignment import FrameMatch, FrameObjects
 from motrlab.training.matcher import HungarianMatcher

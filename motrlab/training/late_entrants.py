@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from motrlab.boxes import box_cxcywh_to_xyxy, box_ltwh_to_cxcywh, pairwise_iou
 from motrlab.config import ModelConfig
 from motrlab.data.store import FrameStore
-from motrlab.tracking.step import FrameOutput, Graphs, empty_state, frame_step, state_like
+from motrlab.tracking.step import FrameOutput, Graphs, frame_loop
 from motrlab.tracking.tracker import EMPTY, Decision
 from motrlab.training.assignment import NO_OBJECT, FrameObjects
 from motrlab.training.matcher import HungarianMatcher
@@ -139,15 +139,13 @@ def check_clips(
     `images`: `[B, 3, height, width]` per frame; `people[frame][clip]`.
     """
     followed = _Followed(people, model, rng)
-    state = state_like(empty_state(len(people[0]), model.d_model, model.num_track, model.slot_columns), images[0])
-    for image in images:
-        output, state = frame_step(graphs, image, state, followed)
-    scores, boxes = output.scores_and_boxes()
+    *_, last = frame_loop(graphs, images, followed, model)
+    scores, boxes = last.output.scores_and_boxes()
     results = []
-    for b, last in enumerate(people[-1]):
-        firing = detect_scores(scores[b, : model.num_detect], boxes[b, : model.num_detect], last.boxes)
-        late = np.isin(last.ids, followed.dropped[b])
-        asked = (late | np.isin(last.ids, followed.ids[b])) & (last.visibility >= _MIN_VISIBILITY)
+    for b, seen in enumerate(people[-1]):
+        firing = detect_scores(scores[b, : model.num_detect], boxes[b, : model.num_detect], seen.boxes)
+        late = np.isin(seen.ids, followed.dropped[b])
+        asked = (late | np.isin(seen.ids, followed.ids[b])) & (seen.visibility >= _MIN_VISIBILITY)
         results.append((firing[asked], late[asked]))
     return results
 

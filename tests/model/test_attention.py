@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from motrlab.model.attention import MASKED, Attention, ChannelNorm, DeformableAttention, OverlapBias, TokenLinear
+from motrlab.model.attention import Attention, ChannelNorm, DeformableAttention, OverlapBias, TokenLinear
+from motrlab.model.operations import FLOAT, MASKED
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -71,7 +72,7 @@ def test_deformable_attention_is_what_the_paper_says(points: int) -> None:
     query, memory = random(2, 16, 3, 4, seed=1), random(2, 16, 5, 7, seed=2)
     reference = torch.rand(2, 4, 3, 4, generator=torch.Generator().manual_seed(3)) * 1.4 - 0.2  # some points outside
     with torch.no_grad():
-        found = layer(query, reference, layer.project(memory))
+        found = layer(query, reference, FLOAT.values([layer], memory)[0])
     for sample in range(2):
         expected = slow_deformable_attention(
             layer,
@@ -107,41 +108,19 @@ def test_attention_agrees_with_torch() -> None:
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("learned_bias", [False, True])
-def test_attention_computes_what_it_exports(learned_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    bias = random(2, 4, 12, 12, seed=3).requires_grad_() if learned_bias else random(2, 1, 1, 12, seed=3)
+def test_attention_with_a_learned_bias_is_the_fused_one() -> None:
+    """A bias that asks for gradients goes past torch's fused operator: same output, same gradients."""
     layer = Attention(16, 4)
-    assert_computes_what_it_exports(layer, [random(2, 16, 3, 4, seed=s) for s in (1, 2)], [bias], monkeypatch)
-
-
-def test_deformable_attention_computes_what_it_exports(monkeypatch: pytest.MonkeyPatch) -> None:
-    reference = torch.rand(2, 4, 3, 4, generator=torch.Generator().manual_seed(3))
-    query, memory = random(2, 16, 3, 4, seed=1), random(2, 16, 5, 7, seed=2)
-    for x in (memory, memory.contiguous(memory_format=torch.channels_last)):  # as planes, and as convolutions leave it
-        assert_computes_what_it_exports(SelfSampling(16, 4, 2), [query, reference, x], [], monkeypatch)
-
-
-class SelfSampling(DeformableAttention):
-    """With the projection of the memory, which encoder and decoder call apart."""
-
-    def forward(self, query: Tensor, reference: Tensor, memory: Tensor) -> Tensor:
-        return super().forward(query, reference, self.project(memory))
-
-
-def assert_computes_what_it_exports(
-    layer: nn.Module, first: list[Tensor], rest: list[Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Output and all gradients of the eager computation are those of the exported one."""
     randomise(layer)
     outcomes = []
-    for exporting in (False, True):
-        monkeypatch.setattr(torch.compiler, "is_exporting", lambda answer=exporting: answer)
-        inputs = [x.detach().clone().requires_grad_() for x in first] + rest
-        output = layer(*inputs)
-        wanted = [x for x in (*inputs, *layer.parameters()) if x.requires_grad]
+    for learned in (False, True):
+        bias = random(2, 4, 12, 12, seed=3).requires_grad_(learned)
+        inputs = [random(2, 16, 3, 4, seed=s).requires_grad_() for s in (1, 2)]
+        output = layer(*inputs, bias)
+        wanted = [*inputs, *layer.parameters()]
         outcomes.append((output, *torch.autograd.grad((output * random(*output.shape, seed=9)).sum(), wanted)))
-    for eager, exported in zip(*outcomes, strict=True):
-        torch.testing.assert_close(eager, exported, atol=2e-5, rtol=1e-5)
+    for fused, apart in zip(*outcomes, strict=True):
+        torch.testing.assert_close(apart, fused, atol=2e-5, rtol=1e-5)
 
 
 def test_channel_norm_normalises_channels() -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from motrlab.config import ModelConfig, mot17, smoke
-from motrlab.model.base import DetectQueries, decode_boxes, inverse_sigmoid
+from motrlab.model.base import DetectQueries, decode_boxes
 from motrlab.model.motr import Motr, build_motr
+from motrlab.model.operations import FLOAT, inverse_sigmoid
 
 
 def run(model: Motr, frame: Any) -> list[Tensor]:
@@ -188,6 +189,6 @@ def test_relative_boxes_keep_a_size() -> None:
     model = build_motr(config)
     reference = torch.rand(1, 4, 5, 8, generator=torch.Generator().manual_seed(0))
     for delta in (-100.0, 100.0):
-        boxes = model.base._refine(torch.full_like(reference, delta), reference)
+        boxes = FLOAT.refine(model.base, torch.full_like(reference, delta), reference)
         assert boxes[:, 2:].min() >= 1e-3
         assert boxes[:, 2:].max() <= 2

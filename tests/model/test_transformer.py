@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from motrlab.model.transformer import TEMPERATURE, cell_centres, sine_code
+from motrlab.model.operations import TEMPERATURE, sine_code
+from motrlab.model.transformer import cell_centres
 
 
 def test_sine_code_is_its_formula() -> None:

@@ -100,7 +100,7 @@ def test_seconds_of_every_part(numpy_graphs: Any, sizes: Any) -> None:
     seconds: dict[str, list[float]] = {}
     list(track_frames(numpy_graphs, video(1, 5), shrink, sizes, RULES, seconds))
     assert {name: len(values) for name, values in seconds.items()} == dict.fromkeys(
-        ("preprocess", "base", "tracker", "qim", "total"), 5
+        ("preprocess", "base", "tracker", "gather", "qim", "state", "total"), 5
     )
     assert min(min(values) for values in seconds.values()) >= 0
 

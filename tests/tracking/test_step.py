@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from motrlab.tracking.step import TrackState, empty_state, frame_step, state_like, to_numpy
+from motrlab.tracking.step import FrameOutput, FrameStep, TrackState, empty_state, frame_step, state_like, to_numpy
 from motrlab.tracking.tracker import EMPTY, Decision
 
 SOURCES = {  # per stream, for four track slots; detect slots are 0 to 7, track slots 8 to 11
@@ -15,6 +15,10 @@ SOURCES = {  # per stream, for four track slots; detect slots are 0 to 7, track 
     "carried on": [[8, 9, 10, 11], [EMPTY, 9, EMPTY, 11]],
     "both": [[2, 9, 5, EMPTY], [8, EMPTY, 1, 11]],
 }
+
+
+def outcome(step: FrameStep) -> tuple[FrameOutput, TrackState]:
+    return step.output, step.state
 
 
 def decide(source: Any) -> Any:
@@ -37,9 +41,9 @@ def images(sizes: Any, batch: int = 2) -> Any:
 @pytest.mark.parametrize("name", SOURCES)
 def test_numpy_equals_torch(name: str, numpy_graphs: Any, torch_graphs: Any, sizes: Any) -> None:
     frame, state, source = images(sizes), random_state(sizes), SOURCES[name]
-    output, following = frame_step(numpy_graphs, frame, state, decide(source))
+    output, following = outcome(frame_step(numpy_graphs, frame, state, decide(source)))
     tensors = torch.from_numpy(frame)
-    theirs, theirs_following = frame_step(torch_graphs, tensors, state_like(state, tensors), decide(source))
+    theirs, theirs_following = outcome(frame_step(torch_graphs, tensors, state_like(state, tensors), decide(source)))
     for part in ("query", "mask", "reference"):
         ours = getattr(following, part)
         assert isinstance(ours, np.ndarray)
@@ -52,7 +56,7 @@ def test_numpy_equals_torch(name: str, numpy_graphs: Any, torch_graphs: Any, siz
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_empty_slots_are_zero(name: str, numpy_graphs: Any, sizes: Any) -> None:
-    _, state = frame_step(numpy_graphs, images(sizes), random_state(sizes), decide(SOURCES[name]))
+    _, state = outcome(frame_step(numpy_graphs, images(sizes), random_state(sizes), decide(SOURCES[name])))
     live = np.array(SOURCES[name]) != EMPTY
     np.testing.assert_array_equal(state.mask[:, 0, 0], live)
     query, reference = (x.reshape(2, x.shape[1], -1).swapaxes(1, 2) for x in (state.query, state.reference))
@@ -70,7 +74,7 @@ def test_a_slot_continues_from_its_source(numpy_graphs: Any, sizes: Any) -> None
         return embedding
 
     numpy_graphs.qim = qim
-    output, following = frame_step(numpy_graphs, frame, state, decide(SOURCES["both"]))
+    output, following = outcome(frame_step(numpy_graphs, frame, state, decide(SOURCES["both"])))
     embedding, query, mask = seen
     assert embedding.shape == query.shape == (2, sizes.d_model, 1, sizes.num_track)
     assert mask.shape == (2, 1, 1, sizes.num_track)
@@ -90,8 +94,8 @@ def test_a_slot_continues_from_its_source(numpy_graphs: Any, sizes: Any) -> None
 def test_shift_moves_references_of_live_slots_only(numpy_graphs: Any, sizes: Any) -> None:
     frame, state, source = images(sizes), random_state(sizes), np.array(SOURCES["both"])
     shift = np.random.default_rng(0).normal(size=(2, 4, 4))
-    _, plain = frame_step(numpy_graphs, frame, state, lambda output: Decision(source))
-    _, moved = frame_step(numpy_graphs, frame, state, lambda output: Decision(source, shift))
+    _, plain = outcome(frame_step(numpy_graphs, frame, state, lambda output: Decision(source)))
+    _, moved = outcome(frame_step(numpy_graphs, frame, state, lambda output: Decision(source, shift)))
     difference = (moved.reference - plain.reference).reshape(2, 4, -1)
     np.testing.assert_allclose(difference, shift * (source != EMPTY)[:, None], atol=1e-6)
 
@@ -99,13 +103,13 @@ def test_shift_moves_references_of_live_slots_only(numpy_graphs: Any, sizes: Any
 def test_a_held_slot_keeps_its_query(numpy_graphs: Any, torch_graphs: Any, sizes: Any) -> None:
     frame, state, source = images(sizes), random_state(sizes), np.array(SOURCES["carried on"])
     hold = np.array([[True, False, True, False], [False, True, False, False]])
-    _, following = frame_step(numpy_graphs, frame, state, lambda output: Decision(source, hold=hold))
+    _, following = outcome(frame_step(numpy_graphs, frame, state, lambda output: Decision(source, hold=hold)))
     before, after = (x.query.reshape(2, sizes.d_model, -1).swapaxes(1, 2) for x in (state, following))
     np.testing.assert_array_equal(after[hold], before[hold])
     assert (after[~hold & (source != EMPTY)] != before[~hold & (source != EMPTY)]).any(1).all()
     tensors = torch.from_numpy(frame)
     decision = Decision(source, hold=hold)
-    _, theirs = frame_step(torch_graphs, tensors, state_like(state, tensors), lambda output: decision)
+    _, theirs = outcome(frame_step(torch_graphs, tensors, state_like(state, tensors), lambda output: decision))
     np.testing.assert_allclose(to_numpy(theirs.query), following.query, atol=1e-6)
 
 
@@ -120,11 +124,11 @@ def test_base_comes_before_the_decision_and_qim_after(numpy_graphs: Any, sizes: 
 
 def test_batch_of_two_equals_two_singles(numpy_graphs: Any, sizes: Any) -> None:
     frame, state, source = images(sizes), random_state(sizes), SOURCES["both"]
-    _, together = frame_step(numpy_graphs, frame, state, decide(source))
+    _, together = outcome(frame_step(numpy_graphs, frame, state, decide(source)))
     for stream in range(2):
         one = slice(stream, stream + 1)
         single = TrackState(state.query[one], state.mask[one], state.reference[one])
-        _, alone = frame_step(numpy_graphs, frame[one], single, decide(source[one]))
+        _, alone = outcome(frame_step(numpy_graphs, frame[one], single, decide(source[one])))
         for part in ("query", "mask", "reference"):
             np.testing.assert_allclose(getattr(alone, part), getattr(together, part)[one], atol=1e-6)
 
@@ -134,15 +138,15 @@ def test_gradients_reach_the_frame_before(torch_graphs: Any, sizes: Any) -> None
     first = torch.from_numpy(images(sizes)).requires_grad_()
     second = torch.from_numpy(images(sizes) * 2)
     state = state_like(random_state(sizes), first)
-    _, state = frame_step(torch_graphs, first, state, decide(SOURCES["births"]))
-    output, _ = frame_step(torch_graphs, second, state, decide(SOURCES["carried on"]))
+    _, state = outcome(frame_step(torch_graphs, first, state, decide(SOURCES["births"])))
+    output, _ = outcome(frame_step(torch_graphs, second, state, decide(SOURCES["carried on"])))
     output.logits[-1].sum().backward()
     assert first.grad is not None
     assert (first.grad != 0).any()
 
 
 def test_scores_and_boxes_are_of_the_last_layer(numpy_graphs: Any, sizes: Any) -> None:
-    output, _ = frame_step(numpy_graphs, images(sizes), random_state(sizes), decide(SOURCES["nobody"]))
+    output, _ = outcome(frame_step(numpy_graphs, images(sizes), random_state(sizes), decide(SOURCES["nobody"])))
     scores, boxes = output.scores_and_boxes()
     assert scores.shape == (2, 12)
     assert boxes.shape == (2, 12, 4)

@@ -1,0 +1,120 @@
+"""Which tensors the integer form has, and which of them share a grid: found by running the model without numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from motrlab.config import ModelConfig
+from motrlab.config.scheme import Scheme
+from motrlab.errors import UserError
+from motrlab.model.motr import Motr
+from motrlab.quantization.grids import CONSTANT_SCALE, GridOperations
+from motrlab.quantization.tensors import Key, TensorSpec, Value, grid_ends
+
+GRAPHS = ("base", "qim")
+_FIXED = {"position.sine": CONSTANT_SCALE}  # sines reach from -1 to 1
+
+
+def example_inputs(config: ModelConfig, batch: int = 1) -> dict[str, tuple[Tensor, ...]]:
+    """Inputs of the right shapes for `base` and `qim`; the values are arbitrary."""
+    channels, tracks, rows = config.d_model, config.num_track, config.num_track // config.slot_columns
+    state = (batch, channels, rows, config.slot_columns)
+    mask = torch.ones(batch, 1, 1, tracks)
+    image = torch.zeros(batch, 3, config.height, config.width)
+    slots = torch.zeros(batch, channels, 1, tracks)
+    return {
+        "base": (image, torch.zeros(state), mask, torch.full((batch, 4, *state[2:]), 0.5)),
+        "qim": (slots, slots.clone(), mask),
+    }
+
+
+def module_paths(model: Motr) -> dict[int, Key]:
+    """id of every module → its graph and its path there."""
+    parts = {"base": model.base, "qim": model.qim}
+    return {id(module): (graph, path) for graph, part in parts.items() for path, module in part.named_modules()}
+
+
+def declare(model: Motr, scheme: Scheme) -> dict[Key, TensorSpec]:
+    """Every tensor of a folded model in the order in which it is computed, base graph first.
+
+    Raises UserError where tensors that share a grid are asked for in different precisions.
+    """
+    shadow = copy.deepcopy(model).to("meta")
+    net = _Declaring(shadow, scheme)
+    inputs = {name: [x.to("meta") for x in tensors] for name, tensors in example_inputs(model.config).items()}
+    with torch.no_grad():
+        shadow.base(*inputs["base"], net=net)
+        memory = net.last
+        shadow.qim(*inputs["qim"], net=net)
+    # What leaves one graph enters the other: the state passes between them in integers. But a query shares its grid in
+    # the QIM with the branch that is added to it, which reaches further.
+    net.unite(memory, ("qim", "embedding"))
+    net.unite(net.last, ("base", "track_query"))
+    return net.grouped()
+
+
+class _Declaring(GridOperations):
+    """Notes every tensor that is asked for."""
+
+    def __init__(self, model: Motr, scheme: Scheme) -> None:
+        super().__init__(module_paths(model), {}, None, scheme)
+        self.found: dict[Key, TensorSpec] = {}
+        self._leader: dict[Key, Key] = {}
+        self.last: Key = ("", "")
+
+    def spec(self, module: nn.Module | str, operator: str, sources: Sequence[Value] = (), **facts: Any) -> TensorSpec:
+        key = (self.graph, module) if isinstance(module, str) else self.paths[id(module)]
+        if key not in self.found:
+            rule = self.scheme.find(key[0], operator, key[1])
+            low, high = grid_ends(rule, self.scheme, relu=facts.get("relu", False))
+            fixed = _FIXED.get(key[1], rule.scale)
+            self.found[key] = TensorSpec(
+                *key, operator, rule, 0, low, high, fixed=fixed, ceiling=facts.get("ceiling"), readers=[]
+            )
+            self._leader[key] = key
+        for source in sources:
+            if source.spec is not None:
+                source.spec.readers.append(key)
+        return self.found[key]
+
+    def output(self, x: Value) -> Tensor:
+        assert x.spec is not None
+        self.last = x.spec.key
+        return super().output(x)
+
+    def share(self, *tensors: TensorSpec | None) -> None:
+        known = [t for t in tensors if t is not None]
+        for other in known[1:]:
+            self.unite(known[0].key, other.key)
+
+    def unite(self, a: Key, b: Key) -> None:
+        leader, other = self._find(a), self._find(b)
+        self._leader[other] = leader
+
+    def _find(self, key: Key) -> Key:
+        while self._leader[key] != key:
+            key = self._leader[key]
+        return key
+
+    def grouped(self) -> dict[Key, TensorSpec]:
+        """The tensors with the numbers of their groups."""
+        numbers: dict[Key, int] = {}
+        result: dict[Key, TensorSpec] = {}
+        first: dict[int, TensorSpec] = {}
+        for key, spec in self.found.items():
+            group = numbers.setdefault(self._find(key), len(numbers))
+            result[key] = replace(spec, group=group)
+            one = first.setdefault(group, spec)
+            if {one.rule.precision, spec.rule.precision} == {"int8", "int16"}:
+                raise UserError(
+                    f"quantisation scheme: {one.graph} {one.name} ({one.rule.label!r}: {one.rule.precision}) and "
+                    f"{spec.graph} {spec.name} ({spec.rule.label!r}: {spec.rule.precision}) share one grid; give them one "
+                    "precision"
+                )
+        return result

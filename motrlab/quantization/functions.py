@@ -1,0 +1,256 @@
+"""The integer functions: what every operation between image and outputs computes in fixed point, defined once.
+
+A function takes the arithmetic that it is computed with, `xp`: PyTorch (`torch_arithmetic.py`), ONNX operators as ONNX
+Runtime's integer kernels want them (`deploy/kernel_graph.py`), or plain ONNX operators (`deploy/plain.py`). Values are
+integers carried in float32, in steps of their grids. Results are not rounded yet: the last step to a grid is the same
+for all, `to_grid`. References and boxes are fractions of the image on a grid of 2⁻¹⁴; that is a power of two, so
+arithmetic on them is arithmetic on integers.
+
+Why every processor and every library computes the same bits: each step is of one of three kinds.
+
+1. A sum of integers below 2²⁴. All partial sums are exact in float32, whatever their order, fused or not.
+2. One operation (+ − × ÷ √) of IEEE 754, rounded once, where no compiler may contract it with the next: a product that a
+   sum follows stands in `xp.apart`.
+3. A table.
+
+Rounding is to the nearest integer, ties to even, throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+EXACT = 2**24  # sums below are exact in float32
+FRACTION = 4096  # factors of a sum are multiples of 1/4096
+LOGIT = 16.0  # attention logits, and those of sampling weights, are on a grid of 1/16
+HIDDEN = -16384.0  # added to logits that must not be seen
+ONE = 127  # the column of ones beside the values of an attention
+# Sampling positions, from -1 to 1 over a map, are multiples of 1/256 in x and of 1/128 in y.
+POSITION = np.array([2**8, 2**7], np.float32)
+SAMPLE = 2**8  # where more than two samples are summed, they are rounded to multiples of 1/256 first
+REFERENCE = 2**14  # boxes
+DELTA = 2**10  # what a box head says, and box logits
+GROWTH = 2**12  # the factor by which a box grows
+SINE = 2**10  # coordinates at which the sine code is tabulated...
+SINE_RANGE = (-512, 2047)  # ...and from where to where
+LARGEST_LOGIT = 8 * DELTA
+INT16 = (-(2**15), 2**15 - 1)
+
+
+def f32(x: Any) -> Any:
+    """Rounded to float32."""
+    return np.float32(x)
+
+
+def to_grid(xp: Any, steps: Any, low: int, high: int) -> Any:
+    """Real steps → the nearest integer from `low` to `high`. Behind a ReLU `low` is 0: saturation is the ReLU."""
+    return xp.clip(xp.round(steps), low, high)
+
+
+def exact_parts(magnitude: NDArray[Any], bias: NDArray[Any]) -> tuple[slice, ...]:
+    """Slices along the inputs of a product whose sums stay below 2²⁴.
+
+    `magnitude` `[out, in]`: the largest that each input can add to each output; `bias` `[out]` goes with the first
+    slice. Float forms sum slice by slice and add the sums as integers. Raises OverflowError where one input is too much.
+    """
+    num_inputs = magnitude.shape[1]
+    for num_parts in range(1, num_inputs + 1):
+        size = -(-num_inputs // num_parts)
+        parts = tuple(slice(i, min(i + size, num_inputs)) for i in range(0, num_inputs, size))
+        sums = np.stack([magnitude[:, p].sum(1) for p in parts])
+        sums[0] += np.abs(bias)
+        if sums.max() < EXACT:
+            return parts
+    raise OverflowError("the products of a single input pass 2²⁴")
+
+
+def product(xp: Any, accumulator: Any, factor: Any) -> Any:
+    """Accumulator (products and bias, int32) → steps of the output grid, by one factor a channel.
+
+    The factor is f32(f32(s_x · s_w) / s_y). Where the sum can pass 2²⁴, float forms sum parts and add those as
+    integers; the conversion to float32 rounds once, as integer kernels do it.
+    """
+    return accumulator * factor
+
+
+def add_factors(x_scale: float, y_scale: float, scale: float) -> tuple[float, float]:
+    """Integers k of `add`. Raises OverflowError where 128 of such steps would not be exact."""
+    factors = [round(s / scale * FRACTION) for s in (x_scale, y_scale)]
+    if max(factors) * 256 >= EXACT:
+        raise OverflowError(f"a sum's grid is {max(factors) / FRACTION:.0f} times finer than that of what it adds")
+    return float(factors[0]), float(factors[1])
+
+
+def add(xp: Any, x: Any, y: Any, factors: tuple[float, float]) -> Any:
+    """Sum of two grids on a third: (k_x·x + k_y·y) / 4096; 8-bit times 16-bit integers, exact until it is rounded."""
+    return (xp.apart(x * xp.const(factors[0])) + xp.apart(y * xp.const(factors[1]))) * xp.const(1 / FRACTION)
+
+
+def norm_limit(channels: int) -> int:
+    """Centred values are cut here, so that the sum of their squares stays below 2²⁴; up to 256 channels none gets there."""
+    return math.isqrt((EXACT - 1) // channels)
+
+
+def norm_constants(
+    weight: NDArray[Any], bias: NDArray[Any], epsilon: float, x_scale: float, scale: float
+) -> tuple[Float32, Float32, np.float32]:
+    """`gain` (half of it), `shift` `[C]` in steps of the output, and `epsilon` in steps of the input."""
+    return f32(weight / scale / 2), f32(bias / scale), f32(epsilon / x_scale**2)
+
+
+def norm(xp: Any, x: Any, y: Any, gain: Any, shift: Any, epsilon: Any, channels: int) -> Any:
+    """LayerNorm over the last axis of the sum of two int8 tensors of one grid (a 9-bit integer).
+
+    d = x + y − rint(S/C), S = Σ(x + y); result d · (2 / √(Σd²/C + ε′)) · γ/2s + β/s. S and Σd² are exact integers:
+    |d| ≤ 255 and C ≤ 256, or d is cut at `norm_limit`. What is left are single operations: C divides as a product with
+    its reciprocal, and the numerator is a power of two, because that is how OpenVINO divides. (The mean to a finer step
+    changes nothing that an output shows: docs/LOG.md.)
+    """
+    total, count = x + y, xp.const(f32(1 / channels))
+    centred = total - xp.round(xp.sum(total) * count)
+    limit = norm_limit(channels)
+    if limit < 255:
+        centred = xp.clip(centred, -limit, limit)
+    deviation = xp.sqrt(xp.apart(xp.sum_squares(centred) * count) + xp.const(epsilon))
+    return xp.apart(centred * (xp.const(2.0) / deviation) * gain) + shift
+
+
+def attention(
+    xp: Any, query: Any, key: Any, value: Any, masked: Any, overlap: Any, logit_factor: Any, factor: Any, levels: int
+) -> Any:
+    """Softmax attention: `query` `[…, N, D]`, `key` `[…, D, N]`, `value` `[…, N, D]` int8 → `[…, N, D]` in steps.
+
+    x = rint(q·k · f + overlap) + mask, logits on a grid of 1/16; E = rint(levels · exp((x − max x) / 16)), a table of
+    8 bits (`exp_levels`); Σ E·v · (2 / (127 · ΣE) · f′/2). Both sums are integers below 2²⁴ up to 514 keys.
+    `xp.weighted` gives them; integer kernels find 127 · ΣE as one more column of the product.
+    """
+    logits = xp.matmul(query, key, logit_factor)
+    if overlap is not None:
+        logits = xp.apart(logits) + xp.apart(overlap)
+    logits = xp.round(logits) + masked
+    shares = exp_levels(xp, logits - xp.max(logits), levels)
+    mixed, total = xp.weighted(shares, value)
+    return mixed * ((xp.const(2.0) / total) * xp.const(f32(factor / 2)))
+
+
+def exp_levels(xp: Any, x: Any, levels: int) -> Any:
+    """The table rint(levels · exp(x / 16)) for integers x ≤ 0.
+
+    Computed by exp, whose error (1e-7) never decides: no entry lies within 1e-4 of a tie (a test says so).
+    """
+    return xp.unsigned_grid(xp.exp(x * xp.const(1 / LOGIT)), levels)
+
+
+def sampling_levels(points: int, levels: int) -> int:
+    """Sampling weights are multiples of one over this: a power of two, so that the sum over points stays below 2²⁴.
+
+    `levels`: largest unsigned integer, 255 or 127.
+    """
+    return (levels + 1) >> max(0, math.ceil(math.log2(points)) - 1)
+
+
+@cache
+def sigmoid_table(levels: int) -> Float32:
+    """rint(levels · σ(i / 16)), at most levels − 1, for i from -128 to 127: sampling weights."""
+    logits = np.arange(-128, 128) / LOGIT
+    return np.minimum(np.rint(levels / (1 + np.exp(-logits))), levels - 1).astype(np.float32)
+
+
+def positions(xp: Any, offsets: Any, centre: Any, size: Any, axes: Any, points: int) -> Any:
+    """Sampling points from -1 to 1 over the map: rint(k·(2c − 1) + offset · s·k/P) / k, int16.
+
+    `offsets` in half sizes over points, `centre` and `size` fractions of the image, `axes` `POSITION` shaped as they
+    are. On such a grid GridSample has the same pixel coordinate everywhere, with nine and eight bits behind the point,
+    whatever the map's size; and the four products of a sample of int8 values, and their sum, have no more than 24 bits.
+    """
+    start = centre * xp.const(2 * axes) - xp.const(axes)
+    moved = xp.apart(offsets * (size * xp.const(axes * f32(1 / points))))
+    return to_grid(xp, start + moved, *INT16) * xp.const(1 / axes)
+
+
+def weigh(xp: Any, sampled: Any, weight: Any, points: int) -> Any:
+    """Samples times their weights, to be summed over the points; the sum of two has no order, that of more is exact."""
+    if points > 2:
+        sampled = xp.round(sampled * xp.const(float(SAMPLE))) * xp.const(1 / SAMPLE)
+    return sampled * weight
+
+
+def box_deltas(xp: Any, delta: Any) -> Any:
+    """What a box head says, on its grid of 2⁻¹⁰ (int16)."""
+    return to_grid(xp, delta * xp.const(float(DELTA)), *INT16)
+
+
+@cache
+def growth_table(limit: float) -> Float32:
+    """rint(4096 · exp(i/1024)) / 4096 for |i| ≤ 1024 · limit."""
+    index = np.arange(-int(limit * DELTA), int(limit * DELTA) + 1)
+    return (np.rint(np.exp(index / DELTA) * GROWTH) / GROWTH).astype(np.float32)
+
+
+def on_reference_grid(xp: Any, x: Any, low: float = -2.0, high: float = 2.0) -> Any:
+    """Fractions of the image → the nearest multiple of 2⁻¹⁴ within an int16."""
+    edges = (max(INT16[0], round(low * REFERENCE)), min(INT16[1], round(high * REFERENCE)))
+    return to_grid(xp, x * xp.const(float(REFERENCE)), *edges) * xp.const(1 / REFERENCE)
+
+
+def moved_centre(xp: Any, delta: Any, centre: Any, size: Any) -> Any:
+    """Relative boxes: centre + delta · size, `delta` from `box_deltas`."""
+    return on_reference_grid(xp, centre + xp.apart(xp.apart(delta * xp.const(1 / DELTA)) * size))
+
+
+def grown_size(xp: Any, delta: Any, size: Any, limit: float, least: float) -> Any:
+    """Relative boxes: size · exp(delta), |delta| ≤ limit, by a table; at least `least`."""
+    edge = int(limit * DELTA)
+    growth = xp.lookup(growth_table(limit), xp.clip(delta, -edge, edge) + xp.const(float(edge)))
+    return on_reference_grid(xp, size * growth, least)
+
+
+@cache
+def logit_table(epsilon: float) -> Float32:
+    """rint(1024 · logit(i/2¹⁴)) for i from 0 to 2¹⁴, ε away from the ends."""
+    x = np.clip(np.arange(REFERENCE + 1) / REFERENCE, epsilon, 1 - epsilon)
+    return np.rint(np.log(x / (1 - x)) * DELTA).astype(np.float32)
+
+
+@cache
+def box_table() -> Float32:
+    """rint(2¹⁴ · σ(i/1024)) / 2¹⁴ for i from -8192 to 8192."""
+    index = np.arange(-LARGEST_LOGIT, LARGEST_LOGIT + 1)
+    return (np.rint(REFERENCE / (1 + np.exp(-index / DELTA))) / REFERENCE).astype(np.float32)
+
+
+def moved_logits(xp: Any, delta: Any, reference: Any, epsilon: float) -> Any:
+    """Boxes as logits: logit(reference) by a table, plus delta; on the grid of 2⁻¹⁰, from -8 to 8."""
+    index = xp.clip(reference * xp.const(float(REFERENCE)), 0, REFERENCE)
+    moved = xp.lookup(logit_table(epsilon), index) + delta
+    return xp.clip(moved, -LARGEST_LOGIT, LARGEST_LOGIT) * xp.const(1 / DELTA)
+
+
+def box_of_logits(xp: Any, logits: Any) -> Any:
+    """σ of box logits that lie on the grid of 2⁻¹⁰, by a table."""
+    return xp.lookup(box_table(), logits * xp.const(float(DELTA)) + xp.const(float(LARGEST_LOGIT)))
+
+
+@cache
+def sine_table(frequencies: tuple[float, ...]) -> Float32:
+    """Rows of a sine code in steps of 1/127, for coordinates i/1024 over `SINE_RANGE`: sines, then cosines."""
+    angle = (np.arange(SINE_RANGE[0], SINE_RANGE[1] + 1) / SINE)[:, None] * np.array(frequencies)
+    return np.rint(np.concatenate((np.sin(angle), np.cos(angle)), 1) * 127).astype(np.float32)
+
+
+def sine_rows(xp: Any, reference: Any) -> Any:
+    """Which row of `sine_table` stands for each coordinate."""
+    return to_grid(xp, reference * xp.const(float(SINE)), *SINE_RANGE) - xp.const(float(SINE_RANGE[0]))
+
+
+def overlap(xp: Any, centre: Any, other_centre: Any, size: Any, other_size: Any, least: float) -> Any:
+    """Overlap of reference boxes along one axis: relu(1 − ½|Δ| · (2 / ½(s + s′))); centres and sizes come halved."""
+    reach = xp.maximum(size + other_size, f32(least / 2))
+    return xp.relu(xp.const(1.0) - xp.apart(xp.absolute(centre - other_centre) * (xp.const(2.0) / reach)))
