@@ -34,11 +34,9 @@ class QatConfig:
     weight_decay: float = 1e-4
     clip_frames: int = 3
     freeze_observers: float = 0.5  # fraction of the steps after which ranges stay
-    # Weight of the distance to the float model's outputs on the same inputs, beside the loss; 0: no distillation
-    distill: float = 0.0
+    learn_scales: bool = False  # scales of activations are trained too (LSQ, arXiv 1902.08153); ranges do not move then
 
     def __post_init__(self) -> None:
         check(self.steps >= 1, "qat: steps must be at least 1")
         check(self.lr > 0, f"qat: lr must be positive, not {self.lr}")
-        check(self.distill >= 0, f"qat: distill must not be negative, not {self.distill}")
         check(0 <= self.freeze_observers <= 1, "qat: freeze_observers must be a fraction from 0 to 1")

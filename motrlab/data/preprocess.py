@@ -62,6 +62,23 @@ def preprocess(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
     return yuv_normalise(resize_image(image, height, width))
 
 
+def preprocess_bytes(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The same image as the fixed-point network takes it: `uint8 [height, width, 3]`, `input_bytes` of `preprocess`."""
+    resized = resize_image(image, height, width)
+    result = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _BAND_ROWS):
+        band = cv2.transform(resized[top : top + _BAND_ROWS].astype(np.float32), _BGR_TO_INPUT)
+        np.rint(np.multiply(band, 128, out=band), out=band)
+        cv2.add(band, (128.0, 128.0, 128.0, 0.0), result[top : top + _BAND_ROWS], dtype=cv2.CV_8U)
+    return result
+
+
+def input_bytes(inputs: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Network input `float32 [..., 3, H, W]` on its grid of 1/128: `uint8 [..., H, W, 3]`, 128 for zero."""
+    steps = np.clip(np.rint(inputs * np.float32(128)), -128, 127) + 128
+    return np.ascontiguousarray(np.moveaxis(steps.astype(np.uint8), -3, -1))
+
+
 def boxes_to_pixels(boxes: Any, width: int, height: int) -> Any:
     """The network's `cxcywh [..., 4]` in fractions → `ltwh` in pixels of an image of that size (NumPy)."""
     return box_cxcywh_to_ltwh(boxes) * np.array([width, height, width, height], boxes.dtype)

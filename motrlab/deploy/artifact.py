@@ -1,8 +1,12 @@
 """The artefact: a folder that a fixed-point tracker runs from, without the network's code or its checkpoint.
 
-`base.onnx` and `qim.onnx` are portable (QuantizeLinear / DequantizeLinear), `base.ort.onnx` and `qim.ort.onnx` are the
-same graphs rewritten for ONNX Runtime. `queries.npz` holds the learned detect slots, `tracker.json` all that the frame
-step needs beside the graphs, `manifest.json` the hash of every other file and where the artefact comes from.
+`base.onnx` and `qim.onnx` are portable (a QuantizeLinear / DequantizeLinear pair at every tensor), `base.ort.onnx` and
+`qim.ort.onnx` are the exact integers on ONNX Runtime's kernels. `queries.npz` holds the learned detect slots on their
+grids, `tracker.json` all that the frame step needs beside the graphs, `manifest.json` the hash of every other file and
+where the artefact comes from.
+
+What stays on the host: the image's bytes (resized, YUV, rounded), the tracker, the gathering of slots between the
+graphs, and for `boxes: logits` the last boxes, by a table (`quantization.functions.box_table`).
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,20 +29,20 @@ from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.run import package_versions
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    import onnx
+
+SCHEMA = 2  # 1: products in int8, all else in float or double
 GRAPH_FILES = ("base.onnx", "qim.onnx", "base.ort.onnx", "qim.ort.onnx")
 ARTIFACT_FILES = (*GRAPH_FILES, "queries.npz", "tracker.json")
 MANIFEST = "manifest.json"
-_HINT = "make the artefact anew with notebook 05_conversion"
+_HINT = "convert the run again: notebook 05_conversion"
 
 
 def write_artifact(
     folder: Path,
     *,
-    base_onnx: Path,
-    qim_onnx: Path,
-    base_ort: Path,
-    qim_ort: Path,
+    graphs: Mapping[str, onnx.ModelProto],
     detect_query: NDArray[np.floating],
     detect_reference: NDArray[np.floating],
     config: Config,
@@ -48,17 +52,18 @@ def write_artifact(
 
     Args:
         folder: where the artefact goes.
-        base_onnx, qim_onnx: portable graphs, self-contained files.
-        base_ort, qim_ort: the same, rewritten for ONNX Runtime.
-        detect_query: `[1, C, D / W, W]`.
-        detect_reference: `[1, 4, D / W, W]`, cxcywh as fractions of the image.
+        graphs: the model of each of `GRAPH_FILES`.
+        detect_query: `[1, C, D / W, W]`, on its grid.
+        detect_reference: `[1, 4, D / W, W]`, cxcywh as fractions of the image, on its grid.
         config: shapes, thresholds, hash and seed.
         provenance: JSON values such as run, stage and git commit; nothing in it may change from call to call if the
             files' bytes are to be the same.
     """
+    from motrlab.deploy.onnx_graph import save_onnx
+
     with _replaced_folder(folder) as temporary:
-        for name, source in zip(GRAPH_FILES, (base_onnx, qim_onnx, base_ort, qim_ort), strict=True):
-            shutil.copyfile(source, temporary / name)
+        for name in GRAPH_FILES:
+            save_onnx(graphs[name], temporary / name)
         # Every member gets the zip epoch as its time, so that equal arrays are equal bytes.
         np.savez(
             temporary / "queries.npz",
@@ -87,9 +92,10 @@ def _tracker_description(config: Config) -> dict[str, Any]:
             "width": model.width,
             "resize": "aspect not kept; area where a side shrinks to less than half, bilinear otherwise",
             "colour": "YUV 4:4:4, BT.601 full range",
-            "offset": 128,
-            "scale": 128,
+            "bytes": "uint8 [1, height, width, 3]: input of base.ort.onnx, zero point 128, scale 1/128",
+            "float": "float32 [1, 3, height, width], (YUV - 128) / 128: input of base.onnx",
         },
+        "weight_bits": config.scheme.weight_bits,
         "shapes": {
             "num_detect": model.num_detect,
             "num_track": model.num_track,
@@ -142,7 +148,7 @@ def read_tracker_description(folder: Path) -> dict[str, Any]:
     file = folder / "tracker.json"
     description = _read_json(file)
     if description.get("schema") != SCHEMA:
-        raise UserError(f"{file}: schema {description.get('schema')!r}, but this motrlab reads {SCHEMA}; {_HINT}")
+        raise UserError(f"{file}: an artefact of schema {description.get('schema')!r}, this motrlab reads {SCHEMA}; {_HINT}")
     return description
 
 

@@ -1,4 +1,4 @@
-"""Which products of a graph ONNX Runtime really runs on integer kernels.
+"""What ONNX Runtime really runs: products on integer kernels, and which nodes touch float32.
 
 Counted on the graph that ONNX Runtime has optimised, not on the file: only there is it decided. A multiply-accumulate
 (MAC) is one multiplication of a convolution or matrix product with its addition.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,13 @@ INTEGER_OPERATORS = {
     "QGemm",
 }  # fmt: skip
 FLOAT_OPERATORS = {"Conv", "FusedConv", "MatMul", "FusedMatMul", "Gemm", "NhwcFusedConv"}
+# Operators whose float32 results are exact by construction (`quantization/functions.py`): one rounding, sums of integers,
+# tables, data moved; the grid that follows Exp is a table, and GridSample's coordinates are exact.
+EXACT_OPERATORS = INTEGER_OPERATORS | {
+    "Abs", "Add", "Cast", "Clip", "Concat", "DequantizeLinear", "Div", "Exp", "Expand", "Gather", "GridSample", "Max",
+    "Mul", "QLinearAdd", "QuantizeLinear", "ReduceMax", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round",
+    "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+}  # fmt: skip
 _WEIGHT_INPUT = {"QLinearConv": 3, "ConvInteger": 1, "Conv": 1, "FusedConv": 1, "NhwcFusedConv": 1}
 _SECOND_INPUT = {"QLinearMatMul": 3, "QGemm": 3}
 
@@ -41,9 +49,16 @@ class Product:
 
 @dataclass(frozen=True)
 class IntegerShare:
-    """Products of one graph. Shares are fractions from 0 to 1; a graph without products counts as all integer."""
+    """Products and nodes of one graph. Shares are fractions from 0 to 1; without products all counts as integer.
+
+    `float_nodes`: operator → how many nodes of it read or write float32. `inexact`: operators that are not among
+    `EXACT_OPERATORS`.
+    """
 
     products: tuple[Product, ...]
+    num_nodes: int
+    float_nodes: Mapping[str, int]
+    inexact: tuple[str, ...]
 
     @property
     def macs(self) -> int:
@@ -60,34 +75,49 @@ class IntegerShare:
         return sum(p.integer for p in self.products) / len(self.products) if self.products else 1.0
 
     @property
+    def float_share(self) -> float:
+        """Of all nodes, how many touch float32."""
+        return sum(self.float_nodes.values()) / max(1, self.num_nodes)
+
+    @property
     def float_names(self) -> list[str]:
         """The products that stay float."""
         return [f"{p.operator} {p.name}" for p in self.products if not p.integer]
 
 
 def integer_share(path: Path) -> IntegerShare:
-    """Load the file in ONNX Runtime and count the products of the graph as it is optimised there."""
+    """Load the file in ONNX Runtime and count the nodes of the graph as it is optimised there."""
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
         options = onnxruntime_options(1)
         options.optimized_model_filepath = str(optimised)
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         model = onnx.load(optimised)
-        shapes = _shapes_by_running(session, model, Path(folder))
-    weights = {i.name: tuple(i.dims) for i in model.graph.initializer}
+        values = _values_by_running(session, model, Path(folder))
+    arrays = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    shapes: dict[str, Shape] = {name: x.shape for name, x in (arrays | values).items()}
+    kinds = {name: x.dtype for name, x in (arrays | values).items()}
     products = []
+    touching: Counter[str] = Counter()
     for node in model.graph.node:
         if node.op_type in INTEGER_OPERATORS | FLOAT_OPERATORS:
-            macs = _macs(node, weights | shapes)
+            macs = _macs(node, shapes)
             products.append(Product(node.name, node.op_type, macs, node.op_type in INTEGER_OPERATORS))
-    return IntegerShare(tuple(products))
+        passing = [name for name in (*node.input, *node.output) if name and name not in arrays]
+        if any(kinds[name] == np.float32 for name in passing):
+            touching[node.op_type] += 1
+    inexact = sorted({node.op_type for node in model.graph.node} - EXACT_OPERATORS)
+    return IntegerShare(tuple(products), len(model.graph.node), dict(touching.most_common()), tuple(inexact))
 
 
 def random_inputs(session: ort.InferenceSession, seed: int = 0) -> dict[str, np.ndarray]:
-    """Standard normal float32 inputs; masks are ones, boxes lie inside the image."""
+    """Standard normal float32 inputs, or random bytes; masks are ones, boxes lie inside the image."""
     generator = np.random.default_rng(seed)
     inputs = {}
     for item in session.get_inputs():
+        if item.type == "tensor(uint8)":
+            inputs[item.name] = generator.integers(0, 256, item.shape).astype(np.uint8)
+            continue
         value = generator.standard_normal(item.shape).astype(np.float32)
         if "mask" in item.name:
             value = np.ones_like(value)
@@ -97,8 +127,10 @@ def random_inputs(session: ort.InferenceSession, seed: int = 0) -> dict[str, np.
     return inputs
 
 
-def _shapes_by_running(session: ort.InferenceSession, model: onnx.ModelProto, folder: Path) -> dict[str, Shape]:
-    """Shapes of every value of the optimised graph: run it once with all of them as outputs.
+def _values_by_running(
+    session: ort.InferenceSession, model: onnx.ModelProto, folder: Path
+) -> dict[str, np.ndarray]:
+    """Every value of the optimised graph: run it once with all of them as outputs.
 
     Shape inference does not know ONNX Runtime's own operators.
     """
@@ -114,8 +146,7 @@ def _shapes_by_running(session: ort.InferenceSession, model: onnx.ModelProto, fo
     runner = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs = random_inputs(session)
     values = runner.run(None, inputs)
-    shapes: dict[str, Shape] = {o.name: v.shape for o, v in zip(runner.get_outputs(), values, strict=True)}
-    return shapes | {name: value.shape for name, value in inputs.items()}
+    return {o.name: v for o, v in zip(runner.get_outputs(), values, strict=True)} | inputs
 
 
 def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:

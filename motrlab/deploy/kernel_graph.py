@@ -8,7 +8,7 @@ take), channels last, `[1, R, W, C]`. Products are QLinearConv or QGemm; functio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from motrlab.deploy.onnx_graph import MICROSOFT, Expr, GraphBuilder, OnnxArithmetic
+from motrlab.deploy.onnx_graph import MICROSOFT, Expr, OnnxArithmetic
+from motrlab.deploy.onnx_operations import Maps, Node, OnnxOperations, Shape, convolved, fixed_boxes, onnx_graphs
 from motrlab.errors import UserError
 from motrlab.model.attention import Attention, DeformableAttention, OverlapBias
 from motrlab.model.base import BaseGraph, DetectQueries
-from motrlab.model.operations import EPSILON, LEAST_SIZE, SIZE_LIMIT, Operations, sine_frequencies
+from motrlab.model.motr import Motr
+from motrlab.model.operations import EPSILON, LEAST_SIZE, SIZE_LIMIT, sine_frequencies
 from motrlab.quantization import functions
 from motrlab.quantization.grids import CONSTANT_SCALE, GridOperations
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.tensors import TensorSpec
 from motrlab.quantization.torch_arithmetic import IntegerLayer
-
-BASE_INPUTS = ("image", "track_query", "track_mask", "track_reference")
-QIM_INPUTS = ("embedding", "query", "mask")
 
 
 class KernelArithmetic(OnnxArithmetic):
@@ -64,48 +63,16 @@ class KernelArithmetic(OnnxArithmetic):
     depth = 0  # of a head, without that column
 
 
-@dataclass(frozen=True)
-class Node:
-    """A tensor `[1, R, W, C]` of uint8 in a graph."""
+class KernelOperations(OnnxOperations):
+    """Writes the integer form of a calibrated model."""
 
-    value: Expr
-    scale: float
-    shape4: tuple[int, int, int, int]  # 1, C, R, W
-    unsigned: bool = False
+    row_axis = 1
+    image_input = ("uint8", True)
+    grids: GridOperations
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return self.shape4
-
-
-@dataclass(frozen=True)
-class Maps:
-    """Values of several cross-attentions: float `[1, C, H, W]` each, in steps of one scale."""
-
-    values: list[Expr]
-    scale: float
-    shape4: tuple[int, int, int, int]
-
-    @property
-    def shape(self) -> tuple[int, int, int, int, int]:
-        return (len(self.values), *self.shape4)
-
-    def __getitem__(self, index: int) -> Maps:
-        return replace(self, values=[self.values[index]])
-
-    def __iter__(self) -> Any:
-        return (self[i] for i in range(len(self.values)))
-
-
-class KernelOperations(Operations):
-    """Writes the integer form of a calibrated model; `grids` has its integers, in mode `evaluate`."""
-
-    def __init__(self, grids: GridOperations) -> None:
-        self.grids = grids
-        self.graph = GraphBuilder()
+    def __init__(self, model: Motr, grids: GridOperations | None) -> None:
+        super().__init__(model, grids)
         self.xp = KernelArithmetic(self.graph)
-        self.named: dict[str, str] = {}  # value → tensor, for taps
-        self._rows = (0, 0)
 
     def spec(self, module: nn.Module | str, operator: str) -> TensorSpec:
         spec = self.grids.spec(module, operator)
@@ -116,73 +83,51 @@ class KernelOperations(Operations):
             )
         return spec
 
-    def _named(self, spec: TensorSpec, value: Expr) -> Expr:
-        name, number = f"{spec.graph}/{spec.name}", 1
-        while name in self.named.values() and self.named.get(value.name) != name:
-            name, number = f"{spec.graph}/{spec.name}@{number}", number + 1
-        self.named[value.name] = name
-        return value
-
-    def _node(self, spec: TensorSpec, value: Expr, shape: Sequence[int]) -> Node:
-        return Node(self._named(spec, value), self.grids.scale(spec), tuple(shape), spec.low == 0)  # type: ignore[arg-type]
-
-    def _finish(self, spec: TensorSpec, steps: Expr, shape: Sequence[int]) -> Node:
-        """Real steps → uint8."""
+    def _node(self, spec: TensorSpec, value: Expr, shape: Shape) -> Node:
+        """A tensor that stands on its grid."""
         unsigned = spec.low == 0
-        value = self.xp.quantise(steps, unsigned=unsigned)
         if unsigned and spec.high < 255:
             value = self.graph.op("Clip", value, self.xp.zero(True), self.graph.constant(np.uint8(spec.high)))
-        return self._node(spec, value, shape)
+        return Node(self.name(spec, value), shape, float(self.grids.scale(spec)), unsigned)
+
+    def _constant(self, steps: Tensor) -> Expr:
+        """Signed integers `[1, C, R, W]`."""
+        return self.graph.constant((steps.permute(0, 2, 3, 1) + 128).numpy().astype(np.uint8))
 
     def _steps(self, x: Node) -> Expr:
         return self.xp.dequantise(x.value, unsigned=x.unsigned)
 
     # Inputs and outputs.
 
-    def enter(self, graph: nn.Module, mask: Any = None) -> None:
-        self.grids.enter(graph, mask)
-
     def image(self, image: Expr) -> Node:
-        spec = self.spec("image", "input")
-        config = self.config
-        return Node(image, self.grids.scale(spec), (1, 3, config.height, config.width))
+        scale = float(self.grids.scale(self.spec("image", "input")))
+        return Node(image, (1, 3, self.config.height, self.config.width), scale)
 
     def input(self, name: str, x: Expr) -> Node:
-        spec, config = self.spec(name, "input"), self.config
-        shape = (config.d_model, *self._token_rows())
+        spec = self.spec(name, "input")
         value = self.xp.quantise(x, scale=functions.f32(self.grids.scale(spec)))
-        return self._node(spec, self.graph.transpose(value, 0, 2, 3, 1), (1, *shape))
-
-    def _token_rows(self) -> tuple[int, int]:
-        """Rows and columns of the track slots in this graph."""
-        config = self.config
-        if self.grids.graph == "qim":
-            return 1, config.num_track
-        return config.num_track // config.slot_columns, config.slot_columns
+        return self._node(spec, self.graph.transpose(value, 0, 2, 3, 1), self.track_shape(self.config.d_model))
 
     def output(self, x: Node) -> Expr:
         value = self.graph.transpose(x.value, 0, 3, 1, 2)
         return self.xp.dequantise(value, unsigned=x.unsigned, scale=functions.f32(x.scale))
 
+    def result(self, x: Expr, shape: Shape) -> Expr:
+        return self.graph.reshape(self.graph.transpose(x, 1, 0), *shape)
+
     def constant(self, x: Tensor) -> Node:
-        steps = (x.double() * 127).round().permute(0, 2, 3, 1).numpy()
-        return Node(self.graph.constant((steps + 128).astype(np.uint8)), CONSTANT_SCALE, tuple(x.shape))  # type: ignore[arg-type]
+        return Node(self._constant((x.double() * 127).round()), tuple(x.shape), CONSTANT_SCALE)
 
     def slots(self, detect: DetectQueries, track_query: Node) -> Node:
-        with torch.no_grad():
-            learned = self.grids.detect_query(detect)
-        steps = learned.data.permute(0, 2, 3, 1).numpy()
-        assert learned.spec is not None
-        value = self.graph.constant((steps + 128).astype(np.uint8))
-        return self.cat([Node(value, learned.scale, tuple(learned.data.shape)), track_query])  # type: ignore[arg-type]
+        learned = self.grids.detect_query(detect)
+        return self.cat([Node(self._constant(learned.data), tuple(learned.shape), learned.scale), track_query])
 
     def references(self, detect: DetectQueries, track_reference: Expr) -> Expr:
         """All references `[N, 4]` as float fractions on their grid."""
-        with torch.no_grad():
-            learned = self.grids.references(detect, torch.zeros(1, 4, 0, self.config.slot_columns))
+        learned = self.grids.references(detect, torch.zeros(1, 4, 0, self.config.slot_columns))
         flat = self.graph.transpose(self.graph.reshape(track_reference, 4, self.config.num_track), 1, 0)
         tracked = functions.on_reference_grid(self.xp, flat)
-        return self.graph.cat([self.graph.constant(learned.flatten(2)[0].T.numpy()), tracked], 0)
+        return self.graph.cat([self.graph.constant(fixed_boxes(learned)), tracked], 0)
 
     def masks(self, mask: Expr, num_detect: int) -> tuple[Expr, Expr]:
         flat = self.graph.reshape(mask, 1, 1, self.config.num_track)
@@ -202,55 +147,32 @@ class KernelOperations(Operations):
         factors = overlap.factors(number).detach().numpy() * np.float32(functions.LOGIT)
         return masked, across * down * self.xp.const(factors)
 
-    # Moving data about.
-
-    def rows(self, x: Node, first: int, end: int | None) -> Node:
-        shape = x.shape4
-        end = shape[2] if end is None else end
-        if (first, end) == (0, shape[2]):
-            return x
-        value = self.graph.slice(x.value, first, end, 1) if end > first else x.value
-        return replace(x, value=value, shape4=(*shape[:2], end - first, shape[3]))
-
-    def cat(self, parts: Sequence[Node]) -> Node:
-        parts = [p for p in parts if p.shape4[2]]
-        shape = parts[0].shape4
-        rows = sum(p.shape4[2] for p in parts)
-        return replace(
-            parts[-1], value=self.graph.cat([p.value for p in parts], 1), shape4=(*shape[:2], rows, shape[3])
-        )
-
     def upsample(self, x: Node, like: Node) -> Node:
-        (_, channels, height, width), graph = x.shape4, self.graph
-        blocks = graph.op(
-            "Expand", graph.reshape(x.value, height, 1, width, 1, channels), graph.shape(height, 2, width, 2, channels)
-        )
-        value = graph.reshape(blocks, 1, 2 * height, 2 * width, channels)
-        wanted = like.shape4[2:]
-        for axis, (size, have) in enumerate(zip(wanted, (2 * height, 2 * width), strict=True), 1):
+        (_, channels, height, width), graph = x.shape, self.graph
+        blocks = graph.reshape(x.value, height, 1, width, 1, channels)
+        value = graph.op("Expand", blocks, graph.shape(height, 2, width, 2, channels))
+        value = graph.reshape(value, 1, 2 * height, 2 * width, channels)
+        for axis, (size, have) in enumerate(zip(like.shape[2:], (2 * height, 2 * width), strict=True), 1):
             if size < have:
                 value = graph.slice(value, 0, size, axis)
-        return replace(x, value=value, shape4=(1, channels, *wanted))
+        return replace(x, value=value, shape=(1, channels, *like.shape[2:]))
 
     # Products.
 
     def conv(self, layer: Any, x: Node) -> Node:
         conv, spec = layer[0], self.spec(layer, "conv")
-        integers = self.grids.layer(x.scale, spec, conv)
-        pads = [conv.padding[0], conv.padding[1]] * 2
-        sizes = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(x.shape4[2:], conv.padding, conv.kernel_size, conv.stride, strict=True)]
-        shape = (1, conv.out_channels, *sizes)
-        how: dict[str, Any] = {"strides": list(conv.stride), "pads": pads, "group": conv.groups}
-        if (x.shape4[1], conv.kernel_size, conv.stride, x.shape4[3] % 4) == (3, (3, 3), (2, 2), 0):
+        integers, shape = self.grids.layer(x.scale, spec, conv), convolved(conv, x.shape)
+        if (x.shape[1], conv.kernel_size, conv.stride, x.shape[3] % 4) == (3, (3, 3), (2, 2), 0):
             return self._stem(x, integers, spec, shape)
+        how: dict[str, Any] = {"strides": list(conv.stride), "pads": [*conv.padding] * 2, "group": conv.groups}
         return self._qconv(x, integers, integers.weight.numpy(), spec, shape, **how)
 
-    def _stem(self, x: Node, layer: IntegerLayer, spec: TensorSpec, shape: Sequence[int]) -> Node:
+    def _stem(self, x: Node, layer: IntegerLayer, spec: TensorSpec, shape: Shape) -> Node:
         """A 3×3 convolution of stride 2 on three channels: four pixels side by side are one of twelve channels, and two
         results side by side one of twice as many. That moves no data, and takes a third of the time.
         """
         _, out, height, width = shape
-        view = replace(x, value=self.graph.reshape(x.value, 1, x.shape4[2], x.shape4[3] // 4, 12))
+        view = replace(x, value=self.graph.reshape(x.value, 1, x.shape[2], x.shape[3] // 4, 12))
         pair = layer.reordered(np.tile(np.arange(out), 2))
         how: dict[str, Any] = {"strides": [2, 1], "pads": [1, 1, 1, 0], "group": 1}
         node = self._qconv(view, pair, _side_by_side(layer.weight.numpy()), spec, shape, **how)
@@ -262,35 +184,24 @@ class KernelOperations(Operations):
 
     def _pointwise(self, x: Node, integers: IntegerLayer, spec: TensorSpec) -> Node:
         weight = integers.weight.flatten(1)[:, :, None, None].numpy()
-        shape = (1, len(weight), *x.shape4[2:])
-        return self._qconv(x, integers, weight, spec, shape, strides=[1, 1], pads=[0, 0, 0, 0], group=1)
+        how: dict[str, Any] = {"strides": [1, 1], "pads": [0, 0, 0, 0], "group": 1}
+        return self._qconv(x, integers, weight, spec, (1, len(weight), *x.shape[2:]), **how)
 
     def _qconv(
-        self, x: Node, integers: IntegerLayer, weight: NDArray[Any], spec: TensorSpec, shape: Sequence[int], **how: Any
+        self, x: Node, integers: IntegerLayer, weight: NDArray[Any], spec: TensorSpec, shape: Shape, **how: Any
     ) -> Node:
-        scale = self.grids.scale(spec)
-        value = self.graph.op(
-            "QLinearConv",
-            *self._operands(x, integers, weight),
-            self.xp.const(functions.f32(scale)),
-            self.xp.zero(spec.low == 0),
-            self.graph.constant(integers.bias.double().numpy().astype(np.int32)),
-            domain=MICROSOFT,
-            channels_last=1,
-            kernel_shape=list(weight.shape[2:]),
-            dilations=[1, 1],
-            **how,
-        )
-        if spec.low == 0 and spec.high < 255:
-            value = self.graph.op("Clip", value, self.xp.zero(True), self.graph.constant(np.uint8(spec.high)))
-        return self._node(spec, value, shape)
+        output = self.xp.const(functions.f32(self.grids.scale(spec))), self.xp.zero(spec.low == 0)
+        inputs, bias = self._operands(x, integers, weight)
+        how |= {"kernel_shape": list(weight.shape[2:]), "dilations": [1, 1], "channels_last": 1}
+        return self._node(spec, self.graph.op("QLinearConv", *inputs, *output, bias, domain=MICROSOFT, **how), shape)
 
-    def _operands(self, x: Node, integers: IntegerLayer, weight: NDArray[Any]) -> list[Expr]:
-        """Input and weight of a product, each with scale and zero point."""
-        zeros = np.zeros(len(integers.scale), np.int8)
-        scales = [self.xp.const(s) for s in (functions.f32(x.scale), integers.scale.numpy())]
-        given = self.graph.constant(weight.astype(np.int8))
-        return [x.value, scales[0], self.xp.zero(x.unsigned), given, scales[1], self.graph.constant(zeros)]
+    def _operands(self, x: Node, integers: IntegerLayer, weight: NDArray[Any]) -> tuple[list[Expr], Expr]:
+        """Input and weight of a product, each with scale and zero point; and its bias."""
+        const, graph = self.xp.const, self.graph
+        zeros = graph.constant(np.zeros(len(integers.scale), np.int8))
+        given = [graph.constant(weight.astype(np.int8)), const(integers.scale.numpy()), zeros]
+        bias = graph.constant(integers.bias.double().numpy().astype(np.int32))
+        return [x.value, const(functions.f32(x.scale)), self.xp.zero(x.unsigned), *given], bias
 
     def head(self, layer: nn.Module, x: Node) -> Expr:
         """Real values `[N, out]`."""
@@ -298,62 +209,57 @@ class KernelOperations(Operations):
 
     def _gemm(self, layer: nn.Module, x: Node, *, scale: float | None = None, order: Any = None) -> Expr:
         """A product of tokens: float `[N, out]`, or with `scale` uint8 on that grid; `order` of its outputs."""
-        spec = self.spec(layer, "head")
-        integers = self.grids.layer(x.scale, spec, layer)
+        integers = self.grids.layer(x.scale, self.spec(layer, "head"), layer)
         if order is not None:
             integers = integers.reordered(order)
-        flat = replace(x, value=self.graph.reshape(x.value, -1, x.shape4[1]))
-        weight = np.ascontiguousarray(integers.weight.numpy().T)
-        inputs = [*self._operands(flat, integers, weight), self.graph.constant(integers.bias.double().numpy().astype(np.int32))]
-        if scale is not None:
-            inputs += [self.xp.const(scale), self.xp.zero(False)]
-        return self.graph.op("QGemm", *inputs, domain=MICROSOFT)
+        flat = replace(x, value=self.graph.reshape(x.value, -1, x.shape[1]))
+        inputs, bias = self._operands(flat, integers, np.ascontiguousarray(integers.weight.numpy().T))
+        grid = [self.xp.const(scale), self.xp.zero(False)] if scale is not None else []
+        return self.graph.op("QGemm", *inputs, bias, *grid, domain=MICROSOFT)
 
     def values(self, attentions: Sequence[DeformableAttention], memory: Node) -> Maps:
+        """Float `[1, C, H, W]` each, in steps."""
         layers = [attention.value for attention in attentions]
         specs = [self.spec(layer, "linear") for layer in layers]
         node = self._pointwise(memory, self.grids.layer(memory.scale, specs[0], *layers), specs[0])
         value = self.graph.transpose(node.value, 0, 3, 1, 2)
-        channels = memory.shape4[1]
-        parts = self.graph.split(value, [channels] * len(layers), 1) if len(layers) > 1 else [value]
-        return Maps([self.xp.dequantise(p, unsigned=node.unsigned) for p in parts], node.scale, memory.shape4)
+        parts = self.graph.split(value, [memory.shape[1]] * len(layers), 1) if len(layers) > 1 else [value]
+        return Maps([replace(node, value=self.xp.dequantise(p), shape=memory.shape) for p in parts])
 
     # Functions.
 
     def add(self, owner: nn.Module, x: Node, y: Node) -> Node:
-        spec = self.spec(owner, "sum")
-        factors = functions.add_factors(x.scale, y.scale, self.grids.scale(spec))
-        return self._sum(spec, x, y, factors)
-
-    def _sum(self, spec: TensorSpec, x: Node, y: Node, factors: tuple[float, float]) -> Node:
-        operands = [
-            part
-            for node, factor in zip((x, y), factors, strict=True)
-            for part in (node.value, self.xp.const(factor / functions.FRACTION), self.xp.zero(node.unsigned))
-        ]
-        value = self.graph.op("QLinearAdd", *operands, self.xp.const(1.0), self.xp.zero(False), domain=MICROSOFT)
-        return self._node(spec, value, x.shape4)
+        return self._sum(owner, x, y, (x.scale, y.scale))
 
     def blend(self, owner: nn.Module, x: Node, y: Node, share: float) -> Node:
+        return self._sum(owner, x, y, (x.scale * (1 - share), y.scale * share))
+
+    def _sum(self, owner: nn.Module, x: Node, y: Node, scales: tuple[float, float]) -> Node:
         spec = self.spec(owner, "sum")
-        factors = functions.add_factors(x.scale * (1 - share), y.scale * share, self.grids.scale(spec))
-        return self._sum(spec, x, y, factors)
+        factors = functions.add_factors(*scales, float(self.grids.scale(spec)))
+        inputs = [
+            part
+            for node, factor in zip((x, y), factors, strict=True)
+            for part in (node.value, self.xp.const(factor), self.xp.zero(node.unsigned))
+        ]
+        value = self.graph.op("QLinearAdd", *inputs, self.xp.const(1.0), self.xp.zero(False), domain=MICROSOFT)
+        return self._node(spec, value, x.shape)
 
     def norm(self, norm: Any, x: Node, branch: Node) -> Node:
         spec = self.spec(norm, "norm")
-        gain, shift, epsilon = self.grids.norm_constants(norm, x.scale, spec)
-        constants = (self.xp.const(gain), self.xp.const(shift), self.xp.const(epsilon))
-        steps = functions.norm(self.xp, self._steps(x), self._steps(branch), *constants, x.shape4[1])
-        return self._finish(spec, steps, x.shape4)
+        constants = map(self.xp.const, self.grids.norm_constants(norm, x.scale, spec))
+        steps = functions.norm(self.xp, self._steps(x), self._steps(branch), *constants, x.shape[1])
+        return self._node(spec, self.xp.quantise(steps), x.shape)
 
     def attention(self, attention: Attention, query_key: Node, value: Node, bias: Any) -> Node:
         heads, depth, graph = attention.num_heads, attention.head_channels, self.graph
-        spec = self.spec(f"{self.grids.paths[id(attention)][1]}.mixed", "attention")
+        spec = self.mixed_spec(attention, "attention")
         qk_spec, v_spec = self.spec(attention.query, "linear"), self.spec(attention.value, "linear")
         self.spec(attention.key, "linear")
+        assert spec is not None
         both = self.grids.layer(query_key.scale, qk_spec, attention.query, attention.key)
         merged = self._pointwise(query_key, both, qk_spec)
-        tokens = query_key.shape4[2] * query_key.shape4[3]
+        tokens = query_key.shape[2] * query_key.shape[3]
         split = graph.transpose(graph.reshape(merged.value, tokens, 2 * heads, depth), 1, 0, 2)
         q, k = graph.split(split, (heads, heads), 0)
         own = self.grids.layer(value.scale, v_spec, attention.value)
@@ -366,19 +272,20 @@ class KernelOperations(Operations):
             self.xp, q, graph.transpose(k, 0, 2, 1), columns, masked, overlap, *factors, self.grids.scheme.levels
         )
         mixed = graph.transpose(self.xp.quantise(steps), 1, 0, 2)
-        return self._node(spec, graph.reshape(mixed, 1, *query_key.shape4[2:], heads * depth), query_key.shape4)
+        return self._node(spec, graph.reshape(mixed, 1, *query_key.shape[2:], heads * depth), query_key.shape)
 
-    def sample(self, attention: DeformableAttention, query: Node, reference: Any, value: Maps) -> Node:
+    def sample(self, attention: DeformableAttention, query: Node, reference: Any, value: Node) -> Node:
         heads, points, depth = attention.num_heads, attention.num_points, attention.head_channels
-        graph, xp, spec = self.graph, self.xp, self.spec(f"{self.grids.paths[id(attention)][1]}.mixed", "sampling")
-        tokens, samples = query.shape4[2] * query.shape4[3], heads * points
+        graph, xp, spec = self.graph, self.xp, self.mixed_spec(attention, "sampling")
+        assert spec is not None
+        tokens, samples = query.shape[2] * query.shape[3], heads * points
         # x of all samples, then y: [N, 2, M·P], so that what is broadcast has long rows.
         order = np.arange(2 * samples).reshape(-1, 2).T.ravel()
         offsets = graph.reshape(self._gemm(attention.offsets, query, order=order), tokens, 2, samples)
         centre, size = self._boxes(reference, samples)
         grid = functions.positions(xp, offsets, centre, size, functions.POSITION[:, None], points)
         grid = graph.transpose(graph.reshape(grid, tokens, 2, heads, points), 2, 0, 3, 1)
-        maps = graph.reshape(value.values[0], heads, depth, *value.shape4[2:])
+        maps = graph.reshape(value.value, heads, depth, *value.shape[2:])
         sampled = graph.op("GridSample", maps, grid, align_corners=0, mode="linear", padding_mode="zeros")
         levels = functions.sampling_levels(points, self.grids.scheme.levels)
         logits = self._gemm(attention.weights, query, scale=1 / functions.LOGIT)
@@ -393,12 +300,12 @@ class KernelOperations(Operations):
         factor = functions.f32(value.scale / (self.grids.scale(spec) * levels))
         steps = xp.quantise(mixed * xp.const(factor))
         rows = graph.transpose(graph.reshape(steps, heads * depth, tokens), 1, 0)
-        return self._node(spec, graph.reshape(rows, 1, *query.shape4[2:], heads * depth), query.shape4)
+        return self._node(spec, graph.reshape(rows, 1, *query.shape[2:], heads * depth), query.shape)
 
     def _boxes(self, reference: Any, samples: int) -> tuple[Expr, Expr]:
         """Centre and size of every token: `[N, 2, 1]`, or for fixed ones `[N, 2, samples]`."""
         if isinstance(reference, Tensor):
-            fixed = reference.flatten(2)[0].T.reshape(-1, 2, 2, 1).expand(-1, -1, -1, samples).numpy()
+            fixed = np.repeat(fixed_boxes(reference).reshape(-1, 2, 2, 1), samples, 3)
             return self.graph.constant(fixed[:, 0]), self.graph.constant(fixed[:, 1])
         centre, size = self.graph.split(self.graph.reshape(reference, -1, 4, 1), (2, 2), 1)
         return centre, size
@@ -421,12 +328,6 @@ class KernelOperations(Operations):
 
     def next_reference(self, base: BaseGraph, boxes: Expr) -> Expr:
         return boxes if base.config.relative_boxes else functions.box_of_logits(self.xp, boxes)
-
-    @property
-    def config(self) -> Any:
-        return self.model_config
-
-    model_config: Any = None
 
 
 def _side_by_side(weight: NDArray[Any]) -> NDArray[Any]:
@@ -457,36 +358,4 @@ def kernel_graphs(quantised: QuantizedMotr) -> dict[str, onnx.ModelProto]:
     Raises UserError where the scheme asks for what integer kernels lack.
     """
     assert quantised.current_mode == "evaluate", quantised.current_mode
-    config, model = quantised.config, quantised.model
-    rows, track_rows, columns = config.num_slots // config.slot_columns, config.num_track // config.slot_columns, config.slot_columns
-    with torch.no_grad():
-        net = _operations(quantised)
-        graph = net.graph
-        inputs = (
-            graph.input("image", (1, config.height, config.width, 3), "uint8"),
-            graph.input("track_query", (1, config.d_model, track_rows, columns)),
-            graph.input("track_mask", (1, 1, 1, config.num_track)),
-            graph.input("track_reference", (1, 4, track_rows, columns)),
-        )
-        logits, boxes, embedding = model.base(*inputs, net=net)
-        shapes = {"class_logits": (1, 1, rows, columns), "boxes": (1, 4, rows, columns)}
-        outputs = {
-            name: (graph.reshape(graph.transpose(x[-1], 1, 0), *shapes[name]), shapes[name])
-            for name, x in (("class_logits", logits), ("boxes", boxes))
-        }
-        outputs["embedding"] = (embedding, (1, config.d_model, rows, columns))
-        base = graph.model(outputs, net.named)
-        net = _operations(quantised)
-        graph, state = net.graph, (1, config.d_model, 1, config.num_track)
-        updated = model.qim(
-            graph.input("embedding", state), graph.input("query", state), graph.input("mask", (1, 1, 1, config.num_track)),
-            net=net,
-        )  # fmt: skip
-        qim = graph.model({"updated_query": (updated, state)}, net.named)
-    return {"base": base, "qim": qim}
-
-
-def _operations(quantised: QuantizedMotr) -> KernelOperations:
-    net = KernelOperations(quantised.net)
-    net.model_config = quantised.config
-    return net
+    return onnx_graphs(KernelOperations, quantised.model, quantised.net)

@@ -3,7 +3,7 @@
 On x86 without VNNI the fast product of uint8 activations and int8 weights adds pairs of 8-bit products in int16 and
 saturates (vpmaddubsw: 2 · 255 · 127 is twice what fits), in ONNX Runtime and in OpenVINO. Neither says so.
 ONNX Runtime has an exact form: it makes the weights uint8 as well when it loads the file; those kernels widen first.
-OpenVINO has none: it is given products of float32 values (`openvino_graph.py`), whose sums are exact up to 2^24.
+OpenVINO has none: it is given products of float32 values (`plain.py`), whose sums are exact up to 2²⁴.
 """
 
 from __future__ import annotations
@@ -35,8 +35,12 @@ def may_saturate() -> bool:
     return platform.machine().lower() not in _ARM and not _VNNI & cpu_flags()
 
 
-def onnxruntime_options(num_threads: int) -> onnxruntime.SessionOptions:
-    """All optimisations, exact products, `num_threads` threads within a node, one node at a time, quiet."""
+def onnxruntime_options(num_threads: int, *, weight_bits: int = 8) -> onnxruntime.SessionOptions:
+    """All optimisations, exact products, `num_threads` threads within a node, one node at a time, quiet.
+
+    Threads that wait sleep: the two graphs have pools of their own, which would spin against each other.
+    `weight_bits`: with 7, two products of bytes always fit into int16, and the fast kernels are exact everywhere.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -45,7 +49,8 @@ def onnxruntime_options(num_threads: int) -> onnxruntime.SessionOptions:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # errors
-    if may_saturate():  # not elsewhere: it would take VNNI kernels away
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if weight_bits > 7 and may_saturate():  # not elsewhere: it would take VNNI kernels away
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
@@ -57,5 +62,4 @@ def openvino_options(num_threads: int) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": num_threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "SNIPPETS_MODE": "DISABLE",  # they contract products and sums, and 2026.4.1 stumbles over operators in Python
     }

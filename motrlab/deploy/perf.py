@@ -1,4 +1,4 @@
-"""Latency of the deployed graphs and of each stage of the frame step, measured on real frames.
+"""Latency of the deployed graphs and of each part of the frame step, measured on real frames.
 
 What is compared is measured in one run, call by call in turn, because a shared machine drifts by more than the
 difference between two graphs. Medians and 90th percentiles are in milliseconds.
@@ -6,7 +6,6 @@ difference between two graphs. Medians and 90th percentiles are in milliseconds.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,11 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from motrlab.deploy.rewrite import rewrite_for_onnxruntime
 from motrlab.deploy.runtime import (
     BASE_OUTPUTS,
     QIM_OUTPUTS,
-    Float32,
+    Array,
     Network,
     OnnxGraphs,
     Runtime,
@@ -28,17 +26,21 @@ from motrlab.deploy.runtime import (
     load_onnxruntime,
 )
 from motrlab.errors import UserError
+from motrlab.tracking.step import FrameStep, frame_loop
+from motrlab.tracking.tracker import Tracker
 
-STEP_STAGES = ("preprocess", "base", "tracker", "qim", "total")
+STEP_STAGES = ("preprocess", "base", "tracker", "gather", "qim", "state", "total")
+HOST_STAGES = ("tracker", "gather", "state")
 _MAX_RECORDED = 16  # inputs kept for the comparison of the graphs; mot17's take 14 MB a frame
 _WARM_UP = 3  # calls before the clock starts
-Inputs = dict[str, Float32]
+Inputs = dict[str, Array]
+BASE_INPUTS = ("image", "track_query", "track_mask", "track_reference")
+QIM_INPUTS = ("embedding", "query", "mask")
 
 
 def measure_latency(
     artifact: Path,
-    float_base: Path,
-    float_qim: Path,
+    float_graphs: Path,
     images: Iterable[NDArray[np.uint8]],
     *,
     num_threads: Sequence[int] = (1, 2),
@@ -48,16 +50,16 @@ def measure_latency(
 
     Args:
         artifact: the artefact's folder.
-        float_base, float_qim: fp32 ONNX files with the artefact's inputs and outputs.
+        float_graphs: folder of the fp32 `base.onnx` and `qim.onnx`.
         images: frames of one sequence, BGR `uint8 [H, W, 3]`.
         num_threads: thread counts to measure with.
         repeats: timed calls of each graph for each thread count.
 
     Returns:
-        Flat metrics: `GRAPH.fixed_point.p50_ms`, `.p90_ms`, `GRAPH.fp32...` and `GRAPH.float_functions...` (the
-        artefact's graph with functions in float32, `rewrite.rewrite_for_onnxruntime(exact=False)`) for `base` and
-        `qim`; `step.STAGE.p50_ms`, `.p90_ms` of the closed loop and its `fps`; `speedup` (fp32 / fixed point median of
-        the base graph), `qim.speedup`; `num_frames`, `repeats`. These are of the first thread count; those of another
+        Flat metrics: `GRAPH.fixed_point.p50_ms`, `.p90_ms` and `GRAPH.fp32...` for `base` and `qim`; `step.PART.p50_ms`,
+        `.p90_ms` of the closed loop, `step.host.p50_ms` (all but pre-processing and networks), its `fps`, and
+        `step.fp32_total.p50_ms` of the same loop on fp32; `speedup` (fp32 / fixed point median of the base graph),
+        `qim.speedup`, `step.speedup`; `num_frames`, `repeats`. These are of the first thread count; those of another
         number n have `threads_n.` before their names. Raises UserError without images.
     """
     if repeats < 1:
@@ -66,73 +68,62 @@ def measure_latency(
     if not frames:
         raise UserError("performance: no frames to measure on; prepare the data first")
     metrics: dict[str, float] = {"num_frames": len(frames), "repeats": repeats, "num_threads": num_threads[0]}
-    runtimes = [load_artifact(artifact, num_threads=threads) for threads in num_threads]
-    with tempfile.TemporaryDirectory() as folder:
-        files = {}
-        for graph, floating in (("base", float_base), ("qim", float_qim)):
-            fast = Path(folder) / f"{graph}.onnx"
-            rewrite_for_onnxruntime(artifact / f"{graph}.onnx", fast, exact=False)
-            files[graph] = {"float_functions": fast, "fp32": floating}
-        for index, (threads, runtime) in enumerate(zip(num_threads, runtimes, strict=True)):
-            recorder = _Recorder(runtime.graphs)
-            _run_closed_loop(replace(runtime, graphs=recorder), frames)
-            found = _compare(runtime.graphs, recorder, files, threads, repeats)
-            found |= _time_closed_loop(runtime, frames)
-            prefix = f"threads_{threads}." if index else ""
-            metrics |= {prefix + name: round(value, 4) for name, value in found.items()}
+    for index, threads in enumerate(num_threads):
+        fixed = load_artifact(artifact, num_threads=threads)
+        floating = float_runtime(fixed, float_graphs, threads)
+        found = _compare(fixed, floating, frames, repeats) | _time_closed_loops(fixed, floating, frames)
+        prefix = f"threads_{threads}." if index else ""
+        metrics |= {prefix + name: round(value, 4) for name, value in found.items()}
     return metrics
 
 
-class _Recorder(OnnxGraphs):
-    """Graphs that keep what they are given, so that every candidate is timed on the same real inputs."""
-
-    def __init__(self, graphs: OnnxGraphs) -> None:
-        self.seen: dict[str, list[Inputs]] = {"base": [], "qim": []}
-        super().__init__(
-            self._watch("base", graphs.base_network),
-            self._watch("qim", graphs.qim_network),
-            graphs.detect_query,
-            relative_boxes=graphs.relative_boxes,
-        )
-
-    def _watch(self, name: str, network: Network) -> Network:
-        def run(inputs: Inputs) -> list[Float32]:
-            if len(self.seen[name]) < _MAX_RECORDED:
-                self.seen[name].append(inputs)
-            return network(inputs)
-
-        return run
+def float_runtime(fixed: Runtime, folder: Path, num_threads: int) -> Runtime:
+    """The tracker of an artefact on the fp32 graphs of `folder`."""
+    base, qim = (
+        load_onnxruntime(folder / f"{graph}.onnx", outputs, num_threads)
+        for graph, outputs in (("base", BASE_OUTPUTS), ("qim", QIM_OUTPUTS))
+    )
+    return replace(fixed, graphs=OnnxGraphs(base, qim, fixed.graphs.detect_query, boxes=fixed.graphs.boxes, exact=False))
 
 
-def _run_closed_loop(runtime: Runtime, frames: list[NDArray[np.uint8]]) -> None:
-    for _ in runtime.track(frames):
-        pass
+def _steps(runtime: Runtime, frames: Sequence[NDArray[np.uint8]]) -> list[FrameStep]:
+    """The closed loop over the first frames."""
+    tracker = Tracker(runtime.tracker, runtime.shapes.num_detect, runtime.shapes.num_track)
+    images = map(runtime.preprocess, frames[:_MAX_RECORDED])
+    loop = frame_loop(runtime.graphs, images, lambda out: tracker.update(*out.scores_and_boxes()), runtime.shapes)
+    return list(loop)
 
 
 def _compare(
-    graphs: OnnxGraphs, recorder: _Recorder, files: Mapping[str, Mapping[str, Path]], threads: int, repeats: int
+    fixed: Runtime, floating: Runtime, frames: Sequence[NDArray[np.uint8]], repeats: int
 ) -> dict[str, float]:
-    """The artefact and every other form of both graphs, call by call in turn; `files`: graph → form → its file."""
+    """Both forms of both graphs, call by call in turn, on the inputs of the fixed-point tracker's own loop."""
+    steps = _steps(fixed, frames)
+    pictures = [floating.preprocess(image) for image in frames[: len(steps)]]
+    base = [dict(zip(BASE_INPUTS, step.base_inputs, strict=True)) for step in steps]
+    qim = [dict(zip(QIM_INPUTS, step.qim_inputs, strict=True)) for step in steps]
+    float_base = [{**inputs, "image": picture} for inputs, picture in zip(base, pictures, strict=True)]
+    forms = {
+        "base": {"fixed_point": (fixed.graphs.base_network, base), "fp32": (floating.graphs.base_network, float_base)},
+        "qim": {"fixed_point": (fixed.graphs.qim_network, qim), "fp32": (floating.graphs.qim_network, qim)},
+    }
     metrics: dict[str, float] = {}
-    fixed_point = {"base": graphs.base_network, "qim": graphs.qim_network}
-    outputs = {"base": BASE_OUTPUTS, "qim": QIM_OUTPUTS}
-    for name, forms in files.items():
-        candidates = {"fixed_point": fixed_point[name]}
-        candidates |= {form: load_onnxruntime(file, outputs[name], threads) for form, file in forms.items()}
-        seconds = time_in_turn(candidates, recorder.seen[name], repeats)
-        for kind, values in seconds.items():
+    for name, candidates in forms.items():
+        for kind, values in time_in_turn(candidates, repeats).items():
             metrics |= _percentiles(f"{name}.{kind}", values)
         ratio = metrics[f"{name}.fp32.p50_ms"] / metrics[f"{name}.fixed_point.p50_ms"]
         metrics["speedup" if name == "base" else f"{name}.speedup"] = ratio
     return metrics
 
 
-def time_in_turn(candidates: Mapping[str, Network], inputs: Sequence[Inputs], repeats: int) -> dict[str, list[float]]:
-    """Seconds of `repeats` calls of each candidate, one call of each after the other, on the same inputs in turn."""
+def time_in_turn(
+    candidates: Mapping[str, tuple[Network, Sequence[Inputs]]], repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of `repeats` calls of each candidate, one call of each after the other, each on its inputs in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for index in range(-_WARM_UP, repeats):
-        given = inputs[index % len(inputs)]
-        for name, network in candidates.items():
+        for name, (network, inputs) in candidates.items():
+            given = inputs[index % len(inputs)]
             started = time.perf_counter()
             network(given)
             if index >= 0:
@@ -140,17 +131,21 @@ def time_in_turn(candidates: Mapping[str, Network], inputs: Sequence[Inputs], re
     return seconds
 
 
-def _time_closed_loop(runtime: Runtime, frames: list[NDArray[np.uint8]]) -> dict[str, float]:
-    """Stages of the frame step over a whole sequence, the loop closed; its first frames warm up."""
-    seconds: dict[str, list[float]] = {}
-    for _ in runtime.track(frames, seconds):
+def _time_closed_loops(fixed: Runtime, floating: Runtime, frames: list[NDArray[np.uint8]]) -> dict[str, float]:
+    """Parts of the frame step over a whole sequence, both loops closed, frame by frame in turn; some warm up."""
+    seconds: dict[str, dict[str, list[float]]] = {"fixed": {}, "float": {}}
+    loops = [fixed.track(frames, seconds["fixed"]), floating.track(frames, seconds["float"])]
+    for _ in zip(*loops, strict=True):
         pass
     warm_up = min(_WARM_UP, len(frames) - 1)
+    parts = {name: values[warm_up:] for name, values in seconds["fixed"].items()}
+    parts["host"] = [sum(values) for values in zip(*(parts[name] for name in HOST_STAGES), strict=True)]
     metrics: dict[str, float] = {}
-    for stage in STEP_STAGES:
-        metrics |= _percentiles(f"step.{stage}", seconds[stage][warm_up:])
-    total = seconds["total"][warm_up:]
-    return {**metrics, "fps": len(total) / sum(total)}
+    for stage in (*STEP_STAGES, "host"):
+        metrics |= _percentiles(f"step.{stage}", parts[stage])
+    metrics |= _percentiles("step.fp32_total", seconds["float"]["total"][warm_up:])
+    metrics["step.speedup"] = metrics["step.fp32_total.p50_ms"] / metrics["step.total.p50_ms"]
+    return {**metrics, "fps": len(parts["total"]) / sum(parts["total"])}
 
 
 def _percentiles(name: str, seconds: Sequence[float]) -> dict[str, float]:

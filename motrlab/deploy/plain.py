@@ -19,14 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 from motrlab.deploy.onnx_graph import Expr, GraphBuilder, OnnxArithmetic
 from motrlab.quantization import functions
 
-_MOVING = {"Reshape", "Transpose", "Slice", "Split", "Concat", "Expand", "Pad"}  # data about, and nothing else
+_MOVING = {"Reshape", "Transpose", "Slice", "Split", "Concat", "Expand", "Clip", "Gather"}  # keep the zero point of bytes
 _LARGE = 1e30
-# Position of the zero points of inputs and output in ONNX Runtime's operators: input → its zero point.
-_ZEROS: dict[str, dict[int, int]] = {
-    "QLinearConv": {0: 2}, "QGemm": {0: 2}, "QLinearAdd": {0: 2, 3: 5}, "DequantizeLinear": {0: 2},
-    "MatMulIntegerToFloat": {0: 4, 1: 5},
-}  # fmt: skip
-_OUTPUT_ZERO = {"QLinearConv": 7, "QGemm": 8, "QLinearAdd": 7, "QuantizeLinear": 2}
+_SIGNED = 128  # zero point of signed bytes: the image, and every constant
 
 
 class PlainArithmetic(OnnxArithmetic):
@@ -47,7 +42,7 @@ class _Rewriter:
         self.builder = GraphBuilder()
         self.xp = PlainArithmetic(self.builder)
         self.arrays = {i.name: numpy_helper.to_array(i) for i in self.source.initializer}
-        self.zeros = self._zero_points()
+        self.zeros: dict[str, int] = {}  # of the values that are bytes
         self.values: dict[str, Expr] = {}
         self.sums = {name for node in self.source.node if node.op_type in ("Add", "Sub") for name in node.input}
 
@@ -56,6 +51,8 @@ class _Rewriter:
             self._input(item)
         for node in self.source.node:
             results = self._node(node)
+            if node.op_type in _MOVING and node.input[0] in self.zeros:
+                self.zeros.update(dict.fromkeys(node.output, self.zeros[node.input[0]]))
             if node.op_type == "Mul" and node.output[0] in self.sums:
                 results = [self.xp.apart(results[0])]
             self.values.update(zip(node.output, results, strict=True))
@@ -69,26 +66,9 @@ class _Rewriter:
         is_bytes = item.type.tensor_type.elem_type == TensorProto.UINT8
         value = self.builder.input(item.name, shape, "uint8" if is_bytes else "float32")
         if is_bytes:
-            value = self.builder.op("Cast", value, to=TensorProto.FLOAT) - self.xp.const(float(self.zeros[item.name]))
+            self.zeros[item.name] = _SIGNED
+            value = self.builder.op("Cast", value, to=TensorProto.FLOAT) - self.xp.const(float(_SIGNED))
         self.values[item.name] = value
-
-    def _zero_points(self) -> dict[str, int]:
-        """Zero point of every value of bytes: said by who makes or reads it, passed on by who only moves it."""
-        zeros: dict[str, int] = {}
-        moving = [n for n in self.source.node if n.op_type in _MOVING or n.op_type in ("Clip", "Gather")]
-        for node in self.source.node:
-            for value, zero in _ZEROS.get(node.op_type, {}).items():
-                zeros[node.input[value]] = int(self.arrays[node.input[zero]])
-            place = _OUTPUT_ZERO.get(node.op_type)
-            if place is not None and len(node.input) > place:
-                zeros[node.output[0]] = int(self.arrays[node.input[place]])
-        for nodes in (moving, moving[::-1], moving):
-            for node in nodes:
-                operands = list(node.input) if node.op_type == "Concat" else [node.input[0]]
-                known = [zeros[name] for name in (*operands, *node.output) if name in zeros]
-                if known:
-                    zeros.update(dict.fromkeys((*operands, *node.output), known[0]))
-        return zeros
 
     def _value(self, name: str) -> Expr | None:
         """A value of the graph, integers without their zero point."""
@@ -97,7 +77,8 @@ class _Rewriter:
         if name not in self.values:
             array = self.arrays[name]
             if array.dtype == np.uint8:
-                array = array.astype(np.float32) - self.zeros.get(name, 0)
+                self.zeros[name] = _SIGNED
+                array = array.astype(np.float32) - _SIGNED
             elif array.dtype == np.int8:
                 array = array.astype(np.float32)
             self.values[name] = self.builder.constant(array)
@@ -115,8 +96,10 @@ class _Rewriter:
         inputs = [self._value(name) for name in node.input]
         return self.builder.ops(node.op_type, *inputs, outputs=len(node.output), **attributes)
 
-    def _grid(self, steps: Expr, zero: int) -> Expr:
-        return functions.to_grid(self.xp, steps, -zero, 255 - zero)
+    def _grid(self, node: onnx.NodeProto, steps: Expr, zero: int) -> Expr:
+        """The bytes that a node makes; `zero`: which of its inputs is their zero point."""
+        point = self.zeros[node.output[0]] = int(self._number(node.input[zero]))
+        return functions.to_grid(self.xp, steps, -point, 255 - point)
 
     def _quantizelinear(self, node: onnx.NodeProto) -> Expr:
         x, scale = self._value(node.input[0]), float(self._number(node.input[1]))
@@ -125,7 +108,7 @@ class _Rewriter:
             whole = round(1 / scale)
             levels = whole if abs(whole * scale - 1) < 1e-6 else 1 / np.float32(scale)
             x = x * self.xp.const(np.float32(levels))
-        return self._grid(x, int(self._number(node.input[2])))
+        return self._grid(node, x, 2)
 
     def _dequantizelinear(self, node: onnx.NodeProto) -> Expr:
         x, scale = self._value(node.input[0]), self._number(node.input[1])
@@ -164,7 +147,7 @@ class _Rewriter:
     def _qlinearconv(self, node: onnx.NodeProto) -> Expr:
         x, weight = self._value(node.input[0]), self.arrays[node.input[3]].astype(np.float32)
         assert x is not None
-        zero, bias = int(self._number(node.input[7])), self.arrays[node.input[8]]
+        bias = self.arrays[node.input[8]]
         parts = functions.exact_parts(np.abs(weight).reshape(*weight.shape[:2], -1).sum(2) * 255.0, bias)
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if weight.shape[2:] == (1, 1) and attributes["group"] == 1:
@@ -177,7 +160,7 @@ class _Rewriter:
                 for p in (parts if attributes["group"] == 1 else parts[:1])
             ]
             steps = self.builder.transpose(self._sum_of(sums, bias[:, None, None]), 0, 2, 3, 1)
-        return self._grid(functions.product(self.xp, steps, self.xp.const(self._factor(node, 6))), zero)
+        return self._grid(node, functions.product(self.xp, steps, self.xp.const(self._factor(node, 6))), 7)
 
     def _matrix_parts(self, x: Expr, weight: NDArray[Any], parts: Sequence[slice]) -> list[Expr]:
         return [
@@ -202,14 +185,14 @@ class _Rewriter:
         if len(node.input) < 9:
             return functions.product(self.xp, steps, self.xp.const(self._factor(node, None)))
         steps = functions.product(self.xp, steps, self.xp.const(self._factor(node, 7)))
-        return self._grid(steps, int(self._number(node.input[8])))
+        return self._grid(node, steps, 8)
 
     def _qlinearadd(self, node: onnx.NodeProto) -> Expr:
         x, y = self._value(node.input[0]), self._value(node.input[3])
         assert x is not None
         assert y is not None
-        factors = [float(self._number(node.input[i])) * functions.FRACTION for i in (1, 4)]
-        return self._grid(functions.add(self.xp, x, y, (factors[0], factors[1])), int(self._number(node.input[7])))
+        factors = [float(self._number(node.input[i])) for i in (1, 4)]
+        return self._grid(node, functions.add(self.xp, x, y, (factors[0], factors[1])), 7)
 
     def _matmulintegertofloat(self, node: onnx.NodeProto) -> Expr:
         x, y = self._value(node.input[0]), self._value(node.input[1])

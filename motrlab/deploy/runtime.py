@@ -1,9 +1,7 @@
 """The deployed tracker: an artefact run with NumPy, OpenCV and ONNX Runtime. torch is not imported.
 
-ONNX Runtime executes the rewritten graphs (`*.ort.onnx`). OpenVINO, the independent check, executes the portable ones
-in the form that `openvino_graph.py` gives them while they are loaded: the same bits, not the best speed. Left as they
-are, OpenVINO 2026.4.1 is wrong on them, not just rounded otherwise. It shifts signed int8 activations to uint8 itself
-and loses the shift on the way (smallest case: Concat, QuantizeLinear, DequantizeLinear, Conv).
+ONNX Runtime executes the exact integers (`*.ort.onnx`). OpenVINO, the independent check, executes the same files in
+plain operators (`plain.py`), on kernels of its own: the same bits.
 """
 
 from __future__ import annotations
@@ -17,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.config import TrackerConfig
-from motrlab.data.preprocess import preprocess
+from motrlab.data.preprocess import preprocess, preprocess_bytes
 from motrlab.deploy.artifact import read_tracker_description, verify_artifact
 from motrlab.deploy.kernels import onnxruntime_options, openvino_options
 from motrlab.errors import UserError
+from motrlab.quantization.functions import DELTA, LARGEST_LOGIT, box_table
 from motrlab.tracking.sequence import Seconds, track_frames
 from motrlab.tracking.tracker import TrackedBoxes
 
+Array = NDArray[Any]
 Float32 = NDArray[np.float32]
-Network = Callable[[dict[str, Float32]], list[Float32]]  # inputs by name → outputs in the order asked for
+Network = Callable[[dict[str, Array]], list[Float32]]  # inputs by name → outputs in the order asked for
 
 BACKENDS = ("onnxruntime", "openvino")
 BASE_OUTPUTS = ("class_logits", "boxes", "embedding")
@@ -45,12 +45,15 @@ class Shapes:
 
 
 class OnnxGraphs:
-    """Both graphs of an artefact, as the frame step wants them (`tracking.step.Graphs`)."""
+    """Both graphs as ONNX, as the frame step wants them (`tracking.step.Graphs`).
 
-    def __init__(self, base: Network, qim: Network, detect_query: Float32, *, relative_boxes: bool) -> None:
+    `boxes`: what the base graph gives, `relative` (boxes) or `logits`; `exact`: on the grids of the fixed-point model.
+    """
+
+    def __init__(self, base: Network, qim: Network, detect_query: Float32, *, boxes: str, exact: bool = True) -> None:
         self.base_network = base
         self.qim_network = qim
-        self.relative_boxes = relative_boxes
+        self.boxes, self.exact = boxes, exact
         self._detect_query = detect_query
 
     @property
@@ -58,7 +61,7 @@ class OnnxGraphs:
         return self._detect_query
 
     def base(
-        self, frame: Float32, query: Float32, mask: Float32, reference: Float32
+        self, frame: Array, query: Float32, mask: Float32, reference: Float32
     ) -> tuple[tuple[Float32], tuple[Float32], Float32]:
         inputs = {"image": frame, "track_query": query, "track_mask": mask, "track_reference": reference}
         logits, boxes, embedding = self.base_network(inputs)
@@ -68,29 +71,36 @@ class OnnxGraphs:
         return self.qim_network({"embedding": embedding, "query": query, "mask": mask})[0]
 
     def decode(self, boxes: Float32) -> Float32:
-        if self.relative_boxes:
+        if self.boxes == "relative":
             return boxes
+        if self.exact:
+            found: Float32 = box_table()[(boxes * DELTA + LARGEST_LOGIT).astype(np.int64)]
+            return found
         cxcywh: Float32 = np.reciprocal(1 + np.exp(-np.clip(boxes, -50, 50)))
         return cxcywh
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A loaded artefact; `track` may be called for one sequence after another."""
+    """Loaded graphs; `track` may be called for one sequence after another."""
 
     graphs: OnnxGraphs
     shapes: Shapes
     tracker: TrackerConfig
 
-    def preprocess(self, image: NDArray[np.uint8]) -> Float32:
-        """BGR `uint8 [H, W, 3]` of any size → `float32 [1, 3, height, width]`."""
-        return preprocess(image, self.shapes.height, self.shapes.width)[None]
+    def preprocess(self, image: NDArray[np.uint8]) -> Array:
+        """BGR `uint8 [H, W, 3]` of any size → `uint8 [1, height, width, 3]`; for float graphs, what they were
+        trained on: `float32 [1, 3, height, width]`.
+        """
+        function = preprocess_bytes if self.graphs.exact else preprocess
+        result: Array = function(image, self.shapes.height, self.shapes.width)
+        return result[None]
 
     def track(self, images: Iterable[NDArray[np.uint8]], seconds: Seconds | None = None) -> Iterator[TrackedBoxes]:
         """Track one sequence from its beginning: nothing is kept from the one before.
 
         `images` are BGR `uint8 [H, W, 3]` in order. Each yields its boxes, ltwh in pixels of that image. `seconds`
-        collects the time of each stage of the frame step (`tracking.sequence.track_frames`).
+        collects the time of each part of the frame step (`tracking.sequence.track_frames`).
         """
         return track_frames(self.graphs, images, self.preprocess, self.shapes, self.tracker, seconds)
 
@@ -106,12 +116,12 @@ def load_artifact(folder: Path, *, num_threads: int = 1, backend: str = "onnxrun
     slots = {name: sizes[name] for name in ("d_model", "num_detect", "num_track", "slot_columns")}
     with np.load(folder / "queries.npz") as queries:
         detect_query = queries["query"]
-    graphs = OnnxGraphs(
-        load_network(graph_file(folder, "base", backend), BASE_OUTPUTS, num_threads, backend),
-        load_network(graph_file(folder, "qim", backend), QIM_OUTPUTS, num_threads, backend),
-        detect_query,
-        relative_boxes=description["boxes"] == "relative",
+    bits = int(description["weight_bits"])
+    base, qim = (
+        load_network(folder / f"{graph}.ort.onnx", outputs, num_threads, backend, weight_bits=bits)
+        for graph, outputs in (("base", BASE_OUTPUTS), ("qim", QIM_OUTPUTS))
     )
+    graphs = OnnxGraphs(base, qim, detect_query, boxes=description["boxes"])
     shapes = Shapes(height=frame["height"], width=frame["width"], **slots)
     return Runtime(graphs, shapes, _tracker_rules(description["tracker"], folder))
 
@@ -121,32 +131,31 @@ def _tracker_rules(values: dict[str, Any], folder: Path) -> TrackerConfig:
         return TrackerConfig(**values)
     except TypeError as error:
         raise UserError(
-            f"{folder / 'tracker.json'}: rules of another motrlab ({error}); convert the run anew"
+            f"{folder / 'tracker.json'}: rules of another motrlab ({error}); convert the run again"
         ) from error
 
 
-def graph_file(folder: Path, graph: str, backend: str) -> Path:
-    """Which file of an artefact a backend executes."""
-    return folder / (f"{graph}.ort.onnx" if backend == "onnxruntime" else f"{graph}.onnx")
+def load_network(
+    path: Path, outputs: tuple[str, ...], num_threads: int, backend: str = "onnxruntime", *, weight_bits: int = 8
+) -> Network:
+    """An ONNX file on one of `BACKENDS`; for OpenVINO a `*.ort.onnx` file in plain operators."""
+    if backend == "openvino":
+        return load_openvino(path, outputs, num_threads)
+    return load_onnxruntime(path, outputs, num_threads, weight_bits=weight_bits)
 
 
-def load_network(path: Path, outputs: tuple[str, ...], num_threads: int, backend: str) -> Network:
-    """An ONNX file on one of `BACKENDS`."""
-    return (load_onnxruntime if backend == "onnxruntime" else load_openvino)(path, outputs, num_threads)
-
-
-def load_onnxruntime(path: Path, outputs: tuple[str, ...], num_threads: int) -> Network:
+def load_onnxruntime(path: Path, outputs: tuple[str, ...], num_threads: int, *, weight_bits: int = 8) -> Network:
     """An ONNX file on ONNX Runtime's CPU kernels (`kernels.onnxruntime_options`). Raises UserError if it fails."""
     import onnxruntime
 
-    options = onnxruntime_options(num_threads)
+    options = onnxruntime_options(num_threads, weight_bits=weight_bits)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its classes have no common base; weights that products share are one cause
+    except Exception as error:  # its classes have no common base
         reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: ONNX Runtime cannot load it ({reason}); convert the run anew") from error
+        raise UserError(f"{path}: ONNX Runtime cannot load it ({reason}); convert the run again") from error
 
-    def run(inputs: dict[str, Float32]) -> list[Float32]:
+    def run(inputs: dict[str, Array]) -> list[Float32]:
         found: list[Any] = session.run(list(outputs), inputs)
         return found
 
@@ -154,17 +163,24 @@ def load_onnxruntime(path: Path, outputs: tuple[str, ...], num_threads: int) -> 
 
 
 def load_openvino(path: Path, outputs: tuple[str, ...], num_threads: int) -> Network:
-    """A portable ONNX file on OpenVINO's CPU plugin (form: `openvino_graph.py`). Raises UserError if it fails."""
-    from motrlab.deploy.openvino_operators import read_explicit
+    """An ONNX file on OpenVINO's CPU plugin, in plain operators. Raises UserError if it fails."""
+    import onnx
+    import openvino
+
+    from motrlab.deploy.plain import plain_form
 
     try:
-        core, model = read_explicit(path)
-        request = core.compile_model(model, "CPU", openvino_options(num_threads)).create_infer_request()
+        model = onnx.load(path)
+        if any(node.domain for node in model.graph.node):
+            model = plain_form(model)
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", openvino_options(num_threads))
+        request = compiled.create_infer_request()
     except Exception as error:  # onnx and OpenVINO have classes of their own
         reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: OpenVINO cannot load it ({reason}); convert the run anew") from error
+        raise UserError(f"{path}: OpenVINO cannot load it ({reason}); convert the run again") from error
 
-    def run(inputs: dict[str, Float32]) -> list[Float32]:
+    def run(inputs: dict[str, Array]) -> list[Float32]:
         found = request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
         return [np.array(found[name]) for name in outputs]  # the request's own buffers are written anew next time
 

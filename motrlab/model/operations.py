@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from motrlab.model.attention import Attention, DeformableAttention, OverlapBias
-    from motrlab.model.base import BaseGraph, DetectQueries
 
 MASKED = -1e4  # added to the logits of keys that must not be seen; exp(-1e4) is 0 in every precision
 TEMPERATURE = 20.0  # of the sine codes (DAB-DETR, arXiv 2201.12329, section 4.4)
@@ -29,10 +26,11 @@ LEAST_SIZE, LARGEST_SIZE = 1e-3, 2.0  # a box of no size could never grow again,
 EPSILON = 1e-3  # keeps the logit of a box finite
 
 
+@cache
 def sine_frequencies(channels: int) -> Tensor:
     """Angles per unit of a sine code of `channels` values, half of them sines: `[channels / 2]`."""
     half = channels // 2
-    return 2 * math.pi * TEMPERATURE ** (-torch.arange(half) / half)
+    return 2 * math.pi * TEMPERATURE ** (-torch.arange(half, device="cpu") / half)
 
 
 def sine_code(positions: Tensor, channels: int) -> Tensor:
@@ -49,7 +47,8 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
 class Operations:
     """Float tensors in, float tensors out. What a layer's result is called elsewhere is the path of its module.
 
-    Arguments typed `Any` are tensors here and an interpreter's own values elsewhere.
+    Arguments typed `Any` are tensors here and an interpreter's own values elsewhere; `attention`, `detect`, `overlap` and
+    `base` are the modules of those names in `attention.py` and `base.py`.
     """
 
     def enter(self, graph: nn.Module, mask: Any = None) -> None:
@@ -74,11 +73,11 @@ class Operations:
         """Fixed values from -1 to 1."""
         return x
 
-    def slots(self, detect: DetectQueries, track_query: Any) -> Any:
+    def slots(self, detect: Any, track_query: Any) -> Any:
         """Learned detect queries, then `track_query`."""
         return torch.cat((detect.query.expand(len(track_query), -1, -1, -1), track_query), 2)
 
-    def references(self, detect: DetectQueries, track_reference: Any) -> Any:
+    def references(self, detect: Any, track_reference: Any) -> Any:
         """Learned detect references, then `track_reference`."""
         learned = detect.reference().expand(len(track_reference), -1, -1, -1)
         return torch.cat((learned, track_reference.detach()), 2)
@@ -88,7 +87,7 @@ class Operations:
         track = (mask - 1) * -MASKED
         return track, F.pad(track, (num_detect, 0))
 
-    def bias(self, masked: Any, overlap: OverlapBias | None = None, reference: Any = None) -> Any:
+    def bias(self, masked: Any, overlap: Any = None, reference: Any = None) -> Any:
         """All that is added to attention logits: `masks`, and the overlap of reference boxes."""
         return masked if overlap is None else masked + overlap(reference)
 
@@ -129,7 +128,7 @@ class Operations:
         """Twofold, by nearest, cut to the size of `like`."""
         return F.interpolate(x, size=(like.shape[2], like.shape[3]), mode="nearest")
 
-    def attention(self, attention: Attention, query_key: Any, value: Any, bias: Any) -> Any:
+    def attention(self, attention: Any, query_key: Any, value: Any, bias: Any) -> Any:
         """Multi-head attention before its last projection; see `Attention.forward`."""
         tokens, values = query_key.flatten(2).transpose(1, 2), value.flatten(2).transpose(1, 2)  # [B, N, C]
         layers = ((attention.query, tokens), (attention.key, tokens), (attention.value, values))
@@ -137,7 +136,7 @@ class Operations:
         q, k, v = (layer.of_tokens(x).reshape(shape).transpose(1, 2) for layer, x in layers)  # [B, M, N, D]
         return attend(q, k, v, bias).transpose(1, 2).reshape(tokens.shape).transpose(1, 2).reshape(query_key.shape)
 
-    def values(self, attentions: Sequence[DeformableAttention], memory: Any) -> Any:
+    def values(self, attentions: Sequence[Any], memory: Any) -> Any:
         """What each of `attentions` samples of a map: `[B, C, H, W]` → `[L, B, C, H, W]`, all in one product.
 
         Channel by channel in memory, as sampling wants it: eager convolutions leave channels last.
@@ -148,7 +147,7 @@ class Operations:
         product = weight @ memory.flatten(2)[None] + bias.reshape(len(layers), 1, -1, 1)
         return product.unflatten(3, memory.shape[2:])
 
-    def sample(self, attention: DeformableAttention, query: Any, reference: Any, value: Any) -> Any:
+    def sample(self, attention: Any, query: Any, reference: Any, value: Any) -> Any:
         """Deformable attention before its last projection; see `DeformableAttention.forward`."""
         return sample_map(attention, attention.offsets(query), attention.weights(query), reference, value, query.shape)
 
@@ -156,7 +155,7 @@ class Operations:
         """Sine code of the four values of every box, `channels` each."""
         return sine_code(reference.float(), channels)
 
-    def refine(self, base: BaseGraph, delta: Any, reference: Any) -> Any:
+    def refine(self, base: Any, delta: Any, reference: Any) -> Any:
         """Box output from a layer's delta, both `[B, 4, R, W]`."""
         delta = delta.float()
         if not base.config.relative_boxes:
@@ -165,7 +164,7 @@ class Operations:
         scale = torch.exp(delta[:, 2:].clamp(-SIZE_LIMIT, SIZE_LIMIT))
         return torch.cat((centre + delta[:, :2] * size, (size * scale).clamp(LEAST_SIZE, LARGEST_SIZE)), 1)
 
-    def next_reference(self, base: BaseGraph, boxes: Any) -> Any:
+    def next_reference(self, base: Any, boxes: Any) -> Any:
         """The next layer's reference boxes from this one's box output; no gradient goes through them."""
         return (boxes if base.config.relative_boxes else boxes.sigmoid()).detach()
 
@@ -183,7 +182,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
 
 
 def sample_map(
-    attention: DeformableAttention, offsets: Tensor, logits: Tensor, reference: Tensor, value: Tensor, shape: Any
+    attention: Any, offsets: Tensor, logits: Tensor, reference: Tensor, value: Tensor, shape: Any
 ) -> Tensor:
     """Weighted samples of a map `[B, C, H, W]` as tokens of `shape` `[B, C, R, W]`.
 
@@ -199,7 +198,7 @@ def sample_map(
     return mixed.reshape(shape)
 
 
-def sampling_grid(attention: DeformableAttention, offsets: Tensor, reference: Tensor) -> Tensor:
+def sampling_grid(attention: Any, offsets: Tensor, reference: Tensor) -> Tensor:
     """`offsets` `[B, N, M·P·2]`, `reference` `[B, 4, R, W]` → `[B·M, N, P, 2]`, from -1 to 1 over the image."""
     tokens, heads, points = offsets.shape[1], attention.num_heads, attention.num_points
     steps = offsets.float().reshape(-1, tokens, heads, points, 2).permute(0, 2, 1, 3, 4)  # [B, M, N, P, 2]

@@ -67,6 +67,7 @@ class _Declaring(GridOperations):
         self.found: dict[Key, TensorSpec] = {}
         self._leader: dict[Key, Key] = {}
         self.last: Key = ("", "")
+        self._numel: dict[Key, int] = {}
 
     def spec(self, module: nn.Module | str, operator: str, sources: Sequence[Value] = (), **facts: Any) -> TensorSpec:
         key = (self.graph, module) if isinstance(module, str) else self.paths[id(module)]
@@ -82,6 +83,9 @@ class _Declaring(GridOperations):
             if source.spec is not None:
                 source.spec.readers.append(key)
         return self.found[key]
+
+    def _note(self, spec: TensorSpec, value: Value) -> None:
+        self._numel[spec.key] = value.data.numel()
 
     def output(self, x: Value) -> Tensor:
         assert x.spec is not None
@@ -109,7 +113,7 @@ class _Declaring(GridOperations):
         first: dict[int, TensorSpec] = {}
         for key, spec in self.found.items():
             group = numbers.setdefault(self._find(key), len(numbers))
-            result[key] = replace(spec, group=group)
+            result[key] = replace(spec, group=group, numel=self._numel.get(key, 0))
             one = first.setdefault(group, spec)
             if {one.rule.precision, spec.rule.precision} == {"int8", "int16"}:
                 raise UserError(

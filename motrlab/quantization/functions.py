@@ -81,16 +81,16 @@ def product(xp: Any, accumulator: Any, factor: Any) -> Any:
 
 
 def add_factors(x_scale: float, y_scale: float, scale: float) -> tuple[float, float]:
-    """Integers k of `add`. Raises OverflowError where 128 of such steps would not be exact."""
+    """Factors of `add`: the nearest multiples of 1/4096. Raises OverflowError where 256 of them would not be exact."""
     factors = [round(s / scale * FRACTION) for s in (x_scale, y_scale)]
     if max(factors) * 256 >= EXACT:
         raise OverflowError(f"a sum's grid is {max(factors) / FRACTION:.0f} times finer than that of what it adds")
-    return float(factors[0]), float(factors[1])
+    return factors[0] / FRACTION, factors[1] / FRACTION
 
 
 def add(xp: Any, x: Any, y: Any, factors: tuple[float, float]) -> Any:
-    """Sum of two grids on a third: (k_x·x + k_y·y) / 4096; 8-bit times 16-bit integers, exact until it is rounded."""
-    return (xp.apart(x * xp.const(factors[0])) + xp.apart(y * xp.const(factors[1]))) * xp.const(1 / FRACTION)
+    """Sum of two grids on a third: x·k_x/4096 + y·k_y/4096; 8-bit times 16-bit integers, exact until it is rounded."""
+    return x * xp.const(factors[0]) + y * xp.const(factors[1])
 
 
 def norm_limit(channels: int) -> int:
@@ -101,24 +101,29 @@ def norm_limit(channels: int) -> int:
 def norm_constants(
     weight: NDArray[Any], bias: NDArray[Any], epsilon: float, x_scale: float, scale: float
 ) -> tuple[Float32, Float32, np.float32]:
-    """`gain` (half of it), `shift` `[C]` in steps of the output, and `epsilon` in steps of the input."""
-    return f32(weight / scale / 2), f32(bias / scale), f32(epsilon / x_scale**2)
+    """`gain` √C·γ/2s and `shift` β/s, `[C]`, and `epsilon` C·ε/s_x²: see `norm`."""
+    channels = len(weight)
+    return (
+        f32(weight * math.sqrt(channels) / scale / 2),
+        f32(bias / scale),
+        f32(channels * epsilon / x_scale**2),
+    )
 
 
 def norm(xp: Any, x: Any, y: Any, gain: Any, shift: Any, epsilon: Any, channels: int) -> Any:
     """LayerNorm over the last axis of the sum of two int8 tensors of one grid (a 9-bit integer).
 
-    d = x + y − rint(S/C), S = Σ(x + y); result d · (2 / √(Σd²/C + ε′)) · γ/2s + β/s. S and Σd² are exact integers:
+    d = x + y − rint(S/C), S = Σ(x + y); result d · (2 / √(Σd² + C·ε′)) · √C·γ/2s + β/s. S and Σd² are exact integers:
     |d| ≤ 255 and C ≤ 256, or d is cut at `norm_limit`. What is left are single operations: C divides as a product with
     its reciprocal, and the numerator is a power of two, because that is how OpenVINO divides. (The mean to a finer step
     changes nothing that an output shows: docs/LOG.md.)
     """
-    total, count = x + y, xp.const(f32(1 / channels))
-    centred = total - xp.round(xp.sum(total) * count)
+    total = x + y
+    centred = total - xp.round(xp.sum(total) * xp.const(f32(1 / channels)))
     limit = norm_limit(channels)
     if limit < 255:
         centred = xp.clip(centred, -limit, limit)
-    deviation = xp.sqrt(xp.apart(xp.sum_squares(centred) * count) + xp.const(epsilon))
+    deviation = xp.sqrt(xp.sum_squares(centred) + epsilon)
     return xp.apart(centred * (xp.const(2.0) / deviation) * gain) + shift
 
 

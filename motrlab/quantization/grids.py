@@ -31,7 +31,7 @@ from motrlab.model.operations import (
 from motrlab.quantization import functions
 from motrlab.quantization.ranges import MIN_SCALE, Ranges
 from motrlab.quantization.tensors import Key, StraightThrough, TensorSpec, Value
-from motrlab.quantization.torch_arithmetic import IntegerLayer, TorchArithmetic
+from motrlab.quantization.torch_arithmetic import IntegerLayer, TorchArithmetic, side_by_side
 
 TORCH = TorchArithmetic()
 CONSTANT_SCALE = 1 / 127  # of sines and cosines
@@ -62,6 +62,11 @@ class Bias:
         return masked, along[:, :1] * along[:, 1:] * (self.overlap.factors(centre.shape[2]) * functions.LOGIT)
 
 
+def number(scale: Any) -> float:
+    """A scale without its gradient."""
+    return float(scale.detach()) if isinstance(scale, Tensor) else float(scale)
+
+
 class GridOperations(Operations):
     """Operations on `Value`s.
 
@@ -85,10 +90,12 @@ class GridOperations(Operations):
         self._mask: Tensor | None = None
         self._scales: list[float] = []
         self._layers: dict[tuple[int, int], IntegerLayer] = {}
+        self._constants: dict[Any, Any] = {}  # that follow from scales and weights
 
     def refresh(self) -> None:
         """Weights or scales have changed."""
         self._layers.clear()
+        self._constants.clear()
         self._scales = self.ranges.scale.tolist() if self.ranges is not None else []
 
     # What all operations have in common.
@@ -109,7 +116,9 @@ class GridOperations(Operations):
         assert self.ranges is not None
         learned = self.ranges.scale
         if learned.requires_grad and torch.is_grad_enabled() and spec.fixed is None:
-            return learned[spec.group]
+            step = learned[spec.group]
+            factor = (max(1, spec.numel) * spec.high) ** -0.5  # of its gradient: arXiv 1902.08153, section 2.2
+            return step * factor + (step * (1 - factor)).detach()
         return self._scales[spec.group]
 
     def _enter(self, x: Value) -> Value:
@@ -127,11 +136,13 @@ class GridOperations(Operations):
         exact: Callable[[], Tensor],
         live: Tensor | None = None,
         *,
+        through: Callable[[], Tensor] | None = None,
         differentiable: bool = False,
     ) -> Value:
         """The result of an operation: `floating` gives real values, `exact` steps that are not rounded yet.
 
-        `differentiable`: gradients go through `exact` as well as through `floating`.
+        Gradients go through `exact` where it is `differentiable`, else through `through` (the float function in steps),
+        by default `floating`.
         """
         if not self._on(spec):
             value = Value(floating(), None, spec, live)
@@ -146,8 +157,8 @@ class GridOperations(Operations):
             self.watch(spec, steps)
         self._look(spec, steps, live, scale)
         if training:
-            through = steps if differentiable else floating() / scale
-            data = StraightThrough.apply(through, steps.detach(), spec.low, spec.high)
+            float_steps = steps if differentiable else through() if through is not None else floating() / scale
+            data = StraightThrough.apply(float_steps, steps.detach(), spec.low, spec.high)
         else:
             data = steps.round().clamp_(spec.low, spec.high)
         value = Value(data, scale, spec, live)
@@ -156,7 +167,7 @@ class GridOperations(Operations):
 
     def _look(self, spec: TensorSpec, x: Tensor, live: Tensor | None, scale: Any = 1.0) -> None:
         if self.observing and self.ranges is not None:
-            self.ranges.observe(spec, x.detach() * float(scale), live, calibrating=self.calibrating)
+            self.ranges.observe(spec, x, live, number(scale), calibrating=self.calibrating)
 
     def _note(self, spec: TensorSpec, value: Value) -> None:
         if self.record is not None:
@@ -170,10 +181,8 @@ class GridOperations(Operations):
         key = (id(modules[0]), len(modules))
         found = self._layers.get(key)
         if found is None:
-            weight = torch.cat([m.weight for m in modules])  # type: ignore[misc]
-            bias = torch.cat([m.bias for m in modules])  # type: ignore[misc]
-            found = self._integer_layer(weight, bias, x_scale, spec)
-            self._layers[key] = found
+            each = [self._integer_layer(m.weight, m.bias, x_scale, spec) for m in modules]  # type: ignore[arg-type]
+            found = self._layers[key] = each[0] if len(each) == 1 else side_by_side(each)
         return found
 
     def _integer_layer(self, weight: Tensor, bias: Tensor, x_scale: Any, spec: TensorSpec) -> IntegerLayer:
@@ -196,7 +205,16 @@ class GridOperations(Operations):
 
     def _factor(self, layer: IntegerLayer, spec: TensorSpec) -> Tensor:
         """From accumulator to steps of the output, `[out]`."""
-        return layer.step / torch.as_tensor(self.scale(spec), dtype=torch.float32, device=layer.step.device)
+        scale = self.scale(spec)
+        if isinstance(scale, Tensor):
+            return layer.step / scale
+        return self._known((spec.key, id(layer.step)), lambda: layer.step / torch.tensor(scale, device=layer.step.device))
+
+    def _known(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, until `refresh`."""
+        if key not in self._constants:
+            self._constants[key] = make()
+        return self._constants[key]
 
     # Inputs and outputs.
 
@@ -281,14 +299,18 @@ class GridOperations(Operations):
         integers = self.layer(x.scale, spec, conv)
 
         def exact() -> Tensor:
-            factor = self._factor(integers, spec).reshape(-1, 1, 1)
-            return functions.product(TORCH, integers.convolution(x.data, conv), factor)
+            accumulator = integers.convolution(x.data, conv).permute(0, 2, 3, 1)
+            self._compare(conv, integers, accumulator, lambda: conv(x.real).permute(0, 2, 3, 1))
+            return functions.product(TORCH, accumulator, self._factor(integers, spec)).permute(0, 3, 1, 2)
 
-        y = self._finish(spec, lambda: x.data, exact, differentiable=True)
+        return self._finish(spec, lambda: x.data, exact, differentiable=True)
+
+    def _compare(
+        self, module: Any, integers: IntegerLayer, accumulator: Tensor, floating: Callable[[], Tensor]
+    ) -> None:
+        """Show `compare` a product `[…, out]` and what it would be in float."""
         if self.compare is not None:
-            expected = layer(x.real)
-            self.compare(conv.bias, y.real.permute(0, 2, 3, 1), expected.permute(0, 2, 3, 1))
-        return y
+            self.compare(module.bias, accumulator * integers.step, floating())
 
     def linear(self, layer: nn.Module, x: Value, *, relu: bool = False) -> Value:
         spec = self.spec(layer, "linear", [x], relu=relu)
@@ -299,13 +321,10 @@ class GridOperations(Operations):
 
         def exact() -> Tensor:
             accumulator = integers.linear(x.data.permute(0, 2, 3, 1))
+            self._compare(layer, integers, accumulator, lambda: layer(x.real).permute(0, 2, 3, 1))
             return functions.product(TORCH, accumulator, self._factor(integers, spec)).permute(0, 3, 1, 2)
 
-        y = self._finish(spec, lambda: x.data, exact, x.live, differentiable=True)
-        if self.compare is not None:
-            expected = FLOAT.linear(layer, x.real, relu=relu)
-            self.compare(layer.bias, y.real.permute(0, 2, 3, 1), expected.permute(0, 2, 3, 1))
-        return y
+        return self._finish(spec, lambda: x.data, exact, x.live, differentiable=True)
 
     def _pointwise(self, x_scale: Any, spec: TensorSpec, *layers: nn.Module) -> IntegerLayer:
         """`layer` of 1×1 convolutions, as matrices."""
@@ -323,10 +342,9 @@ class GridOperations(Operations):
             return out
         x = self._enter(x)
         integers = self.layer(x.scale, spec, layer)
-        found = integers.linear(x.data.flatten(2).transpose(1, 2)) * integers.step
-        if self.compare is not None:
-            self.compare(layer.bias, found, layer(x.real))
-        return found
+        accumulator = integers.linear(x.data.flatten(2).transpose(1, 2))
+        self._compare(layer, integers, accumulator, lambda: layer(x.real))
+        return accumulator * integers.step
 
     def values(self, attentions: Sequence[DeformableAttention], memory: Value) -> Value:
         layers = [attention.value for attention in attentions]
@@ -357,10 +375,17 @@ class GridOperations(Operations):
             x, y = self._enter(x), self._enter(y)
 
         def exact() -> Tensor:
-            factors = functions.add_factors(float(x.scale), float(y.scale), float(self.scale(spec)))
-            return functions.add(TORCH, x.data, y.data, factors)
+            return self._add(spec, x, y, number(x.scale), number(y.scale))
 
-        return self._finish(spec, lambda: x.real + y.real, exact, x.live)
+        return self._finish(spec, lambda: x.real + y.real, exact, x.live, differentiable=self._fixed_scales)
+
+    def _add(self, spec: TensorSpec, x: Value, y: Value, x_scale: float, y_scale: float) -> Tensor:
+        return functions.add(TORCH, x.data, y.data, functions.add_factors(x_scale, y_scale, number(self.scale(spec))))
+
+    @property
+    def _fixed_scales(self) -> bool:
+        """No gradient goes to scales."""
+        return self.ranges is None or not self.ranges.scale.requires_grad
 
     def norm(self, norm: Any, x: Value, branch: Value) -> Value:
         self.share(x.spec, branch.spec)
@@ -369,17 +394,24 @@ class GridOperations(Operations):
             x, branch = self._enter(x), self._enter(branch)
 
         def exact() -> Tensor:
-            channels = x.shape[1]
-            constants = [TORCH.const(c).to(x.data.device) for c in self.norm_constants(norm, x.scale, spec)]
-            first, second = (v.data.permute(0, 2, 3, 1) for v in (x, branch))
-            return functions.norm(TORCH, first, second, *constants, channels).permute(0, 3, 1, 2)
+            key = (spec.key, number(x.scale))
+            constants = self._known(
+                key, lambda: [TORCH.const(c).to(x.device) for c in self.norm_constants(norm, x.scale, spec)]
+            )
+            rows = (v.data.permute(0, 2, 3, 1) for v in (x, branch))
+            return functions.norm(TORCH, *rows, *constants, x.shape[1]).permute(0, 3, 1, 2)
 
-        return self._finish(spec, lambda: norm(x.real + branch.real), exact, branch.live)
+        def through() -> Tensor:
+            scale, rows = self.scale(spec), (x.data + branch.data).permute(0, 2, 3, 1)
+            epsilon = norm.eps / number(x.scale) ** 2
+            return F.layer_norm(rows, rows.shape[-1:], norm.weight / scale, norm.bias / scale, epsilon).permute(0, 3, 1, 2)
+
+        return self._finish(spec, lambda: norm(x.real + branch.real), exact, branch.live, through=through)
 
     def norm_constants(self, norm: nn.LayerNorm, x_scale: Any, spec: TensorSpec) -> tuple[Any, ...]:
         """As `functions.norm_constants`."""
         weight, bias = (p.detach().cpu().double().numpy() for p in (norm.weight, norm.bias))
-        return functions.norm_constants(weight, bias, norm.eps, float(x_scale), float(self.scale(spec)))
+        return functions.norm_constants(weight, bias, norm.eps, number(x_scale), number(self.scale(spec)))
 
     def blend(self, owner: nn.Module, x: Value, y: Value, share: float) -> Value:
         spec = self.spec(owner, "sum", [x, y])
@@ -387,8 +419,7 @@ class GridOperations(Operations):
             x, y = self._enter(x), self._enter(y)
 
         def exact() -> Tensor:
-            scales = float(x.scale) * (1 - share), float(y.scale) * share
-            return functions.add(TORCH, x.data, y.data, functions.add_factors(*scales, float(self.scale(spec))))
+            return self._add(spec, x, y, number(x.scale) * (1 - share), number(y.scale) * share)
 
         return self._finish(spec, lambda: FLOAT.blend(owner, x.real, y.real, share), exact, x.live)
 
@@ -421,8 +452,8 @@ class GridOperations(Operations):
 
     def attention_factors(self, attention: Attention, q: Any, k: Any, v: Any, spec: TensorSpec) -> tuple[Any, Any]:
         """From sums to logits, and from the ratio of sums to steps of the output, for scales of the operands."""
-        logit = float(q) * float(k) / attention.head_channels**0.5 * functions.LOGIT
-        return functions.f32(logit), functions.f32(float(v) * functions.ONE / float(self.scale(spec)))
+        logit = number(q) * number(k) / attention.head_channels**0.5 * functions.LOGIT
+        return functions.f32(logit), functions.f32(number(v) * functions.ONE / number(self.scale(spec)))
 
     def sample(self, attention: DeformableAttention, query: Value, reference: Tensor, value: Value) -> Value:
         offsets, logits = self._tokens(attention.offsets, query), self._tokens(attention.weights, query)
@@ -436,7 +467,7 @@ class GridOperations(Operations):
 
         def exact() -> Tensor:
             levels = functions.sampling_levels(attention.num_points, self.scheme.levels)
-            factor = functions.f32(float(value.scale) / (float(self.scale(spec)) * levels))
+            factor = functions.f32(number(value.scale) / (number(self.scale(spec)) * levels))
             mixed = self._sampled(attention, offsets.detach(), logits.detach(), reference, value.data, levels)
             return mixed.reshape(shape) * float(factor)
 

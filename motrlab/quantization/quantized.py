@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from motrlab.config import Config
@@ -73,6 +74,14 @@ class QuantizedMotr(nn.Module):
     def graphs(self) -> QuantizedGraphs:
         """What the frame step takes."""
         return QuantizedGraphs(self)
+
+    @torch.no_grad()
+    def detect_slots(self) -> tuple[Tensor, Tensor]:
+        """Learned queries `[1, C, D / W, W]` and references `[1, 4, D / W, W]` on their grids; in mode `evaluate`."""
+        base = self.model.base
+        self.net.enter(base)
+        empty = torch.zeros(1, 4, 0, self.config.slot_columns)
+        return self.net.detect_query(base.detect).real, self.net.references(base.detect, empty)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Parameters, ranges and histograms; integers of the old state are dropped."""

@@ -11,6 +11,7 @@ from motrlab.quantization.observers import BINS, FROM_HISTOGRAM, MagnitudeHistog
 from motrlab.quantization.tensors import TensorSpec
 
 MIN_SCALE = 1e-6
+_UNSEEN = 4.0
 _MOMENTUM = 0.02  # of the moving average, once as many updates are seen as it spans; before, a plain mean
 
 
@@ -18,11 +19,13 @@ class Ranges(nn.Module):
     """Largest magnitude of every tensor, and `scale` `[groups]` of every grid: float32 numbers, saved with the model.
 
     An observation is the largest magnitude in one frame, over the slots that hold somebody; a frame in which nobody is
-    tracked says nothing of the track slots. A grid that several tensors share reaches as far as the largest of them.
+    tracked says nothing of the track slots. Observations wait in `pending` (with the model when it is saved) for
+    `advance`: all frames of a training step have one grid. A grid that several tensors share reaches as far as the largest of them.
     """
 
     largest: Tensor
     seen: Tensor
+    pending: Tensor
     histograms: Tensor
     limits: Tensor
 
@@ -31,18 +34,20 @@ class Ranges(nn.Module):
         self._specs = specs
         self._index = {spec.key: index for index, spec in enumerate(specs)}
         self._row = {s.key: row for row, s in enumerate(s for s in specs if s.rule.observer in FROM_HISTOGRAM)}
-        self._pending: dict[int, list[Tensor]] = {}
         num_groups = max(spec.group for spec in specs) + 1
         self.register_buffer("largest", torch.zeros(len(specs), dtype=torch.float64))
         self.register_buffer("seen", torch.zeros(len(specs)))
+        self.register_buffer("pending", torch.zeros(3, len(specs), dtype=torch.float64))  # count, sum, largest
         self.register_buffer("histograms", torch.zeros(len(self._row), BINS))
         self.register_buffer("limits", torch.zeros(len(self._row)))
         self.scale = nn.Parameter(torch.ones(num_groups), requires_grad=False)
         self.follow()
 
     @torch.no_grad()
-    def observe(self, spec: TensorSpec, x: Tensor, live: Tensor | None, *, calibrating: bool) -> None:
-        """Look at real values `[B, C, R, W]` (or `[L, B, …]`); `live` `[B, 1, R, W]`. Counts from `advance` on."""
+    def observe(
+        self, spec: TensorSpec, x: Tensor, live: Tensor | None, scale: float = 1.0, *, calibrating: bool
+    ) -> None:
+        """Look at values `[B, C, R, W]` in steps of `scale`; `live` `[B, 1, R, W]`. Counts from `advance` on."""
         if spec.fixed is not None or not (calibrating or spec.rule.observer not in FROM_HISTOGRAM):
             return
         x = x.detach()
@@ -51,33 +56,45 @@ class Ranges(nn.Module):
             if not len(x):
                 return
         axes = tuple(range(1, x.ndim))
-        magnitude = torch.maximum(x.amax(axes), -x.amin(axes))
+        magnitude = x.amax(axes) if spec.low == 0 else torch.maximum(x.amax(axes), -x.amin(axes))
+        magnitude = magnitude.clamp(min=0) * scale
         if spec.ceiling is not None:
             magnitude = magnitude.clamp(max=spec.ceiling)
-        self._pending.setdefault(self._index[spec.key], []).append(magnitude)
+        index = self._index[spec.key]
+        count, total, most = self.pending[:, index]
+        count += len(magnitude)
+        total += magnitude.double().sum()
+        most.copy_(torch.maximum(most, magnitude.amax()))
         row = self._row.get(spec.key)
         if row is not None:
-            MagnitudeHistogram(self.histograms[row], self.limits[row : row + 1]).add(x)
+            MagnitudeHistogram(self.histograms[row], self.limits[row : row + 1]).add(x * scale)
 
     @torch.no_grad()
     def advance(self) -> None:
         """Take what was observed since the last time into the ranges, and let the scales follow."""
-        for index, found in self._pending.items():
-            magnitude = torch.cat(found)
-            seen, old = float(self.seen[index]), float(self.largest[index])
-            if self._specs[index].rule.observer == "min_max":
-                new = max(old, float(magnitude.amax()))
-            else:
-                new = old + max(1 / (seen + 1), _MOMENTUM) * (float(magnitude.double().mean()) - old)
-            self.largest[index], self.seen[index] = new, seen + 1
-        if self._pending:
-            self._pending = {}
-            self.follow()
+        counts, totals, largest = self.pending.tolist()
+        if not any(counts):
+            return
+        for index, (count, total, most) in enumerate(zip(counts, totals, largest, strict=True)):
+            if count:
+                seen, old = float(self.seen[index]), float(self.largest[index])
+                if self._specs[index].rule.observer == "min_max":
+                    new = max(old, most)
+                else:
+                    new = old + max(1 / (seen + 1), _MOMENTUM) * (total / count - old)
+                self.largest[index], self.seen[index] = new, seen + 1
+        self.pending.zero_()
+        self.follow()
 
     @torch.no_grad()
     def finish(self) -> None:
-        """End of calibration: ranges from histograms, where a rule asks for them."""
+        """End of calibration: ranges from histograms, where a rule asks for them.
+
+        What nobody was seen in (tracks that never were) gets the range of a norm's results, so that nothing overflows.
+        """
         self.advance()
+        for spec in self.unseen():
+            self.largest[self._index[spec.key]] = _UNSEEN
         for spec in self._specs:
             row = self._row.get(spec.key)
             if row is not None and float(self.limits[row]) > 0:
@@ -95,6 +112,12 @@ class Ranges(nn.Module):
             scales[spec.group] = max(scales[spec.group], own)
         self.scale.copy_(torch.tensor(scales))
 
+    @torch.no_grad()
+    def keep_positive(self) -> None:
+        """After a step that has moved learned scales."""
+        self.scale.clamp_(min=MIN_SCALE)
+
     def unseen(self) -> list[TensorSpec]:
         """Tensors that should have been observed and were not."""
-        return [s for s, n in zip(self._specs, self.seen.tolist(), strict=True) if s.fixed is None and not n]
+        seen = zip(self._specs, self.seen.tolist(), strict=True)
+        return [s for s, number in seen if s.fixed is None and s.operator != "head" and not number]

@@ -19,7 +19,8 @@ class TensorSpec:
     """A tensor between two operations of a graph.
 
     `name` is the path of the module that makes it (see `scheme.Rule.path`). Tensors of one `group` share a grid. `low`
-    and `high` are the grid's ends. `fixed`: a scale that nothing observes. `ceiling`: what a ReLU6 lets through.
+    and `high` are the grid's ends. `fixed`: a scale that nothing observes. `ceiling`: what a ReLU6 lets through. `numel`:
+    its values in one frame.
     """
 
     graph: str
@@ -31,6 +32,7 @@ class TensorSpec:
     high: int
     fixed: float | None = None
     ceiling: float | None = None
+    numel: int = 0
     readers: list[Key] = field(default_factory=list, compare=False)  # the tensors that are made of it
 
     @property
@@ -77,6 +79,10 @@ class Value:
         return self.data.shape
 
     @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+    @property
     def real(self) -> Tensor:
         """Real values."""
         return self.data if self.scale is None else self.data * self.scale
@@ -97,10 +103,11 @@ class StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, floating: Tensor, steps: Tensor, low: int, high: int) -> Tensor:
-        ctx.save_for_backward((steps >= low - 0.5) & (steps <= high + 0.5))
+        ctx.save_for_backward(steps)
+        ctx.ends = (low - 0.5, high + 0.5)
         return steps.round().clamp_(low, high)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None, None, None
+        (steps,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradients[0], steps, *ctx.ends), None, None, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,3 +119,9 @@ class IntegerLayer:
         if others:
             total = torch.stack([total.double(), *(part(p, None).double() for p in others)]).sum(0).float()
         return total
+
+
+def side_by_side(layers: Sequence[IntegerLayer]) -> IntegerLayer:
+    """Products of one input as one product of all their outputs."""
+    joined = [torch.cat([getattr(x, name) for x in layers]) for name in ("weight", "bias", "scale", "step")]
+    return IntegerLayer(*joined, max((x.parts for x in layers), key=len))

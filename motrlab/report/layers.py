@@ -79,7 +79,7 @@ def _row(row: LayerRow) -> Row:
         f"{row.range_used:.2f}",
         f"{row.offset_steps:+.2f}".replace("-", "−"),
     )
-    return Row(f"{row.graph} {row.tensor}", [Cell(text) for text in cells], note=row.path)
+    return Row(f"{row.graph} {row.tensor}", [Cell(text) for text in cells], note=f"{row.operator}, {row.observer}")
 
 
 def _db(value: float) -> str:

@@ -178,8 +178,7 @@ _COSTS = (
 
 
 def cost_table(records: Sequence[Record], protocol: str) -> Table | None:
-    """What quantisation, conversion and another runtime cost, in points, and how far the tracks are the same."""
-    agreement = (last(records, "fixed_point", "agreement") or {"metrics": {}})["metrics"]
+    """What quantisation and conversion cost, in points."""
     scores = {
         stage: overall(r, protocol) for stage in (*STAGES, "float_extra") if (r := last(records, stage, "accuracy"))
     }
@@ -187,15 +186,33 @@ def cost_table(records: Sequence[Record], protocol: str) -> Table | None:
     for stage, other, note in _COSTS:
         if scores.get(stage) and scores.get(other):
             cells = [_points(scores[stage].get(m), scores[other].get(m)) for m in COMPARED]
-            same = agreement.get("qat.idf1") if stage == "fixed_point" else None
-            title = f"{STAGE_NAMES[stage]} − {STAGE_NAMES[other]}"
-            rows.append(Row(title, [*cells, _same_tracks(same)], note=note))
-    runtime = {m: number(agreement.get(f"openvino.{protocol}.{m}")) for m in COMPARED}
-    if scores.get("fixed_point") and any(value is not None for value in runtime.values()):
-        cells = [_points(runtime[m], scores["fixed_point"].get(m)) for m in COMPARED]
-        rows.append(Row("OpenVINO − ONNX Runtime", [*cells, _same_tracks(agreement.get("openvino.idf1"))]))
-    columns = [*(f"{METRIC_NAMES[m]}, points" for m in COMPARED), "same tracks, IDF1"]
+            rows.append(Row(f"{STAGE_NAMES[stage]} − {STAGE_NAMES[other]}", cells, note=note))
+    columns = [f"{METRIC_NAMES[m]}, points" for m in COMPARED]
     return Table(columns, [("", rows)], corner="Difference") if rows else None
+
+
+_FORMS = {"qat": "QAT graph in PyTorch", "openvino": "OpenVINO, plain operators"}
+_PORTABLE = {"portable_onnxruntime": "portable files, ONNX Runtime", "portable_openvino": "portable files, OpenVINO"}
+
+
+def agreement_table(records: Sequence[Record]) -> Table | None:
+    """Which forms of the fixed-point model give the track files of ONNX Runtime, byte for byte."""
+    record = last(records, "fixed_point", "agreement")
+    if record is None:
+        return None
+    metrics, rows = record["metrics"], []
+    for form, title in _FORMS.items():
+        equal, files = (number(metrics.get(f"{form}.{name}")) for name in ("equal_files", "num_files"))
+        if equal is not None and files is not None:
+            where = metrics.get(f"{form}.first_difference")
+            text = "equal byte for byte" if equal == files else f"{equal:.0f} equal, first other: {where}"
+            rows.append(Row(title, [Cell(f"{files:.0f}"), Cell(text), Cell("–")]))
+    for form, title in _PORTABLE.items():
+        idf1 = number(metrics.get(f"{form}.idf1"))
+        if idf1 is not None:
+            rows.append(Row(title, [Cell("–"), Cell("not exact"), Cell(f"{idf1:.4f}")]))
+    columns = ["track files", "compared with ONNX Runtime", "IDF1 with its tracks"]
+    return Table(columns, [("", rows)], corner="Form") if rows else None
 
 
 def _points(value: float | None, reference: float | None) -> Cell:
@@ -203,11 +220,6 @@ def _points(value: float | None, reference: float | None) -> Cell:
         return Cell("–")
     text, tone = delta_points(value, reference)
     return Cell("", text, tone)
-
-
-def _same_tracks(idf1: Any) -> Cell:
-    found = number(idf1)
-    return Cell("–" if found is None else f"{found:.4f}")
 
 
 def baseline_rows(records: Sequence[Record], protocol: str, kind: str = "baseline") -> list[Row]:
@@ -287,7 +299,7 @@ def latency_tables(metrics: Mapping[str, Any]) -> list[tuple[str, Table]]:
 
 def throughput_table(metrics: Mapping[str, Any]) -> Table | None:
     """Frames a second and the gain over fp32, by thread count; None where neither was measured."""
-    names = {"fps": "frames a second", "speedup": "base graph, times fp32", "qim.speedup": "QIM, times fp32"}
+    names = {"fps": "frames a second", "speedup": "base graph, times fp32", "qim.speedup": "QIM, times fp32", "step.speedup": "closed loop, times fp32"}
     rows, by_threads = [], _by_threads(metrics)
     shown = [name for name in names if any(name in found for found in by_threads.values())]
     for threads, found in by_threads.items():

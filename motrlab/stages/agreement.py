@@ -1,39 +1,77 @@
-"""Do the stages that should compute the same give the same tracks? Fixed point against QAT, OpenVINO against it."""
+"""Do the forms of the fixed-point model give the same tracks? Compared byte for byte."""
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from motrlab.deploy.runtime import load_artifact
+from motrlab.deploy.runtime import BASE_OUTPUTS, QIM_OUTPUTS, OnnxGraphs, Runtime, load_artifact, load_network
 from motrlab.evaluation.agreement import track_agreement
 from motrlab.evaluation.metrics import OVERALL
-from motrlab.evaluation.tracks import Tracks, read_tracks
+from motrlab.evaluation.tracks import Tracks, write_tracks
 from motrlab.run import Run, num_cpus
-from motrlab.stages.accuracy import Engine, track_part
-from motrlab.stages.data import open_store, read_ground_truth, score_tracks
+from motrlab.stages.accuracy import Engine, open_engine, track_part
+from motrlab.stages.data import has_unseen
 
 _SCORES = ("mota", "idf1", "hota", "idsw", "fp", "fn")
+FORMS = ("qat", "openvino")  # what is compared with the fixed-point model on ONNX Runtime
 
 
 def measure_agreement(run: Run) -> dict[str, Any]:
-    """Score the fixed-point tracks with those of QAT as ground truth, and OpenVINO's with those of ONNX Runtime.
+    """Compare track files of QAT and of OpenVINO with those of ONNX Runtime, and score those of the portable files.
 
-    Record of stage `fixed_point`, kind `agreement`: `qat.idf1` and so on, `openvino.idf1` and so on, and OpenVINO's own
-    accuracy as `openvino.motchallenge.mota`. Raises UserError if QAT or fixed point was not evaluated.
+    Over all test halves and unseen videos. Record of stage `fixed_point`, kind `agreement`: `qat.equal_files` of
+    `qat.num_files` are equal byte for byte, `qat.first_difference` names the first that is not; likewise `openvino`. The
+    portable files are not exact: `portable_onnxruntime.idf1` and so on score their tracks on the test halves with the
+    fixed-point tracks as ground truth, `portable_openvino` those on OpenVINO's own int8 kernels.
     """
     started = time.time()
-    fixed = _written(run, "fixed_point")
-    runtime = load_artifact(run.artifact, num_threads=num_cpus(), backend="openvino")
-    openvino = track_part(run, Engine(runtime.graphs, runtime.preprocess, 1), "test")
-    metrics: dict[str, float | None] = {}
-    for name, reference, other in (("qat", _written(run, "qat"), fixed), ("openvino", fixed, openvino)):
-        found = track_agreement(reference, other)[OVERALL]
-        metrics |= {f"{name}.{score}": found[score] for score in _SCORES}
-    scores = score_tracks(read_ground_truth(run), openvino)["motchallenge"][OVERALL]
-    metrics |= {f"openvino.motchallenge.{score}": scores[score] for score in _SCORES}
+    parts = ("test", "unseen") if has_unseen(run) else ("test",)
+    runtime = load_artifact(run.artifact, num_threads=num_cpus())
+    other = load_artifact(run.artifact, num_threads=num_cpus(), backend="openvino")
+    engines = {"fixed_point": _engine(runtime), "qat": open_engine(run, "qat"), "openvino": _engine(other)}
+    tracks = {
+        form: {name: found for part in parts for name, found in track_part(run, engine, part).items()}
+        for form, engine in engines.items()
+    }
+    metrics: dict[str, Any] = {}
+    for form in FORMS:
+        differing = different_files(tracks["fixed_point"], tracks[form])
+        metrics[f"{form}.num_files"] = len(tracks[form])
+        metrics[f"{form}.equal_files"] = len(tracks[form]) - len(differing)
+        metrics[f"{form}.first_difference"] = differing[0] if differing else ""
+    for backend in ("onnxruntime", "openvino"):
+        found = track_part(run, _engine(portable_runtime(run, runtime, backend)), "test")
+        reference = {name: tracks["fixed_point"][name] for name in found}
+        scores = track_agreement(reference, found)[OVERALL]
+        metrics |= {f"portable_{backend}.{score}": scores[score] for score in _SCORES}
     return run.add_record("fixed_point", "agreement", metrics, started=started)
 
 
-def _written(run: Run, stage: str) -> dict[str, Tracks]:
-    return {info.name: read_tracks(run.tracks(stage) / f"{info.name}.txt") for info in open_store(run).sequences}
+def _engine(runtime: Runtime) -> Engine:
+    return Engine(runtime.graphs, runtime.preprocess, 1)
+
+
+def portable_runtime(run: Run, runtime: Runtime, backend: str) -> Runtime:
+    """The tracker of an artefact on its portable files."""
+    base, qim = (
+        load_network(run.artifact / f"{graph}.onnx", outputs, num_cpus(), backend)
+        for graph, outputs in (("base", BASE_OUTPUTS), ("qim", QIM_OUTPUTS))
+    )
+    graphs = OnnxGraphs(base, qim, runtime.graphs.detect_query, boxes=runtime.graphs.boxes, exact=False)
+    return Runtime(graphs, runtime.shapes, runtime.tracker)
+
+
+def different_files(reference: Mapping[str, Tracks], other: Mapping[str, Tracks]) -> list[str]:
+    """Sequences whose result files differ in a byte, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def written(tracks: Tracks) -> bytes:
+            path = Path(folder) / "tracks.txt"
+            write_tracks(path, tracks)
+            return path.read_bytes()
+
+        return [name for name in sorted(reference) if written(reference[name]) != written(other[name])]

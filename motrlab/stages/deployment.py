@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +18,45 @@ from motrlab.viz.overlay import contact_sheet, draw_frame, tracks_of_frame, trai
 _PERF_FRAMES = 60  # of the first test video
 
 
-def convert(run: Run, *, exact: bool = True) -> dict[str, Any]:
+def convert(run: Run) -> dict[str, Any]:
     """QAT model → ONNX → artefact; record kind `integer`: the share of work done by integer kernels.
 
-    `exact`: as for `deploy.rewrite.rewrite_for_onnxruntime`.
+    Raises UserError where the run's scheme asks for what integer kernels lack.
     """
-    import torch
-
-    from motrlab.deploy.export import export_float, export_portable
     from motrlab.deploy.integer import integer_share
-    from motrlab.deploy.rewrite import rewrite_for_onnxruntime
+    from motrlab.deploy.kernel_graph import kernel_graphs
+    from motrlab.deploy.onnx_graph import save_onnx
+    from motrlab.deploy.portable import float_graphs, portable_graphs
     from motrlab.model.motr import folded_copy
     from motrlab.stages.models import load_float, load_quantized
 
     started = time.time()
-    quantized = load_quantized(run, "qat")
-    reference_logits = quantized.base.get_parameter("detect.reference_logits")
-    export = run.path / "export"
-    export_portable(quantized, export)
-    export_float(folded_copy(load_float(run)), export / "float")
-    for graph in ("base", "qim"):
-        rewrite_for_onnxruntime(export / f"{graph}.onnx", export / f"{graph}.ort.onnx", exact=exact)
+    quantised = load_quantized(run, "qat")
+    graphs = {f"{name}.ort.onnx": model for name, model in kernel_graphs(quantised).items()}
+    graphs |= {f"{name}.onnx": model for name, model in portable_graphs(quantised).items()}
+    export = run.path / "export" / "float"
+    for name, model in float_graphs(folded_copy(load_float(run))).items():
+        save_onnx(model, export / f"{name}.onnx")
+    query, reference = quantised.detect_slots()
     write_artifact(
         run.artifact,
-        base_onnx=export / "base.onnx",
-        qim_onnx=export / "qim.onnx",
-        base_ort=export / "base.ort.onnx",
-        qim_ort=export / "qim.ort.onnx",
-        detect_query=quantized.graphs.detect_query.detach().numpy(),
-        detect_reference=torch.sigmoid(reference_logits.detach()).numpy(),
-        config=run.config,
-        provenance={"run": run.name, "stage": "qat", "exact": exact, "git_commit": git_state()["git_commit"]},
+        graphs=graphs,
+        detect_query=query.numpy(),
+        detect_reference=reference.numpy(),
+        config=replace(run.config, scheme=quantised.scheme),
+        provenance={"run": run.name, "stage": "qat", "git_commit": git_state()["git_commit"]},
     )
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float | str] = {}
     for graph in ("base", "qim"):
         share = integer_share(run.artifact / f"{graph}.ort.onnx")
         metrics |= {f"{graph}.integer_macs_share": share.macs_share, f"{graph}.integer_nodes_share": share.nodes_share}
         metrics |= {f"{graph}.num_products": len(share.products), f"{graph}.num_float_products": len(share.float_names)}
-        metrics[f"{graph}.size_mb"] = (run.artifact / f"{graph}.onnx").stat().st_size / 1e6
-        metrics[f"{graph}.fp32_size_mb"] = (export / "float" / f"{graph}.onnx").stat().st_size / 1e6
+        metrics |= {f"{graph}.num_nodes": share.num_nodes, f"{graph}.float_nodes_share": share.float_share}
+        metrics[f"{graph}.float_nodes"] = ", ".join(f"{name} {count}" for name, count in share.float_nodes.items())
+        metrics[f"{graph}.inexact_operators"] = ", ".join(share.inexact)
+        metrics[f"{graph}.size_mb"] = (run.artifact / f"{graph}.ort.onnx").stat().st_size / 1e6
+        metrics[f"{graph}.portable_size_mb"] = (run.artifact / f"{graph}.onnx").stat().st_size / 1e6
+        metrics[f"{graph}.fp32_size_mb"] = (export / f"{graph}.onnx").stat().st_size / 1e6
     return run.add_record("fixed_point", "integer", metrics, started=started)
 
 
@@ -66,9 +67,7 @@ def measure_performance(run: Run, *, repeats: int = 50) -> dict[str, Any]:
     info = store.sequences[0]
     frames = list(read_frames(store, info.name, 1, min(_PERF_FRAMES, info.num_frames)))
     folder = run.path / "export" / "float"
-    metrics = measure_latency(
-        run.artifact, folder / "base.onnx", folder / "qim.onnx", frames, num_threads=(1, 2), repeats=repeats
-    )
+    metrics = measure_latency(run.artifact, folder, frames, num_threads=(1, 2), repeats=repeats)
     run.add_record("perf", "latency", metrics, started=started)
     return metrics
 

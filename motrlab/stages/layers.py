@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
+from motrlab.data.preprocess import input_bytes
 from motrlab.deploy.runtime import load_artifact
 from motrlab.deploy.taps import TappedRuntime
-from motrlab.quantization.analysis.comparison import InMode, compare_outputs, compare_taps
+from motrlab.quantization.analysis.comparison import compare_outputs, compare_taps, in_mode
 from motrlab.quantization.analysis.layers import FrameRow, summary, write_csv
-from motrlab.quantization.analysis.taps import tap_points
+from motrlab.quantization.calibration import closed_loop
 from motrlab.run import Run, num_cpus, write_bytes
 from motrlab.stages.accuracy import network_inputs
 from motrlab.stages.data import open_store
 from motrlab.stages.models import load_quantized
-from motrlab.tracking.step import Graphs
+from motrlab.tracking.step import FrameStep
 from motrlab.viz.curves import figure_png
 from motrlab.viz.layers import frame_sqnr, mean_db, tensor_sqnr
 
@@ -26,7 +27,7 @@ _OUTPUTS = ("class_logits_db", "boxes_db", "embedding_db")
 
 
 def compare_layers(run: Run, stage: str = "qat", num_frames: int = 8, *, num_videos: int = 2) -> dict[str, Any]:
-    """Compare the fake-quantised model of `stage`, in its float and its quantised mode, with the artefact.
+    """Compare the model of `stage`, in its float and its quantised mode, with the artefact.
 
     On the first `num_frames` frames of the first `num_videos` test videos. Leaves `assets/layers.csv` (a row for each
     tensor), `assets/layers_frames.csv` (each frame in closed loop), a picture of each, and a record of stage
@@ -37,16 +38,18 @@ def compare_layers(run: Run, stage: str = "qat", num_frames: int = 8, *, num_vid
     started = time.time()
     quantised = load_quantized(run, stage)
     runtime = load_artifact(run.artifact, num_threads=num_cpus())
-    tapped = TappedRuntime(run.artifact, tap_points(quantised), num_threads=num_cpus())
+    tapped = TappedRuntime(run.artifact, quantised, num_threads=num_cpus())
     store = open_store(run)
     names = [info.name for info in store.sequences[:num_videos]]
     videos = {name: list(network_inputs(run, store, name, last=num_frames)) for name in names}
     rows = compare_taps(quantised, tapped, videos.values(), run.config)
-    others: dict[str, tuple[Graphs, Callable[[torch.Tensor], Any]]] = {
-        "fake": (InMode(quantised, "evaluate"), lambda x: x),
-        "fixed_point": (runtime.graphs, lambda x: x.numpy()),
-    }
-    frames = compare_outputs(InMode(quantised, "float"), others, videos, run.config)
+
+    def track_deployed(images: Sequence[torch.Tensor]) -> Iterator[FrameStep]:
+        frames: Iterator[Any] = (input_bytes(x.numpy()) for x in images)
+        return closed_loop(runtime.graphs, frames, run.config)
+
+    others = {"fake": in_mode(quantised, "evaluate", run.config), "fixed_point": track_deployed}
+    frames = compare_outputs(in_mode(quantised, "float", run.config), others, videos, run.config)
     assets = [run.assets / name for name in ("layers.csv", "layers_frames.csv", "layers.png", "layers_frames.png")]
     write_csv(assets[0], rows)
     write_csv(assets[1], frames)

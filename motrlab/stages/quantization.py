@@ -14,6 +14,7 @@ from motrlab.config import CalibrationConfig, Config
 from motrlab.errors import UserError
 from motrlab.model.motr import folded_copy
 from motrlab.quantization.calibration import calibrate as calibrate_ranges
+from motrlab.quantization.equalisation import equalise
 from motrlab.quantization.qat import train_qat as fit_qat
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run
@@ -38,7 +39,10 @@ def calibrate(run: Run, *, num_frames: int = 0, stride: int = 0, sequences: Sequ
         sequences=tuple(sequences) or settings.sequences,
     )
     config = replace(run.config, calibration=settings)
-    quantized = QuantizedMotr(folded_copy(load_float(run)), config.scheme, equalise=settings.equalise)
+    model = folded_copy(load_float(run))
+    if settings.equalise:
+        equalise(model)
+    quantized = QuantizedMotr(model, config.scheme)
     result = calibrate_ranges(quantized, calibration_videos(run, settings), config)
     if result.tracks_per_frame == 0:
         warnings.warn(
@@ -77,11 +81,9 @@ def calibration_videos(run: Run, settings: CalibrationConfig) -> list[Iterator[t
     return [network_inputs(run, store, name) for name in names]
 
 
-def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0, distill: float = -1.0) -> dict[str, Any]:
-    """Train on from the calibrated state; record kind `training`. `steps` 0, `lr` 0, `distill` < 0: the preset's."""
+def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
+    """Train on from the calibrated state; record kind `training`. `steps` 0, `lr` 0: the preset's."""
     config = _qat_config(run, steps, lr)
-    if distill >= 0:
-        config = replace(config, qat=replace(config.qat, distill=distill))
     if config.qat.steps > config.train.steps:
         warnings.warn(
             f"qat: {config.qat.steps} steps are more than the {config.train.steps} of the float training; meant is a "
@@ -89,9 +91,8 @@ def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0, distill: float = -1.
             stacklevel=2,
         )
     quantized = load_quantized(run, "calibration")
-    teacher = folded_copy(load_float(run)) if config.qat.distill else None
     with replacing(run, "qat"):
-        result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"), teacher=teacher)
+        result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"))
     return record_training(run, "qat", result, config)
 
 

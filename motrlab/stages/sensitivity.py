@@ -17,7 +17,7 @@ from motrlab.errors import UserError
 from motrlab.evaluation.metrics import evaluate
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.model.motr import MotrGraphs, folded_copy
-from motrlab.quantization.analysis.groups import GroupSwitches, scheme_rules
+from motrlab.quantization.analysis.groups import float_rules, groups_of, switched_on
 from motrlab.quantization.analysis.layers import write_csv
 from motrlab.quantization.analysis.probe import Probe
 from motrlab.quantization.analysis.sensitivity import Scores, measure_groups, search_groups
@@ -29,6 +29,7 @@ from motrlab.quantization.analysis.sensitivity_tables import (
     raised_until,
 )
 from motrlab.quantization.analysis.sweep import calibration_variants, compare_calibrations
+from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run, write_bytes, write_text
 from motrlab.stages.accuracy import network_inputs, torch_engine, track_part
 from motrlab.stages.data import open_store, read_ground_truth
@@ -61,16 +62,17 @@ def measure_sensitivity(
         raise UserError(f"sensitivity: max_float_share is a share from 0 to 1, not {max_float_share}")
     started = time.time()
     frames, clips = _sizes(run.config, num_frames, clip_frames)
-    switches = GroupSwitches(load_quantized(run, "calibration"))
+    quantised = load_quantized(run, "calibration")
     score = _scorer(run, clips)
-    with switches.on(()) as model:
-        probe = Probe(model.graphs, probe_videos(run, frames), run.config)
-        reference = score(model.graphs) if score else {}
-    rows = measure_groups(switches, probe, score)
-    path = search_groups(switches, probe, rows, max_float_share)
-    path = _scored_front(switches, path, score)
-    raised = [switches.groups[name] for name in raised_until(path, len(path) - 1)]
-    scheme = run.config.scheme.with_rules(*scheme_rules(raised))
+    quantised.mode("float")
+    probe = Probe(quantised.graphs, probe_videos(run, frames), run.config)
+    reference = score(quantised.graphs) if score else {}
+    rows = measure_groups(quantised, probe, score)
+    path = search_groups(quantised, probe, rows, max_float_share)
+    path = _scored_front(quantised, path, score)
+    groups = groups_of(quantised)
+    raised = [groups[name] for name in raised_until(path, len(path) - 1)]
+    scheme = run.config.scheme.with_rules(*float_rules(raised))
     limits = (reference["mota"], reference["idf1"]) if reference else None
     assets = _write(
         run,
@@ -157,15 +159,15 @@ def _scorer(run: Run, clip_frames: int) -> Callable[[Graphs], Scores] | None:
 
 
 def _scored_front(
-    switches: GroupSwitches, path: Sequence[PathPoint], score: Callable[[Graphs], Scores] | None
+    quantised: QuantizedMotr, path: Sequence[PathPoint], score: Callable[[Graphs], Scores] | None
 ) -> list[PathPoint]:
     """The path with MOTA and IDF1 of its points on the Pareto front."""
     if score is None:
         return list(path)
     found = list(path)
     for index in pareto_front([(point.float_share, point.noise_share) for point in path]):
-        with switches.on(switches.groups.keys() - set(raised_until(path, index))) as model:
-            scores = score(model.graphs)
+        with switched_on(quantised, groups_of(quantised).keys() - set(raised_until(path, index))):
+            scores = score(quantised.graphs)
         found[index] = replace(path[index], mota=scores["mota"], idf1=scores["idf1"])
     return found
 

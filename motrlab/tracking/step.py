@@ -1,4 +1,4 @@
-"""The frame step: base graph → decision → QIM → next state, and the loop over the frames of a sequence. Both exist once.
+"""The frame step: base graph → decision → QIM → next state; and the loop over a sequence's frames. Both exist once.
 
 Float training, calibration, evaluation of every stage, QAT, its analysis and the deployed runtime go through
 `frame_loop`; the arrays are torch tensors or NumPy arrays, whatever the graphs give. What differs is the decision: the
@@ -10,6 +10,7 @@ are `[B, C, T / W, W]`; the QIM's tensors are `[B, C, 1, T]`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class FrameOutput:
 
 def _scores(logits: Array) -> Any:
     flat = to_numpy(logits).reshape(logits.shape[0], -1)
-    return 1 / (1 + np.exp(-np.clip(flat, -50, 50)))
+    return 1 / (1 + np.exp(np.minimum(-flat, 50)))  # 50: no overflow
 
 
 def _slot_boxes(boxes: Array) -> Any:
@@ -165,17 +166,24 @@ def frame_step(
     output = FrameOutput(tuple(logits), tuple(graphs.decode(b) for b in boxes), embedding)
     decision = decide(output)
     clock.lap("tracker")
-    inputs = _qim_inputs(graphs, output, state, decision)
+    origin = _Origin.of(decision, output, state.mask)
+    inputs = _qim_inputs(graphs, output, state, origin)
     clock.lap("gather")
     updated = graphs.qim(*inputs)
     clock.lap("qim")
-    following = _next_state(output, state, decision, updated, *inputs[1:])
+    following = _next_state(output, state, decision, origin, updated, inputs[1])
     clock.lap("state")
     return FrameStep(frame, state, output, decision, inputs, following)
 
 
 def frame_loop(
-    graphs: Graphs, frames: Iterable[Array], decide: Decide, shapes: Shapes, *, clock: Clock | None = None, batch: int = 0
+    graphs: Graphs,
+    frames: Iterable[Array],
+    decide: Decide,
+    shapes: Shapes,
+    *,
+    clock: Clock | None = None,
+    batch: int = 0,
 ) -> Iterator[FrameStep]:
     """The frames of one sequence (or of a batch of sequences in lock-step) from an empty state.
 
@@ -192,43 +200,75 @@ def frame_loop(
         yield step
 
 
-def _qim_inputs(
-    graphs: Graphs, output: FrameOutput, state: TrackState, decision: Decision
-) -> tuple[Array, Array, Array]:
+@dataclass(frozen=True)
+class _Origin:
+    """Which slots the track slots continue from: most from their own, and are copied as a block; few are picked.
+
+    `mask` `[B, 1, 1, T]`: whether there is a track. `stream`, `slot`, `source`, each `[n]`: the track slots that
+    continue from another slot, and which that is, from 0 to N - 1.
+    """
+
+    mask: Array
+    stream: Array
+    slot: Array
+    source: Array
+
+    @staticmethod
+    def of(decision: Decision, output: FrameOutput, like: Array) -> _Origin:
+        source, num_slots = decision.source, math.prod(output.embedding.shape[2:])
+        own = np.arange(num_slots - source.shape[1], num_slots)
+        stream, slot = np.nonzero((source != own) & (source != EMPTY))
+        mask = _like(like, (source != EMPTY)[:, None, None])
+        return _Origin(mask, *_indices(like, stream, slot, source[stream, slot]))
+
+    def gather(self, track: Array, slots: Callable[[], Array]) -> Array:
+        """`[B, C, 1, T]`, contiguous, 0 where empty; `track` `[B, C, T]`; `slots()`: all slots `[B, C, R, W]`."""
+        gathered = _contiguous(track * self.mask[:, 0])
+        if len(self.slot):
+            # Their mask is 1. The product has the type of the block's, whatever types the networks gave.
+            one = self.mask[self.stream, 0, 0, self.slot][:, None]
+            gathered[self.stream, :, self.slot] = _flat(slots())[self.stream, :, self.source] * one
+        return gathered[:, :, None]
+
+
+def _qim_inputs(graphs: Graphs, output: FrameOutput, state: TrackState, origin: _Origin) -> tuple[Array, Array, Array]:
     """Embedding, query and mask of every track slot, from where it continues."""
-    mask = _like(state.mask, (decision.source != EMPTY)[:, None, None])
-    # A newborn's query is its learned detect query, a track's the one it came with.
-    queries = _concatenate(_spread(graphs.detect_query, state.query.shape[0]), state.query)
-    embedding = _gather(output.embedding, decision.source) * mask
-    query = _gather(queries, decision.source) * mask
-    return embedding, query, mask
+
+    def queries() -> Array:  # a newborn's query is its learned detect query, a track's the one it came with
+        return _concatenate(_spread(graphs.detect_query, state.query.shape[0]), state.query)
+
+    embedding = origin.gather(_track_slots(output.embedding, origin.mask), lambda: output.embedding)
+    return embedding, origin.gather(_flat(state.query), queries), origin.mask
 
 
 def _next_state(
-    output: FrameOutput, state: TrackState, decision: Decision, updated: Array, query: Array, mask: Array
+    output: FrameOutput, state: TrackState, decision: Decision, origin: _Origin, updated: Array, query: Array
 ) -> TrackState:
-    shape, slots = state.query.shape, state.mask.shape
-    updated = updated * mask
+    mask, boxes = origin.mask, output.boxes[-1]
+    following = updated * mask
     if decision.hold is not None:
-        hold = _like(mask, decision.hold[:, None, None])
-        updated = updated * (1 - hold) + query * hold
-    reference = _gather(output.boxes[-1], decision.source)
+        stream, slot = _indices(mask, *np.nonzero(decision.hold))
+        following[stream, :, 0, slot] = query[stream, :, 0, slot]
+    reference = origin.gather(_track_slots(boxes, mask), lambda: boxes)
     if decision.shift is not None:
-        reference = reference + _like(reference, decision.shift[:, :, None])
-    reference = reference * mask + (1 - mask) * 0.5  # an empty slot has a fixed box, whatever was there before
-    return TrackState(updated.reshape(shape), mask.reshape(slots), reference.reshape(state.reference.shape))
+        reference = (reference + _like(reference, decision.shift[:, :, None])) * mask
+    reference = reference + (1 - mask) * 0.5  # an empty slot has a fixed box, whatever was there before
+    shapes = state.query.shape, state.mask.shape, state.reference.shape
+    return TrackState(following.reshape(shapes[0]), mask.reshape(shapes[1]), reference.reshape(shapes[2]))
 
 
-def _gather(x: Array, source: Any) -> Array:
-    """Slots `source` `[B, T]` of `x` `[B, C, R, W]` → `[B, C, 1, T]`; empty entries take slot 0."""
-    flat = x.reshape(x.shape[0], x.shape[1], -1)
-    stream: Array = np.arange(x.shape[0])[:, None]
-    index: Array = np.maximum(source, 0)
-    if not isinstance(x, np.ndarray):
-        import torch
+def _flat(x: Array) -> Array:
+    """`[B, C, R, W]` → `[B, C, R · W]`."""
+    return x.reshape(x.shape[0], x.shape[1], -1)
 
-        stream, index = (torch.from_numpy(i).to(x.device) for i in (stream, index))
-    return flat[stream, :, index].swapaxes(1, 2)[:, :, None]
+
+def _contiguous(x: Array) -> Array:
+    return np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x.contiguous()
+
+
+def _track_slots(x: Array, mask: Array) -> Array:
+    """`[B, C, N / W, W]` → the track slots `[B, C, T]`; `mask` `[B, 1, 1, T]`."""
+    return _flat(x)[:, :, -mask.shape[-1] :]
 
 
 def _spread(x: Array, batch: int) -> Array:
@@ -245,6 +285,15 @@ def _concatenate(detect: Array, track: Array) -> Array:
     import torch
 
     return torch.cat((detect, track), 2)
+
+
+def _indices(x: Array, *values: Any) -> Any:
+    """Numbers of slots (NumPy arrays) as indices into what is of the kind and on the device of `x`."""
+    if isinstance(x, np.ndarray):
+        return values
+    import torch
+
+    return tuple(torch.from_numpy(v).to(x.device) for v in values)
 
 
 def _like(x: Array, values: Any) -> Array:

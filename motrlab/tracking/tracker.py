@@ -1,4 +1,6 @@
-"""Life and death of tracks, vectorised over slots and over parallel streams.
+"""Life and death of tracks, vectorised over slots, for parallel streams.
+
+What compares boxes with boxes goes stream by stream and looks at live tracks and candidates only: few of the slots.
 
 Shape legend: B streams, D detect and T track slots, N = D + T, detect slots first. Boxes are cxcywh as fractions of
 the image.
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from motrlab.boxes import box_cxcywh_to_xyxy, pairwise_iou
+from motrlab.boxes import box_cxcywh_to_xyxy, box_iou
 from motrlab.config import TrackerConfig
 
 Int = NDArray[np.int64]
@@ -49,15 +51,22 @@ class Tracker:
     A track keeps its slot; a newborn takes a free one, best score first. Ids count from 1 in order of birth, per
     stream. When all slots are taken, births wait.
 
+    With `config.suppress_iou`, of two that overlap more than that the later is a duplicate. Tracks come in order of
+    birth, then candidates for birth, best score first. Duplicates are found before slots are handed out, so none takes
+    a slot from a new person: a candidate that is one is no candidate, and uses no id. A track that is one ends, and its
+    slot is free in the same frame, like that of a track with too many misses. What a duplicate overlaps is one as well:
+    of three in a row, each on the next one but not on the one after, only the first is left.
+
     With `config.coast`, a track that is not seen in a frame (its score is below `miss_score`, or another track has the
     better claim to the same person) keeps its query and moves on at its last velocity, instead of being drawn to
     whoever stands in front of it. Of two tracks with one box the claim is with the one that comes nearer to where its
-    own motion put it. A newborn on top of a track is no birth at all.
+    own motion put it. No track ends as a duplicate; candidates are compared with where each track is believed to be.
     """
 
     def __init__(self, config: TrackerConfig, num_detect: int, num_track: int, batch: int = 1) -> None:
         self.config = config
         self.num_detect = num_detect
+        self._own_slot: Int = num_detect + np.arange(num_track)
         self.track_id: Int = np.full((batch, num_track), EMPTY, np.int64)
         self.misses: Int = np.zeros((batch, num_track), np.int64)
         self.next_id: Int = np.ones(batch, np.int64)
@@ -67,81 +76,94 @@ class Tracker:
 
     def update(self, scores: Float, boxes: Float) -> Decision:
         """One frame: `scores` `[B, N]` from 0 to 1, `boxes` `[B, N, 4]` → where each track slot continues from."""
-        own_scores, own_boxes = scores[:, self.num_detect :], boxes[:, self.num_detect :]
+        own_scores = scores[:, self.num_detect :]
         live: Bool = self.track_id != EMPTY
         missed = live & (own_scores < self.config.miss_score)
-        if self.config.coast:
-            missed |= self._outclaimed(live & ~missed, own_boxes)
+        if self.config.coast and self.config.suppress_iou is not None:
+            missed |= self._outclaimed(live & ~missed, boxes[:, self.num_detect :], self.config.suppress_iou)
         away = self.misses + 1  # frames since each track was last seen, for those seen now
         live = self._age(live, missed, own_scores)
-        source = np.where(live, self.num_detect + np.arange(live.shape[1]), EMPTY)
+        source = np.where(live, self._own_slot, EMPTY)
         self.track_id[~live] = EMPTY
-        self.unseen = missed & live
-        born = self._give_birth(source, scores[:, : self.num_detect])
-        if self.config.suppress_iou is not None:
-            self._suppress(source, boxes, born)
+        if self.config.coast:
+            self.unseen = missed & live
+        born = self._give_birth(source, scores, boxes)
         return self._coast(source, boxes, born, away) if self.config.coast else Decision(source)
 
     def _age(self, live: Bool, missed: Bool, scores: Float) -> Bool:
         """Count misses; `[B, T]` of the tracks that live on."""
         self.misses[live & ~missed & (scores >= self.config.reset_score)] = 0
-        self.misses[missed] += 1
+        self.misses += missed
         result: Bool = live & (self.misses < self.config.max_misses)
         return result
 
-    def _outclaimed(self, seen: Bool, boxes: Float) -> Bool:
+    def _outclaimed(self, seen: Bool, boxes: Float, iou: float) -> Bool:
         """Tracks with a box that another track has the better claim to; `seen`, result `[B, T]`."""
-        if self.config.suppress_iou is None:
-            return np.zeros_like(seen)
-        corners = box_cxcywh_to_xyxy(boxes)
-        overlaps = pairwise_iou(corners, corners) > self.config.suppress_iou
-        expected = self.box[..., :2] + self.velocity
-        surprise = (np.abs(boxes[..., :2] - expected) / np.maximum(boxes[..., 2:], 1e-6)).sum(-1)
-        order = surprise + 1e-9 * self.track_id  # the older one where both are as near
-        result: Bool = (overlaps & (order[:, :, None] > order[:, None, :]) & seen[:, :, None] & seen[:, None, :]).any(2)
+        result = np.zeros_like(seen)
+        for stream, row in enumerate(seen):
+            slots = np.flatnonzero(row)
+            if len(slots) < 2:
+                continue
+            box = boxes[stream, slots]
+            expected = self.box[stream, slots, :2] + self.velocity[stream, slots]
+            surprise = (np.abs(box[:, :2] - expected) / np.maximum(box[:, 2:], 1e-6)).sum(-1)
+            order = surprise + 1e-9 * self.track_id[stream, slots]  # the older one where both are as near
+            result[stream, slots] = duplicates(box, order, iou)
         return result
 
-    def _give_birth(self, source: Int, scores: Float) -> Bool:
-        """Fill free entries of `source` with the best detect slots at or above the birth score; `[B, T]` of these."""
-        order = np.argsort(-scores, axis=1, kind="stable")
-        num_born = (scores >= self.config.birth_score).sum(1)
-        free = source == EMPTY
-        rank = np.cumsum(free, axis=1) - 1  # how many free slots come before
-        born: Bool = free & (rank < num_born[:, None])
-        stream, slot = np.nonzero(born)
-        source[stream, slot] = order[stream, rank[stream, slot]]
-        self.track_id[stream, slot] = self.next_id[stream] + rank[stream, slot]
-        self.misses[stream, slot] = 0
-        self.next_id += born.sum(1)
+    def _give_birth(self, source: Int, scores: Float, boxes: Float) -> Bool:
+        """Fill free entries of `source` `[B, T]` with candidates that are no duplicates; `[B, T]` of these."""
+        born = np.zeros(source.shape, bool)
+        for stream, row in enumerate(source):
+            candidates = self._candidates(scores[stream])
+            if self.config.coast and not (len(candidates) and (row == EMPTY).any()):
+                continue  # no birth, and where tracks coast none ends here
+            if self.config.suppress_iou is not None:
+                candidates = self._suppress(stream, row, candidates, boxes[stream], self.config.suppress_iou)
+            slots = np.flatnonzero(row == EMPTY)[: len(candidates)]
+            row[slots] = candidates[: len(slots)]
+            self.track_id[stream, slots] = self.next_id[stream] + np.arange(len(slots))
+            self.next_id[stream] += len(slots)
+            self.misses[stream, slots] = 0
+            born[stream, slots] = True
         return born
 
-    def _suppress(self, source: Int, boxes: Float, born: Bool) -> None:
-        """Of two tracks that overlap more than `suppress_iou`, end the younger; coasting, only newborns end."""
-        live = source != EMPTY
-        places = np.take_along_axis(boxes, np.maximum(source, 0)[..., None], 1)
+    def _candidates(self, scores: Float) -> Int:
+        """Detect slots at or above the birth score, best first; `scores` `[N]` of one stream."""
+        slots = np.flatnonzero(scores[: self.num_detect] >= self.config.birth_score)
+        result: Int = slots[np.argsort(-scores[slots], kind="stable")]
+        return result
+
+    def _suppress(self, stream: int, source: Int, candidates: Int, boxes: Float, iou: float) -> Int:
+        """The candidates that are no duplicates; ends the tracks that are. `source` `[T]`, `boxes` `[N, 4]`."""
+        tracks = np.flatnonzero(source != EMPTY)
+        tracks = tracks[np.argsort(self.track_id[stream, tracks])]
+        places = boxes[source[tracks]]
         if self.config.coast:
-            places = np.where(self.unseen[..., None], self.box, places)
-        corners = box_cxcywh_to_xyxy(places)
-        overlaps = pairwise_iou(corners, corners) > self.config.suppress_iou
-        younger = self.track_id[:, :, None] > self.track_id[:, None, :]
-        may_end = born if self.config.coast else live
-        drop = (overlaps & younger & may_end[:, :, None] & live[:, None, :]).any(2)
-        source[drop] = EMPTY
-        self.track_id[drop] = EMPTY
+            places = np.where(self.unseen[stream, tracks, None], self.box[stream, tracks], places)
+        everyone = np.concatenate((places, boxes[candidates]))  # in the order in which the later is the duplicate
+        settled = len(tracks) if self.config.coast else 0
+        double = duplicates(everyone, np.arange(len(everyone)), iou, settled)
+        ended = tracks[double[: len(tracks)]]
+        source[ended] = self.track_id[stream, ended] = EMPTY
+        result: Int = candidates[~double[len(tracks) :]]
+        return result
 
     def _coast(self, source: Int, boxes: Float, born: Bool, away: Int) -> Decision:
         """Follow the motion of tracks that are seen, and move those that are not along; `away` `[B, T]` in frames."""
-        found = np.take_along_axis(boxes, np.maximum(source, 0)[..., None], 1)
-        gain = self.config.velocity_gain
-        seen = ~self.unseen & ~born
+        live = np.nonzero(source != EMPTY)
+        found, unseen = boxes[live[0], source[live]], self.unseen[live][:, None]
+        box, velocity = self.box[live], self.velocity[live]
         # A track that comes back has coasted: what its box is off by has grown over all the frames it was away.
-        error = found[..., :2] - self.box[..., :2] - self.velocity
-        step = self.velocity + error / away[..., None]
-        self.velocity[seen] = (1 - gain) * self.velocity[seen] + gain * step[seen]
-        self.velocity[born] = 0
-        self.box[..., :2] += self.velocity
-        self.box[~self.unseen] = found[~self.unseen]
-        shift = np.where(self.unseen[..., None], self.box - found, 0).swapaxes(1, 2)
+        step = velocity + (found[:, :2] - box[:, :2] - velocity) / away[live][:, None]
+        gain = self.config.velocity_gain
+        velocity = np.where(unseen, velocity, (1 - gain) * velocity + gain * step)
+        velocity[born[live]] = 0
+        self.velocity[live] = velocity
+        box[:, :2] += self.velocity[live]
+        self.box[live] = np.where(unseen, box, found)
+        shift = np.zeros((len(source), 4, source.shape[1]), boxes.dtype)
+        shift[live[0], :, live[1]] = np.where(unseen, box - found, 0)
         return Decision(source, shift, self.unseen.copy())
 
     def written(self, decision: Decision, scores: Float, boxes: Float, image_area_px: Any) -> list[TrackedBoxes]:
@@ -150,12 +172,42 @@ class Tracker:
         `image_area_px` `[B]`, or one number for all: areas of the original images.
         """
         config = self.config
-        unseen = self.unseen & config.coast  # without coasting, only the score decides
-        coasting = unseen & (self.misses <= config.coast_written)
-        place = np.maximum(decision.source, 0)
-        score = np.take_along_axis(scores, place, 1)
-        box = np.where(coasting[..., None], self.box, np.take_along_axis(boxes, place[..., None], 1))
-        area = box[..., 2] * box[..., 3] * np.broadcast_to(image_area_px, len(place))[:, None]
-        seen = (score > config.output_score) & ~(self.unseen & config.coast)
-        keep = (decision.source != EMPTY) & (seen | coasting) & (area > config.min_area_px)
-        return [TrackedBoxes(i[k], b[k], s[k]) for i, b, s, k in zip(self.track_id, box, score, keep, strict=True)]
+        result = []
+        for stream, area in enumerate(np.full(len(scores), image_area_px)):
+            slots = np.flatnonzero(decision.source[stream] != EMPTY)
+            source = decision.source[stream, slots]
+            score, box = scores[stream, source], boxes[stream, source]
+            keep = score > config.output_score
+            if config.coast:  # without, only the score decides
+                unseen = self.unseen[stream, slots]
+                coasting = unseen & (self.misses[stream, slots] <= config.coast_written)
+                box = np.where(coasting[:, None], self.box[stream, slots], box)
+                keep = (keep & ~unseen) | coasting
+            keep &= box[:, 2] * box[:, 3] * area > config.min_area_px
+            result.append(TrackedBoxes(self.track_id[stream, slots[keep]], box[keep], score[keep]))
+        return result
+
+
+def duplicates(boxes: Float, order: Any, iou: float, settled: int = 0) -> Bool:
+    """Which of `boxes` `[n, 4]` overlap more than `iou` with one that comes before it in `order` `[n]`; bool `[n]`.
+
+    The first `settled` boxes are none, whatever they overlap.
+
+    Not all n × n pairs are looked at. With an IoU above s, two boxes have an IoU above s in x alone; their left and
+    right ends are then together less than (1 - s) / s widths of either apart, and their centres less than half of that:
+    few neighbours in the sorted row of all centres, and fewer that are as near in y.
+    """
+    x, y = boxes[:, 0], boxes[:, 1]
+    reach = boxes[:, 2:] * (0.505 * (1 - iou) / max(iou, 1e-9))  # a hundredth more, for rounding
+    row = np.argsort(x)
+    asked = np.arange(settled, len(boxes))
+    first = np.searchsorted(x[row], (x - reach[:, 0])[asked])
+    count = np.maximum(np.searchsorted(x[row], (x + reach[:, 0])[asked]) - first, 0)
+    one = np.repeat(asked, count)
+    other = row[np.arange(len(one)) + np.repeat(first - np.cumsum(count) + count, count)]
+    near = np.flatnonzero((order[one] > order[other]) & (np.abs(y[one] - y[other]) <= reach[:, 1][one]))
+    one, other = one[near], other[near]
+    corners = box_cxcywh_to_xyxy(boxes)
+    result = np.zeros(len(boxes), bool)
+    result[one[box_iou(corners[one], corners[other]) > iou]] = True
+    return result

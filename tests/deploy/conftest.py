@@ -1,4 +1,4 @@
-"""A smoke-sized artefact of random weights that gives birth to tracks, and frames to run it on."""
+"""Smoke-sized artefacts of random weights that give birth to tracks, and frames to run them on."""
 
 from __future__ import annotations
 
@@ -7,29 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from motrlab.config import Config, smoke
-from motrlab.config.scheme import Rule, Scheme
+from motrlab.config.scheme import Scheme
 from motrlab.deploy.artifact import write_artifact
-from motrlab.deploy.export import export_float, export_portable
-from motrlab.deploy.rewrite import rewrite_for_onnxruntime
+from motrlab.deploy.kernel_graph import kernel_graphs
+from motrlab.deploy.onnx_graph import save_onnx
+from motrlab.deploy.portable import float_graphs, portable_graphs
 from motrlab.model.motr import Motr, build_motr, folded_copy
+from motrlab.quantization.calibration import calibrate, closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.tracking.step import FrameStep
 
 Image = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A float model, its ONNX files and its config."""
-
-    model: Motr
-    config: Config
-    base: Path
-    qim: Path
 
 
 def lively_model(config: Config, seed: int = 3) -> Motr:
@@ -42,33 +36,82 @@ def lively_model(config: Config, seed: int = 3) -> Motr:
             head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * 0.2)
         for head in model.base.box_heads:
             head.out.weight.copy_(torch.randn(head.out.weight.shape, generator=generator) * 0.03)
+        for layer in model.base.decoder:
+            weight = layer.cross_attention.offsets.weight
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
     return folded_copy(model)
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    config = replace(smoke(), tracker=replace(smoke().tracker, birth_score=0.55, max_misses=2))
+@dataclass(frozen=True)
+class FixedPoint:
+    """A calibrated model, its float twin, frames of its closed loop, and an artefact; `floats`: the fp32 files."""
+
+    model: Motr
+    quantised: QuantizedMotr
+    config: Config
+    artifact: Path
+    floats: Path
+    steps: list[FrameStep]
+    graphs: dict[str, onnx.ModelProto]
+
+
+def noise(config: Config, number: int, seed: int) -> list[torch.Tensor]:
+    """Network inputs `[1, 3, H, W]` on the grid of bytes, brighter from frame to frame."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, 3, config.model.height, config.model.width)
+    return [torch.randint(-128, 20 * i - 60, shape, generator=generator) / 128 for i in range(number)]
+
+
+def small(**changes: object) -> Config:
+    """`smoke` with rules under which random weights have tracks."""
+    base = smoke()
+    tracker = replace(base.tracker, birth_score=0.25, miss_score=0.2, reset_score=0.22, max_misses=3)
+    return replace(base, tracker=tracker, model=replace(base.model, **changes))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def make_fixed_point(folder: Path, scheme: Scheme | None = None, birth: float = 0.25, **changes: object) -> FixedPoint:
+    """Calibrated on noise in closed loop; detect slots that score `birth` become tracks."""
+    config = replace(small(**changes), scheme=scheme or Scheme())
+    config = replace(config, tracker=replace(config.tracker, birth_score=birth, miss_score=birth * 0.8, reset_score=birth * 0.9))
     model = lively_model(config)
-    folder = tmp_path_factory.mktemp("onnx")
-    export_float(model, folder)
-    return Exported(model, config, folder / "base.onnx", folder / "qim.onnx")
+    quantised = QuantizedMotr(lively_model(config), config.scheme)
+    calibrate(quantised, [noise(config, 6, 1)], config)
+    steps = list(closed_loop(quantised.graphs, noise(config, 8, 2), config))
+    graphs = {f"{name}.ort.onnx": graph for name, graph in kernel_graphs(quantised).items()}
+    graphs |= {f"{name}.onnx": graph for name, graph in portable_graphs(quantised).items()}
+    for name, graph in float_graphs(model).items():
+        save_onnx(graph, folder / "float" / f"{name}.onnx")
+    query, reference = quantised.detect_slots()
+    artifact = write_artifact(
+        folder / "artifact",
+        graphs=graphs,
+        detect_query=query.numpy(),
+        detect_reference=reference.numpy(),
+        config=config,
+        provenance={"run": "test", "git_commit": "abc"},
+    )
+    return FixedPoint(model, quantised, config, artifact, folder / "float", steps, graphs)
 
 
 @pytest.fixture(scope="session")
-def make_artifact(exported: Exported) -> Callable[[Path], Path]:
-    """Writes the artefact of `exported` to the folder it is given. Both runtimes get the same float graphs."""
+def fixed_point(tmp_path_factory: pytest.TempPathFactory) -> FixedPoint:
+    """Shared and read-only."""
+    return make_fixed_point(tmp_path_factory.mktemp("fixed_point"))
+
+
+@pytest.fixture(scope="session")
+def make_artifact(fixed_point: FixedPoint) -> Callable[[Path], Path]:
+    """Writes the artefact of `fixed_point` to the folder it is given, for tests that change files."""
 
     def make(folder: Path) -> Path:
-        detect = exported.model.base.detect
+        query, reference = fixed_point.quantised.detect_slots()
         return write_artifact(
             folder,
-            base_onnx=exported.base,
-            qim_onnx=exported.qim,
-            base_ort=exported.base,
-            qim_ort=exported.qim,
-            detect_query=detect.query.detach().numpy(),
-            detect_reference=detect.reference().detach().numpy(),
-            config=exported.config,
+            graphs=fixed_point.graphs,
+            detect_query=query.numpy(),
+            detect_reference=reference.numpy(),
+            config=fixed_point.config,
             provenance={"run": "test", "git_commit": "abc"},
         )
 
@@ -76,9 +119,9 @@ def make_artifact(exported: Exported) -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def artifact(make_artifact: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared and read-only: a test that changes files makes its own."""
-    return make_artifact(tmp_path_factory.mktemp("artifact") / "artifact")
+def artifact(fixed_point: FixedPoint) -> Path:
+    """Shared and read-only."""
+    return fixed_point.artifact
 
 
 @pytest.fixture(scope="session")
@@ -86,77 +129,3 @@ def images() -> list[Image]:
     """Ten noisy frames of 135×240 whose brightness drifts."""
     random = np.random.default_rng(5)
     return [random.integers(0, 120 + 10 * i, (135, 240, 3)).astype(np.uint8) for i in range(10)]
-
-
-@dataclass(frozen=True)
-class FixedPoint:
-    """A calibrated model, its float twin, and the folder of their ONNX files (`float/` holds the float ones)."""
-
-    model: Motr
-    quantised: QuantizedMotr
-    config: Config
-    folder: Path
-    inputs: dict[str, dict[str, NDArray[np.float32]]]  # graph → named inputs
-
-
-def _runtime_inputs(config: Config) -> dict[str, dict[str, NDArray[np.float32]]]:
-    rng, m = np.random.default_rng(2), config.model
-    rows = m.num_track // m.slot_columns
-    mask = np.zeros((1, 1, 1, m.num_track), np.float32)
-    mask[..., : m.num_track // 2] = 1
-    base = {
-        "image": (rng.integers(-128, 128, (1, 3, m.height, m.width)) / 128).astype(np.float32),
-        "track_query": rng.normal(size=(1, m.d_model, rows, m.slot_columns)).astype(np.float32),
-        "track_mask": mask,
-        "track_reference": rng.uniform(0.2, 0.8, (1, 4, rows, m.slot_columns)).astype(np.float32),
-    }
-    slots = (1, m.d_model, 1, m.num_track)
-    qim = {name: rng.normal(size=slots).astype(np.float32) for name in ("embedding", "query")}
-    return {"base": base, "qim": {**qim, "mask": mask}}
-
-
-@pytest.fixture(scope="session")
-def fixed_point(tmp_path_factory: pytest.TempPathFactory) -> FixedPoint:
-    """Calibrated on its own test inputs; exported and rewritten once for all tests."""
-    return make_fixed_point(Scheme(), tmp_path_factory.mktemp("fixed_point"))
-
-
-@pytest.fixture(scope="session")
-def with_more_rules(tmp_path_factory: pytest.TempPathFactory) -> FixedPoint:
-    """The same with a further tensor in int16, and LayerNorms in int8."""
-    rules = Rule(operator="norm"), Rule(operator="input", path="track_reference", precision="int16")
-    return make_fixed_point(Scheme().with_rules(*rules), tmp_path_factory.mktemp("with_more_rules"))
-
-
-def make_fixed_point(scheme: Scheme, folder: Path) -> FixedPoint:
-    config = smoke()
-    model = lively_model(config)
-    inputs = _runtime_inputs(config)
-    quantised = QuantizedMotr(lively_model(config), scheme)
-    with torch.no_grad():
-        for graph in ("base", "qim"):
-            getattr(quantised, graph)(*(torch.from_numpy(x) for x in inputs[graph].values()))
-    quantised.mode("evaluate")
-    export_portable(quantised, folder)
-    export_float(model, folder / "float")
-    for graph in ("base", "qim"):
-        rewrite_for_onnxruntime(folder / f"{graph}.onnx", folder / f"{graph}.ort.onnx")
-    return FixedPoint(model, quantised, config, folder, inputs)
-
-
-@pytest.fixture(scope="session")
-def fixed_point_artifact(fixed_point: FixedPoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real one: integer graphs, calibrated on noise."""
-    detect, config = fixed_point.model.base.detect, fixed_point.config
-    tracker = replace(config.tracker, birth_score=0.55)
-    return write_artifact(
-        tmp_path_factory.mktemp("fixed_point_artifact") / "artifact",
-        base_onnx=fixed_point.folder / "base.onnx",
-        qim_onnx=fixed_point.folder / "qim.onnx",
-        base_ort=fixed_point.folder / "base.ort.onnx",
-        qim_ort=fixed_point.folder / "qim.ort.onnx",
-        detect_query=detect.query.detach().numpy(),
-        detect_reference=detect.reference().detach().numpy(),
-        config=replace(config, tracker=tracker),
-        provenance={},
-    )

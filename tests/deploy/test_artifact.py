@@ -21,24 +21,26 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-def test_holds_what_the_design_lists(artifact: Path, exported: Any) -> None:
+def test_holds_what_the_design_lists(artifact: Path, fixed_point: Any) -> None:
     assert set(contents(artifact)) == {*ARTIFACT_FILES, "manifest.json"}
     manifest = verify_artifact(artifact)
     assert set(manifest["files"]) == set(ARTIFACT_FILES)
-    config = exported.config
+    config = fixed_point.config
     expected = {"run": "test", "git_commit": "abc", "config_hash": config.hash, "preset": "smoke", "seed": config.seed}
     assert manifest["provenance"] == expected
     assert manifest["versions"]["onnxruntime"]
 
 
-def test_carries_thresholds_shapes_and_queries(artifact: Path, exported: Any) -> None:
+def test_carries_thresholds_shapes_and_queries(artifact: Path, fixed_point: Any) -> None:
     runtime = load_artifact(artifact)
-    model = exported.config.model
-    assert runtime.tracker == exported.config.tracker
+    model = fixed_point.config.model
+    assert runtime.tracker == fixed_point.config.tracker
     for name in ("height", "width", "d_model", "num_detect", "num_track", "slot_columns"):
         assert getattr(runtime.shapes, name) == getattr(model, name)
     with np.load(artifact / "queries.npz") as queries:
-        np.testing.assert_array_equal(queries["query"], exported.model.base.detect.query.detach())
+        query, reference = fixed_point.quantised.detect_slots()  # on their grids
+        np.testing.assert_array_equal(queries["query"], query)
+        np.testing.assert_array_equal(queries["reference"], reference)
         assert queries["reference"].shape == (1, 4, model.num_detect // model.slot_columns, model.slot_columns)
 
 
@@ -105,10 +107,11 @@ def test_a_bad_manifest_is_refused(make_artifact: Make, tmp_path: Path, text: st
 
 
 def test_another_schema_is_refused(make_artifact: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the one before, whose functions were in float or double."""
     monkeypatch.setattr(module, "SCHEMA", 99)
     folder = make_artifact(tmp_path / "artifact")
     monkeypatch.undo()
-    with pytest.raises(UserError, match="schema 99"):
+    with pytest.raises(UserError, match="schema 99.* convert the run again"):
         load_artifact(folder)
 
 
@@ -124,12 +127,12 @@ def test_json_files_hold_no_absolute_path(artifact: Path) -> None:
     assert "/tmp" not in text
 
 
-def test_a_missing_source_leaves_nothing_behind(exported: Any, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_a_missing_graph_leaves_nothing_behind(fixed_point: Any, tmp_path: Path) -> None:
+    graphs = {name: graph for name, graph in fixed_point.graphs.items() if name != "qim.onnx"}
+    with pytest.raises(KeyError, match=r"qim\.onnx"):
         write_artifact(
             tmp_path / "artifact",
-            base_onnx=tmp_path / "absent.onnx", qim_onnx=exported.qim, base_ort=exported.base, qim_ort=exported.qim,
-            detect_query=np.zeros((1, 2, 1, 2)), detect_reference=np.zeros((1, 4, 1, 2)),
-            config=exported.config, provenance={},
+            graphs=graphs, detect_query=np.zeros((1, 2, 1, 2)), detect_reference=np.zeros((1, 4, 1, 2)),
+            config=fixed_point.config, provenance={},
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []

@@ -10,16 +10,15 @@ from motrlab.deploy.perf import STEP_STAGES, measure_latency, time_in_turn
 from motrlab.errors import UserError
 
 
-def test_latency_of_graphs_and_stages(artifact: Path, exported: Any, images: Any) -> None:
-    metrics = measure_latency(artifact, exported.base, exported.qim, images, repeats=8)
+def test_latency_of_graphs_and_stages(artifact: Path, fixed_point: Any, images: Any) -> None:
+    metrics = measure_latency(artifact, fixed_point.floats, images, repeats=8)
     for prefix in ("", "threads_2."):
         for name in (
             "base.fixed_point",
-            "base.float_functions",
             "base.fp32",
             "qim.fixed_point",
             "qim.fp32",
-            *(f"step.{s}" for s in STEP_STAGES),
+            *(f"step.{s}" for s in (*STEP_STAGES, "host", "fp32_total")),
         ):
             assert 0 < metrics[f"{prefix}{name}.p50_ms"] <= metrics[f"{prefix}{name}.p90_ms"], name
         assert metrics[f"{prefix}fps"] == pytest.approx(1000 / metrics[f"{prefix}step.total.p50_ms"], rel=1.0)
@@ -41,7 +40,7 @@ def test_candidates_are_called_in_turn_on_the_same_inputs() -> None:
         calls.append(("fast", inputs["n"]))
 
     inputs: Any = [{"n": 0}, {"n": 1}]
-    seconds = time_in_turn({"slow": slow, "fast": fast}, inputs, repeats=4)
+    seconds = time_in_turn({"slow": (slow, inputs), "fast": (fast, inputs)}, repeats=4)
     assert {name: len(values) for name, values in seconds.items()} == {"slow": 4, "fast": 4}
     assert min(seconds["slow"]) >= 0.003 > max(seconds["fast"])
     assert [name for name, _ in calls] == ["slow", "fast"] * (len(calls) // 2)
@@ -49,11 +48,11 @@ def test_candidates_are_called_in_turn_on_the_same_inputs() -> None:
     assert {n for _, n in calls} == {0, 1}
 
 
-def test_no_frames_is_a_user_error(artifact: Path, exported: Any) -> None:
+def test_no_frames_is_a_user_error(artifact: Path, fixed_point: Any) -> None:
     with pytest.raises(UserError, match="no frames"):
-        measure_latency(artifact, exported.base, exported.qim, [])
+        measure_latency(artifact, fixed_point.floats, [])
 
 
-def test_a_single_frame_is_enough(artifact: Path, exported: Any, images: Any) -> None:
-    metrics = measure_latency(artifact, exported.base, exported.qim, images[:1], num_threads=(1,), repeats=2)
+def test_a_single_frame_is_enough(artifact: Path, fixed_point: Any, images: Any) -> None:
+    metrics = measure_latency(artifact, fixed_point.floats, images[:1], num_threads=(1,), repeats=2)
     assert metrics["fps"] > 0

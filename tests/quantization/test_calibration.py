@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 
 from motrlab.config import Config
 from motrlab.errors import UserError
-from motrlab.model.motr import Motr
-from motrlab.quantization.bias_correction import _MeanErrors, correct_biases
+from motrlab.quantization.bias_correction import correct_biases
 from motrlab.quantization.calibration import calibrate, closed_loop, shared_out
-from motrlab.quantization.equalisation import _pairs, equalise
-from motrlab.quantization.fake_quantize import FakeQuantize
-from motrlab.quantization.prepare import capture, example_inputs, module_path
 from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.tracking.step import FrameStep
 
 
 def frames(config: Config, number: int) -> Iterator[Tensor]:
@@ -44,14 +39,41 @@ def test_frames_are_shared_out(
     assert quantised.current_mode == "evaluate"
 
 
-def test_every_scale_is_observed(quantised: QuantizedMotr, config: Config) -> None:
-    for module in quantised.fake_quantizers():
-        if isinstance(module, FakeQuantize):
-            module.batches.zero_()
+def test_every_range_is_observed(quantised: QuantizedMotr, config: Config) -> None:
+    quantised.ranges.seen.zero_()
     calibrate(quantised, [frames(config, 3)], config)
-    modules = [m for m in quantised.fake_quantizers() if isinstance(m, FakeQuantize)]
-    assert all(float(m.batches) > 0 for m in modules if m.fixed_scale is None)
-    assert sum(m.fixed_scale is not None for m in modules) >= 2  # the image, the sine codes
+    assert quantised.ranges.unseen() == []
+    fixed = {spec.name for spec in quantised.specs.values() if spec.fixed is not None}
+    assert fixed == {"image", "position.sine"}
+
+
+def test_frames_without_tracks_say_nothing_of_the_track_slots(quantised: QuantizedMotr, config: Config) -> None:
+    """A clip's first frame does not count as 0: its empty slots are not looked at."""
+    index = list(quantised.specs).index(("qim", "attention.mixed"))
+    quantised.ranges.seen.zero_()
+    calibrate(quantised, [frames(config, 3)], config)
+    seen, reach = quantised.ranges.seen[index], float(quantised.ranges.largest[index])
+    assert 0 < float(seen) <= 3
+    quantised.ranges.seen.zero_()
+    nobody = replace(config, tracker=replace(config.tracker, birth_score=1.0))
+    calibrate(quantised, [frames(config, 3)], nobody)
+    assert float(quantised.ranges.seen[index]) == 0
+    quantised.mode("calibrate")
+    both = [*closed_loop(quantised.graphs, frames(config, 3), nobody), *closed_loop(quantised.graphs, frames(config, 3), config)]
+    quantised.advance()
+    assert both
+    assert float(quantised.ranges.largest[index]) == pytest.approx(reach, rel=0.3)
+
+
+def test_a_range_never_seen_is_no_reason_to_overflow(quantised: QuantizedMotr, config: Config) -> None:
+    for buffer in (quantised.ranges.seen, quantised.ranges.largest):
+        buffer.zero_()
+    nobody = replace(config, tracker=replace(config.tracker, birth_score=1.0))
+    assert calibrate(quantised, [frames(config, 2)], nobody).tracks_per_frame == 0
+    scales = [float(quantised.ranges.scale[s.group]) for s in quantised.specs.values() if s.operator != "head"]
+    assert min(scales) > 1e-4
+    for step in closed_loop(quantised.graphs, frames(config, 2), config):
+        assert step.output.embedding.isfinite().all()
 
 
 def test_no_frames(quantised: QuantizedMotr, config: Config) -> None:
@@ -68,57 +90,38 @@ def test_stride_takes_every_second_frame(config: Config) -> None:
 
 def test_single_frames_never_see_a_track(quantised: QuantizedMotr, config: Config) -> None:
     steps = list(closed_loop(quantised.graphs, frames(config, 3), config, keep_state=False))
-    assert all(float(step.state.mask.sum()) == 0 for step in steps)
+    assert all(float(step.before.mask.sum()) == 0 for step in steps)
     steps = list(closed_loop(quantised.graphs, frames(config, 3), config))
-    live = [float(step.state.mask.sum()) for step in steps]
+    live = [float(step.before.mask.sum()) for step in steps]
     assert live[0] == 0
     assert live[1] > 0
-    assert torch.equal(steps[0].qim[2].reshape(steps[1].state.mask.shape), steps[1].state.mask)
+    assert torch.equal(steps[0].qim_inputs[2].reshape(steps[1].before.mask.shape), steps[1].before.mask)
 
 
 @torch.no_grad()
 def test_bias_correction_takes_out_the_mean_error_of_every_product(quantised: QuantizedMotr, config: Config) -> None:
     steps = list(closed_loop(quantised.graphs, frames(config, 3), config))
-    base = [(s.image, s.state.query, s.state.mask, s.state.reference) for s in steps]
-    before = mean_errors(quantised.base, base)
-    biases = {name: quantised.base.get_parameter(name).clone() for name in before}
-    assert correct_biases(quantised, base, [s.qim for s in steps]) > len(before)  # the QIM's too
+    before = mean_errors(quantised, steps)
+    biases = {key: bias.clone() for key, (bias, _) in before.items()}
+    assert correct_biases(quantised, steps) == len(before) > 30
     # The meter compares at the biases there are; the error against the old ones is what was corrected.
-    moved = {name: quantised.base.get_parameter(name) - bias for name, bias in biases.items()}
-    after = {name: error + moved[name] for name, error in mean_errors(quantised.base, base).items()}
-    norms = [torch.cat(list(errors.values())).norm() for errors in (before, after)]
+    after = {key: error + bias - biases[key] for key, (bias, error) in mean_errors(quantised, steps).items()}
+    norms = [torch.cat(errors).norm() for errors in ([e for _, e in before.values()], list(after.values()))]
     assert norms[1] < 0.3 * norms[0]  # not nothing: every input has moved a little with the biases before it
 
 
-def mean_errors(graph: GraphModule, frames: list[tuple[Tensor, ...]]) -> dict[str, Tensor]:
-    meter = _MeanErrors(graph)
-    for inputs in frames:
-        meter.run(*inputs)
-    return meter.means()
+def mean_errors(quantised: QuantizedMotr, steps: list[FrameStep]) -> dict[int, tuple[Tensor, Tensor]]:
+    """id of each bias → the bias, and the mean error `[C]` of its product over all frames."""
+    found: dict[int, list[Tensor]] = {}
+    biases: dict[int, Tensor] = {}
 
+    def compare(bias: Tensor, result: Tensor, expected: Tensor) -> None:
+        biases[id(bias)] = bias
+        found.setdefault(id(bias), []).append((result - expected).flatten(0, -2))
 
-@torch.no_grad()
-def test_equalisation_keeps_the_function_and_levels_the_ranges(config: Config, float_model: Motr) -> None:
-    model = copy.deepcopy(float_model)
-    expand, project = model.qim.ffn.expand, model.qim.ffn.project
-    expand.weight *= torch.logspace(-2, 2, len(expand.weight))[:, None, None, None]
-    graph = capture(model)[1]
-    inputs = (torch.randn(1, config.model.d_model, 1, config.model.num_track), *example_inputs(config.model)[1][1:])
-    before = graph(*inputs)
-    assert equalise(graph) >= 1
-    torch.testing.assert_close(graph(*inputs), before, rtol=1e-3, atol=1e-4)
-    rows, columns = expand.weight.abs().flatten(1).amax(1), project.weight.abs().flatten(2).amax((0, 2))
-    torch.testing.assert_close(rows, columns, rtol=1e-4, atol=0)
-
-
-def test_equalisation_finds_the_pairs(float_model: Motr) -> None:
-    """Each FFN, both steps of each box head and of the position code, and no pair across a residual sum."""
-    base, qim = capture(copy.deepcopy(float_model))
-    config = float_model.config
-    ffns = config.encoder_layers + config.decoder_layers
-    # box heads: hidden1 → hidden2 → out; position: once per decoder layer, the same weights
-    expected = ffns + 2 * config.decoder_layers + config.decoder_layers
-    backbone = sum(1 for node in _pairs(base) if module_path(node[0]).startswith("backbone"))
-    assert len(_pairs(base)) == expected + backbone
-    assert backbone >= 1
-    assert len(_pairs(qim)) == 2
+    quantised.net.compare = compare
+    for step in steps:
+        quantised.graphs.base(*step.base_inputs)
+        quantised.graphs.qim(*step.qim_inputs)
+    quantised.net.compare = None
+    return {key: (biases[key], torch.cat(errors).mean(0)) for key, errors in found.items()}

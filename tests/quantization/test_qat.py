@@ -1,7 +1,8 @@
-"""QAT: a step changes weights and lowers the loss; schedules, frozen ranges, fresh weight scales, a kill."""
+"""QAT: a step changes weights and lowers the loss; schedules, frozen ranges, learned scales, a kill."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,16 @@ import pytest
 import torch
 
 from motrlab.config import Config, StreetConfig
+from motrlab.config.scheme import Scheme
 from motrlab.data.clips import ClipBatch
 from motrlab.data.prepare import prepare
 from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street, is_unseen
 from motrlab.model.motr import Motr
-from motrlab.quantization.distillation import DistillingGraphs
-from motrlab.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
-from motrlab.quantization.qat import qat_config, qat_loss, refresh_weight_scales, train_qat
+from motrlab.quantization.calibration import calibrate
+from motrlab.quantization.qat import qat_config, qat_loss, train_qat
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.training.clip_loop import clip_loss, clip_objects
+from motrlab.quantization.tensors import StraightThrough
 from motrlab.training.criterion import ClipLoss
 
 
@@ -59,7 +60,7 @@ def test_steps_change_weights_and_lower_the_loss(
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.9 * losses[0]
     changed = {name for name, p in quantised.named_parameters() if not torch.equal(p, before[name])}
-    for name in ("base.backbone.stem.0.weight", "base.detect.query", "qim.attention.query.weight"):
+    for name in ("model.base.backbone.stem.0.weight", "model.base.detect.query", "model.qim.attention.query.weight"):
         assert name in changed
 
 
@@ -71,7 +72,7 @@ def test_gradients_cross_frames_through_both_graphs(
     gradients = {name: p.grad for name, p in quantised.named_parameters()}
     without = [name for name, g in gradients.items() if g is None or not g.abs().sum() > 0]
     # The last layer's embedding feeds the QIM, whose query is used only in the clip's second frame.
-    assert not [name for name in without if name.startswith("qim.") and name.endswith("weight")]
+    assert not [name for name in without if name.startswith("model.qim.") and name.endswith("weight")]
     for parameter in quantised.parameters():
         parameter.grad = None
 
@@ -82,22 +83,83 @@ def test_config_of_the_training(config: Config) -> None:
     assert (train.schedule, train.step_milestones, train.warmup) == ("step", (0.5,), 0.0)
 
 
-def test_train_freezes_and_refreshes(
+def short(config: Config, **qat: Any) -> Config:
+    config = replace(config, qat=replace(config.qat, clip_frames=2, **qat), num_workers=0)
+    return replace(config, train=replace(config.train, frames_per_step=4))
+
+
+def test_ranges_move_and_are_then_frozen(
     quantised: QuantizedMotr, config: Config, store: FrameStore, tmp_path: Path
 ) -> None:
-    config = replace(config, qat=replace(config.qat, steps=4, clip_frames=2, freeze_observers=0.5), num_workers=0)
-    config = replace(config, train=replace(config.train, frames_per_step=4))
-    batches_before = float(next(m for m in quantised.fake_quantizers() if _observed(m)).batches)
-    result = train_qat(quantised, store, config, tmp_path)
+    seen = quantised.ranges.seen.clone()
+    scale = quantised.ranges.scale.detach().clone()
+    result = train_qat(quantised, store, short(config, steps=4, freeze_observers=0.5), tmp_path)
     assert result.steps == 4
     assert len(result.curve.read_text().splitlines()) == 5
-    batches = float(next(m for m in quantised.fake_quantizers() if _observed(m)).batches)
-    assert batches == batches_before + 2 * 2  # two steps of two frames, then frozen
-    for module, weight in _weights(quantised):
-        assert torch.equal(module.scale, (weight.abs().flatten(1).amax(1) / 127).clamp(min=1e-6))
+    assert float((quantised.ranges.seen - seen).max()) == 2  # two steps, then frozen
+    assert not torch.equal(quantised.ranges.scale.detach(), scale)
+    assert quantised.current_mode == "evaluate"
     loaded = QuantizedMotr.load(config, tmp_path / "model.safetensors")
     for name, value in quantised.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("observer", ["kl", "mse", "percentile"])
+def test_ranges_chosen_from_a_histogram_stay_chosen(
+    observer: str, config: Config, float_model: Motr, store: FrameStore, tmp_path: Path
+) -> None:
+    """QAT does not go over to a moving average without a word."""
+    quantised = QuantizedMotr(copy.deepcopy(float_model), Scheme().with_observer(observer))
+    calibrate(quantised, [(torch.rand((1, 3, 96, 160)) - 0.5 for _ in range(3))], config)
+    scale = quantised.ranges.scale.detach().clone()
+    train_qat(quantised, store, short(config, steps=2, freeze_observers=1.0), tmp_path)
+    assert torch.equal(quantised.ranges.scale.detach(), scale)
+
+
+def test_learned_scales_move_and_stay_positive(
+    quantised: QuantizedMotr, config: Config, store: FrameStore, tmp_path: Path
+) -> None:
+    """LSQ: observers are off, and the optimiser has the scales."""
+    scale = quantised.ranges.scale.detach().clone()
+    train_qat(quantised, store, short(config, steps=3, lr=1e-4, learn_scales=True), tmp_path)
+    learned = quantised.ranges.scale.detach()
+    moved = (learned != scale).float().mean()
+    assert float(moved) > 0.5
+    assert float(learned.min()) > 0
+    fixed = [spec.group for spec in quantised.specs.values() if spec.fixed is not None]
+    assert torch.equal(learned[fixed], scale[fixed])
+    loaded = QuantizedMotr.load(config, tmp_path / "model.safetensors")
+    assert torch.equal(loaded.ranges.scale.detach(), learned)
+
+
+def test_the_gradient_of_a_learned_scale_is_that_of_the_paper() -> None:
+    """LSQ, arXiv 1902.08153, equation 3: round(v/s) − v/s inside the grid, its end outside."""
+    x = torch.tensor([0.31, -0.47, 3.0, -9.0])
+    scale = torch.tensor(0.1, requires_grad=True)
+    steps = x / scale
+    (StraightThrough.apply(steps, steps.detach(), -8, 7) * scale).sum().backward()
+    expected = (3 - 3.1) + (-5 + 4.7) + 7 - 8
+    assert scale.grad is not None
+    assert float(scale.grad) == pytest.approx(expected, abs=1e-4)
+
+
+def test_training_computes_the_integers_of_evaluation(
+    quantised: QuantizedMotr, config: Config, clip_batch: ClipBatch
+) -> None:
+    """The forward pass of a training step is the fixed-point model; only the gradient is the float function's."""
+    image = clip_batch.images[0]
+    mask = torch.ones(2, 1, 1, config.model.num_track)
+    rows = config.model.num_track // config.model.slot_columns
+    query = quantised.graphs.detect_query[:, :, :rows].expand(2, -1, -1, -1).detach()
+    reference = torch.rand(2, 4, *query.shape[2:], generator=torch.Generator().manual_seed(1)) * 0.5 + 0.2
+    with torch.no_grad():
+        expected = quantised.graphs.base(image, query, mask, reference)
+    quantised.mode("train_frozen")
+    found = quantised.graphs.base(image, query, mask, reference)
+    assert found[2].requires_grad
+    assert torch.equal(found[0][-1].detach(), expected[0][-1])
+    torch.testing.assert_close(found[1][-1].detach(), expected[1][-1], rtol=0, atol=1e-6)
+    assert torch.equal(found[2].detach(), expected[2])
 
 
 def test_a_rerun_goes_on_from_the_checkpoint(
@@ -129,29 +191,6 @@ def test_a_rerun_goes_on_from_the_checkpoint(
         assert torch.equal(value, expected[name]), name
 
 
-def test_refresh_brings_weight_scales_up_to_date(quantised: QuantizedMotr) -> None:
-    with torch.no_grad():
-        quantised.base.get_parameter("backbone.stem.0.weight").mul_(2)
-    scales = {n: v.clone() for n, v in quantised.state_dict().items() if n.endswith("scale")}
-    refresh_weight_scales(quantised)
-    moved = [n for n, v in quantised.state_dict().items() if n.endswith("scale") and not torch.equal(v, scales[n])]
-    assert len(moved) == 1
-    assert quantised.current_mode == "evaluate"
-
-
-def _observed(module: torch.nn.Module) -> bool:
-    return isinstance(module, FakeQuantize) and module.fixed_scale is None
-
-
-def _weights(quantised: QuantizedMotr) -> list[tuple[PerChannelFakeQuantize, torch.Tensor]]:
-    found = []
-    for graph in (quantised.base, quantised.qim):
-        for node in graph.graph.nodes:
-            if node.op == "call_module" and isinstance(graph.get_submodule(node.target), PerChannelFakeQuantize):
-                found.append((graph.get_submodule(node.target), graph.get_parameter(node.args[0].target)))
-    return found
-
-
 def test_float_training_of_the_same_steps_leaves_the_quantisers_alone(
     quantised: QuantizedMotr, config: Config, store: FrameStore, tmp_path: Path
 ) -> None:
@@ -161,43 +200,5 @@ def test_float_training_of_the_same_steps_leaves_the_quantisers_alone(
     train_qat(quantised, store, config, tmp_path, quantise=False)
     assert quantised.current_mode == "float"
     changed = {name for name, value in quantised.state_dict().items() if not torch.equal(value, start[name])}
-    assert "base.backbone.stem.0.weight" in changed
-    assert not [name for name in changed if name.endswith(("scale", "batches"))]
-
-
-def test_distillation_is_nothing_for_the_teacher_itself(
-    quantised: QuantizedMotr, config: Config, float_model: Motr, clip_batch: ClipBatch
-) -> None:
-    config = quiet(qat_config(replace(config, qat=replace(config.qat, distill=2.0))))
-    rngs = [np.random.default_rng(0)] * 8
-    distances = {}
-    for mode in ("float", "train_frozen"):
-        quantised.mode(mode)
-        loss = qat_loss(quantised, clip_batch, config, rngs, float_model)
-        without = qat_loss(quantised, clip_batch, replace(config, qat=replace(config.qat, distill=0.0)), rngs)
-        distances[mode] = float(loss.terms["distill"].sum())
-        assert float(loss.total.detach()) == pytest.approx(float(without.total.detach()) + distances[mode], rel=1e-4)
-    assert distances["float"] < 1e-3 * distances["train_frozen"]
-
-
-def test_distillation_reaches_both_graphs_and_not_the_teacher(
-    quantised: QuantizedMotr, config: Config, float_model: Motr, clip_batch: ClipBatch
-) -> None:
-    quantised.mode("train_frozen")
-    graphs = DistillingGraphs(quantised.graphs, float_model, config.train)
-    train = quiet(qat_config(config)).train
-    clip_loss(
-        graphs,
-        clip_batch.images.unbind(0),
-        clip_objects(clip_batch),
-        config.model,
-        train,
-        [np.random.default_rng(0)] * 8,
-    )
-    assert isinstance(graphs.total, torch.Tensor)
-    graphs.total.backward()
-    for name in ("base.backbone.stem.0.weight", "qim.attention.query.weight"):
-        assert quantised.get_parameter(name).grad.abs().sum() > 0, name
-    assert all(p.grad is None for p in float_model.parameters())
-    for parameter in quantised.parameters():
-        parameter.grad = None
+    assert "model.base.backbone.stem.0.weight" in changed
+    assert not [name for name in changed if name.startswith("ranges")]

@@ -108,7 +108,8 @@ def _add_layers(run: Run, started: float) -> None:
     rng = np.random.default_rng(9)
     rows = []
     for i in range(12):
-        point = TapPoint("base" if i < 8 else "qim", f"relu_{i}", f"encoder.{i}.ffn", 0.25, -128, 127)
+        path = f"encoder.{i}.ffn"
+        point = TapPoint("base" if i < 8 else "qim", path, path, "linear", "min_max", 1, False, 0.25, -128, 127)
         x = np.zeros(50) if i == 10 else np.rint(rng.normal(size=50) * 40) * 0.25
         x = x * 4 if i == 3 else x
         fake = np.clip(x + 0.25 * i * rng.integers(-1, 2, 50), -32, 31.75)

@@ -69,5 +69,5 @@ def test_cells(rows: list[LayerRow]) -> None:
     assert [cell.text for cell in found.cells] == [
         "exact", "−1.2", "–", "0.50000", "3", "12.50 %", "0.10 %", "1.50", "−0.04",
     ]  # fmt: skip
-    assert found.note == "encoder.0.ffn"
+    assert (found.label, found.note) == ("base encoder.0.ffn", "linear, min_max")
     assert "fixed-point, dB" in table_text(layer_table([row]))

@@ -14,6 +14,7 @@ SOURCES = {  # per stream, for four track slots; detect slots are 0 to 7, track 
     "births": [[3, EMPTY, 0, EMPTY], [EMPTY, 7, EMPTY, EMPTY]],
     "carried on": [[8, 9, 10, 11], [EMPTY, 9, EMPTY, 11]],
     "both": [[2, 9, 5, EMPTY], [8, EMPTY, 1, 11]],
+    "moved to other slots": [[9, 8, EMPTY, 10], [11, 9, 3, EMPTY]],
 }
 
 
@@ -65,7 +66,8 @@ def test_empty_slots_are_zero(name: str, numpy_graphs: Any, sizes: Any) -> None:
     np.testing.assert_array_equal(reference[~live], np.full_like(reference[~live], 0.5))
 
 
-def test_a_slot_continues_from_its_source(numpy_graphs: Any, sizes: Any) -> None:
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_slot_continues_from_its_source(name: str, numpy_graphs: Any, sizes: Any) -> None:
     frame, state = images(sizes), random_state(sizes)
     seen: list[Any] = []
 
@@ -74,16 +76,21 @@ def test_a_slot_continues_from_its_source(numpy_graphs: Any, sizes: Any) -> None
         return embedding
 
     numpy_graphs.qim = qim
-    output, following = outcome(frame_step(numpy_graphs, frame, state, decide(SOURCES["both"])))
+    output, following = outcome(frame_step(numpy_graphs, frame, state, decide(SOURCES[name])))
     embedding, query, mask = seen
+    for x in seen:  # what a runtime takes without a copy
+        assert x.dtype == np.float32
+        assert x.flags.c_contiguous
     assert embedding.shape == query.shape == (2, sizes.d_model, 1, sizes.num_track)
     assert mask.shape == (2, 1, 1, sizes.num_track)
     slots = output.embedding.reshape(2, sizes.d_model, -1)
     carried = np.concatenate((np.repeat(numpy_graphs.detect_query, 2, 0), state.query), 2).reshape(2, sizes.d_model, -1)
     boxes = output.boxes[-1].reshape(2, 4, -1)
-    for stream, row in enumerate(SOURCES["both"]):
+    for stream, row in enumerate(SOURCES[name]):
         for slot, source in enumerate(row):
             if source == EMPTY:
+                assert not embedding[stream, :, 0, slot].any()
+                assert not query[stream, :, 0, slot].any()
                 continue
             np.testing.assert_array_equal(embedding[stream, :, 0, slot], slots[stream, :, source])
             np.testing.assert_array_equal(query[stream, :, 0, slot], carried[stream, :, source])
@@ -143,6 +150,25 @@ def test_gradients_reach_the_frame_before(torch_graphs: Any, sizes: Any) -> None
     output.logits[-1].sum().backward()
     assert first.grad is not None
     assert (first.grad != 0).any()
+
+
+def test_gradients_reach_learned_and_held_queries(torch_graphs: Any, sizes: Any) -> None:
+    frame, hold = torch.from_numpy(images(sizes)), np.array([[False] * 4, [False, True, False, False]])
+    state = state_like(random_state(sizes), frame)
+    state.query.requires_grad_()
+    torch_graphs.detect_query.requires_grad_()
+    decision = Decision(np.array(SOURCES["moved to other slots"]), hold=hold)
+    _, following = outcome(frame_step(torch_graphs, frame, state, lambda output: decision))
+    following.query.flatten(2)[1, :, 1:3].sum().backward()  # a held track, and a newborn from detect slot 3
+    assert state.query.grad is not None
+    assert (state.query.grad.flatten(2)[1, :, 1] >= 1).all()
+    assert (torch_graphs.detect_query.grad.flatten(2)[0, :, 3] != 0).any()
+
+
+def test_scores_of_extreme_logits() -> None:
+    logits = np.array([-1e4, -50, 0, 50, 1e4], np.float32).reshape(1, 1, 1, 5)
+    scores, _ = FrameOutput((logits,), (np.zeros((1, 4, 1, 5), np.float32),), logits).scores_and_boxes()
+    np.testing.assert_allclose(scores[0], [0, 0, 0.5, 1, 1], atol=1e-6)
 
 
 def test_scores_and_boxes_are_of_the_last_layer(numpy_graphs: Any, sizes: Any) -> None:

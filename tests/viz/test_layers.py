@@ -16,7 +16,7 @@ def rows() -> list[LayerRow]:
     rng = np.random.default_rng(0)
     found = []
     for i in range(9):
-        point = TapPoint("base" if i < 7 else "qim", f"relu_{i}", "ffn", 0.1, -128, 127)
+        point = TapPoint("base" if i < 7 else "qim", f"relu_{i}", "ffn", "linear", "min_max", 1, True, 0.1, -128, 127)
         x = rng.normal(size=200) * 3
         fake = x + 0.01 * (i + 1) * rng.normal(size=200)
         found.append(layer_row(point, measure(point, x, fake, fake)))

@@ -26,108 +26,104 @@ from motrlab.quantization.analysis.layers import (
     measure,
     sqnr_db,
 )
-from motrlab.quantization.analysis.taps import GRAPHS, TappedGraphs
+from motrlab.quantization.analysis.taps import recorded, slot_tensors, tap_point
+from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.tracking.step import Array, FrameOutput, Graphs, empty_state, frame_step, state_like, to_numpy
-from motrlab.tracking.tracker import EMPTY, Decision, Int, Tracker
+from motrlab.quantization.tensors import Key
+from motrlab.tracking.step import Array, FrameOutput, FrameStep, to_numpy
+from motrlab.tracking.tracker import EMPTY, Bool, Int
+
+Tracking = Callable[[Sequence[Tensor]], Iterable[FrameStep]]  # a video's network inputs → its frame steps
 
 
 class TappedNetworks(Protocol):
     """Both deployed graphs with taps (`deploy.taps.TappedRuntime`)."""
 
-    @property
-    def points(self) -> Sequence[TapPoint]: ...
-
     def run(self, graph: str, inputs: Sequence[Float]) -> Arrays: ...
 
 
+@torch.no_grad()
 def compare_taps(
     quantised: QuantizedMotr, fixed: TappedNetworks, videos: Iterable[Iterable[Tensor]], config: Config
 ) -> list[LayerRow]:
     """A row for every tap of `fixed`, in graph order, over all frames of `videos`; ends in mode `evaluate`.
 
-    `videos`: for each one its network inputs `[1, 3, H, W]` in order.
+    Empty track slots do not count, as they do not for observers; a tensor that nobody passes has no row. `videos`: for
+    each one its network inputs `[1, 3, H, W]` in order.
     """
-    floating, fake = TappedGraphs(quantised, "float"), TappedGraphs(quantised, "evaluate")
-    sums: dict[TapPoint, TensorSums] = {}
-    with torch.no_grad():
-        for images in videos:
-            for _ in track(floating, images, config):
-                for graph in GRAPHS:
-                    _add_frame(sums, graph, floating, fake, fixed)
-    quantised.mode("evaluate")
-    return [layer_row(point, found) for point, found in sums.items()]
+    sums: dict[Key, TensorSums] = {}
+    points: dict[Key, TapPoint] = {}
+    slots, track = slot_tensors(quantised), in_mode(quantised, "float", config)
+    for images in videos:
+        for step in track(list(images)):
+            inputs = {"base": step.base_inputs, "qim": step.qim_inputs}
+            floating, fake = (_all_recorded(quantised, mode, inputs) for mode in ("float", "evaluate"))
+            for graph, tensors in inputs.items():
+                deployed = fixed.run(graph, [to_numpy(x) for x in tensors])
+                live = np.append(np.ones(config.model.num_detect), to_numpy(tensors[2])) > 0  # detect slots first
+                for tensor in (name for name in floating[graph] if name in deployed):
+                    key = (graph, tensor)
+                    if key not in points:
+                        points[key] = tap_point(quantised, *key)
+                    values = [side[tensor] for side in (floating[graph], fake[graph], deployed)]
+                    if (graph, points[key].path) in slots:
+                        values = [_live_rows(x, live) for x in values]
+                    if values[0].size:
+                        found = measure(points[key], *values)
+                        sums[key] = sums[key] + found if key in sums else found
+    return [layer_row(point, sums[key]) for key, point in points.items() if key in sums]
 
 
-def _add_frame(
-    sums: dict[TapPoint, TensorSums], graph: str, floating: TappedGraphs, fake: TappedGraphs, fixed: TappedNetworks
-) -> None:
-    inputs = floating.inputs[graph]
-    fake.run(graph, inputs)
-    deployed = fixed.run(graph, [to_numpy(x) for x in inputs])
-    for point in fixed.points:
-        if point.graph == graph:
-            name = point.tensor
-            found = measure(point, floating.values[graph][name], fake.values[graph][name], deployed[name])
-            sums[point] = sums[point] + found if point in sums else found
+def _live_rows(x: Float, live: Bool) -> Float:
+    """Of slots `[1, R, W, C]`, all or the last, those that are `live` `[N]`."""
+    rows = x.reshape(-1, x.shape[3])
+    chosen: Float = rows[live[-len(rows) :]]
+    return chosen
 
 
-def track(graphs: Graphs, images: Iterable[Array], config: Config) -> Iterator[tuple[FrameOutput, Decision]]:
-    """One video through the frame step from its beginning: outputs and decision of every frame.
+def _all_recorded(quantised: QuantizedMotr, mode: str, inputs: Mapping[str, Sequence[Tensor]]) -> dict[str, Arrays]:
+    quantised.mode(mode)
+    return {graph: recorded(quantised, graph, tensors) for graph, tensors in inputs.items()}
 
-    `images`: network inputs `[1, 3, H, W]`, torch or NumPy, as `graphs` takes them.
-    """
-    model = config.model
-    tracker = Tracker(config.tracker, model.num_detect, model.num_track)
-    decisions: list[Decision] = []
 
-    def decide(output: FrameOutput) -> Decision:
-        decisions.append(tracker.update(*output.scores_and_boxes()))
-        return decisions[-1]
+def in_mode(quantised: QuantizedMotr, mode: str, config: Config) -> Tracking:
+    """The closed loop over a whole video with the model in `mode`."""
 
-    state = None
-    for image in images:
-        if state is None:
-            state = state_like(empty_state(1, model.d_model, model.num_track, model.slot_columns), image)
-        output, state = frame_step(graphs, image, state, decide)
-        yield output, decisions.pop()
+    def run(images: Sequence[Tensor]) -> list[FrameStep]:
+        quantised.mode(mode)
+        return list(closed_loop(quantised.graphs, images, config))
+
+    return run
 
 
 def compare_outputs(
-    floating: Graphs,
-    others: Mapping[str, tuple[Graphs, Callable[[Tensor], Array]]],
-    videos: Mapping[str, Iterable[Tensor]],
-    config: Config,
+    floating: Tracking, others: Mapping[str, Tracking], videos: Mapping[str, Iterable[Tensor]], config: Config
 ) -> list[FrameRow]:
-    """Track every video with all graphs, each on its own state.
+    """Track every video with all, one after the other, each on its own state.
 
     Args:
         floating: the reference.
-        others: stage → its graphs, and what turns a network input into what they take.
+        others: stage → how it tracks.
         videos: name → network inputs `[1, 3, H, W]` in order.
-        config: model and tracker.
+        config: of the model.
     """
     rows = []
-    with torch.no_grad():
-        for video, images in videos.items():
-            frames = list(images)
-            reference = _with_tracks(track(floating, frames, config), config)
-            runs = {
-                stage: _with_tracks(track(graphs, map(adapt, frames), config), config)
-                for stage, (graphs, adapt) in others.items()
-            }
-            for number, expected in enumerate(reference, 1):
-                rows += [_frame_row(video, number, stage, expected, next(run)) for stage, run in runs.items()]
+    for video, images in videos.items():
+        frames = list(images)
+        reference = list(_with_tracks(floating(frames), config))
+        runs = {stage: list(_with_tracks(track(frames), config)) for stage, track in others.items()}
+        for index, expected in enumerate(reference):
+            rows += [_frame_row(video, index + 1, stage, expected, run[index]) for stage, run in runs.items()]
     return rows
 
 
-def _with_tracks(run: Iterator[tuple[FrameOutput, Decision]], config: Config) -> Iterator[tuple[FrameOutput, Int]]:
+def _with_tracks(steps: Iterable[FrameStep], config: Config) -> Iterator[tuple[FrameOutput, Int]]:
     """Outputs of every frame, and whom each track slot held in it: `[T]`, a number for frame and slot of birth."""
     num_detect = config.model.num_detect
     holds: Int = np.full(config.model.num_track, EMPTY, np.int64)
-    for frame, (output, decision) in enumerate(run):
-        yield output, holds
-        source = decision.source[0]
+    for frame, step in enumerate(steps):
+        yield step.output, holds
+        source = step.decision.source[0]
         carried = holds[np.maximum(source - num_detect, 0)]
         holds = np.where(source >= num_detect, carried, frame * num_detect + source)
         holds[source == EMPTY] = EMPTY
@@ -164,29 +160,3 @@ def _slots(output: Array, tracks: Int, num_track: int) -> Float:
     num_detect = flat.shape[1] - num_track
     chosen: Float = np.concatenate((flat[:, :num_detect], flat[:, num_detect + tracks]), 1)
     return chosen
-
-
-class InMode:
-    """A model's graphs that switch to `mode` before every call, so that one model can be float and fake in turn."""
-
-    def __init__(self, quantised: QuantizedMotr, mode: str) -> None:
-        self._quantised = quantised
-        self._mode = mode
-
-    def _graphs(self) -> Graphs:
-        if self._quantised.current_mode != self._mode:
-            self._quantised.mode(self._mode)
-        return self._quantised.graphs
-
-    @property
-    def detect_query(self) -> Array:
-        return self._quantised.graphs.detect_query
-
-    def base(self, frame: Array, query: Array, mask: Array, reference: Array) -> tuple[Array, Array, Array]:
-        return self._graphs().base(frame, query, mask, reference)
-
-    def qim(self, embedding: Array, query: Array, mask: Array) -> Array:
-        return self._graphs().qim(embedding, query, mask)
-
-    def decode(self, boxes: Array) -> Array:
-        return self._quantised.graphs.decode(boxes)

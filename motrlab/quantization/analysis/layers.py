@@ -30,12 +30,18 @@ Arrays = dict[str, NDArray[np.float32]]  # tensor → its values
 class TapPoint:
     """A quantised activation and its grid: the multiples of `scale` from `quant_min` to `quant_max`.
 
-    `tensor` is the fx node whose output is quantised, `path` the module it stands in ("" between modules).
+    `path` and `operator` are what rules know it by. `tensor` is the path, with `@1`, `@2` … where its module is called
+    again. `observer` is where the range comes from: an observer, `fixed`, or `ceiling` where a grid reaches all that a
+    ReLU6 lets through.
     """
 
     graph: str
     tensor: str
     path: str
+    operator: str
+    observer: str
+    num_sharing: int  # tensors on this grid; its range is that of the widest
+    equalisable: bool  # by `equalisation.py`
     scale: float
     quant_min: int
     quant_max: int
@@ -113,6 +119,10 @@ class LayerRow:
     graph: str
     tensor: str
     path: str
+    operator: str
+    observer: str
+    num_sharing: int
+    equalisable: bool
     num_values: int
     scale: float
     quant_min: int
@@ -131,13 +141,15 @@ class LayerRow:
 
     @property
     def name(self) -> str:
-        """Such as `base relu_3 (backbone.stem.0)`."""
-        return f"{self.graph} {self.tensor}" + (f" ({self.path})" if self.path else "")
+        """Such as `base decoder.0.norm1 (norm)`."""
+        return f"{self.graph} {self.tensor} ({self.operator})"
 
 
 def layer_row(point: TapPoint, sums: TensorSums) -> LayerRow:
     """The row of a tensor from what was measured of it."""
-    reach = (sums.lowest / (point.quant_min * point.scale), sums.highest / (point.quant_max * point.scale))
+    reach = [sums.highest / (point.quant_max * point.scale)]
+    if point.quant_min:  # behind a ReLU nothing is below zero
+        reach.append(sums.lowest / (point.quant_min * point.scale))
     return LayerRow(
         **dataclasses.asdict(point),
         num_values=sums.num_values,
@@ -232,7 +244,7 @@ def read_table(path: Path, kind: type[RowType]) -> list[RowType]:
 
 
 def _parsed(kind: type[Any], line: Mapping[str, str], path: Path) -> Any:
-    readers = {"str": str, "int": int, "float": float}
+    readers: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
     try:
         return kind(**{f.name: readers[str(f.type)](line[f.name]) for f in dataclasses.fields(kind)})
     except (KeyError, TypeError, ValueError) as error:

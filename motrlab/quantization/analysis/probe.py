@@ -19,10 +19,10 @@ from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.quantization.analysis.layers import sqnr_db
 from motrlab.quantization.analysis.sensitivity_tables import OUTPUTS
-from motrlab.quantization.calibration import Step, closed_loop
-from motrlab.quantization.fake_quantize import FakeQuantize
+from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.tracking.step import Graphs
+from motrlab.quantization.tensors import Key, TensorSpec
+from motrlab.tracking.step import FrameStep, Graphs
 
 _BATCH_PIXELS = 500_000  # frames go through together while their images stay below so many pixels: flat memory
 
@@ -44,6 +44,10 @@ class OutputError:
     def each_db(self) -> dict[str, float]:
         """`class_logits_db`, `boxes_db`, `embedding_db`, `qim_db`."""
         return {f"{output}_db": self.db(output) for output in OUTPUTS}
+
+    def unlike(self, other: OutputError) -> OutputError:
+        """Without the error of outputs in which it is just that of `other`."""
+        return OutputError(self.signal, {o: x if x != other.noise[o] else 0.0 for o, x in self.noise.items()})
 
     @property
     def mean_db(self) -> float:
@@ -81,14 +85,12 @@ class Probe:
         per_batch = max(1, _BATCH_PIXELS // (config.model.height * config.model.width))
         self.num_frames = 0
         self.num_tracks = 0  # live track slots, sum over the frames
-        self.first_step: Step | None = None
         self._batches: list[_Batch] = []
-        waiting: list[Step] = []
+        waiting: list[FrameStep] = []
         for images in videos:
             for step in closed_loop(graphs, images, config):
-                self.first_step = self.first_step or step
                 self.num_frames += 1
-                self.num_tracks += int(step.qim[-1].sum())
+                self.num_tracks += int(step.qim_inputs[-1].sum())
                 waiting.append(step)
                 if len(waiting) == per_batch:
                     self._batches.append(_batch(graphs, waiting))
@@ -109,9 +111,9 @@ class Probe:
         return OutputError(signal, noise)
 
 
-def _batch(graphs: Graphs, steps: Sequence[Step]) -> _Batch:
-    base = tuple(torch.cat(tensors) for tensors in zip(*(s.base for s in steps), strict=True))
-    qim = tuple(torch.cat(tensors) for tensors in zip(*(s.qim for s in steps), strict=True))
+def _batch(graphs: Graphs, steps: Sequence[FrameStep]) -> _Batch:
+    base = tuple(torch.cat(tensors) for tensors in zip(*(s.base_inputs for s in steps), strict=True))
+    qim = tuple(torch.cat(tensors) for tensors in zip(*(s.qim_inputs for s in steps), strict=True))
     return _Batch(base, qim, _outputs(graphs, base, qim))
 
 
@@ -130,24 +132,24 @@ def _outputs(graphs: Graphs, base: tuple[Tensor, ...], qim: tuple[Tensor, ...]) 
 def saturated_share(quantised: QuantizedMotr, probe: Probe) -> float:
     """Share of the values outside their grid, mean over the activations whose range was observed (0 to 1).
 
-    In mode `evaluate`, on the frames of `probe`.
+    In mode `evaluate`, on the frames of `probe`. What a ReLU or a ReLU6 cuts is none of it.
     """
-    outside: dict[int, int] = {}
-    total: dict[int, int] = {}
+    outside: dict[Key, int] = {}
+    total: dict[Key, int] = {}
 
-    def count(module: FakeQuantize, inputs: tuple[Tensor]) -> None:
-        (x,), scale = inputs, float(module.scale)
-        clipped = (x < (module.quant_min - 0.5) * scale) | (x > (module.quant_max + 0.5) * scale)
-        outside[id(module)] = outside.get(id(module), 0) + int(clipped.sum())
-        total[id(module)] = total.get(id(module), 0) + x.numel()
+    def count(spec: TensorSpec, steps: Tensor) -> None:
+        if spec.fixed is None:
+            ceiling = math.inf if spec.ceiling is None else spec.ceiling / float(quantised.net.scale(spec))
+            steps = steps.clamp(0.0 if spec.low == 0 else -math.inf, ceiling)
+            clipped = (steps > spec.high + 0.5) | (steps < spec.low - 0.5)
+            outside[spec.key] = outside.get(spec.key, 0) + int(clipped.sum())
+            total[spec.key] = total.get(spec.key, 0) + steps.numel()
 
     quantised.mode("evaluate")
-    observed = [m for m in quantised.fake_quantizers() if isinstance(m, FakeQuantize) and m.fixed_scale is None]
-    hooks = [module.register_forward_pre_hook(count) for module in observed]
+    quantised.net.watch = count
     try:
         probe.output_error(quantised.graphs)
     finally:
-        for hook in hooks:
-            hook.remove()
+        quantised.net.watch = None
     shares = [outside[key] / total[key] for key in total]
     return sum(shares) / len(shares) if shares else 0.0

@@ -14,9 +14,10 @@ from functools import partial
 
 from tqdm import tqdm
 
-from motrlab.quantization.analysis.groups import INPUTS, GroupSwitches
+from motrlab.quantization.analysis.groups import INPUTS, group_macs, groups_of, switched_on
 from motrlab.quantization.analysis.probe import OutputError, Probe
 from motrlab.quantization.analysis.sensitivity_tables import GroupRow, PathPoint, ranked
+from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import Graphs
 
 Scores = Mapping[str, float]  # `mota`, `idf1`, fractions; empty where they are not measured
@@ -35,33 +36,32 @@ class Costs:
 
     @staticmethod
     def of(macs: Mapping[str, int]) -> Costs:
-        """From `GroupSwitches.macs`."""
+        """From `group_macs`."""
         total = max(1, sum(macs.values()))
         return Costs({name: n / total for name, n in macs.items() if name}, macs.get("", 0) / total)
 
 
 def measure_groups(
-    switches: GroupSwitches, probe: Probe, score: Callable[[Graphs], Scores] | None = None
+    quantised: QuantizedMotr, probe: Probe, score: Callable[[Graphs], Scores] | None = None
 ) -> list[GroupRow]:
     """A row for each group, most noise alone first.
 
-    `probe` holds what `switches.model` gives in mode `float`. `score` measures graphs on the short clips.
+    `probe` holds what `quantised` gives in mode `float`. `score` measures graphs on the short clips. The noise of boxes
+    and constants is there whatever is on (less than a percent of all); it is not taken for that of a group that changes
+    nothing else.
     """
-    assert probe.first_step is not None
-    costs = Costs.of(switches.macs(probe.first_step))
-    names = list(switches.groups)
-    whole = probe.output_error(switches.model.graphs)
+    groups, costs = groups_of(quantised), Costs.of(group_macs(quantised))
+    whole, least = _error(quantised, groups, probe), _error(quantised, (), probe)
     rows = []
-    for name in tqdm(names, desc="sensitivity", disable=not sys.stderr.isatty(), unit="group"):
-        with switches.on({name}) as model:
-            alone = probe.output_error(model.graphs)
-            scores = score(model.graphs) if score else {}
-        with switches.on(set(names) - {name}) as model:
-            rest = probe.output_error(model.graphs)
+    for name, group in tqdm(groups.items(), desc="sensitivity", disable=not sys.stderr.isatty(), unit="group"):
+        rest = _error(quantised, groups.keys() - {name}, probe)
+        with switched_on(quantised, {name}):
+            alone = probe.output_error(quantised.graphs).unlike(least)
+            scores = score(quantised.graphs) if score else {}
         rows.append(
             GroupRow(
                 group=name,
-                num_tensors=len(switches.groups[name].tensors),
+                num_tensors=len(group.tensors),
                 macs_share=costs.groups[name],
                 **alone.each_db(),
                 alone_noise_share=alone.share_of(whole),
@@ -71,6 +71,12 @@ def measure_groups(
             )
         )
     return ranked(rows)
+
+
+def _error(quantised: QuantizedMotr, names: Collection[str], probe: Probe) -> OutputError:
+    """With these groups on and all others off."""
+    with switched_on(quantised, names):
+        return probe.output_error(quantised.graphs)
 
 
 def search(
@@ -153,19 +159,17 @@ def _point(number: int, raised: str, float_share: float, error: OutputError, sta
 
 
 def search_groups(
-    switches: GroupSwitches, probe: Probe, rows: Sequence[GroupRow], max_float_share: float
+    quantised: QuantizedMotr, probe: Probe, rows: Sequence[GroupRow], max_float_share: float
 ) -> list[PathPoint]:
     """`search` over the groups of a model that make noise alone; `rows` are those of `measure_groups`."""
-    assert probe.first_step is not None
-    costs = Costs.of(switches.macs(probe.first_step))
-    # Without the quantiser of an input the products behind it would choose a scale of their own.
+    costs = Costs.of(group_macs(quantised))
+    # An input in float gains nothing: the products that read it put it on its grid.
     noisy = {row.group for row in rows if row.group != INPUTS and row.alone_noise_share >= _LEAST_GAIN}
     candidates = {name: share for name, share in costs.groups.items() if name in noisy}
-    names = set(switches.groups)
+    names = groups_of(quantised).keys()
 
     def measure(raised: Collection[str]) -> OutputError:
-        with switches.on(names - set(raised)) as model:
-            return probe.output_error(model.graphs)
+        return _error(quantised, names - set(raised), probe)
 
     gains = {row.group: 1 - row.rest_noise_share for row in rows}
     return search(measure, Costs(candidates, costs.always_float), max_float_share, gains)

@@ -6,7 +6,6 @@ import copy
 import math
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,14 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from motrlab.config import Config
-from motrlab.config.scheme import OBSERVERS, Rule, Scheme
+from motrlab.config.scheme import OBSERVERS
 from motrlab.model.motr import Motr
 from motrlab.quantization.analysis.probe import Probe, saturated_share
 from motrlab.quantization.analysis.sensitivity import Scores
 from motrlab.quantization.analysis.sensitivity_tables import AS_CONFIGURED, SweepRow
 from motrlab.quantization.calibration import calibrate
-from motrlab.quantization.fake_quantize import FakeQuantize, PerChannelFakeQuantize
-from motrlab.quantization.listing import quantised_tensors
+from motrlab.quantization.equalisation import equalise
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import Graphs
 
@@ -39,7 +37,7 @@ def calibration_variants(config: Config) -> dict[str, Config]:
     settings = config.calibration
     found["single_frames"] = replace(config, calibration=replace(settings, closed_loop=False))
     rules = tuple(replace(rule, per_channel=False) for rule in config.scheme.rules)
-    found["per_tensor_weights"] = replace(config, scheme=Scheme(rules=rules))
+    found["per_tensor_weights"] = replace(config, scheme=replace(config.scheme, rules=rules))
     equalised, corrected = settings.equalise, settings.correct_bias
     options = {
         "no_equalise" if equalised else "equalise": replace(settings, equalise=not equalised),
@@ -66,14 +64,13 @@ def compare_calibrations(
         probe: of `model`.
         score: measures graphs on the short clips.
     """
-    prepared: dict[tuple[bool, Scheme], QuantizedMotr] = {}
     rows = []
     for name, config in tqdm(variants.items(), desc="calibrations", disable=not sys.stderr.isatty()):
         started = time.perf_counter()
-        key = (config.calibration.equalise, _placement(config.scheme))
-        if key not in prepared:  # capturing the graphs takes longer than calibrating a small one
-            prepared[key] = QuantizedMotr(_own_copy(model), config.scheme, equalise=key[0])
-        quantised = with_observers(prepared[key], config.scheme)
+        own = copy.deepcopy(model)
+        if config.calibration.equalise:
+            equalise(own)
+        quantised = QuantizedMotr(own, config.scheme)
         result = calibrate(quantised, videos(config), config)
         error = probe.output_error(quantised.graphs)
         scores = score(quantised.graphs) if score else {}
@@ -90,51 +87,3 @@ def compare_calibrations(
             )
         )
     return rows
-
-
-def _own_copy(model: Motr) -> Motr:
-    """Captured graphs share their model's parameters, and equalisation changes them."""
-    return copy.deepcopy(model)
-
-
-def _placement(scheme: Scheme) -> Scheme:
-    """The scheme without what only concerns scales: equal ones put the same quantisers in the same places."""
-    plain = Rule()
-    return Scheme(
-        rules=tuple(
-            replace(r, observer=plain.observer, percentile=plain.percentile, per_channel=plain.per_channel)
-            for r in scheme.rules
-        )
-    )
-
-
-def with_observers(prepared: QuantizedMotr, scheme: Scheme) -> QuantizedMotr:
-    """A copy of `prepared` with fresh quantisers by `scheme`, in mode `calibrate`.
-
-    `scheme` may differ from that of `prepared` in observers, percentiles and `per_channel` only.
-    """
-    assert _placement(scheme) == _placement(prepared.scheme)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, of copying an exported graph
-        quantised = copy.deepcopy(prepared)
-    quantised.scheme = scheme
-    for tensor in quantised_tensors(prepared):
-        rule = scheme.find(tensor.graph, tensor.operator, tensor.path)
-        assert rule is not None
-        module = getattr(quantised, tensor.graph).get_submodule(tensor.module)
-        if isinstance(module, PerChannelFakeQuantize):
-            PerChannelFakeQuantize.__init__(module, per_channel=rule.per_channel)
-        else:  # in place: biases and products refer to it
-            FakeQuantize.__init__(
-                module,
-                dtype=module.dtype,
-                quant_min=module.quant_min,
-                quant_max=module.quant_max,
-                observer=rule.observer,
-                percentile=rule.percentile,
-                fixed_scale=module.fixed_scale,
-            )
-    quantised.marks = [replace(m, rule=scheme.find(m.graph, m.operator, m.path) or m.rule) for m in quantised.marks]
-    quantised.decisions = [(g, o, p, scheme.find(g, o, p) or rule) for g, o, p, rule in quantised.decisions]
-    quantised.mode("calibrate")
-    return quantised

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +13,16 @@ import torch
 from torch import Tensor
 
 from motrlab.config import Config, TrackerConfig
-from motrlab.quantization.analysis.comparison import InMode, compare_outputs, compare_taps, track
-from motrlab.quantization.analysis.layers import Arrays, Float, TapPoint
-from motrlab.quantization.analysis.taps import GRAPHS, run_with_taps, tap_points
+from motrlab.quantization.analysis.comparison import compare_outputs, compare_taps, in_mode
+from motrlab.quantization.analysis.layers import Arrays, Float
+from motrlab.quantization.analysis.taps import recorded, slot_tensors
+from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.tracking.step import FrameStep
 from motrlab.tracking.tracker import EMPTY
+
+Key = tuple[str, str]
+MOVED = ("base", "backbone.smooth")
 
 
 def noise(config: Config, num_frames: int, seed: int) -> list[Tensor]:
@@ -27,69 +32,83 @@ def noise(config: Config, num_frames: int, seed: int) -> list[Tensor]:
 
 
 class Deployed:
-    """Stands in for a runtime: the fake-quantised model's own taps, one of them moved by a step; keeps what it saw."""
+    """Stands in for a runtime: the model's own taps but the learned queries, `MOVED` by a step; keeps what it saw."""
 
-    def __init__(self, quantised: QuantizedMotr, moved: TapPoint) -> None:
-        self.points = tap_points(quantised)[::-1]  # any order will do
-        self.moved = moved
-        self.seen: dict[str, list[Sequence[Float]]] = {graph: [] for graph in GRAPHS}
+    def __init__(self, quantised: QuantizedMotr) -> None:
+        self.seen: dict[str, list[tuple[Tensor, ...]]] = {"base": [], "qim": []}
         self._quantised = quantised
 
     def run(self, graph: str, inputs: Sequence[Float]) -> Arrays:
-        self.seen[graph].append([x.copy() for x in inputs])
+        tensors = tuple(torch.from_numpy(np.asarray(x)).clone() for x in inputs)
+        self.seen[graph].append(tensors)
         assert self._quantised.current_mode == "evaluate"
-        names = [point.tensor for point in self.points[::-1] if point.graph == graph]
-        tensors = [torch.from_numpy(np.asarray(x)) for x in inputs]
-        _, taps = run_with_taps(getattr(self._quantised, graph), tensors, names)
-        values = {name: value.numpy() for name, value in taps.items()}
-        if graph == self.moved.graph:
-            values[self.moved.tensor] = values[self.moved.tensor] + np.float32(self.moved.scale)
-        return values
+        values = recorded(self._quantised, graph, tensors)
+        values.pop("detect.query", None)
+        if graph == MOVED[0]:
+            scale = self._quantised.net.scale(self._quantised.specs[MOVED])
+            values[MOVED[1]] = values[MOVED[1]] + np.float32(scale)
+        return dict(reversed(values.items()))  # any order will do
+
+
+def by_hand(quantised: QuantizedMotr, deployed: Deployed, key: Key, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Float and fake-quant of a tensor on all that was seen, all frames side by side, without empty track slots."""
+    sides = []
+    for mode in ("float", "evaluate"):
+        quantised.mode(mode)
+        found = []
+        for inputs in deployed.seen[key[0]]:
+            with torch.no_grad():
+                rows = recorded(quantised, key[0], inputs)[key[1]].reshape(-1, quantised.config.d_model)
+            live = [True] * config.model.num_detect + [bool(x) for x in inputs[2].flatten()]
+            found += [row for row, counts in zip(rows, live[-len(rows) :], strict=True) if counts]
+        sides.append(np.concatenate(found).astype(float))
+    return sides[0], sides[1]
 
 
 def test_rows_of_all_frames_on_the_float_runs_inputs(quantised: QuantizedMotr, config: Config) -> None:
-    moved = next(point for point in tap_points(quantised) if point.tensor == "relu_1")
-    deployed = Deployed(quantised, moved)
-    videos = [noise(config, 3, 1), noise(config, 2, 2)]
-    rows = compare_taps(quantised, deployed, videos, config)
+    deployed = Deployed(quantised)
+    rows = compare_taps(quantised, deployed, [noise(config, 3, 1), noise(config, 2, 2)], config)
     assert quantised.current_mode == "evaluate"
-    assert sorted((r.graph, r.tensor) for r in rows) == sorted((p.graph, p.tensor) for p in deployed.points)
     assert {len(found) for found in deployed.seen.values()} == {5}
+    expected = [k for k, s in quantised.specs.items() if s.operator != "head" and k != ("base", "detect.query")]
+    assert [(r.graph, r.tensor) for r in rows if "@" not in r.tensor] == expected, "in graph order"
     for row in rows:
-        is_moved = (row.graph, row.tensor) == (moved.graph, moved.tensor)
+        is_moved = (row.graph, row.tensor) == MOVED
         assert (row.largest_step, row.mismatch_share) == ((1, 1.0) if is_moved else (0, 0.0))
         if not is_moved:
             assert row.fake_sqnr_db == row.fixed_sqnr_db
-    # The same by hand: every frame's inputs once more through both modes, all frames side by side.
-    for graph, tensor in (("base", "relu_1"), ("qim", "embedding")):
-        values: dict[str, list[np.ndarray]] = {}
-        for mode in ("float", "evaluate"):
-            quantised.mode(mode)
-            for inputs in deployed.seen[graph]:
-                with torch.no_grad():
-                    tensors = [torch.from_numpy(np.asarray(x)) for x in inputs]
-                    names = [point.tensor for point in tap_points(quantised) if point.graph == graph]
-                    _, taps = run_with_taps(getattr(quantised, graph), tensors, names)
-                values.setdefault(mode, []).append(taps[tensor].double().numpy().ravel())
-        x, fake = (np.concatenate(values[mode]) for mode in ("float", "evaluate"))
-        row = next(r for r in rows if (r.graph, r.tensor) == (graph, tensor))
+    for key in (("base", "decoder.0.norm1"), ("base", "decoder.1.norm4"), ("qim", "norm2")):
+        x, fake = by_hand(quantised, deployed, key, config)
+        row = next(r for r in rows if (r.graph, r.tensor) == key)
         assert row.num_values == x.size
         assert row.fake_sqnr_db == pytest.approx(10 * math.log10((x**2).sum() / ((fake - x) ** 2).sum()))
 
 
 def test_the_inputs_are_those_of_the_float_run(quantised: QuantizedMotr, config: Config) -> None:
     """With tracks from the second frame on."""
-    deployed = Deployed(quantised, tap_points(quantised)[1])
+    deployed = Deployed(quantised)
     compare_taps(quantised, deployed, [noise(config, 3, 1)], config)
-    quantised.mode("float")
-    with torch.no_grad():
-        expected = [decision for _, decision in track(quantised.graphs, noise(config, 3, 1), config)]
-    quantised.mode("evaluate")
+    expected = in_mode(quantised, "float", config)(noise(config, 3, 1))
     masks = [inputs[2].reshape(-1) for inputs in deployed.seen["base"]]
     assert masks[0].sum() == 0
-    for decision, mask in zip(expected, masks[1:], strict=False):
-        np.testing.assert_array_equal(mask, decision.source[0] != EMPTY)
+    for step, mask in zip(expected, masks[1:], strict=False):
+        np.testing.assert_array_equal(mask, step.decision.source[0] != EMPTY)
         assert mask.sum() > 0
+
+
+def test_empty_slots_do_not_count(quantised: QuantizedMotr, config: Config) -> None:
+    """Observers do not look at them: more frames would not help with what lies outside a grid there."""
+    rows = compare_taps(quantised, Deployed(quantised), [noise(config, 1, 1)], config)
+    model = config.model
+    found = {(r.graph, r.tensor): r.num_values for r in rows}
+    assert ("base", "track_query") not in found, "nobody is tracked in the first frame"
+    assert ("base", "decoder.0.track_attention.mixed") not in found
+    assert found["base", "decoder.0.norm2"] == model.d_model * model.num_detect
+    assert found["base", "position.2"] == model.d_model * model.num_slots
+    assert found["base", "encoder.0.norm1"] % model.d_model == 0
+    assert {key for key in found if key[0] == "qim"} == {key for key in slot_tensors(quantised) if key[0] == "qim"} - {
+        key for key, spec in quantised.specs.items() if spec.operator == "head"
+    }, "somebody is born"
 
 
 class Disturbed:
@@ -104,15 +123,20 @@ class Disturbed:
         return updated + self._error
 
 
+def tracking(graphs: Any, config: Any) -> Callable[[Sequence[Tensor]], Iterable[FrameStep]]:
+    return lambda images: closed_loop(graphs, images, config)
+
+
 def test_in_closed_loop_float_is_exact_and_a_disturbed_qim_shows_from_the_second_frame(
     quantised: QuantizedMotr, config: Config
 ) -> None:
-    floating = InMode(quantised, "float")
-    others: dict[str, Any] = {
-        "same": (InMode(quantised, "float"), lambda x: x),
-        "disturbed": (Disturbed(InMode(quantised, "float"), 0.01), lambda x: x),
-        "fake": (InMode(quantised, "evaluate"), lambda x: x),
-    }
+    floating = in_mode(quantised, "float", config)
+
+    def disturbed(images: Sequence[Tensor]) -> list[FrameStep]:
+        quantised.mode("float")
+        return list(closed_loop(Disturbed(quantised.graphs, 0.01), images, config))
+
+    others = {"same": floating, "disturbed": disturbed, "fake": in_mode(quantised, "evaluate", config)}
     videos = {"a": noise(config, 4, 1), "b": noise(config, 3, 2)}
     rows = compare_outputs(floating, others, videos, config)
     assert [(r.video, r.frame) for r in rows if r.stage == "fake"] == [
@@ -162,8 +186,8 @@ def test_tracks_are_compared_by_person_not_by_slot(error: float) -> None:
     model = SimpleNamespace(num_detect=4, num_track=4, d_model=2, slot_columns=4)
     config: Any = SimpleNamespace(model=model, tracker=TrackerConfig())
     images = [torch.full((1, 3, 2, 2), float(number)) for number in (1, 2, 3)]
-    others: dict[str, Any] = {"other": (Scripted((2, 0, 3, 1), error), lambda x: x)}
-    first, *rest = compare_outputs(Scripted((0, 1, 2, 3)), others, {"a": images}, config)
+    others = {"other": tracking(Scripted((2, 0, 3, 1), error), config)}
+    first, *rest = compare_outputs(tracking(Scripted((0, 1, 2, 3)), config), others, {"a": images}, config)
     assert math.isfinite(first.class_logits_db)  # the confidences do differ
     for row in rest:
         assert row.shared_tracks_share == 1
@@ -177,7 +201,8 @@ def test_a_track_that_lives_on_one_side_only_is_counted_and_left_out() -> None:
     images = [torch.full((1, 3, 2, 2), float(number)) for number in (1, 2)]
     shy = Scripted((0, 1, 2, 3))
     shy._confidence = torch.tensor([4.0, 4.0, -9.0, -9.0])
-    _, second = compare_outputs(Scripted((0, 1, 2, 3)), {"shy": (shy, lambda x: x)}, {"a": images}, config)
+    others = {"shy": tracking(shy, config)}
+    _, second = compare_outputs(tracking(Scripted((0, 1, 2, 3)), config), others, {"a": images}, config)
     assert second.shared_tracks_share == 0.5
     assert second.embedding_db == math.inf
 

@@ -22,8 +22,9 @@ from motrlab.quantization.analysis.layers import (
     write_csv,
 )
 
-POINT = TapPoint("base", "relu_1", "backbone.stem.0", 0.1, -128, 127)
-INT16 = TapPoint("base", "add", "", 0.001, -32768, 32767)
+POINT = TapPoint("base", "norm1@1", "norm1", "norm", "moving_average", 2, False, 0.1, -128, 127)
+INT16 = replace(POINT, tensor="wide", scale=0.001, quant_min=-32768, quant_max=32767)
+UNSIGNED = replace(POINT, tensor="relu", equalisable=True, quant_min=0, quant_max=255)
 
 
 def on_grid(x: np.ndarray, point: TapPoint) -> np.ndarray:
@@ -35,6 +36,7 @@ def example(point: TapPoint, seed: int, size: int = 300) -> tuple[np.ndarray, np
     rng = np.random.default_rng(seed)
     reach = point.quant_max * point.scale
     x = (rng.normal(size=size) * reach / 2.2).astype(np.float32)
+    x = x if point.quant_min else abs(x)
     fake = on_grid(x + rng.normal(size=size).astype(np.float32) * point.scale, point)
     fixed = on_grid(fake + rng.choice([-2, 0, 0, 0, 1], size) * point.scale, point)
     return x, fake, fixed
@@ -60,12 +62,12 @@ def slow_row(point: TapPoint, x: np.ndarray, fake: np.ndarray, fixed: np.ndarray
         "mismatch_share": sum(s > 0 for s in steps) / len(steps),
         "saturated_share": sum(outside) / len(outside),
         "clipped_error_share": sum(e for e, o in zip(own_errors, outside, strict=True) if o) / sum(own_errors),
-        "range_used": max(max(a / high if a > 0 else a / low for a, _, _ in values), 0),
+        "range_used": max(max(a / high if a > 0 else a / low if low else 0 for a, _, _ in values), 0),
         "offset_steps": sum(c - a for a, _, c in values) / len(values) / point.scale,
     }
 
 
-@pytest.mark.parametrize("point", [POINT, INT16], ids=["int8", "int16"])
+@pytest.mark.parametrize("point", [POINT, INT16, UNSIGNED], ids=["int8", "int16", "uint8"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_row_is_what_the_definitions_say(point: TapPoint, seed: int) -> None:
     arrays = example(point, seed)
@@ -100,7 +102,8 @@ def test_values_at_the_ends_of_the_grid_are_not_outside() -> None:
 
 def test_a_tensor_without_error_and_one_without_signal() -> None:
     x = np.array([0.5, -0.25], np.float32)
-    exact = layer_row(TapPoint("base", "image", "", 0.25, -128, 127), measure(replace(POINT, scale=0.25), x, x, x))
+    image = replace(POINT, tensor="image", scale=0.25)
+    exact = layer_row(image, measure(image, x, x, x))
     assert exact.fake_sqnr_db == exact.fixed_sqnr_db == exact.own_sqnr_db == math.inf
     assert (exact.mismatch_share, exact.clipped_error_share, exact.offset_steps) == (0, 0, 0)
     assert exact.fixed_cosine == pytest.approx(1)
@@ -125,13 +128,14 @@ def rows() -> list[LayerRow]:
         x, fake, fixed = example(point, i)
         found.append(layer_row(point, measure(point, x, fake, fixed)))
     zeros = np.zeros(3, np.float32)
-    silent = replace(POINT, graph="qim", tensor="silent", path="")
+    silent = replace(POINT, graph="qim", tensor="silent", operator="sum", equalisable=True)
     return [*found, layer_row(silent, measure(silent, zeros, zeros, zeros))]
 
 
 def test_rows_come_back_from_their_file(tmp_path: Path) -> None:
     table = [*rows(), replace(rows()[0], fake_sqnr_db=math.inf)]
     write_csv(tmp_path / "layers.csv", table)
+    assert {row.equalisable for row in table} == {True, False}
     assert [str(row) for row in read_rows(tmp_path / "layers.csv")] == [str(row) for row in table]
 
 
@@ -160,5 +164,5 @@ def test_summary_is_finite_and_by_graph() -> None:
     assert metrics["qim.least_range_used"] == table[2].range_used, "the silent tensor has no range to use"
 
 
-def test_names_tell_graph_tensor_and_module() -> None:
-    assert [row.name for row in rows()][::3] == ["base t0 (backbone.stem.0)", "qim silent"]
+def test_names_tell_graph_tensor_and_operator() -> None:
+    assert [row.name for row in rows()][::3] == ["base t0 (norm)", "qim silent (sum)"]

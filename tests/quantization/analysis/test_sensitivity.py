@@ -1,7 +1,8 @@
-"""Groups hold every quantiser once, switches do what rules would do, the search stays under its limit."""
+"""Groups hold every tensor once, switches do what rules would do, the search stays under its limit."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from pathlib import Path
@@ -11,11 +12,11 @@ import pytest
 import torch
 
 from motrlab.config import Config, mot17, mot17_small, smoke, street
-from motrlab.config.scheme import Scheme
+from motrlab.config.scheme import Rule
 from motrlab.deploy.calops import count_operations
 from motrlab.errors import UserError
-from motrlab.model.motr import Motr
-from motrlab.quantization.analysis.groups import INPUTS, GroupSwitches, float_rules, group_of, groups_of, scheme_rules
+from motrlab.model.motr import Motr, MotrGraphs
+from motrlab.quantization.analysis.groups import INPUTS, float_rules, group_macs, group_of, groups_of, switched_on
 from motrlab.quantization.analysis.layers import read_table, write_csv
 from motrlab.quantization.analysis.probe import OutputError, Probe
 from motrlab.quantization.analysis.sensitivity import Costs, measure_groups, search, search_groups
@@ -40,155 +41,139 @@ def noise_frames(config: Config, number: int, seed: int) -> list[torch.Tensor]:
 
 
 @pytest.fixture
-def switches(quantised: QuantizedMotr) -> GroupSwitches:
-    return GroupSwitches(quantised)
-
-
-@pytest.fixture
-def probe(switches: GroupSwitches, config: Config) -> Probe:
-    with switches.on(()) as model:
-        return Probe(model.graphs, [noise_frames(config, 2, 30)], config)
+def probe(float_model: Motr, config: Config) -> Probe:
+    return Probe(MotrGraphs(float_model), [noise_frames(config, 2, 30)], config)
 
 
 @pytest.mark.parametrize(
     ("graph", "operator", "path", "expected"),
     [
-        ("base", "conv", "backbone.stem.0", "backbone stem"),
-        ("base", "conv", "backbone.stages.0.0.layers.0.0", "backbone stage 0"),
-        ("base", "conv", "backbone.stages.12.3.layers.1.0", "backbone stage 12"),
-        ("base", "conv", "backbone.lateral.0", "backbone upsampling"),
-        ("base", "conv", "backbone.smooth.0", "backbone upsampling"),
-        ("base", "conv", "input_projection", "input projection"),
-        ("base", "linear", "encoder.5.attention.offsets", "encoder 5"),
-        ("base", "sampling", "encoder.5.attention", "sampling grids"),
-        ("base", "sampling", "decoder.0.cross_attention", "sampling grids"),
-        ("base", "conv", "position.2", "position code"),
-        ("base", "matmul", "decoder.1.track_attention", "decoder 1 self-attention"),
-        ("base", "conv", "decoder.10.self_attention.out", "decoder 10 self-attention"),
-        ("base", "linear", "decoder.0.cross_attention.weights", "decoder 0 cross-attention"),
-        ("base", "conv", "decoder.0.ffn.expand", "decoder 0 feed-forward"),
+        ("base", "conv", "backbone.stem", "backbone stem"),
+        ("base", "conv", "backbone.stages.0.0.layers.0", "backbone stage 0"),
+        ("base", "sum", "backbone.stages.12.3", "backbone stage 12"),
+        ("base", "conv", "backbone.lateral", "backbone upsampling"),
+        ("base", "sum", "backbone", "backbone upsampling"),
+        ("base", "conv", "backbone.smooth", "backbone upsampling"),
+        ("base", "linear", "input_projection", "input projection"),
+        ("base", "head", "encoder.5.attention.offsets", "encoder 5"),
+        ("base", "sampling", "encoder.5.attention.mixed", "encoder 5"),
+        ("base", "sampling", "decoder.0.cross_attention.mixed", "decoder 0 cross-attention"),
+        ("base", "linear", "position.2", "position code"),
+        ("base", "input", "position.sine", INPUTS),
+        ("base", "attention", "decoder.1.track_attention.mixed", "decoder 1 self-attention"),
+        ("base", "sum", "decoder.1.self_attention", "decoder 1 self-attention"),
+        ("base", "linear", "decoder.10.self_attention.out", "decoder 10 self-attention"),
+        ("base", "head", "decoder.0.cross_attention.weights", "decoder 0 cross-attention"),
+        ("base", "linear", "decoder.0.ffn.expand", "decoder 0 feed-forward"),
         ("base", "norm", "decoder.0.norm3", "norms"),
-        ("base", "linear", "class_heads.2", "class heads"),
-        ("base", "conv", "box_heads.0.hidden1", "box heads"),
+        ("base", "head", "class_heads.2", "class heads"),
+        ("base", "linear", "box_heads.0.hidden1", "box heads"),
         ("base", "input", "image", INPUTS),
-        ("qim", "input", "mask", INPUTS),
-        ("qim", "matmul", "attention", "QIM attention"),
-        ("qim", "conv", "attention.query", "QIM attention"),
-        ("qim", "conv", "ffn.expand", "QIM feed-forward"),
-        ("qim", "conv", "branch1", "QIM feed-forward"),
+        ("qim", "input", "query", INPUTS),
+        ("qim", "attention", "attention.mixed", "QIM attention"),
+        ("qim", "linear", "attention.query", "QIM attention"),
+        ("qim", "linear", "ffn.expand", "QIM feed-forward"),
+        ("qim", "linear", "branch1", "QIM feed-forward"),
+        ("qim", "norm", "norm3", "norms"),
     ],
 )
 def test_group_of(graph: str, operator: str, path: str, expected: str) -> None:
     assert group_of(graph, operator, path) == expected
 
 
-def test_groups_hold_every_quantiser_exactly_once(quantised: QuantizedMotr) -> None:
-    groups = groups_of(quantised)
-    held = [tensor for group in groups.values() for tensor in group.tensors]
-    modules = {id(getattr(quantised, graph).get_submodule(name)) for graph, name in held}
-    assert len(held) == len(set(held)) == len(modules) == len(quantised.fake_quantizers())
-    operators = [operator for group in groups.values() for operator in group.operators]
-    assert sorted(operators) == sorted({(g, o, p) for g, o, p, _ in quantised.decisions})
+def test_groups_hold_every_quantised_tensor_exactly_once(float_model: Motr) -> None:
+    left = Rule(path="decoder.0.ffn.*", precision="float")
+    quantised = QuantizedMotr(float_model, smoke().scheme.with_rules(left))
+    held = [tensor for group in groups_of(quantised).values() for tensor in group.tensors]
+    assert len(held) == len(set(held))
+    assert set(held) == {key for key, spec in quantised.specs.items() if not spec.name.startswith("decoder.0.ffn")}
 
 
 def test_rules_of_a_group_fit_it_and_nothing_else(quantised: QuantizedMotr) -> None:
-    groups = groups_of(quantised)
-    for group in groups.values():
-        scheme = quantised.scheme.with_rules(*float_rules(group))
-        left = {key for key in _operators(groups) if _precision(scheme, *key) == "float"}
-        assert left == group.operators
-        for rule in float_rules(group):
-            assert any(rule.fits(*key) for key in group.operators), rule
+    for group in groups_of(quantised).values():
+        rules = float_rules([group])
+        scheme = quantised.scheme.with_rules(*rules)
+        left = {k for k, s in quantised.specs.items() if scheme.find(s.graph, s.operator, s.name).precision == "float"}
+        assert left == group.tensors.keys()
+        for rule in rules:
+            assert any(rule.fits(graph, kind, name) for (graph, name), kind in group.tensors.items()), rule
 
 
-def _operators(groups: dict[str, object]) -> set[tuple[str, str, str]]:
-    return set().union(*(group.operators for group in groups.values()))  # type: ignore[attr-defined]
-
-
-def _precision(scheme: Scheme, graph: str, operator: str, path: str) -> str:
-    rule = scheme.find(graph, operator, path)
-    return rule.precision if rule else "float"
-
-
-def test_all_on_is_the_quantised_model_and_all_off_is_float(
-    switches: GroupSwitches, probe: Probe, quantised: QuantizedMotr
-) -> None:
+def test_all_on_is_the_quantised_model_and_none_on_is_nearly_float(quantised: QuantizedMotr, probe: Probe) -> None:
     expected = probe.output_error(quantised.graphs)
-    assert probe.output_error(switches.model.graphs) == expected
-    with switches.on(switches.groups) as model:
-        assert probe.output_error(model.graphs) == expected
-    with switches.on(()) as model:
-        assert set(probe.output_error(model.graphs).each_db().values()) == {math.inf}
-    assert probe.output_error(switches.model.graphs) == expected  # all on again
-    assert quantised.current_mode == "evaluate"
+    with switched_on(quantised, groups_of(quantised)):
+        assert probe.output_error(quantised.graphs) == expected
+    with switched_on(quantised, ()):
+        least = probe.output_error(quantised.graphs)
+    assert least.share_of(expected) < 0.02, "boxes and constants only"
+    assert least.db("qim") == math.inf
+    assert probe.output_error(quantised.graphs) == expected  # all on again
+    quantised.mode("float")
+    assert set(probe.output_error(quantised.graphs).each_db().values()) == {math.inf}
 
 
-def test_a_group_without_error_is_exact(switches: GroupSwitches, probe: Probe) -> None:
-    """8-bit images on the grid of 1/128, and masks of 0 and 1."""
-    with switches.on({INPUTS}) as model:
-        assert set(probe.output_error(model.graphs).each_db().values()) == {math.inf}
+def test_what_a_group_cannot_reach_stays_exact(quantised: QuantizedMotr, probe: Probe) -> None:
+    rows = {row.group: row for row in measure_groups(quantised, probe)}
+    for name, exact in (("QIM attention", OUTPUTS[:3]), ("backbone stem", OUTPUTS[3:])):
+        assert {o for o in OUTPUTS if getattr(rows[name], f"{o}_db") == math.inf} == set(exact)
 
 
-def test_what_a_group_cannot_reach_stays_exact(switches: GroupSwitches, probe: Probe) -> None:
-    for names, exact in (({"QIM attention"}, OUTPUTS[:3]), ({"backbone stem"}, OUTPUTS[3:])):
-        with switches.on(names) as model:
-            error = probe.output_error(model.graphs)
-        assert {o for o in OUTPUTS if error.db(o) == math.inf} == set(exact)
-
-
-def test_switches_and_a_scheme_agree(
-    switches: GroupSwitches, probe: Probe, quantised: QuantizedMotr, float_model: Motr, config: Config
-) -> None:
+def test_switches_and_a_scheme_agree(probe: Probe, quantised: QuantizedMotr, float_model: Motr, config: Config) -> None:
     """Groups in float by rules, calibrated afresh on the same frames, compute the same bits."""
-    rules = scheme_rules(switches.groups[name] for name in RAISED)
-    fresh = QuantizedMotr(float_model, quantised.scheme.with_rules(*rules))
-    calibrate(fresh, [_calibration_frames(config, seed) for seed in (1, 2)], config)
-    with switches.on(switches.groups.keys() - set(RAISED)) as model:
-        found = probe.output_error(model.graphs)
+    groups = groups_of(quantised)
+    rules = float_rules(groups[name] for name in RAISED)
+    fresh = QuantizedMotr(copy.deepcopy(float_model), quantised.scheme.with_rules(*rules))
+    calibrate(fresh, [noise_frames(config, 4, seed) for seed in (1, 2)], config)  # as `calibrated_state` has them
+    with switched_on(quantised, groups.keys() - set(RAISED)):
+        found = probe.output_error(quantised.graphs)
     assert found == probe.output_error(fresh.graphs)
     assert found != probe.output_error(quantised.graphs)
 
 
-def _calibration_frames(config: Config, seed: int) -> list[torch.Tensor]:
-    """As the fixture `calibrated_state` has them."""
-    return noise_frames(config, 4, seed)
-
-
-def test_costs_are_those_of_calops(switches: GroupSwitches, probe: Probe, float_model: Motr, config: Config) -> None:
-    assert probe.first_step is not None
-    macs = switches.macs(probe.first_step)
+def test_costs_are_those_of_calops(quantised: QuantizedMotr, float_model: Motr, config: Config) -> None:
+    macs = group_macs(quantised)
+    assert quantised.current_mode == "evaluate"
     counted = count_operations(float_model, config.model)
-    assert sum(macs.values()) == sum(ops.macs for ops in counted.values())
     rows = {row.name: row.macs for row in counted["base"].modules}
+    constant = sum(n for name, n in rows.items() if name.startswith("overlap"))  # factors of slot kinds
+    assert sum(macs.values()) == sum(ops.macs for ops in counted.values()) - constant
     backbone = sum(n for name, n in macs.items() if name.startswith("backbone"))
     assert backbone == rows["backbone"]
-    assert macs["encoder 0"] == rows["encoder.0"]
     assert macs["box heads"] == sum(n for name, n in rows.items() if name.startswith("box_heads"))
+    assert macs["class heads"] == sum(n for name, n in rows.items() if name.startswith("class_heads"))
     assert macs["QIM attention"] + macs["QIM feed-forward"] == counted["qim"].macs
-    assert macs[INPUTS] == macs["sampling grids"] == 0
+    assert macs[INPUTS] == macs["norms"] == macs[""] == 0
     costs = Costs.of(macs)
     assert sum(costs.groups.values()) + costs.always_float == pytest.approx(1)
 
 
-def test_rows_and_path_of_a_model(switches: GroupSwitches, probe: Probe) -> None:
-    rows = measure_groups(switches, probe, lambda graphs: {"mota": 0.5, "idf1": 0.25})
-    assert sorted(row.group for row in rows) == sorted(switches.groups)
+def test_what_rules_leave_in_float_is_nobodys(float_model: Motr, quantised: QuantizedMotr) -> None:
+    left = Rule(path="decoder.0.ffn.*", precision="float")
+    mixed = group_macs(QuantizedMotr(float_model, smoke().scheme.with_rules(left)))
+    assert mixed[""] == group_macs(quantised)["decoder 0 feed-forward"] > 0
+    assert "decoder 0 feed-forward" not in mixed
+
+
+def test_rows_and_path_of_a_model(quantised: QuantizedMotr, probe: Probe) -> None:
+    rows = measure_groups(quantised, probe, lambda graphs: {"mota": 0.5, "idf1": 0.25})
+    groups = groups_of(quantised)
+    assert sorted(row.group for row in rows) == sorted(groups)
     assert rows == ranked(rows)
     assert rows[0].alone_noise_share > 0.1
     assert {(row.mota, row.idf1) for row in rows} == {(0.5, 0.25)}
-    inputs = next(row for row in rows if row.group == INPUTS)
-    assert (inputs.alone_noise_share, inputs.rest_noise_share, inputs.class_logits_db) == (0, 1, math.inf)
-    path = search_groups(switches, probe, rows, 0.1)
+    assert sum(row.num_tensors for row in rows) == len(quantised.specs)
+    path = search_groups(quantised, probe, rows, 0.1)
+    assert quantised.net.active is None
     assert path[0].raised == ""
     assert path[0].noise_share == 1
     assert len(path) > 1
     raised = raised_until(path, len(path) - 1)
-    assert not {INPUTS, "sampling grids"} & set(raised)  # without noise of their own
+    assert INPUTS not in raised  # products would put them on their grids all the same
     assert all(point.float_share <= 0.1 for point in path)
     noise = [point.noise_share for point in path]
     assert all(after < before for before, after in itertools.pairwise(noise))
-    with switches.on(switches.groups.keys() - set(raised_until(path, len(path) - 1))) as model:
-        assert probe.output_error(model.graphs).each_db()["qim_db"] == path[-1].qim_db
+    with switched_on(quantised, groups.keys() - set(raised)):
+        assert probe.output_error(quantised.graphs).each_db()["qim_db"] == path[-1].qim_db
 
 
 def additive(parts: dict[str, float]) -> tuple[list[frozenset[str]], object]:
@@ -279,7 +264,7 @@ def test_tables_survive_their_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", [smoke, street, mot17_small, mot17])
 def test_group_names_do_not_collide_in_any_preset(preset: object) -> None:
     config: Config = preset()  # type: ignore[operator]
-    stages = {group_of("base", "conv", f"backbone.stages.{i}.0.layers.0.0") for i in range(len(config.model.stages))}
-    layers = {group_of("base", "conv", f"decoder.{i}.ffn.expand") for i in range(config.model.decoder_layers)}
+    stages = {group_of("base", "conv", f"backbone.stages.{i}.0.layers.0") for i in range(len(config.model.stages))}
+    layers = {group_of("base", "linear", f"decoder.{i}.ffn.expand") for i in range(config.model.decoder_layers)}
     assert len(stages) == len(config.model.stages)
     assert len(layers) == config.model.decoder_layers

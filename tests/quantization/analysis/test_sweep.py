@@ -1,23 +1,22 @@
-"""The sweep's shortcut, one capture for many calibrations, changes nothing; variants are what their names say."""
+"""Variants are what their names say, and each starts from the float model as it was."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-import pytest
 import torch
 from torch import Tensor
 
 from motrlab.config import Config, smoke
-from motrlab.config.scheme import Rule, Scheme
+from motrlab.config.scheme import Rule
 from motrlab.model.motr import Motr, MotrGraphs
-from motrlab.quantization.analysis import sweep
 from motrlab.quantization.analysis.probe import Probe
-from motrlab.quantization.analysis.sweep import calibration_variants, compare_calibrations, with_observers
+from motrlab.quantization.analysis.sweep import calibration_variants, compare_calibrations
 from motrlab.quantization.calibration import calibrate
-from motrlab.quantization.listing import quantised_tensors
+from motrlab.quantization.equalisation import equalise
 from motrlab.quantization.quantized import QuantizedMotr
 
 
@@ -55,61 +54,39 @@ def test_variants_of_a_config_that_has_an_option_on() -> None:
     assert found["equalise_and_correct_bias"] is not config
 
 
-def test_new_observers_on_a_copy_are_as_good_as_a_new_capture(
-    quantised: QuantizedMotr, float_model: Motr, config: Config
-) -> None:
-    scheme = config.scheme.with_observer("mse").with_rules(
-        Rule(operator="conv", path="decoder.0.*", observer="percentile", percentile=99.0, per_channel=False)
-    )
-    plain = config.scheme.with_rules(Rule(operator="conv", path="decoder.0.*"))
-    before = {name: value.clone() for name, value in quantised.state_dict().items()}
-    fresh = QuantizedMotr(float_model, scheme)
-    prepared = QuantizedMotr(float_model, plain)
-    copied = with_observers(prepared, scheme)
-    assert copied.current_mode == "calibrate"
-    for model in (fresh, copied):
-        calibrate(model, videos(config), config)
-    assert quantised_tensors(copied) == quantised_tensors(fresh)
-    expected = fresh.state_dict()
-    assert copied.state_dict().keys() == expected.keys()
-    for name, value in copied.state_dict().items():
-        assert torch.equal(value, expected[name]), name
-    probe = Probe(MotrGraphs(float_model), videos(config), config)
-    assert probe.output_error(copied.graphs) == probe.output_error(fresh.graphs)
-    assert all(torch.equal(value, before[name]) for name, value in quantised.state_dict().items())
+def test_per_tensor_weights_change_nothing_else() -> None:
+    config = smoke()
+    rules = config.scheme.with_rules(Rule(name="mine", observer="kl"))
+    config = replace(config, scheme=replace(rules, signed_only=True, weight_bits=7))
+    found = calibration_variants(config)["per_tensor_weights"].scheme
+    assert replace(found, rules=config.scheme.rules) == config.scheme
+    assert [rule.observer for rule in found.rules] == [rule.observer for rule in config.scheme.rules]
 
 
-def test_other_placements_are_refused(quantised: QuantizedMotr) -> None:
-    with pytest.raises(AssertionError):
-        with_observers(quantised, Scheme().with_rules(Rule(path="backbone.*", precision="float")))
-
-
-def test_rows(quantised: QuantizedMotr, float_model: Motr, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without captures of its own: what it prepares is the fixture's model."""
-    captured: list[bool] = []
-
-    def prepared(model: Motr, scheme: Scheme, *, equalise: bool) -> QuantizedMotr:
-        assert model is not float_model  # equalisation would change it
-        captured.append(equalise)
-        return quantised
-
-    monkeypatch.setattr(sweep, "QuantizedMotr", prepared)
+def test_rows(float_model: Motr, config: Config) -> None:
     probe = Probe(MotrGraphs(float_model), videos(config), config)
     every = calibration_variants(config)
-    names = ("as_configured", "min_max", "percentile", "single_frames", "per_tensor_weights", "correct_bias")
+    names = [name for name in every if name not in ("mse", "kl", "equalise_and_correct_bias")]
     watched: list[bool] = []
 
     def watch(variant: Config) -> Iterable[Iterable[Tensor]]:
         watched.append(variant.calibration.closed_loop)
         return videos(variant)
 
-    rows = compare_calibrations(float_model, {n: every[n] for n in names}, watch, probe)
-    assert [row.variant for row in rows] == list(names)
-    assert captured == [False]
-    assert watched == [True, True, True, False, True, True]
+    before = {name: value.clone() for name, value in float_model.state_dict().items()}
+    rows = compare_calibrations(float_model, {n: every[n] for n in names}, watch, probe)  # type: ignore[arg-type]
+    assert all(torch.equal(value, before[name]) for name, value in float_model.state_dict().items())
+    assert [row.variant for row in rows] == names
+    assert watched == [True, True, True, False, True, True, True]
     by_name = {row.variant: row for row in rows}
     assert by_name["min_max"].saturated_share < by_name["as_configured"].saturated_share  # the moving average
     assert by_name["single_frames"].tracks_per_frame > 0
     assert len({row.mean_db for row in rows}) == len(rows)  # every one changes something
     assert all(math.isnan(row.mota) and row.duration_s > 0 for row in rows)
     assert all(10 < row.mean_db < 80 for row in rows)
+    # The last one by hand.
+    model = copy.deepcopy(float_model)
+    equalise(model)
+    quantised = QuantizedMotr(model, config.scheme)
+    calibrate(quantised, videos(config), config)
+    assert probe.output_error(quantised.graphs).mean_db == by_name["equalise"].mean_db

@@ -1,148 +1,124 @@
-"""Taps of the fake-quantised graphs, and the converted graphs against them."""
+"""Taps of the model: all tensors, on their grids in mode `evaluate` and off them in float; what is known of each."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import fx, nn
-from torch.utils._pytree import tree_leaves
 
-from motrlab.deploy.export import converted
-from motrlab.quantization.analysis.taps import GRAPHS, TappedGraphs, needed_nodes, run_with_taps, tap_points
-from motrlab.quantization.fake_quantize import FakeQuantize
+from motrlab.config import Config
+from motrlab.config.scheme import Rule, Scheme
+from motrlab.model.motr import Motr, build_motr, folded_copy
+from motrlab.quantization.analysis.layers import Arrays
+from motrlab.quantization.analysis.taps import recorded, slot_tensors, tap_point
+from motrlab.quantization.calibration import calibrate
 from motrlab.quantization.quantized import QuantizedMotr
+
+Inputs = dict[str, tuple[torch.Tensor, ...]]
+GRAPHS = ("base", "qim")
 
 
 @pytest.fixture(scope="module")
-def inputs(config: Any, base_inputs: Any) -> dict[str, tuple[torch.Tensor, ...]]:
-    """Those of both graphs, batch 1."""
-    image, query, mask, reference = (x[:1] for x in base_inputs)
-    tokens = query.reshape(1, config.model.d_model, 1, -1)
-    return {"base": (image, query, mask, reference), "qim": (tokens.flip(3), tokens, mask)}
+def inputs(config: Config, base_inputs: tuple[torch.Tensor, ...]) -> Inputs:
+    """Those of both graphs, batch 2."""
+    _, query, mask, _ = base_inputs
+    tokens = query.reshape(2, config.model.d_model, 1, -1)
+    return {"base": base_inputs, "qim": (tokens.flip(3), tokens, mask)}
 
 
-def names_of(quantised: QuantizedMotr, graph: str) -> list[str]:
-    return [point.tensor for point in tap_points(quantised) if point.graph == graph]
-
-
-def run(quantised: QuantizedMotr, graph: str, inputs: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-    with torch.no_grad():
-        return run_with_taps(getattr(quantised, graph), inputs[graph], names_of(quantised, graph))
-
-
-def test_every_activation_quantiser_is_a_tap_once(quantised: QuantizedMotr) -> None:
-    points = tap_points(quantised)
-    assert len({(point.graph, point.tensor) for point in points}) == len(points)
-    modules = [m for m in quantised.fake_quantizers() if isinstance(m, FakeQuantize)]
-    assert sorted(p.scale for p in points) == sorted(float(m.scale) for m in modules)
-    assert {(p.quant_min, p.quant_max) for p in points} == {(m.quant_min, m.quant_max) for m in modules}
-    assert [p.graph for p in points] == sorted(p.graph for p in points), "base graph first"
-    assert "input_projection" in {p.path for p in points}
-
-
-@pytest.mark.parametrize("graph", GRAPHS)
-@pytest.mark.parametrize("mode", ["float", "evaluate"])
-def test_taps_change_nothing_and_are_all_there(quantised: QuantizedMotr, inputs: Any, graph: str, mode: str) -> None:
+@torch.no_grad()
+def taps(quantised: QuantizedMotr, inputs: Inputs, mode: str) -> dict[str, Arrays]:
     quantised.mode(mode)
-    outputs, taps = run(quantised, graph, inputs)
-    assert set(taps) == set(names_of(quantised, graph))
-    with torch.no_grad():
-        expected = getattr(quantised, graph)(*inputs[graph])
-    for one, other in zip(tree_leaves(outputs), tree_leaves(expected), strict=True):
-        assert torch.equal(one, other)
+    return {graph: recorded(quantised, graph, inputs[graph]) for graph in GRAPHS}
 
 
-def test_fake_values_stand_on_the_grid_and_float_values_do_not(quantised: QuantizedMotr, inputs: Any) -> None:
-    fake = {graph: run(quantised, graph, inputs)[1] for graph in GRAPHS}
-    quantised.mode("float")
-    floating = {graph: run(quantised, graph, inputs)[1] for graph in GRAPHS}
+@pytest.mark.parametrize("mode", ["float", "evaluate"])
+def test_every_tensor_of_a_graph_is_a_tap(quantised: QuantizedMotr, inputs: Inputs, mode: str) -> None:
+    found = taps(quantised, inputs, mode)
+    for graph in GRAPHS:
+        expected = {name for g, name in quantised.specs if g == graph and quantised.specs[g, name].operator != "head"}
+        again = {f"position.{part}@1" for part in ("sine", "0", "2")} if graph == "base" else set()
+        assert found[graph].keys() == expected | again
+    assert quantised.net.record is None
+    layers = quantised.config.decoder_layers
+    assert [name for name in found["base"] if name.endswith("cross_attention.value")] == [
+        f"decoder.{index}.cross_attention.value" for index in range(layers)
+    ]
+    shapes = {name: x.shape for name, x in found["base"].items()}
+    assert shapes["image"] == (2, quantised.config.height, quantised.config.width, 3), "channels last"
+    assert len({shapes[f"decoder.{i}.cross_attention.value"] for i in range(layers)}) == 1
+    assert len(shapes["decoder.0.cross_attention.value"]) == 4
+
+
+def test_values_are_on_their_grids_and_float_values_are_not(quantised: QuantizedMotr, inputs: Inputs) -> None:
+    fake, floating = (taps(quantised, inputs, mode) for mode in ("evaluate", "float"))
     off_grid = []
-    for point in tap_points(quantised):
-        levels = fake[point.graph][point.tensor].double() / point.scale
-        torch.testing.assert_close(levels, levels.round(), rtol=1e-6, atol=1e-4)
-        assert float(levels.round().min()) >= point.quant_min
-        assert float(levels.round().max()) <= point.quant_max
-        levels = floating[point.graph][point.tensor].double() / point.scale
-        off_grid.append(bool((levels - levels.round()).abs().max() > 0.1))
+    for graph in GRAPHS:
+        for name, values in fake[graph].items():
+            point = tap_point(quantised, graph, name)
+            steps = values.astype(float) / point.scale
+            np.testing.assert_allclose(steps, steps.round(), rtol=1e-6, atol=1e-4)
+            assert point.quant_min <= steps.round().min() <= steps.round().max() <= point.quant_max
+            steps = floating[graph][name].astype(float) / point.scale
+            off_grid.append(np.abs(steps - steps.round()).max() > 0.1)
     assert np.mean(off_grid) > 0.9
+    np.testing.assert_array_equal(fake["base"]["image"].transpose(0, 3, 1, 2), inputs["base"][0])
 
 
-def test_the_image_tap_is_the_image(quantised: QuantizedMotr, inputs: Any) -> None:
-    """It comes on the 8-bit grid already."""
-    taps = run(quantised, "base", inputs)[1]
-    assert torch.equal(taps["image"], inputs["base"][0])
-
-
-def differing(quantised: QuantizedMotr, graph: str, inputs: Any, module: fx.GraphModule) -> dict[str, float]:
-    """Of each tap, the share of values that differ between the model and a converted graph."""
-    expected = run(quantised, graph, inputs)[1]
+def test_taps_change_nothing(quantised: QuantizedMotr, inputs: Inputs) -> None:
     with torch.no_grad():
-        _, found = run_with_taps(module, inputs[graph], names_of(quantised, graph))
-    assert list(found) == list(expected)
-    scales = {point.tensor: point.scale for point in tap_points(quantised) if point.graph == graph}
-    steps = {name: ((found[name] - expected[name]) / scales[name]).abs() for name in expected}
-    return {name: float((value > 0.5).double().mean()) for name, value in steps.items()}
+        before = quantised.graphs.base(*inputs["base"])
+        taps(quantised, inputs, "evaluate")
+        after = quantised.graphs.base(*inputs["base"])
+    assert torch.equal(before[2], after[2])
+    assert all(torch.equal(a, b) for a, b in zip(before[0] + before[1], after[0] + after[1], strict=True))
 
 
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_the_converted_graph_agrees_exactly_where_it_sums_the_same(
-    quantised: QuantizedMotr, inputs: Any, graph: str
-) -> None:
-    """Both have the same scales, and their biases on the grid of the accumulator.
-
-    The fake-quantised graph computes what the runtimes do (integer sums, division by a scale, functions in double), the
-    converted one runs on torch's float kernels and reciprocals: that tips a tie now and then, and what follows from it.
-    """
-    shares = differing(quantised, graph, inputs, dict(zip(GRAPHS, converted(quantised), strict=True))[graph])
-    paths = {p.tensor: p.path for p in tap_points(quantised) if p.graph == graph}
-    early = ("backbone", "input_projection", "encoder")
-    before = {t: share for t, share in shares.items() if graph == "qim" or paths[t].startswith(early) or t == "image"}
-    assert len(before) > 10
-    assert np.mean([share == 0 for share in before.values()]) > 0.8
-    assert max(before.values()) < 0.02
-    # Behind the first tipped tie all rounding is drawn anew; the deployed graph is held to the bit in tests/deploy.
-    assert np.mean([share == 0 for share in shares.values()]) > 0.3
+def test_what_is_known_of_a_tap(quantised: QuantizedMotr) -> None:
+    expand = tap_point(quantised, "base", "encoder.0.ffn.expand")
+    assert (expand.operator, expand.observer, expand.num_sharing, expand.equalisable) == (
+        "linear", "moving_average", 1, True,
+    )  # fmt: skip
+    assert (expand.quant_min, expand.quant_max) == (0, 255)
+    query = tap_point(quantised, "base", "decoder.0.self_attention.query")
+    assert (query.num_sharing, query.equalisable, query.quant_min) == (2, False, -128)
+    assert tap_point(quantised, "base", "image").observer == "fixed"
+    again = tap_point(quantised, "base", "position.0@1")
+    assert (again.tensor, again.path) == ("position.0@1", "position.0")
+    assert replace(again, tensor="position.0") == tap_point(quantised, "base", "position.0")
 
 
-def test_a_scale_broken_after_conversion_is_seen(quantised: QuantizedMotr, inputs: Any) -> None:
-    """Negative control of the agreement."""
-    module = converted(quantised)[0]
-    broken = next(m for m in quantised.base.modules() if isinstance(m, FakeQuantize) and m.fixed_scale is None)
-    broken.scale.mul_(1.05)
-    quantised.mode("evaluate")
-    shares = differing(quantised, "base", inputs, module)
-    assert np.mean([share == 0 for share in shares.values()]) < 0.5
-    assert max(shares.values()) > 0.2
-
-
-class _Layered(nn.Module):
-    """Outputs in the order of the base graph's, two layers; each is its input times another number."""
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        shared = x * 2
-        return shared * 3, shared * 4, shared * 5, shared * 6, shared * 7
-
-
-def test_what_only_auxiliary_outputs_need_is_left_out() -> None:
-    graph = fx.symbolic_trace(_Layered())
-    factors = [node.args[1] for node in graph.graph.nodes if node in needed_nodes(graph) and node.op == "call_function"]
-    assert factors == [2, 4, 6, 7]
-
-
-def test_tapped_graphs_take_turns_on_one_model(quantised: QuantizedMotr, inputs: Any) -> None:
-    floating, fake = TappedGraphs(quantised, "float"), TappedGraphs(quantised, "evaluate")
+def test_a_grid_that_reaches_its_relu6_has_no_observer_to_blame(config: Config) -> None:
+    """Behind a ReLU6 nothing lies beyond 6; one that never got there may still be observed better."""
+    model = folded_copy(build_motr(replace(config.model, activation="relu6"), seed=3))
     with torch.no_grad():
-        for _ in range(2):
-            for tapped in (floating, fake):
-                tapped.base(*inputs["base"])
-                tapped.qim(*inputs["qim"])
-        quantised.mode("evaluate")
-        expected = run(quantised, "qim", inputs)[1]
-    assert fake.inputs["qim"] == inputs["qim"]
-    for name, value in expected.items():
-        np.testing.assert_array_equal(fake.values["qim"][name], value.numpy())
-        exact = name == "mask"  # ones and zeros are on every grid
-        assert np.array_equal(floating.values["qim"][name], value.numpy()) == exact
+        model.base.backbone.stem[0].weight *= 100
+    quantised = QuantizedMotr(model)
+    small = replace(config, model=model.config)
+    frame = torch.rand(1, 3, config.model.height, config.model.width, generator=torch.Generator().manual_seed(0)) - 0.5
+    calibrate(quantised, [[frame]], small)
+    stem, later = (tap_point(quantised, "base", f"backbone.{path}") for path in ("stem", "smooth"))
+    assert stem.observer == "ceiling"
+    assert stem.scale * stem.quant_max == pytest.approx(6)
+    assert later.observer == "moving_average"
+    assert not stem.equalisable
+
+
+def test_observers_are_those_of_the_rules(float_model: Motr) -> None:
+    rules = Rule(path="decoder.1.*", observer="kl"), Rule(path="decoder.0.norm1", scale=0.25)
+    quantised = QuantizedMotr(float_model, Scheme().with_rules(*rules))
+    assert tap_point(quantised, "base", "decoder.1.ffn.expand").observer == "kl"
+    assert tap_point(quantised, "base", "decoder.0.norm1").observer == "fixed"
+
+
+def test_slot_tensors_are_those_that_empty_slots_have(quantised: QuantizedMotr) -> None:
+    found = slot_tensors(quantised)
+    assert {name for graph, name in found if graph == "qim"} == {
+        name for graph, name in quantised.specs if graph == "qim"
+    }
+    base = {name for graph, name in found if graph == "base"}
+    assert {"track_query", "decoder.0.norm1", "decoder.1.cross_attention.mixed", "box_heads.1.hidden2"} <= base
+    assert not [name for name in base if name.startswith(("backbone", "encoder", "position", "input_projection"))]
+    assert not [name for name in base if name.endswith("cross_attention.value")], "maps"

@@ -1,0 +1,249 @@
+"""Exact means: torch, ONNX Runtime at every optimisation level, and plain operators give the same bits.
+
+Compared on frames of the closed loop, with tracks, of a network whose weights are random.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from motrlab.config import BackboneStage
+from motrlab.config.scheme import Rule, Scheme
+from motrlab.data.preprocess import input_bytes
+from motrlab.deploy.integer import integer_share
+from motrlab.deploy.kernel_graph import kernel_graphs
+from motrlab.deploy.kernels import onnxruntime_options
+from motrlab.deploy.plain import plain_form
+from motrlab.deploy.runtime import BASE_OUTPUTS, QIM_OUTPUTS, load_network
+from motrlab.errors import UserError
+from motrlab.quantization.quantized import QuantizedMotr
+from tests.deploy.conftest import FixedPoint, lively_model, make_fixed_point, small
+
+LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+Arrays = dict[str, np.ndarray]
+
+
+def base_feed(step: Any) -> Arrays:
+    return {
+        "image": input_bytes(step.frame.numpy()),
+        "track_query": step.before.query.numpy(),
+        "track_mask": step.before.mask.numpy(),
+        "track_reference": step.before.reference.numpy(),
+    }
+
+
+def qim_feed(step: Any) -> Arrays:
+    return dict(zip(("embedding", "query", "mask"), (x.contiguous().numpy() for x in step.qim_inputs), strict=True))
+
+
+@torch.no_grad()
+def expected(fixed_point: FixedPoint) -> list[tuple[Arrays, list[np.ndarray], Arrays, list[np.ndarray]]]:
+    """For every frame the inputs of both graphs and what torch makes of them."""
+    graphs, found = fixed_point.quantised.graphs, []
+    for step in fixed_point.steps:
+        logits, boxes, embedding = graphs.base(*step.base_inputs)
+        outputs = [logits[-1].numpy(), boxes[-1].numpy(), embedding.numpy()]
+        found.append((base_feed(step), outputs, qim_feed(step), [graphs.qim(*step.qim_inputs).numpy()]))
+    return found
+
+
+def session(model: onnx.ModelProto, level: str, threads: int = 1) -> Any:
+    options = onnxruntime_options(threads)
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def assert_equal(fixed_point: FixedPoint, base: Any, qim: Any) -> None:
+    """`base`, `qim`: inputs by name → outputs in order."""
+    tracked = 0
+    for base_inputs, base_outputs, qim_inputs, qim_outputs in expected(fixed_point):
+        for found, wanted in ((base(base_inputs), base_outputs), (qim(qim_inputs), qim_outputs)):
+            for one, other in zip(found, wanted, strict=True):
+                np.testing.assert_array_equal(one, other)
+        tracked += int(qim_inputs["mask"].sum())
+    assert tracked > 0
+
+
+def assert_sessions_equal(fixed_point: FixedPoint, level: str, threads: int = 1, *, plain: bool = False) -> None:
+    graphs = [fixed_point.graphs[f"{name}.ort.onnx"] for name in ("base", "qim")]
+    base, qim = (session(plain_form(g) if plain else g, level, threads) for g in graphs)
+    assert_equal(fixed_point, lambda x: base.run(list(BASE_OUTPUTS), x), lambda x: qim.run(list(QIM_OUTPUTS), x))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_onnxruntime_equals_torch_at_every_level(fixed_point: FixedPoint, level: str) -> None:
+    assert_sessions_equal(fixed_point, level)
+
+
+def test_two_threads_equal_one(fixed_point: FixedPoint) -> None:
+    assert_sessions_equal(fixed_point, "ORT_ENABLE_ALL", 2)
+
+
+@pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
+def test_plain_operators_equal_kernels(fixed_point: FixedPoint, level: str) -> None:
+    assert_sessions_equal(fixed_point, level, plain=True)
+
+
+def test_plain_operators_are_standard(fixed_point: FixedPoint) -> None:
+    for name in ("base", "qim"):
+        model = plain_form(fixed_point.graphs[f"{name}.ort.onnx"])
+        assert {node.domain for node in model.graph.node} == {""}
+        onnx.checker.check_model(model, full_check=True)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_openvino_equals_torch(fixed_point: FixedPoint, threads: int) -> None:
+    base, qim = (
+        load_network(fixed_point.artifact / f"{name}.ort.onnx", outputs, threads, "openvino")
+        for name, outputs in (("base", BASE_OUTPUTS), ("qim", QIM_OUTPUTS))
+    )
+    assert_equal(fixed_point, base, qim)
+
+
+NETWORKS: dict[str, Any] = {
+    "boxes as logits, no overlap bias, one point": {
+        "model": {"relative_boxes": False, "overlap_bias": False, "decoder_points": 1, "anchor_grid": None},
+    },
+    "three points, query memory, deeper": {
+        "model": {"decoder_points": 3, "encoder_points": 2, "query_memory": 0.3, "decoder_layers": 3, "encoder_layers": 2},
+        "birth": 0.1,
+    },
+    "inverted bottlenecks, relu6, odd sizes": {
+        "model": {
+            "stages": (
+                BackboneStage(kernel=3, blocks=1, channels=16, stride=1, expansion=1),
+                BackboneStage(kernel=5, blocks=2, channels=24, stride=2, expansion=6),
+                BackboneStage(kernel=3, blocks=2, channels=32, stride=2, expansion=6),
+            ),
+            "activation": "relu6", "height": 100, "width": 162,
+        },
+    },
+    "signed integers and seven bits": {"scheme": Scheme(signed_only=True, weight_bits=7)},
+    "weights per tensor": {"scheme": Scheme(rules=(Rule(per_channel=False), *Scheme().rules[1:]))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_other_networks_and_schemes_are_exact_as_well(name: str, tmp_path: Path) -> None:
+    settings = NETWORKS[name]
+    other = make_fixed_point(tmp_path, settings.get("scheme"), settings.get("birth", 0.25), **settings.get("model", {}))
+    assert_sessions_equal(other, "ORT_ENABLE_ALL")
+    assert_sessions_equal(other, "ORT_ENABLE_ALL", plain=True)
+    base, qim = (
+        load_network(other.artifact / f"{graph}.ort.onnx", outputs, 1, "openvino")
+        for graph, outputs in (("base", BASE_OUTPUTS), ("qim", QIM_OUTPUTS))
+    )
+    assert_equal(other, base, qim)
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from tests.deploy.conftest import make_fixed_point
+torch.set_num_threads(int(sys.argv[2]))
+with torch.no_grad():
+    fixed = make_fixed_point(Path(sys.argv[1]) / sys.argv[3])
+    parts = [s.base_inputs for s in fixed.steps]
+    if sys.argv[4] != "1":
+        parts = [tuple(torch.cat([x] * int(sys.argv[4])) for x in p) for p in parts]
+    outputs = [fixed.quantised.graphs.base(*p) for p in parts]
+    last = [(o[0][-1][:1], o[1][-1][:1], o[2][:1]) for o in outputs]
+    qim = [fixed.quantised.graphs.qim(*s.qim_inputs) for s in fixed.steps]
+torch.save((last, qim, {k: v for k, v in fixed.quantised.state_dict().items() if "scale" in k}), sys.argv[5])
+"""
+VARIANTS = (("default", 1, 1), ("avx2", 1, 1), ("avx2", 2, 12), ("", 1, 1), ("", 2, 12))
+
+
+def test_torch_gives_the_same_bits_with_every_instruction_set(tmp_path: Path) -> None:
+    """`ATEN_CPU_CAPABILITY` default, avx2 and the machine's own; batch 1 and 12; one thread and two.
+
+    Calibrated ranges are float and may differ in a last bit from one to the other: each variant gets the same ones.
+    """
+    results = {}
+    state = tmp_path / "state.pt"
+    for number, (capability, threads, batch) in enumerate(VARIANTS):
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "STATE": str(state)}
+        if capability:
+            environment["ATEN_CPU_CAPABILITY"] = capability
+        file = tmp_path / f"{number}.pt"
+        code = SCRIPT.replace("    parts =", _SHARED_STATE + "    parts =", 1)
+        arguments = [str(tmp_path), str(threads), f"artifact{number}", str(batch), str(file)]
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        results[capability, threads, batch] = torch.load(file)
+    (first, (last, qim, _)), *others = results.items()
+    for variant, (other_last, other_qim, _) in others:
+        for frame, other in zip(last, other_last, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(frame, other, strict=True)), (first, variant)
+        assert all(torch.equal(a, b) for a, b in zip(qim, other_qim, strict=True)), (first, variant)
+
+
+# Weights, ranges and inputs of the first variant serve all.
+_SHARED_STATE = """
+    import os
+    from dataclasses import replace
+    file = Path(os.environ["STATE"])
+    if not file.exists():
+        torch.save((fixed.quantised.state_dict(), [(s.base_inputs, s.qim_inputs) for s in fixed.steps]), file)
+    state, inputs = torch.load(file)
+    fixed.quantised.load_state_dict(state)
+    fixed = replace(fixed, steps=[type("Step", (), {"base_inputs": b, "qim_inputs": q}) for b, q in inputs])
+"""
+
+
+def test_every_node_is_exact_and_every_product_an_integer_one(fixed_point: FixedPoint) -> None:
+    for name in ("base", "qim"):
+        share = integer_share(fixed_point.artifact / f"{name}.ort.onnx")
+        assert share.inexact == ()
+        assert share.float_names == []
+        assert share.macs_share == share.nodes_share == 1
+        assert 0 < share.float_share < 1
+
+
+REFUSED = {
+    "a product in float": Rule(name="mine", path="decoder.0.ffn.expand", precision="float"),
+    "a norm in int16": Rule(name="mine", path="encoder.0.norm2", precision="int16"),
+    "an input in float": Rule(name="mine", operator="input", path="image", precision="float"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_kernels_lack_is_refused_by_name(name: str, fixed_point: FixedPoint) -> None:
+    rule = REFUSED[name]
+    config = small()
+    quantised = QuantizedMotr(lively_model(config), Scheme().with_rules(rule))
+    with torch.no_grad():
+        for step in fixed_point.steps[:2]:
+            quantised.graphs.base(*step.base_inputs)
+            quantised.graphs.qim(*step.qim_inputs)
+        quantised.ranges.finish()
+    quantised.mode("evaluate")
+    with pytest.raises(UserError, match=rf"{rule.path}: rule 'mine' asks for {rule.precision}, but integer kernels") as error:
+        kernel_graphs(quantised)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tap_is_called_after_its_tensor(fixed_point: FixedPoint) -> None:
+    names = {out for node in fixed_point.graphs["base.ort.onnx"].graph.node for out in node.output}
+    assert {"base/backbone.stages.0.0.layers.0", "base/encoder.0.norm1", "base/position.0", "base/position.0@1"} <= names
+
+
+def test_more_than_514_keys_are_summed_in_parts(tmp_path: Path) -> None:
+    """Σ E·v passes 2²⁴ at the extremes: float forms add parts as integers."""
+    other = make_fixed_point(tmp_path, num_detect=560, num_track=40, slot_columns=20, anchor_grid=(20, 28), decoder_layers=1)
+    plain = plain_form(other.graphs["base.ort.onnx"])
+    assert sum(node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.INT32 for node in plain.graph.node) > 2
+    assert_sessions_equal(replace(other, steps=other.steps[:4]), "ORT_ENABLE_ALL")
+    assert_sessions_equal(replace(other, steps=other.steps[:4]), "ORT_ENABLE_ALL", plain=True)
