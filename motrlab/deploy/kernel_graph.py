@@ -232,9 +232,9 @@ class KernelOperations(OnnxOperations):
         return self._sum(owner, x, y, (x.scale, y.scale))
 
     def blend(self, owner: nn.Module, x: Node, y: Node, share: float) -> Node:
-        return self._sum(owner, x, y, (x.scale * (1 - share), y.scale * share))
+        return self._sum("memory", x, y, (x.scale * (1 - share), y.scale * share))
 
-    def _sum(self, owner: nn.Module, x: Node, y: Node, scales: tuple[float, float]) -> Node:
+    def _sum(self, owner: nn.Module | str, x: Node, y: Node, scales: tuple[float, float]) -> Node:
         spec = self.spec(owner, "sum")
         factors = functions.add_factors(*scales, float(self.grids.scale(spec)))
         inputs = [

@@ -161,7 +161,7 @@ class PortableOperations(OnnxOperations):
 
     def blend(self, owner: nn.Module, x: Node, y: Node, share: float) -> Node:
         mixed = x.value * self.xp.const(1 - share) + y.value * self.xp.const(share)
-        return self._on_grid(self.spec(owner, "sum"), mixed, x.shape)
+        return self._on_grid(self.spec("memory", "sum"), mixed, x.shape)
 
     def norm(self, norm: Any, x: Node, branch: Node) -> Node:
         rows = self.graph.transpose(x.value + branch.value, 0, 2, 3, 1)

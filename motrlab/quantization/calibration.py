@@ -19,7 +19,7 @@ from motrlab.config import CalibrationConfig, Config
 from motrlab.errors import UserError
 from motrlab.quantization.bias_correction import correct_biases
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.tracking.step import FrameStep, Graphs, frame_loop
+from motrlab.tracking.step import Array, FrameStep, Graphs, frame_loop
 from motrlab.tracking.tracker import Tracker
 
 _CORRECTION_FRAMES = 16  # of those watched, evenly spread: a mean per channel needs no more
@@ -92,7 +92,7 @@ class _Counted:
 
 @torch.no_grad()
 def closed_loop(
-    graphs: Graphs, images: Iterable[Tensor], config: Config, *, keep_state: bool = True
+    graphs: Graphs, images: Iterable[Array], config: Config, *, keep_state: bool = True
 ) -> Iterator[FrameStep]:
     """One sequence through the frame step by the tracker's rules, from an empty state.
 

@@ -14,11 +14,11 @@ from motrlab.config import ModelConfig
 from motrlab.config.scheme import Scheme
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr
-from motrlab.quantization.grids import CONSTANT_SCALE, GridOperations
+from motrlab.quantization.grids import CONSTANT_SCALE, IMAGE_SCALE, GridOperations
 from motrlab.quantization.tensors import Key, TensorSpec, Value, grid_ends
 
 GRAPHS = ("base", "qim")
-_FIXED = {"position.sine": CONSTANT_SCALE}  # sines reach from -1 to 1
+_FIXED = {"image": IMAGE_SCALE, "position.sine": CONSTANT_SCALE}  # bytes; sines reach from -1 to 1
 
 
 def example_inputs(config: ModelConfig, batch: int = 1) -> dict[str, tuple[Tensor, ...]]:
@@ -75,6 +75,8 @@ class _Declaring(GridOperations):
             rule = self.scheme.find(key[0], operator, key[1])
             low, high = grid_ends(rule, self.scheme, relu=facts.get("relu", False))
             fixed = _FIXED.get(key[1], rule.scale)
+            if rule.scale not in (None, fixed):
+                raise UserError(f"quantisation rule {rule.label!r}: {key[0]} {key[1]} has the scale {fixed:.6g}, no other")
             self.found[key] = TensorSpec(
                 *key, operator, rule, 0, low, high, fixed=fixed, ceiling=facts.get("ceiling"), readers=[]
             )
@@ -115,10 +117,12 @@ class _Declaring(GridOperations):
             group = numbers.setdefault(self._find(key), len(numbers))
             result[key] = replace(spec, group=group, numel=self._numel.get(key, 0))
             one = first.setdefault(group, spec)
-            if {one.rule.precision, spec.rule.precision} == {"int8", "int16"}:
+            if {one.rule.precision, spec.rule.precision} == {"int8", "int16"} or one.fixed != spec.fixed:
+                told = [
+                    f"{s.graph} {s.name} ({s.rule.label!r}: {s.rule.precision}, scale {s.fixed or 'observed'})"
+                    for s in (one, spec)
+                ]
                 raise UserError(
-                    f"quantisation scheme: {one.graph} {one.name} ({one.rule.label!r}: {one.rule.precision}) and "
-                    f"{spec.graph} {spec.name} ({spec.rule.label!r}: {spec.rule.precision}) share one grid; give them one "
-                    "precision"
+                    f"quantisation scheme: {' and '.join(told)} share one grid; give them one precision and scale"
                 )
         return result

@@ -34,6 +34,7 @@ from motrlab.quantization.tensors import Key, StraightThrough, TensorSpec, Value
 from motrlab.quantization.torch_arithmetic import IntegerLayer, TorchArithmetic, side_by_side
 
 TORCH = TorchArithmetic()
+IMAGE_SCALE = 1 / 128  # of the image's bytes
 CONSTANT_SCALE = 1 / 127  # of sines and cosines
 _LARGEST_BIAS = 2**22  # in steps of the accumulator: a channel of tiny weights gets coarser ones
 
@@ -89,7 +90,7 @@ class GridOperations(Operations):
         self.graph = ""
         self._mask: Tensor | None = None
         self._scales: list[float] = []
-        self._layers: dict[tuple[int, int], IntegerLayer] = {}
+        self._layers: dict[tuple[int, int, bool], IntegerLayer] = {}
         self._constants: dict[Any, Any] = {}  # that follow from scales and weights
 
     def refresh(self) -> None:
@@ -178,7 +179,7 @@ class GridOperations(Operations):
 
     def layer(self, x_scale: Any, spec: TensorSpec, *modules: nn.Module) -> IntegerLayer:
         """The integers of a product, or of several of one input side by side; computed once until `refresh`."""
-        key = (id(modules[0]), len(modules))
+        key = (id(modules[0]), len(modules), torch.is_grad_enabled())
         found = self._layers.get(key)
         if found is None:
             each = [self._integer_layer(m.weight, m.bias, x_scale, spec) for m in modules]  # type: ignore[arg-type]
@@ -221,7 +222,7 @@ class GridOperations(Operations):
     def enter(self, graph: nn.Module, mask: Tensor | None = None) -> None:
         self.graph = self.paths[id(graph)][0]
         self._mask = mask
-        if self.record is not None and mask is None:
+        if self.record is not None and (mask is None or self.graph == "qim"):
             self.record.clear()
 
     def image(self, image: Tensor) -> Value:
@@ -414,7 +415,7 @@ class GridOperations(Operations):
         return functions.norm_constants(weight, bias, norm.eps, number(x_scale), number(self.scale(spec)))
 
     def blend(self, owner: nn.Module, x: Value, y: Value, share: float) -> Value:
-        spec = self.spec(owner, "sum", [x, y])
+        spec = self.spec("memory", "sum", [x, y])
         if self._on(spec):
             x, y = self._enter(x), self._enter(y)
 

@@ -127,7 +127,7 @@ class QuantizedGraphs:
     def detect_query(self) -> Tensor:
         """On its grid."""
         net, base = self._quantised.net, self._quantised.model.base
-        net.enter(base)
+        net.graph = "base"
         return net.detect_query(base.detect).real
 
     def base(self, frame: Any, query: Tensor, mask: Tensor, reference: Tensor) -> BaseOutput:

@@ -52,7 +52,8 @@ class Ranges(nn.Module):
             return
         x = x.detach()
         if live is not None:
-            x = (x * live)[live.flatten(1).any(1)]
+            seen = live.flatten(1).any(1)
+            x, live = (x * live)[seen], live[seen]
             if not len(x):
                 return
         axes = tuple(range(1, x.ndim))
@@ -67,7 +68,8 @@ class Ranges(nn.Module):
         most.copy_(torch.maximum(most, magnitude.amax()))
         row = self._row.get(spec.key)
         if row is not None:
-            MagnitudeHistogram(self.histograms[row], self.limits[row : row + 1]).add(x * scale)
+            values = x if live is None else x.movedim(1, -1)[live[:, 0] > 0]
+            MagnitudeHistogram(self.histograms[row], self.limits[row : row + 1]).add(values * scale)
 
     @torch.no_grad()
     def advance(self) -> None:

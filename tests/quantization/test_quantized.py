@@ -267,6 +267,28 @@ def test_one_grid_of_two_precisions_is_refused(float_model: Motr) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (Rule(path="decoder.0.norm1", scale=0.1), "scale observed.*scale 0.1.* share one grid"),
+        (Rule(name="mine", path="image", scale=0.1), "'mine': base image has the scale 0.0078125, no other"),
+    ],
+)
+def test_a_scale_that_cannot_be_fixed_is_refused(float_model: Motr, rule: Rule, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        QuantizedMotr(float_model, Scheme().with_rules(rule))
+
+
+def test_a_fixed_scale_is_kept(quantised: QuantizedMotr, float_model: Motr, base_inputs: Inputs) -> None:
+    scheme = Scheme().with_rules(Rule(path="decoder.0.ffn.expand", scale=0.25))
+    other = QuantizedMotr(float_model, scheme)
+    with torch.no_grad():
+        other.graphs.base(*base_inputs)
+        other.ranges.finish()
+    spec = other.specs["base", "decoder.0.ffn.expand"]
+    assert float(other.ranges.scale[spec.group].detach()) == 0.25
+
+
 def test_a_rule_that_fits_nothing_is_named(float_model: Motr) -> None:
     scheme = Scheme().with_rules(Rule(name="spelt wrongly", path="bakbone.*", precision="float"))
     with pytest.warns(UserWarning, match="'spelt wrongly' fits no tensor"):

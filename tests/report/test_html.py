@@ -121,8 +121,8 @@ def test_contents_links_lead_somewhere(page: Page) -> None:
         "5e1f00c0ffee",
         "python -m motrlab run --preset street --run demo",
         "8.90",
-        "base relu_3 encoder.3.ffn",
-        "base relu_3 (encoder.3.ffn): saturates.",
+        "base encoder.3.ffn linear, min_max",
+        "base encoder.3.ffn (linear): saturates.",
     ],
 )
 def test_page_tells(page: Page, text: str) -> None:

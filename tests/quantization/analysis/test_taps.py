@@ -107,10 +107,10 @@ def test_a_grid_that_reaches_its_relu6_has_no_observer_to_blame(config: Config) 
 
 
 def test_observers_are_those_of_the_rules(float_model: Motr) -> None:
-    rules = Rule(path="decoder.1.*", observer="kl"), Rule(path="decoder.0.norm1", scale=0.25)
+    rules = Rule(path="decoder.1.*", observer="kl"), Rule(path="decoder.0.ffn.expand", scale=0.25)
     quantised = QuantizedMotr(float_model, Scheme().with_rules(*rules))
     assert tap_point(quantised, "base", "decoder.1.ffn.expand").observer == "kl"
-    assert tap_point(quantised, "base", "decoder.0.norm1").observer == "fixed"
+    assert tap_point(quantised, "base", "decoder.0.ffn.expand").observer == "fixed"
 
 
 def test_slot_tensors_are_those_that_empty_slots_have(quantised: QuantizedMotr) -> None:

@@ -1,11 +1,12 @@
-"""What each stage of quantisation costs on `street`, over several seeds: the table of docs/LOG.md.
+"""What each stage of quantisation costs, over several seeds: the tables of docs/LOG.md.
 
-    python benchmarks/street_quantisation.py --seeds 0 1 2
+    python benchmarks/quantisation.py --seeds 0 1 2
+    python benchmarks/quantisation.py --preset mot17_small --data-root ../shared/data/mot --seeds 0 1 2 3 4 --float FILE
 
-One run `quantisation_SEED` a seed: float training (about eight minutes of two cores), calibration, QAT, the float model
-trained for the same extra steps, conversion, and the accuracy of all, whether the track files of the forms are equal;
-then the time and memory of a QAT step beside a float step, and of evaluating the QAT graph beside the float model. What a run has done already is not done again. `--float FOLDER` takes the float checkpoints
-`FOLDER/SEED.safetensors` instead of training.
+One run `quantisation_PRESET_SEED` a seed: float training, calibration, QAT, the float model trained for the same extra
+steps, conversion, the accuracy of all, and whether the track files of all forms are equal; then the time and memory of a
+QAT step beside a float step, and of evaluating the QAT graph beside the float model. What a run has done already is not
+done again. `--float` takes a float checkpoint for all seeds, or a folder of `SEED.safetensors`, instead of training.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 
-from motrlab.config import street
+from motrlab.config.presets import load_preset
 from motrlab.data.clips import make_loader
 from motrlab.quantization.qat import qat_config, qat_trainee
 from motrlab.run import Run
@@ -39,10 +41,12 @@ STAGES = ("float", "calibration", "qat", "float_extra", "fixed_point")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="accuracy of every stage on street, over seeds")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--float", type=Path, help="folder of float checkpoints, SEED.safetensors")
-    parser.add_argument("--lr", type=float, default=street().qat.lr)
+    parser = argparse.ArgumentParser(description="the stages of quantisation, several seeds")
+    parser.add_argument("--preset", default="street")
+    parser.add_argument("--data-root", default="", help="MOTChallenge folder; default: the preset's own videos")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--float", type=Path, help="a float checkpoint, or a folder of SEED.safetensors")
+    parser.add_argument("--lr", type=float, default=0.0, help="of QAT; default: the preset's")
     parser.add_argument("--learn-scales", action="store_true", help="learned step sizes (LSQ)")
     parser.add_argument("--suffix", default="", help="of the runs' names, for other settings")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -56,15 +60,17 @@ def main() -> None:
 
 def build(seed: int, options: argparse.Namespace) -> Run:
     """Every stage of one seed that is not there yet."""
-    base = street()
-    qat = replace(base.qat, lr=options.lr, learn_scales=options.learn_scales)
-    run = Run.open(f"quantisation_{seed}{options.suffix}", "street", seed=seed, qat=asdict(qat))
+    qat = load_preset(options.preset).qat
+    qat = replace(qat, lr=options.lr or qat.lr, learn_scales=options.learn_scales)
+    name = f"quantisation_{options.preset}_{seed}{options.suffix}"
+    run = Run.open(name, options.preset, seed=seed, qat=asdict(qat), data_root=options.data_root)
     if not is_done(run, "data"):
         prepare_data(run)
     file = checkpoint_file(run, "float")
     if not file.is_file() and options.float:
         file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(options.float / f"{seed}.safetensors", file)
+        given = options.float / f"{seed}.safetensors" if options.float.is_dir() else options.float
+        shutil.copy(given, file)
     stages = (train_float, calibrate, train_qat, train_float_extra, convert)
     for stage, work in zip(STAGES, stages, strict=True):
         if run.last_record(stage, "accuracy") is None:
@@ -99,7 +105,11 @@ def table(runs: list[Run]) -> str:
         return float(record["metrics"][name])
 
     def row(label: str, values: list[float], digits: int) -> str:
-        return f"{label:<52}{np.mean(values):>9.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+        text = f"{label:<52}{np.mean(values):>9.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+        if len(values) > 2:  # of the mean, Student's t
+            half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+            text += f" ±{half:.{digits}f} (95 %)"
+        return text
 
     lines = []
     for stage in STAGES:
