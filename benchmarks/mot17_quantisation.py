@@ -19,17 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from motrlab.deploy.export import export_portable
+from motrlab.deploy.rewrite import rewrite_for_onnxruntime
+from motrlab.quantization.prepare import example_inputs
 from torch import Tensor
 
 from motrlab.config import Config, mot17
 from motrlab.data.clips import ClipBatch
-from motrlab.deploy.export import export_portable
 from motrlab.deploy.integer import integer_share
-from motrlab.deploy.rewrite import rewrite_for_onnxruntime
 from motrlab.deploy.runtime import BASE_OUTPUTS, QIM_OUTPUTS, graph_file, load_network
 from motrlab.model.motr import build_motr, folded_copy
 from motrlab.quantization.calibration import calibrate
-from motrlab.quantization.prepare import example_inputs
 from motrlab.quantization.qat import qat_config, qat_loss, refresh_weight_scales
 from motrlab.quantization.quantized import QuantizedMotr
 

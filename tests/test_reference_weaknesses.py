@@ -39,6 +39,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from motrlab.quantization.prepare import example_inputs
 
 from motrlab.config import Config, TrackerConfig, mot17, smoke, street
 from motrlab.data.clips import ClipDataset, collate
@@ -48,7 +49,6 @@ from motrlab.data.store import FrameStore
 from motrlab.evaluation.metrics import evaluate_folders
 from motrlab.model.motr import Motr, MotrGraphs, build_motr
 from motrlab.quantization import calibration
-from motrlab.quantization.prepare import example_inputs
 from motrlab.report.html import report_html
 from motrlab.report.tables import percent
 from motrlab.run import Run

@@ -148,7 +148,9 @@ def read_tracker_description(folder: Path) -> dict[str, Any]:
     file = folder / "tracker.json"
     description = _read_json(file)
     if description.get("schema") != SCHEMA:
-        raise UserError(f"{file}: an artefact of schema {description.get('schema')!r}, this motrlab reads {SCHEMA}; {_HINT}")
+        raise UserError(
+            f"{file}: an artefact of schema {description.get('schema')!r}, this motrlab reads {SCHEMA}; {_HINT}"
+        )
     return description
 
 

@@ -127,9 +127,7 @@ def random_inputs(session: ort.InferenceSession, seed: int = 0) -> dict[str, np.
     return inputs
 
 
-def _values_by_running(
-    session: ort.InferenceSession, model: onnx.ModelProto, folder: Path
-) -> dict[str, np.ndarray]:
+def _values_by_running(session: ort.InferenceSession, model: onnx.ModelProto, folder: Path) -> dict[str, np.ndarray]:
     """Every value of the optimised graph: run it once with all of them as outputs.
 
     Shape inference does not know ONNX Runtime's own operators.

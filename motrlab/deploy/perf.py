@@ -83,7 +83,9 @@ def float_runtime(fixed: Runtime, folder: Path, num_threads: int) -> Runtime:
         load_onnxruntime(folder / f"{graph}.onnx", outputs, num_threads)
         for graph, outputs in (("base", BASE_OUTPUTS), ("qim", QIM_OUTPUTS))
     )
-    return replace(fixed, graphs=OnnxGraphs(base, qim, fixed.graphs.detect_query, boxes=fixed.graphs.boxes, exact=False))
+    return replace(
+        fixed, graphs=OnnxGraphs(base, qim, fixed.graphs.detect_query, boxes=fixed.graphs.boxes, exact=False)
+    )
 
 
 def _steps(runtime: Runtime, frames: Sequence[NDArray[np.uint8]]) -> list[FrameStep]:
@@ -94,9 +96,7 @@ def _steps(runtime: Runtime, frames: Sequence[NDArray[np.uint8]]) -> list[FrameS
     return list(loop)
 
 
-def _compare(
-    fixed: Runtime, floating: Runtime, frames: Sequence[NDArray[np.uint8]], repeats: int
-) -> dict[str, float]:
+def _compare(fixed: Runtime, floating: Runtime, frames: Sequence[NDArray[np.uint8]], repeats: int) -> dict[str, float]:
     """Both forms of both graphs, call by call in turn, on the inputs of the fixed-point tracker's own loop."""
     steps = _steps(fixed, frames)
     pictures = [floating.preprocess(image) for image in frames[: len(steps)]]
@@ -116,9 +116,7 @@ def _compare(
     return metrics
 
 
-def time_in_turn(
-    candidates: Mapping[str, tuple[Network, Sequence[Inputs]]], repeats: int
-) -> dict[str, list[float]]:
+def time_in_turn(candidates: Mapping[str, tuple[Network, Sequence[Inputs]]], repeats: int) -> dict[str, list[float]]:
     """Seconds of `repeats` calls of each candidate, one call of each after the other, each on its inputs in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for index in range(-_WARM_UP, repeats):

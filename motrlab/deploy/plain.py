@@ -19,7 +19,16 @@ from onnx import TensorProto, helper, numpy_helper
 from motrlab.deploy.onnx_graph import Expr, GraphBuilder, OnnxArithmetic
 from motrlab.quantization import functions
 
-_MOVING = {"Reshape", "Transpose", "Slice", "Split", "Concat", "Expand", "Clip", "Gather"}  # keep the zero point of bytes
+_MOVING = {
+    "Reshape",
+    "Transpose",
+    "Slice",
+    "Split",
+    "Concat",
+    "Expand",
+    "Clip",
+    "Gather",
+}  # keep the zero point of bytes
 _LARGE = 1e30
 _SIGNED = 128  # zero point of signed bytes: the image, and every constant
 
@@ -57,7 +66,8 @@ class _Rewriter:
                 results = [self.xp.apart(results[0])]
             self.values.update(zip(node.output, results, strict=True))
         outputs = {
-            o.name: (self.values[o.name], [d.dim_value for d in o.type.tensor_type.shape.dim]) for o in self.source.output
+            o.name: (self.values[o.name], [d.dim_value for d in o.type.tensor_type.shape.dim])
+            for o in self.source.output
         }
         return self.builder.model(outputs, {})
 

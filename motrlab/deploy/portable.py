@@ -64,7 +64,10 @@ class PortableOperations(OnnxOperations):
             return self.graph.constant(layer.weight.detach().numpy()), self.graph.constant(layer.bias.detach().numpy())
         integers = self.grids.layer(x.scale, spec, layer)
         parts = []
-        for values, scale, kind in ((integers.weight, integers.scale, np.int8), (integers.bias, integers.step, np.int32)):
+        for values, scale, kind in (
+            (integers.weight, integers.scale, np.int8),
+            (integers.bias, integers.step, np.int32),
+        ):
             stored = self.graph.constant(values.double().numpy().astype(kind))
             zeros = self.graph.constant(np.zeros(len(scale), kind))
             parts.append(self.graph.op("DequantizeLinear", stored, self.graph.constant(scale.numpy()), zeros, axis=0))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motrlab.config import ModelConfig
-from motrlab.model.attention import DeformableAttention, OverlapBias, PointwiseConv, TokenLinear
+from motrlab.model.attention import OverlapBias, PointwiseConv, TokenLinear
 from motrlab.model.efficientnet import EfficientNet
 from motrlab.model.operations import FLOAT, Operations, inverse_sigmoid, sine_code
 from motrlab.model.transformer import DecoderLayer, EncoderLayer, cell_centres

@@ -181,9 +181,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     return torch.matmul(torch.softmax(logits + bias, dim=-1), value)
 
 
-def sample_map(
-    attention: Any, offsets: Tensor, logits: Tensor, reference: Tensor, value: Tensor, shape: Any
-) -> Tensor:
+def sample_map(attention: Any, offsets: Tensor, logits: Tensor, reference: Tensor, value: Tensor, shape: Any) -> Tensor:
     """Weighted samples of a map `[B, C, H, W]` as tokens of `shape` `[B, C, R, W]`.
 
     `offsets` `[B, N, M·P·2]`, `logits` `[B, N, M·P]` of the weights.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from motrlab.model.attention import Attention, ChannelNorm, DeformableAttention, FeedForward
 from motrlab.model.operations import FLOAT, Operations
 
+
 def cell_centres(height: int, width: int) -> Tensor:
     """Reference boxes of the cells of a map: `[1, 4, H, W]`, each of the size of two cells.
 

@@ -76,7 +76,9 @@ class _Declaring(GridOperations):
             low, high = grid_ends(rule, self.scheme, relu=facts.get("relu", False))
             fixed = _FIXED.get(key[1], rule.scale)
             if rule.scale not in (None, fixed):
-                raise UserError(f"quantisation rule {rule.label!r}: {key[0]} {key[1]} has the scale {fixed:.6g}, no other")
+                raise UserError(
+                    f"quantisation rule {rule.label!r}: {key[0]} {key[1]} has the scale {fixed:.6g}, no other"
+                )
             self.found[key] = TensorSpec(
                 *key, operator, rule, 0, low, high, fixed=fixed, ceiling=facts.get("ceiling"), readers=[]
             )

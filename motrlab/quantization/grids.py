@@ -84,7 +84,9 @@ class GridOperations(Operations):
         self.paths, self.specs, self.ranges, self.scheme = paths, specs, ranges, scheme
         self.observing = self.calibrating = self.quantising = False
         self.active: Collection[Key] | None = None  # tensors that are quantised; None: as their rules say
-        self.watch: Callable[[TensorSpec, Tensor], None] | None = None  # told the steps of every tensor, before rounding
+        self.watch: Callable[[TensorSpec, Tensor], None] | None = (
+            None  # told the steps of every tensor, before rounding
+        )
         self.record: dict[str, Tensor] | None = None  # real values of the running graph's tensors, by name
         self.compare: Callable[[Tensor, Tensor, Tensor], None] | None = None  # told bias, result, float result
         self.graph = ""
@@ -209,7 +211,9 @@ class GridOperations(Operations):
         scale = self.scale(spec)
         if isinstance(scale, Tensor):
             return layer.step / scale
-        return self._known((spec.key, id(layer.step)), lambda: layer.step / torch.tensor(scale, device=layer.step.device))
+        return self._known(
+            (spec.key, id(layer.step)), lambda: layer.step / torch.tensor(scale, device=layer.step.device)
+        )
 
     def _known(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, until `refresh`."""
@@ -405,7 +409,9 @@ class GridOperations(Operations):
         def through() -> Tensor:
             scale, rows = self.scale(spec), (x.data + branch.data).permute(0, 2, 3, 1)
             epsilon = norm.eps / number(x.scale) ** 2
-            return F.layer_norm(rows, rows.shape[-1:], norm.weight / scale, norm.bias / scale, epsilon).permute(0, 3, 1, 2)
+            return F.layer_norm(rows, rows.shape[-1:], norm.weight / scale, norm.bias / scale, epsilon).permute(
+                0, 3, 1, 2
+            )
 
         return self._finish(spec, lambda: norm(x.real + branch.real), exact, branch.live, through=through)
 
@@ -443,7 +449,9 @@ class GridOperations(Operations):
         def exact() -> Tensor:
             q, k, v = (split(p.data) for p in parts)
             factors = self.attention_factors(attention, *(p.scale for p in parts), spec)
-            return joined(functions.attention(TORCH, q, k.transpose(2, 3), v, *bias.steps(), *factors, self.scheme.levels))
+            return joined(
+                functions.attention(TORCH, q, k.transpose(2, 3), v, *bias.steps(), *factors, self.scheme.levels)
+            )
 
         def floating() -> Tensor:
             q, k, v = (split(p.real) for p in parts)
@@ -475,7 +483,13 @@ class GridOperations(Operations):
         return self._finish(spec, floating, exact, query.live)
 
     def _sampled(
-        self, attention: DeformableAttention, offsets: Tensor, logits: Tensor, reference: Tensor, value: Tensor, levels: int
+        self,
+        attention: DeformableAttention,
+        offsets: Tensor,
+        logits: Tensor,
+        reference: Tensor,
+        value: Tensor,
+        levels: int,
     ) -> Tensor:
         """Σ weight · sample over the points, `[B·M, D, N]`."""
         heads, points, tokens = attention.num_heads, attention.num_points, offsets.shape[1]

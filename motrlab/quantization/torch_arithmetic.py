@@ -69,7 +69,9 @@ class TorchArithmetic:
 
     def weighted(self, shares: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Σ E·v and 127 · ΣE; `shares` are of 8 bits."""
-        mixed = exact_sum(lambda part: torch.matmul(shares[..., part], value[..., part, :]), shares.shape[-1], 255 * 128)
+        mixed = exact_sum(
+            lambda part: torch.matmul(shares[..., part], value[..., part, :]), shares.shape[-1], 255 * 128
+        )
         return mixed, exact_sum(lambda part: shares[..., part].sum(-1, keepdim=True) * ONE, shares.shape[-1], 255 * ONE)
 
 

@@ -299,7 +299,12 @@ def latency_tables(metrics: Mapping[str, Any]) -> list[tuple[str, Table]]:
 
 def throughput_table(metrics: Mapping[str, Any]) -> Table | None:
     """Frames a second and the gain over fp32, by thread count; None where neither was measured."""
-    names = {"fps": "frames a second", "speedup": "base graph, times fp32", "qim.speedup": "QIM, times fp32", "step.speedup": "closed loop, times fp32"}
+    names = {
+        "fps": "frames a second",
+        "speedup": "base graph, times fp32",
+        "qim.speedup": "QIM, times fp32",
+        "step.speedup": "closed loop, times fp32",
+    }
     rows, by_threads = [], _by_threads(metrics)
     shown = [name for name in names if any(name in found for found in by_threads.values())]
     for threads, found in by_threads.items():

@@ -73,7 +73,9 @@ def small(**changes: object) -> Config:
 def make_fixed_point(folder: Path, scheme: Scheme | None = None, birth: float = 0.25, **changes: object) -> FixedPoint:
     """Calibrated on noise in closed loop; detect slots that score `birth` become tracks."""
     config = replace(small(**changes), scheme=scheme or Scheme())
-    config = replace(config, tracker=replace(config.tracker, birth_score=birth, miss_score=birth * 0.8, reset_score=birth * 0.9))
+    config = replace(
+        config, tracker=replace(config.tracker, birth_score=birth, miss_score=birth * 0.8, reset_score=birth * 0.9)
+    )
     model = lively_model(config)
     quantised = QuantizedMotr(lively_model(config), config.scheme)
     calibrate(quantised, [noise(config, 6, 1)], config)

@@ -180,7 +180,9 @@ def test_torch_gives_the_same_bits_with_every_instruction_set(tmp_path: Path) ->
         code = SCRIPT.replace("    parts =", _SHARED_STATE + "    parts =", 1)
         arguments = [str(tmp_path), str(threads), f"artifact{number}", str(batch), str(file)]
         command = [sys.executable, "-c", code, *arguments]
-        done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         results[capability, threads, batch] = torch.load(file)
     (first, (last, qim, _)), *others = results.items()
@@ -230,20 +232,31 @@ def test_what_kernels_lack_is_refused_by_name(name: str, fixed_point: FixedPoint
             quantised.graphs.qim(*step.qim_inputs)
         quantised.ranges.finish()
     quantised.mode("evaluate")
-    with pytest.raises(UserError, match=rf"{rule.path}: rule 'mine' asks for {rule.precision}, but integer kernels") as error:
+    with pytest.raises(
+        UserError, match=rf"{rule.path}: rule 'mine' asks for {rule.precision}, but integer kernels"
+    ) as error:
         kernel_graphs(quantised)
     assert "\n" not in str(error.value)
 
 
 def test_a_tap_is_called_after_its_tensor(fixed_point: FixedPoint) -> None:
     names = {out for node in fixed_point.graphs["base.ort.onnx"].graph.node for out in node.output}
-    assert {"base/backbone.stages.0.0.layers.0", "base/encoder.0.norm1", "base/position.0", "base/position.0@1"} <= names
+    assert {
+        "base/backbone.stages.0.0.layers.0",
+        "base/encoder.0.norm1",
+        "base/position.0",
+        "base/position.0@1",
+    } <= names
 
 
 def test_more_than_514_keys_are_summed_in_parts(tmp_path: Path) -> None:
     """Σ E·v passes 2²⁴ at the extremes: float forms add parts as integers."""
-    other = make_fixed_point(tmp_path, num_detect=560, num_track=40, slot_columns=20, anchor_grid=(20, 28), decoder_layers=1)
+    other = make_fixed_point(
+        tmp_path, num_detect=560, num_track=40, slot_columns=20, anchor_grid=(20, 28), decoder_layers=1
+    )
     plain = plain_form(other.graphs["base.ort.onnx"])
-    assert sum(node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.INT32 for node in plain.graph.node) > 2
+    assert (
+        sum(node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.INT32 for node in plain.graph.node) > 2
+    )
     assert_sessions_equal(replace(other, steps=other.steps[:4]), "ORT_ENABLE_ALL")
     assert_sessions_equal(replace(other, steps=other.steps[:4]), "ORT_ENABLE_ALL", plain=True)

@@ -36,7 +36,9 @@ def outputs(graphs: Any, step: Any) -> list[np.ndarray]:
 def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray], level: str) -> list[np.ndarray]:
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, inputs)  # type: ignore[no-any-return]
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(
+        None, inputs
+    )  # type: ignore[no-any-return]
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -74,7 +76,9 @@ def test_every_tensor_has_its_pair_of_quantisers(fixed_point: FixedPoint) -> Non
     for graph, quantised in (("base", fixed_point.quantised), ("qim", fixed_point.quantised)):
         model = fixed_point.graphs[f"{graph}.onnx"]
         made = {out: node for node in model.graph.node for out in node.output}
-        wanted = {s.name for s in quantised.specs.values() if s.graph == graph and s.operator != "head"} - {"detect.query"}
+        wanted = {s.name for s in quantised.specs.values() if s.graph == graph and s.operator != "head"} - {
+            "detect.query"
+        }
         last = {"base": f"decoder.{quantised.config.decoder_layers - 1}.norm4", "qim": "norm3"}[graph]
         assert last in wanted  # it has the name of the output
         for name in wanted - {last}:
@@ -124,7 +128,9 @@ def test_int16_stands_in_the_portable_file(fixed_point: FixedPoint) -> None:
     from motrlab.config.scheme import Rule
 
     config = small()
-    quantised = QuantizedMotr(lively_model(config), Scheme().with_rules(Rule(path="box_heads.*.hidden?", precision="int16")))
+    quantised = QuantizedMotr(
+        lively_model(config), Scheme().with_rules(Rule(path="box_heads.*.hidden?", precision="int16"))
+    )
     with torch.no_grad():
         for step in fixed_point.steps[:2]:
             quantised.graphs.base(*step.base_inputs)

@@ -59,7 +59,10 @@ def test_frames_without_tracks_say_nothing_of_the_track_slots(quantised: Quantiz
     calibrate(quantised, [frames(config, 3)], nobody)
     assert float(quantised.ranges.seen[index]) == 0
     quantised.mode("calibrate")
-    both = [*closed_loop(quantised.graphs, frames(config, 3), nobody), *closed_loop(quantised.graphs, frames(config, 3), config)]
+    both = [
+        *closed_loop(quantised.graphs, frames(config, 3), nobody),
+        *closed_loop(quantised.graphs, frames(config, 3), config),
+    ]
     quantised.advance()
     assert both
     assert float(quantised.ranges.largest[index]) == pytest.approx(reach, rel=0.3)

@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from motrlab.deploy.export import export_float
 
 from motrlab.data.motchallenge import Annotations
 from motrlab.deploy.artifact import write_artifact
-from motrlab.deploy.export import export_float
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import evaluate
 from motrlab.evaluation.tracks import Tracks, read_tracks

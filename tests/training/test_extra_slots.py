@@ -13,9 +13,9 @@ from torch import Tensor
 from motrlab.config import Config, TrainConfig
 from motrlab.data.clips import ClipBatch, make_loader
 from motrlab.data.store import FrameStore
-from motrlab.model.operations import MASKED
 from motrlab.model.base import ExtraSlots
 from motrlab.model.motr import Motr, build_motr
+from motrlab.model.operations import MASKED
 from motrlab.training.assignment import FrameObjects
 from motrlab.training.clip_loop import ClipModel
 from motrlab.training.extra_slots import ExtraQueries, NoisedBoxes
