@@ -4,14 +4,17 @@
     python benchmarks/quantisation.py --preset mot17_small --data-root ../shared/data/mot --seeds 0 1 2 3 4 --float FILE
 
 One run `quantisation_PRESET_SEED` a seed: float training, calibration, QAT, the float model trained for the same extra
-steps, conversion, the accuracy of all, and whether the track files of all forms are equal; then the time and memory of a
+steps, conversion, the accuracy of all, and whether the track files of all forms are equal; then time and memory of a
 QAT step beside a float step, and of evaluating the QAT graph beside the float model. What a run has done already is not
-done again. `--float` takes a float checkpoint for all seeds, or a folder of `SEED.safetensors`, instead of training.
+done again. `--float` takes a folder of `SEED.safetensors` instead of training; or one float checkpoint for all seeds:
+then calibration is done once, seeds differ in QAT and in the float model trained on, and only the first seed's track
+files of OpenVINO are compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import shutil
 import time
@@ -52,19 +55,30 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    runs = [build(seed, options) for seed in options.seeds]
-    print(table(runs))
+    runs: list[Run] = []
+    for seed in options.seeds:
+        runs.append(build(seed, options, runs[0] if runs and shared(options) else None))
+    print(table(runs, one_float=shared(options)))
     print(step_cost(runs[0]))
     print(evaluation_cost(runs[0]))
 
 
-def build(seed: int, options: argparse.Namespace) -> Run:
-    """Every stage of one seed that is not there yet."""
+def shared(options: argparse.Namespace) -> bool:
+    """Whether all seeds start from one float model."""
+    return options.float is not None and options.float.is_file()
+
+
+def build(seed: int, options: argparse.Namespace, first: Run | None) -> Run:
+    """Every stage of one seed that is not there yet; `first` has the data, float model and calibration of all."""
     qat = load_preset(options.preset).qat
     qat = replace(qat, lr=options.lr or qat.lr, learn_scales=options.learn_scales)
     name = f"quantisation_{options.preset}_{seed}{options.suffix}"
     run = Run.open(name, options.preset, seed=seed, qat=asdict(qat), data_root=options.data_root)
-    if not is_done(run, "data"):
+    if first is not None and not run.data.exists():
+        run.data.symlink_to(first.data)
+        for stage in ("float", "calibration"):
+            shutil.copytree(first.checkpoints(stage), run.checkpoints(stage))
+    elif not is_done(run, "data"):
         prepare_data(run)
     file = checkpoint_file(run, "float")
     if not file.is_file() and options.float:
@@ -72,12 +86,14 @@ def build(seed: int, options: argparse.Namespace) -> Run:
         given = options.float / f"{seed}.safetensors" if options.float.is_dir() else options.float
         shutil.copy(given, file)
     stages = (train_float, calibrate, train_qat, train_float_extra, convert)
-    for stage, work in zip(STAGES, stages, strict=True):
+    for stage, work in list(zip(STAGES, stages, strict=True))[2 if first else 0 :]:
         if run.last_record(stage, "accuracy") is None:
             if not is_done(run, stage):
                 work(run)
             evaluate_stage(run, stage)
             evaluate_unseen(run, stage)
+    if first is not None:
+        return run
     if run.last_record("fixed_point", "agreement") is None:
         # In a process of its own: OpenVINO in one that has trained ends in a segmentation fault now and then.
         child = multiprocessing.get_context("spawn").Process(target=_agree, args=(run.name, torch.get_num_threads()))
@@ -91,11 +107,12 @@ def _agree(name: str, num_threads: int) -> None:
     measure_agreement(Run.open(name))
 
 
-def table(runs: list[Run]) -> str:
+def table(runs: list[Run], *, one_float: bool) -> str:
     """Rows of mean (lowest to highest) over the runs, differences in points."""
 
     def score(run: Run, stage: str, name: str) -> float:
-        record = run.last_record(stage, "accuracy")
+        source = runs[0] if one_float and stage in ("float", "calibration") else run
+        record = source.last_record(stage, "accuracy")
         assert record is not None
         return float(record["metrics"][f"motchallenge.{name}"])
 
@@ -119,19 +136,20 @@ def table(runs: list[Run]) -> str:
         for name in ("mota", "idf1"):
             values = [100 * (score(r, stage, name) - score(r, other, name)) for r in runs]
             lines.append(row(f"{stage} - {other}, {name}, points", values, 2))
+    compared = runs[:1] if one_float else runs
     for form in FORMS:
-        equal = sum(int(agreement(r, f"{form}.equal_files")) for r in runs)
-        files = sum(int(agreement(r, f"{form}.num_files")) for r in runs)
+        equal = sum(int(agreement(r, f"{form}.equal_files")) for r in compared)
+        files = sum(int(agreement(r, f"{form}.num_files")) for r in compared)
         lines.append(f"track files of {form} equal to those of fixed_point, byte for byte: {equal} of {files}")
     for backend in ("onnxruntime", "openvino"):
-        values = [agreement(r, f"portable_{backend}.idf1") for r in runs]
+        values = [agreement(r, f"portable_{backend}.idf1") for r in compared]
         lines.append(row(f"IDF1 of portable files on {backend} with fixed_point as gt", values, 4))
-    durations = [float((r.last_record("calibration", "calibration") or {})["duration_s"]) for r in runs]
+    durations = [float((r.last_record("calibration", "calibration") or {})["duration_s"]) for r in compared]
     lines.append(row("calibration, seconds", durations, 1))
     return "\n".join(lines)
 
 
-def step_cost(run: Run, repeats: int = 6) -> str:
+def step_cost(run: Run, repeats: int = 10) -> str:
     """Time and saved activations of a QAT step beside the same step with quantisers off, in turn."""
     config = qat_config(run.config)
     config = replace(config, num_workers=0, train=replace(config.train, steps=repeats + 1))
@@ -147,13 +165,14 @@ def step_cost(run: Run, repeats: int = 6) -> str:
             quantised.mode(mode)
             generators = clip_generators(0, [(number, i, 3) for i in range(batch.images.shape[1])])
             began = time.perf_counter()
-            with SavedBytes(trainee.clips) as count:
+            with SavedBytes(trainee.clips) if not number else contextlib.nullcontext() as count:
                 loss = trainee.clips(batch, generators)
             loss.mean.backward()
             trainee.clips.zero_grad()
-            if number:  # the first one warms up
+            if count is None:
                 seconds.setdefault(mode, []).append(time.perf_counter() - began)
-                saved[mode] = max(saved.get(mode, 0), count.kept)
+            else:  # the first one warms up, and its tensors are counted, which takes time
+                saved[mode] = count.kept
     times = {mode: float(np.median(values)) for mode, values in seconds.items()}
     parts = [
         f"{mode} {1e3 * times[mode]:.0f} ms ({times[mode] / times['float']:.2f}x), "

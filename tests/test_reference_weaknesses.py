@@ -6,7 +6,7 @@
 | 2 MOTA alone, no sequences, no seed | `evaluation/`, `report/` | `test_the_report_has_every_metric_sequence_and_the_seed` |
 | 3 calibration in open loop on 20 frames... | `quantization/calibration.py` | `test_calibration_runs_the_closed_loop` |
 | ...and QAT throws its result away | `stages/quantization.py`, `qat.py` | `test_qat_starts_from_the_calibrated_ranges` |
-| 4 fixed point loses against QAT | `quantization/`, `deploy/export.py` | `deploy/test_export.py::test_converted_graphs_match_the_fake_quantised`, `deploy/test_rewrite.py::test_same_values_node_by_node`, `deploy/test_taps.py::test_both_runtimes_give_the_tracks_of_the_model` |
+| 4 fixed point loses against QAT | `quantization/functions.py`, `deploy/kernel_graph.py` | `quantization/test_qat.py::test_training_computes_the_integers_of_evaluation`, `deploy/test_kernel_graph.py::test_onnxruntime_equals_torch_at_every_level`, `deploy/test_kernel_graph.py::test_openvino_equals_torch`, `deploy/test_runtime.py::test_gives_the_tracks_of_the_network_it_was_made_from`, `notebooks/test_chain.py::test_all_forms_give_the_same_track_files` |
 | 5 clips cross the border of two videos | `data/clips.py` | `test_a_clip_is_of_one_video` |
 | hidden people are targets | `config.py`, `training/assignment.py` | `training/test_assignment.py::test_nobody_fully_hidden_is_a_detection_target` |
 | padding slots are trained as negatives | `training/criterion.py` | `training/test_clip_loop.py::test_padding_slots_carry_no_loss_in_any_layer` |
@@ -15,7 +15,7 @@
 | a second run appends | `data/prepare.py` | `test_a_second_preparation_appends_nothing` |
 | seqinfo.ini by position | `data/motchallenge.py` | `test_seqinfo_keys_may_come_in_any_order` |
 | a frame without people crashes | `training/` | `test_a_video_without_people_is_trained_on` |
-| 7 graphs overwrite each other, runtime needs the checkpoint | `deploy/` | `deploy/test_export.py::test_inputs_outputs_and_types`, `stages/test_accuracy.py::test_the_artefact_is_evaluated_without_torch` |
+| 7 graphs overwrite each other, runtime needs the checkpoint | `deploy/` | `deploy/test_artifact.py::test_holds_what_the_design_lists`, `stages/test_accuracy.py::test_the_artefact_is_evaluated_without_torch` |
 | 8 a sequence without output is skipped | `evaluation/metrics.py` | `test_a_sequence_without_output_is_all_missed` |
 | 9 unbounded number of tracks | `tracking/tracker.py` | `test_a_crowd_fills_the_slots_and_no_more`, `training/test_assignment.py::test_capacity_is_never_exceeded` |
 | decoder layer count hard-wired | `model/`, `training/` | `test_any_number_of_decoder_layers_trains` |
@@ -29,7 +29,7 @@ import ast
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -39,7 +39,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from motrlab.quantization.prepare import example_inputs
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from motrlab.config import Config, TrackerConfig, mot17, smoke, street
 from motrlab.data.clips import ClipDataset, collate
@@ -47,21 +47,24 @@ from motrlab.data.motchallenge import SequenceInfo, find_sequences, format_seque
 from motrlab.data.prepare import prepare
 from motrlab.data.store import FrameStore
 from motrlab.evaluation.metrics import evaluate_folders
-from motrlab.model.motr import Motr, MotrGraphs, build_motr
+from motrlab.model.motr import MotrGraphs, build_motr, folded_copy
 from motrlab.quantization import calibration
+from motrlab.quantization.calibration import closed_loop
+from motrlab.quantization.declare import example_inputs
+from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.report.html import report_html
 from motrlab.report.tables import percent
 from motrlab.run import Run
 from motrlab.stages.accuracy import evaluate_stage
 from motrlab.stages.data import prepare_data
+from motrlab.stages.models import load_quantized
 from motrlab.stages.order import checkpoint_file
 from motrlab.stages.quantization import calibrate, train_qat
 from motrlab.stages.training import train_float
 from motrlab.tracking.sequence import track_frames
-from motrlab.tracking.step import FrameOutput, TrackState, empty_state, frame_step
+from motrlab.tracking.step import FrameOutput, FrameStep, TrackState, empty_state, frame_step
 from motrlab.tracking.tracker import EMPTY, Decision, Tracker
 from motrlab.training import trainer
-from motrlab.training.checkpoint import load_tensors, save_tensors
 from motrlab.training.clip_loop import ClipModel
 
 PRESET = """
@@ -86,21 +89,20 @@ Loop = list[tuple[float, TrackState, TrackState]]
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Loop]:
-    """A run of a tiny street up to calibration, for tests to copy. And what calibration did in each frame: batches that
+    """A run of a tiny street up to calibration, for tests to copy. And what calibration did in each frame: frames that
     its observers had seen, states before and after.
     """
     home, loop = tmp_path_factory.mktemp("home"), []
 
-    def watched(graphs: Any, frame: Any, state: TrackState, decide: Any) -> Any:
-        output, following = frame_step(graphs, frame, state, decide)
-        quantisers = graphs._graphs._quantised.fake_quantizers()  # within the recorder of what the QIM is given
-        loop.append((max(float(getattr(m, "batches", 0)) for m in quantisers), state, following))
-        return output, following
+    def watched(graphs: Any, images: Any, config: Config, **settings: Any) -> Iterator[FrameStep]:
+        for step in closed_loop(graphs, images, config, **settings):
+            yield step  # back here, calibration has taken this frame into its ranges
+            loop.append((float(graphs._quantised.ranges.seen.max()), step.before, step.state))
 
     (home / "mine.py").write_text(PRESET)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOTRLAB_HOME", str(home))
-        patch.setattr(calibration, "frame_step", watched)
+        patch.setattr(calibration, "closed_loop", watched)
         run = Run.open("tiny", f"{home / 'mine.py'}:tiny")
         prepare_data(run, num_workers=1)
         train_float(run)
@@ -192,7 +194,7 @@ def test_post_processing_does_not_loop_over_slots(rules: TrackerConfig) -> None:
             written.append(len(tracker.written(decision, scores, boxes, 1e6)[0].track_id))
             return decision
 
-        _, state = frame_step(graphs, None, empty_state(1, 4, slots, 8), decide)
+        state = frame_step(graphs, None, empty_state(1, 4, slots, 8), decide).state
         number = count_instructions(lambda: frame_step(graphs, None, state, decide))
         return number, written[-1]
 
@@ -224,7 +226,7 @@ def test_the_report_has_every_metric_sequence_and_the_seed(run: Run) -> None:
 
 def test_calibration_runs_the_closed_loop(line: tuple[Run, Loop]) -> None:
     _, loop = line
-    assert [batches for batches, _, _ in loop] == [1, 2, 3, 4, 5, 6]  # every frame was observed
+    assert [seen for seen, _, _ in loop] == [1, 2, 3, 4, 5, 6]  # every frame was observed
     firsts = [i for i, (_, before, _) in enumerate(loop) if not before.mask.any()]
     assert firsts == [0, 3]  # two videos, three frames each
     for i, (_, before, _) in enumerate(loop):
@@ -236,16 +238,16 @@ def test_calibration_runs_the_closed_loop(line: tuple[Run, Loop]) -> None:
 
 def test_qat_starts_from_the_calibrated_ranges(run: Run) -> None:
     """Ranges that no observer would choose come out of a QAT that freezes them; its weights have moved."""
-    tensors, facts = load_tensors(checkpoint_file(run, "calibration"))
-    scales = [n for n in tensors if n.endswith(".scale") and tensors.get(f"{n[:-6]}.batches", torch.zeros(1)) > 0]
-    assert len(scales) > 40
-    for name in scales:
-        tensors[name] *= 1.75
-    save_tensors(checkpoint_file(run, "calibration"), tensors, facts)
+    calibrated = load_quantized(run, "calibration")
+    observed = calibrated.ranges.scale.clone()
+    calibrated.ranges.largest *= 1.75
+    calibrated.ranges.follow()
+    assert (calibrated.ranges.scale > 1.5 * observed).sum() > 20
+    calibrated.save(checkpoint_file(run, "calibration"), run.config)
     train_qat(run)
-    trained, _ = load_tensors(checkpoint_file(run, "qat"))
-    assert all(torch.equal(trained[name], tensors[name]) for name in scales)
-    assert not torch.equal(trained["model.base.detect.query"], tensors["model.base.detect.query"])
+    trained = load_quantized(run, "qat")
+    assert torch.equal(trained.ranges.scale, calibrated.ranges.scale)
+    assert not torch.equal(trained.model.base.detect.query, calibrated.model.base.detect.query)
 
 
 # 5
@@ -403,14 +405,33 @@ def test_any_number_of_decoder_layers_trains(layers: int, tmp_path: Path) -> Non
         assert any(p.grad is not None and bool(p.grad.any()) for p in head.parameters())
 
 
-def test_the_graphs_are_plain_operators() -> None:
+class CalledOperators(TorchDispatchMode):
+    """Every operator that torch is asked for while this is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("fixed_point", [False, True], ids=["float", "fixed point"])
+def test_the_graphs_are_plain_operators(fixed_point: bool) -> None:
     """Nothing to compile: torch's own operators, on any device, and no sources of a language but Python."""
-    model: Motr = build_motr(small(smoke()).model).eval()
-    for graph, inputs in zip((model.base, model.qim), example_inputs(model.config), strict=True):
-        program = torch.export.export(graph, inputs)
-        targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
-        assert len(targets) > 10
-        assert {target.namespace for target in targets if hasattr(target, "namespace")} == {"aten"}
+    quantised = QuantizedMotr(folded_copy(build_motr(small(smoke()).model)))
+    bits = torch.Generator().manual_seed(0)
+    shapes = {name: [x.shape for x in tensors] for name, tensors in example_inputs(quantised.config).items()}
+    inputs = {name: [torch.rand(shape, generator=bits).round() for shape in each] for name, each in shapes.items()}
+    for mode in ("calibrate", "evaluate" if fixed_point else "float"):
+        quantised.mode(mode)
+        for name in ("base", "qim"):
+            with CalledOperators() as called, torch.no_grad():
+                getattr(quantised.graphs, name)(*inputs[name])
+            assert len(called.found) > 10
+            assert {operator.namespace for operator in called.found} == {"aten"}
+        quantised.ranges.finish()
     package = Path(__file__).parent.parent / "motrlab"
     assert not [f for f in package.rglob("*") if f.suffix in (".cu", ".cpp", ".c", ".so", ".pyx")]
     assert not [f for f in package.rglob("*.py") if "cpp_extension" in f.read_text(encoding="utf-8")]

@@ -69,7 +69,8 @@ def preprocess_bytes(image: NDArray[np.uint8], height: int, width: int) -> NDArr
     for top in range(0, height, _BAND_ROWS):
         band = cv2.transform(resized[top : top + _BAND_ROWS].astype(np.float32), _BGR_TO_INPUT)
         np.rint(np.multiply(band, 128, out=band), out=band)
-        cv2.add(band, (128.0, 128.0, 128.0, 0.0), result[top : top + _BAND_ROWS], dtype=cv2.CV_8U)
+        # With saturation: the bluest blue is 255.5.
+        cv2.add(band, (128.0, 128.0, 128.0, 0.0), result[top : top + _BAND_ROWS], dtype=cv2.CV_8U)  # type: ignore[call-overload]
     return result
 
 

@@ -25,7 +25,8 @@ from motrlab.model.base import BaseGraph, DetectQueries
 from motrlab.model.motr import Motr
 from motrlab.model.operations import EPSILON, LEAST_SIZE, SIZE_LIMIT, sine_frequencies
 from motrlab.quantization import functions
-from motrlab.quantization.grids import CONSTANT_SCALE, GridOperations
+from motrlab.quantization.grid_operations import GridOperations
+from motrlab.quantization.grids import CONSTANT_SCALE
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.tensors import TensorSpec
 from motrlab.quantization.torch_arithmetic import IntegerLayer
@@ -142,7 +143,7 @@ class KernelOperations(OnnxOperations):
         halved = graph.transpose(reference, 1, 0) * self.xp.const(0.5)
         centre, size = graph.split(halved, (2, 2), 0)
         pair = [graph.reshape(x, 2, *s) for x in (centre, size) for s in ((number, 1), (1, number))]
-        along = functions.overlap(self.xp, *pair, 1e-3)
+        along = functions.overlap(self.xp, *pair)
         across, down = graph.split(along, (1, 1), 0)
         factors = overlap.factors(number).detach().numpy() * np.float32(functions.LOGIT)
         return masked, across * down * self.xp.const(factors)
@@ -247,8 +248,8 @@ class KernelOperations(OnnxOperations):
 
     def norm(self, norm: Any, x: Node, branch: Node) -> Node:
         spec = self.spec(norm, "norm")
-        constants = map(self.xp.const, self.grids.norm_constants(norm, x.scale, spec))
-        steps = functions.norm(self.xp, self._steps(x), self._steps(branch), *constants, x.shape[1])
+        constants = (c.numpy() for c in self.grids.norm_constants(norm, x.scale, spec))
+        steps = functions.norm(self.xp, self._steps(x), self._steps(branch), *constants)
         return self._node(spec, self.xp.quantise(steps), x.shape)
 
     def attention(self, attention: Attention, query_key: Node, value: Node, bias: Any) -> Node:
@@ -265,7 +266,7 @@ class KernelOperations(OnnxOperations):
         own = self.grids.layer(value.scale, v_spec, attention.value)
         v = self._pointwise(value, _with_ones(own, heads, value.scale, self.grids.scale(v_spec)), v_spec)
         columns = graph.transpose(graph.reshape(v.value, tokens, heads, depth + 1), 1, 0, 2)
-        factors = self.grids.attention_factors(attention, merged.scale, merged.scale, v.scale, spec)
+        factors = self.grids.attention_factors(attention, (merged.scale, merged.scale, v.scale), spec)
         self.xp.depth = depth
         masked, overlap = bias
         steps = functions.attention(
@@ -287,7 +288,7 @@ class KernelOperations(OnnxOperations):
         grid = graph.transpose(graph.reshape(grid, tokens, 2, heads, points), 2, 0, 3, 1)
         maps = graph.reshape(value.value, heads, depth, *value.shape[2:])
         sampled = graph.op("GridSample", maps, grid, align_corners=0, mode="linear", padding_mode="zeros")
-        levels = functions.sampling_levels(points, self.grids.scheme.levels)
+        levels, factor = self.grids.sampling_factors(attention, value.scale, spec)
         logits = self._gemm(attention.weights, query, scale=1 / functions.LOGIT)
         weight = xp.lookup(functions.sigmoid_table(levels), logits)
         weight = graph.transpose(graph.reshape(weight, tokens, heads, 1, points), 1, 2, 0, 3)
@@ -297,7 +298,6 @@ class KernelOperations(OnnxOperations):
         else:  # without the last axis: ONNX Runtime takes forty times as long for a scalar times rows of one value
             flat = graph.reshape(sampled, heads, depth, tokens), graph.reshape(weight, heads, 1, tokens)
             mixed = functions.weigh(xp, *flat, points)
-        factor = functions.f32(value.scale / (self.grids.scale(spec) * levels))
         steps = xp.quantise(mixed * xp.const(factor))
         rows = graph.transpose(graph.reshape(steps, heads * depth, tokens), 1, 0)
         return self._node(spec, graph.reshape(rows, 1, *query.shape[2:], heads * depth), query.shape)

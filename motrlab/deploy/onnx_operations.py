@@ -14,7 +14,7 @@ from motrlab.deploy.onnx_graph import Expr, GraphBuilder
 from motrlab.model.attention import DeformableAttention
 from motrlab.model.motr import Motr
 from motrlab.model.operations import Operations
-from motrlab.quantization.grids import GridOperations
+from motrlab.quantization.grid_operations import GridOperations
 from motrlab.quantization.tensors import TensorSpec
 
 Shape = tuple[int, ...]

@@ -22,7 +22,8 @@ from motrlab.model.base import BaseGraph, DetectQueries
 from motrlab.model.motr import Motr
 from motrlab.model.operations import EPSILON, LARGEST_SIZE, LEAST_SIZE, MASKED, SIZE_LIMIT, sine_frequencies
 from motrlab.quantization import functions
-from motrlab.quantization.grids import CONSTANT_SCALE, GridOperations
+from motrlab.quantization.grid_operations import GridOperations
+from motrlab.quantization.grids import CONSTANT_SCALE
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.tensors import TensorSpec
 
@@ -114,7 +115,7 @@ class PortableOperations(OnnxOperations):
         graph, number = self.graph, self.config.num_slots
         centre, size = graph.split(reference * self.xp.const(0.5), (2, 2), 0)
         pair = [graph.reshape(x, 2, *s) for x in (centre, size) for s in ((number, 1), (1, number))]
-        across, down = graph.split(functions.overlap(self.xp, *pair, LEAST_SIZE), (1, 1), 0)
+        across, down = graph.split(functions.overlap(self.xp, *pair), (1, 1), 0)
         factors = self.xp.const(overlap.factors(number).detach().numpy())
         return masked + graph.op("Unsqueeze", across * down * factors, graph.shape(0))
 

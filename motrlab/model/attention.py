@@ -111,7 +111,10 @@ class DeformableAttention(nn.Module):
         nn.init.zeros_(self.weights.bias)
 
     def forward(self, query: Any, reference: Any, value: Any, net: Operations = FLOAT) -> Any:
-        """`query` `[B, C, R, W]`, `reference` `[B, 4, R, W]`, `value` `[B, C, H, W]` (`Operations.values`) → `query`'s."""
+        """`query` `[B, C, R, W]`, `reference` `[B, 4, R, W]`, `value` `[B, C, H, W]` → `[B, C, R, W]`.
+
+        `value` is one of `Operations.values`.
+        """
         return net.linear(self.out, net.sample(self, query, reference, value))
 
 

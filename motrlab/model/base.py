@@ -74,8 +74,8 @@ class DetectQueries(nn.Module):
 class BaseGraph(nn.Module):
     """Backbone, deformable encoder and decoder, class and box heads of every decoder layer.
 
-    `encode` and `decode` are its halves: only `decode` depends on the tracks, so training encodes all frames of a clip at
-    once. `net` says how it is computed (`operations.py`); shapes below are those of float tensors.
+    `encode` and `decode` are its halves: only `decode` depends on the tracks, so training encodes all frames of a clip
+    at once. `net` says how it is computed (`operations.py`); shapes below are those of float tensors.
     """
 
     cells: Tensor

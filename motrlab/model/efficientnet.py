@@ -99,6 +99,7 @@ class EfficientNet(nn.Module):
         for index, stage in enumerate(self.stages):
             if index == self.last_strided:
                 finer = x
+            assert isinstance(stage, nn.ModuleList)
             for block in stage:
                 x = block(x, net)
         if self.upsample:

@@ -47,8 +47,8 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
 class Operations:
     """Float tensors in, float tensors out. What a layer's result is called elsewhere is the path of its module.
 
-    Arguments typed `Any` are tensors here and an interpreter's own values elsewhere; `attention`, `detect`, `overlap` and
-    `base` are the modules of those names in `attention.py` and `base.py`.
+    Arguments typed `Any` are tensors here and an interpreter's own values elsewhere; `attention`, `detect`, `overlap`
+    and `base` are the modules of those names in `attention.py` and `base.py`.
     """
 
     def enter(self, graph: nn.Module, mask: Any = None) -> None:

@@ -19,8 +19,8 @@ from motrlab.config import CalibrationConfig, Config
 from motrlab.errors import UserError
 from motrlab.quantization.bias_correction import correct_biases
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.tracking.step import Array, FrameStep, Graphs, frame_loop
-from motrlab.tracking.tracker import Tracker
+from motrlab.tracking.step import Array, FrameOutput, FrameStep, Graphs, frame_loop
+from motrlab.tracking.tracker import Decision, Tracker
 
 _CORRECTION_FRAMES = 16  # of those watched, evenly spread: a mean per channel needs no more
 
@@ -101,4 +101,8 @@ def closed_loop(
     model = config.model
     for part in [images] if keep_state else ([image] for image in images):
         tracker = Tracker(config.tracker, model.num_detect, model.num_track)
-        yield from frame_loop(graphs, part, lambda output, t=tracker: t.update(*output.scores_and_boxes()), model)
+
+        def decide(output: FrameOutput, rules: Tracker = tracker) -> Decision:
+            return rules.update(*output.scores_and_boxes())
+
+        yield from frame_loop(graphs, part, decide, model)

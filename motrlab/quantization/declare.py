@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor, nn
 
 from motrlab.config import ModelConfig
 from motrlab.config.scheme import Scheme
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr
-from motrlab.quantization.grids import CONSTANT_SCALE, IMAGE_SCALE, GridOperations
+from motrlab.quantization.grid_operations import GridOperations
+from motrlab.quantization.grids import CONSTANT_SCALE, IMAGE_SCALE
 from motrlab.quantization.tensors import Key, TensorSpec, Value, grid_ends
 
 GRAPHS = ("base", "qim")
@@ -54,8 +56,8 @@ def declare(model: Motr, scheme: Scheme) -> dict[Key, TensorSpec]:
         shadow.qim(*inputs["qim"], net=net)
     # What leaves one graph enters the other: the state passes between them in integers. But a query shares its grid in
     # the QIM with the branch that is added to it, which reaches further.
-    net.unite(memory, ("qim", "embedding"))
-    net.unite(net.last, ("base", "track_query"))
+    net.grids.merge(memory, ("qim", "embedding"))
+    net.grids.merge(net.last, ("base", "track_query"))
     return net.grouped()
 
 
@@ -65,7 +67,7 @@ class _Declaring(GridOperations):
     def __init__(self, model: Motr, scheme: Scheme) -> None:
         super().__init__(module_paths(model), {}, None, scheme)
         self.found: dict[Key, TensorSpec] = {}
-        self._leader: dict[Key, Key] = {}
+        self.grids: DisjointSet = DisjointSet()  # of tensors that share one
         self.last: Key = ("", "")
         self._numel: dict[Key, int] = {}
 
@@ -82,14 +84,15 @@ class _Declaring(GridOperations):
             self.found[key] = TensorSpec(
                 *key, operator, rule, 0, low, high, fixed=fixed, ceiling=facts.get("ceiling"), readers=[]
             )
-            self._leader[key] = key
+            self.grids.add(key)
         for source in sources:
             if source.spec is not None:
                 source.spec.readers.append(key)
         return self.found[key]
 
-    def _note(self, spec: TensorSpec, value: Value) -> None:
-        self._numel[spec.key] = value.data.numel()
+    def look(self, value: Value, steps: Tensor | None = None) -> None:
+        assert value.spec is not None
+        self._numel[value.spec.key] = value.data.numel()
 
     def output(self, x: Value) -> Tensor:
         assert x.spec is not None
@@ -97,18 +100,9 @@ class _Declaring(GridOperations):
         return super().output(x)
 
     def share(self, *tensors: TensorSpec | None) -> None:
-        known = [t for t in tensors if t is not None]
-        for other in known[1:]:
-            self.unite(known[0].key, other.key)
-
-    def unite(self, a: Key, b: Key) -> None:
-        leader, other = self._find(a), self._find(b)
-        self._leader[other] = leader
-
-    def _find(self, key: Key) -> Key:
-        while self._leader[key] != key:
-            key = self._leader[key]
-        return key
+        first, *others = (t.key for t in tensors if t is not None)
+        for other in others:
+            self.grids.merge(first, other)
 
     def grouped(self) -> dict[Key, TensorSpec]:
         """The tensors with the numbers of their groups."""
@@ -116,7 +110,7 @@ class _Declaring(GridOperations):
         result: dict[Key, TensorSpec] = {}
         first: dict[int, TensorSpec] = {}
         for key, spec in self.found.items():
-            group = numbers.setdefault(self._find(key), len(numbers))
+            group = numbers.setdefault(self.grids[key], len(numbers))
             result[key] = replace(spec, group=group, numel=self._numel.get(key, 0))
             one = first.setdefault(group, spec)
             if {one.rule.precision, spec.rule.precision} == {"int8", "int16"} or one.fixed != spec.fixed:

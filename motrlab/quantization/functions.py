@@ -9,8 +9,8 @@ arithmetic on them is arithmetic on integers.
 Why every processor and every library computes the same bits: each step is of one of three kinds.
 
 1. A sum of integers below 2²⁴. All partial sums are exact in float32, whatever their order, fused or not.
-2. One operation (+ − × ÷ √) of IEEE 754, rounded once, where no compiler may contract it with the next: a product that a
-   sum follows stands in `xp.apart`.
+2. One operation (+ − × ÷ √) of IEEE 754, rounded once, where no compiler may contract it with the next: a product that
+   a sum follows stands in `xp.apart`.
 3. A table.
 
 Rounding is to the nearest integer, ties to even, throughout.
@@ -41,6 +41,7 @@ GROWTH = 2**12  # the factor by which a box grows
 SINE = 2**10  # coordinates at which the sine code is tabulated...
 SINE_RANGE = (-512, 2047)  # ...and from where to where
 LARGEST_LOGIT = 8 * DELTA
+LEAST_REACH = 1e-3  # two boxes without a size would be infinitely far apart
 INT16 = (-(2**15), 2**15 - 1)
 
 
@@ -54,11 +55,17 @@ def to_grid(xp: Any, steps: Any, low: int, high: int) -> Any:
     return xp.clip(xp.round(steps), low, high)
 
 
+def key_parts(num_keys: int) -> tuple[slice, ...]:
+    """Slices of the keys of an attention whose sums of 8-bit products stay below 2²⁴: of 514 keys each."""
+    size = (EXACT - 1) // (255 * 128)
+    return tuple(slice(i, min(i + size, num_keys)) for i in range(0, num_keys, size))
+
+
 def exact_parts(magnitude: NDArray[Any], bias: NDArray[Any]) -> tuple[slice, ...]:
     """Slices along the inputs of a product whose sums stay below 2²⁴.
 
     `magnitude` `[out, in]`: the largest that each input can add to each output; `bias` `[out]` goes with the first
-    slice. Float forms sum slice by slice and add the sums as integers. Raises OverflowError where one input is too much.
+    slice. Float forms sum slice by slice and add the sums as integers. OverflowError: one input is too much.
     """
     num_inputs = magnitude.shape[1]
     for num_parts in range(1, num_inputs + 1):
@@ -94,7 +101,7 @@ def add(xp: Any, x: Any, y: Any, factors: tuple[float, float]) -> Any:
 
 
 def norm_limit(channels: int) -> int:
-    """Centred values are cut here, so that the sum of their squares stays below 2²⁴; up to 256 channels none gets there."""
+    """Centred values are cut here, so that their squares sum to less than 2²⁴; up to 256 channels none gets there."""
     return math.isqrt((EXACT - 1) // channels)
 
 
@@ -110,7 +117,7 @@ def norm_constants(
     )
 
 
-def norm(xp: Any, x: Any, y: Any, gain: Any, shift: Any, epsilon: Any, channels: int) -> Any:
+def norm(xp: Any, x: Any, y: Any, gain: Any, shift: Any, epsilon: Any) -> Any:
     """LayerNorm over the last axis of the sum of two int8 tensors of one grid (a 9-bit integer).
 
     d = x + y − rint(S/C), S = Σ(x + y); result d · (2 / √(Σd² + C·ε′)) · √C·γ/2s + β/s. S and Σd² are exact integers:
@@ -118,6 +125,8 @@ def norm(xp: Any, x: Any, y: Any, gain: Any, shift: Any, epsilon: Any, channels:
     its reciprocal, and the numerator is a power of two, because that is how OpenVINO divides. (The mean to a finer step
     changes nothing that an output shows: docs/LOG.md.)
     """
+    channels = gain.shape[-1]
+    gain, shift, epsilon = (xp.const(constant) for constant in (gain, shift, epsilon))
     total = x + y
     centred = total - xp.round(xp.sum(total) * xp.const(f32(1 / channels)))
     limit = norm_limit(channels)
@@ -133,7 +142,7 @@ def attention(
     """Softmax attention: `query` `[…, N, D]`, `key` `[…, D, N]`, `value` `[…, N, D]` int8 → `[…, N, D]` in steps.
 
     x = rint(q·k · f + overlap) + mask, logits on a grid of 1/16; E = rint(levels · exp((x − max x) / 16)), a table of
-    8 bits (`exp_levels`); Σ E·v · (2 / (127 · ΣE) · f′/2). Both sums are integers below 2²⁴ up to 514 keys.
+    8 bits (`exp_levels`); Σ E·v · (2 / (127 · ΣE) · f′/2). Both sums are integers, in float forms by `key_parts`.
     `xp.weighted` gives them; integer kernels find 127 · ΣE as one more column of the product.
     """
     logits = xp.matmul(query, key, logit_factor)
@@ -255,7 +264,7 @@ def sine_rows(xp: Any, reference: Any) -> Any:
     return to_grid(xp, reference * xp.const(float(SINE)), *SINE_RANGE) - xp.const(float(SINE_RANGE[0]))
 
 
-def overlap(xp: Any, centre: Any, other_centre: Any, size: Any, other_size: Any, least: float) -> Any:
+def overlap(xp: Any, centre: Any, other_centre: Any, size: Any, other_size: Any) -> Any:
     """Overlap of reference boxes along one axis: relu(1 − ½|Δ| · (2 / ½(s + s′))); centres and sizes come halved."""
-    reach = xp.maximum(size + other_size, f32(least / 2))
+    reach = xp.maximum(size + other_size, f32(LEAST_REACH / 2))
     return xp.relu(xp.const(1.0) - xp.apart(xp.absolute(centre - other_centre) * (xp.const(2.0) / reach)))

@@ -1,8 +1,8 @@
 """Quantisation-aware training: the float training's loop on the calibrated model in fixed point.
 
 Starts from the calibrated state. The scales of the weights always follow the weights. Ranges that an observer averages
-or takes the largest of move for the first part of the steps and are then frozen; those that were chosen from a histogram
-(percentile, MSE, KL) stay as calibration chose them.
+or takes the largest of move for the first part of the steps and are then frozen; those that were chosen from a
+histogram (percentile, MSE, KL) stay as calibration chose them.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from motrlab.model.base import BaseOutput, decode_boxes
 from motrlab.model.motr import Motr, build_motr, folded_copy
 from motrlab.quantization import functions
 from motrlab.quantization.declare import declare, module_paths
-from motrlab.quantization.grids import TORCH, GridOperations
+from motrlab.quantization.grid_operations import GridOperations
+from motrlab.quantization.grids import TORCH
 from motrlab.quantization.ranges import Ranges
 from motrlab.training.checkpoint import load_tensors, save_model
 

@@ -20,7 +20,8 @@ class Ranges(nn.Module):
 
     An observation is the largest magnitude in one frame, over the slots that hold somebody; a frame in which nobody is
     tracked says nothing of the track slots. Observations wait in `pending` (with the model when it is saved) for
-    `advance`: all frames of a training step have one grid. A grid that several tensors share reaches as far as the largest of them.
+    `advance`: all frames of a training step have one grid. A grid that several tensors share reaches as far as the
+    largest of them.
     """
 
     largest: Tensor

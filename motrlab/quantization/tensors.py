@@ -19,8 +19,8 @@ class TensorSpec:
     """A tensor between two operations of a graph.
 
     `name` is the path of the module that makes it (see `scheme.Rule.path`). Tensors of one `group` share a grid. `low`
-    and `high` are the grid's ends. `fixed`: a scale that nothing observes. `ceiling`: what a ReLU6 lets through. `numel`:
-    its values in one frame.
+    and `high` are the grid's ends. `fixed`: a scale that nothing observes. `ceiling`: what a ReLU6 lets through.
+    `numel`: its values in one frame.
     """
 
     graph: str
@@ -96,6 +96,11 @@ class Value:
     def split(self, size: int, axis: int) -> list[Value]:
         """Parts of `size` along an axis."""
         return [replace(self, data=part) for part in self.data.split(size, axis)]
+
+
+def number(scale: Any) -> float:
+    """A scale without its gradient."""
+    return float(scale.detach()) if isinstance(scale, Tensor) else float(scale)
 
 
 class StraightThrough(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from motrlab.quantization.functions import EXACT, ONE
+from motrlab.quantization.functions import ONE, exact_parts, key_parts
+from motrlab.quantization.tensors import StraightThrough
+
+MIN_SCALE = 1e-6  # of weights
+LARGEST_BIAS = 2**22  # in steps of the accumulator
 
 
 class TorchArithmetic:
@@ -69,22 +73,14 @@ class TorchArithmetic:
 
     def weighted(self, shares: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Σ E·v and 127 · ΣE; `shares` are of 8 bits."""
-        mixed = exact_sum(
-            lambda part: torch.matmul(shares[..., part], value[..., part, :]), shares.shape[-1], 255 * 128
-        )
-        return mixed, exact_sum(lambda part: shares[..., part].sum(-1, keepdim=True) * ONE, shares.shape[-1], 255 * ONE)
+        parts = key_parts(shares.shape[-1])
+        mixed = exact_sum([torch.matmul(shares[..., p], value[..., p, :]) for p in parts])
+        return mixed, exact_sum([shares[..., p].sum(-1, keepdim=True) * ONE for p in parts])
 
 
-def exact_sum(part: Callable[[slice], Tensor], num_terms: int, largest: float) -> Tensor:
-    """A sum of `num_terms` integers of at most `largest`, of which `part(slice)` sums some, rounded once to float32.
-
-    Below 2²⁴ that is one float32 sum. Beyond, parts below it are added in double.
-    """
-    size = max(1, int((EXACT - 1) // largest))
-    if num_terms <= size:
-        return part(slice(0, num_terms))
-    parts = [part(slice(first, min(first + size, num_terms))).double() for first in range(0, num_terms, size)]
-    return torch.stack(parts).sum(0).float()
+def exact_sum(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of integers, rounded once to float32 as integer kernels do it."""
+    return parts[0] if len(parts) == 1 else torch.stack([p.double() for p in parts]).sum(0).float()
 
 
 @dataclass(frozen=True)
@@ -104,26 +100,47 @@ class IntegerLayer:
         """With its outputs in another order."""
         return IntegerLayer(self.weight[order], self.bias[order], self.scale[order], self.step[order], self.parts)
 
-    def linear(self, x: Tensor) -> Tensor:
-        """Accumulators of `x` `[…, in]`."""
-        return self._sum(lambda p, bias: F.linear(x[..., p], self.weight[:, p], bias))
+    def of_tokens(self, x: Tensor) -> Tensor:
+        """Accumulators `[…, out]` of `x` `[…, in]`, for a matrix or a 1×1 convolution."""
+        weight, first = self.weight.flatten(1), self.parts[0]
+        return exact_sum([F.linear(x[..., p], weight[:, p], self.bias if p is first else None) for p in self.parts])
 
-    def convolution(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
-        """Accumulators of `x` `[B, in, H, W]`, shapes as `conv` has them."""
-        settings = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        if len(self.parts) == 1:
-            return F.conv2d(x, self.weight, self.bias, *settings)
-        return self._sum(lambda p, bias: F.conv2d(x[:, p], self.weight[:, p], bias, *settings))
-
-    def _sum(self, part: Callable[[slice, Tensor | None], Tensor]) -> Tensor:
-        first, *others = self.parts
-        total = part(first, self.bias)
-        if others:
-            total = torch.stack([total.double(), *(part(p, None).double() for p in others)]).sum(0).float()
-        return total
+    def of_map(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+        """Accumulators `[B, H, W, out]` of `x` `[B, in, H, W]`, by the shapes of `conv`."""
+        if conv.kernel_size == (1, 1) and conv.groups == 1 and conv.stride == (1, 1):
+            return self.of_tokens(x.permute(0, 2, 3, 1))
+        shape = (conv.stride, tuple(map(int, conv.padding)), conv.dilation, conv.groups)
+        if len(self.parts) == 1:  # as depthwise kernels always are
+            return F.conv2d(x, self.weight, self.bias, *shape).permute(0, 2, 3, 1)
+        first, weight = self.parts[0], self.weight
+        sums = [F.conv2d(x[:, p], weight[:, p], self.bias if p is first else None, *shape) for p in self.parts]
+        return exact_sum(sums).permute(0, 2, 3, 1)
 
 
 def side_by_side(layers: Sequence[IntegerLayer]) -> IntegerLayer:
     """Products of one input as one product of all their outputs."""
-    joined = [torch.cat([getattr(x, name) for x in layers]) for name in ("weight", "bias", "scale", "step")]
-    return IntegerLayer(*joined, max((x.parts for x in layers), key=len))
+    weight, bias, scale, step = (
+        torch.cat([getattr(x, name) for x in layers]) for name in ("weight", "bias", "scale", "step")
+    )
+    return IntegerLayer(weight, bias, scale, step, max((x.parts for x in layers), key=len))
+
+
+def integer_layer(weight: Tensor, bias: Tensor, x_scale: Any, limit: int, *, per_channel: bool) -> IntegerLayer:
+    """The integers of a layer whose input is in steps of `x_scale`; with gradients, where they are enabled.
+
+    `limit`: largest magnitude of a weight. The scales follow the weights; a bias that would pass 2²² widens them.
+    """
+    flat = weight.detach().abs().flatten(1)
+    largest = flat.amax(1) if per_channel else flat.amax().expand(len(flat))
+    x_step = torch.as_tensor(x_scale, dtype=torch.float32, device=weight.device)
+    scale = (largest / limit).clamp(min=MIN_SCALE)
+    scale = torch.maximum(scale, bias.detach().abs() / (x_step.detach() * LARGEST_BIAS))
+    steps, step = weight / scale.reshape(-1, *[1] * (weight.ndim - 1)), x_step * scale
+    shift = (bias.detach().double() / step.detach().double()).round().float()
+    if torch.is_grad_enabled():
+        rounded = StraightThrough.apply(steps, steps.detach(), -limit, limit)
+        floating = bias / step
+        return IntegerLayer(rounded, floating + (shift - floating).detach(), scale, step, (slice(0, weight.shape[1]),))
+    rounded = steps.round()
+    magnitude = rounded.abs().reshape(*weight.shape[:2], -1).sum(2).double() * 255
+    return IntegerLayer(rounded, shift, scale, step, exact_parts(magnitude.cpu().numpy(), shift.cpu().numpy()))

@@ -65,6 +65,7 @@ def _context(run: Run, numbers_only: bool) -> dict[str, Any]:
         "cards": cards(records),
         "accuracy": {p: t for p in PROTOCOLS if (t := tables.accuracy_table(records, p))},
         "costs": {p: t for p in PROTOCOLS if (t := tables.cost_table(records, p))},
+        "agreement": tables.agreement_table(records),
         "accuracy_picture": pictures.accuracy_picture(records, PROTOCOLS[0]),
         "sequences": {p: t for p in PROTOCOLS if (t := tables.sequence_table(records, p))},
         "losses": losses,

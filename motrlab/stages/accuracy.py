@@ -103,13 +103,23 @@ def track_part(
 ) -> dict[str, Tracks]:
     """Tracks of every sequence of `test` or `unseen`, or of its first `num_frames` frames."""
     store = open_store(run, part)
-    names = [info.name for info in sorted(store.sequences, key=lambda info: info.num_frames)]
     tracks: dict[str, Tracks] = {}
     with _inference():
-        for first in range(0, len(names), engine.num_streams):
-            group = names[first : first + engine.num_streams]
+        for group in _groups(store, engine.num_streams):
             tracks.update(_track_group(run, engine, store, group, tracker or run.config.tracker, num_frames))
     return {info.name: tracks[info.name] for info in store.sequences}
+
+
+def _groups(store: FrameStore, most: int) -> list[list[str]]:
+    """Names of at most so many videos of about one length: the batch runs on until the longest has ended."""
+    groups: list[list[str]] = []
+    shortest = 0
+    for info in sorted(store.sequences, key=lambda info: info.num_frames):
+        if not groups or len(groups[-1]) == most or info.num_frames > 1.5 * shortest:
+            groups.append([])
+            shortest = info.num_frames
+        groups[-1].append(info.name)
+    return groups
 
 
 def _track_group(

@@ -110,8 +110,14 @@ def test_record_is_complete(run: Run, stage: str, kind: str) -> None:
 def test_integer_share(run: Run) -> None:
     metrics = run.last_record("fixed_point", "integer")["metrics"]  # type: ignore[index]
     for graph in ("base", "qim"):
-        assert metrics[f"{graph}.integer_macs_share"] >= 0.95
-        assert metrics[f"{graph}.integer_nodes_share"] >= 0.9
+        assert metrics[f"{graph}.integer_macs_share"] == metrics[f"{graph}.integer_nodes_share"] == 1
+        assert metrics[f"{graph}.inexact_operators"] == ""
+
+
+def test_all_forms_give_the_same_track_files(run: Run) -> None:
+    metrics = run.last_record("fixed_point", "agreement")["metrics"]  # type: ignore[index]
+    for form in ("qat", "openvino"):
+        assert metrics[f"{form}.equal_files"] == metrics[f"{form}.num_files"] == 3, metrics[f"{form}.first_difference"]
 
 
 def test_report_needs_nothing_else(run: Run) -> None:
@@ -128,7 +134,7 @@ def test_tracks_are_motchallenge_files(run: Run) -> None:
 
 
 def test_a_broken_scale_is_refused_and_would_change_the_tracks(run: Run, tmp_path: Path) -> None:
-    """Negative control: one scale of the artefact times four."""
+    """Negative control: the weights of one convolution of the artefact times four."""
     folder = tmp_path / "artifact"
     shutil.copytree(run.artifact, folder)
     _break_a_scale(folder / "base.ort.onnx")
@@ -136,7 +142,7 @@ def test_a_broken_scale_is_refused_and_would_change_the_tracks(run: Run, tmp_pat
         verify_artifact(folder)
     intact = load_artifact(run.artifact)
     network = load_onnxruntime(folder / "base.ort.onnx", ("class_logits", "boxes", "embedding"), 1)
-    graphs = OnnxGraphs(network, intact.graphs.qim_network, intact.graphs.detect_query, relative_boxes=True)
+    graphs = OnnxGraphs(network, intact.graphs.qim_network, intact.graphs.detect_query, boxes=intact.graphs.boxes)
     eager = replace(intact.tracker, birth_score=0.05, miss_score=0.05, reset_score=0.05, output_score=0.05)
     good, bad = (_tracks(run, replace(intact, tracker=eager, graphs=g)) for g in (intact.graphs, graphs))
     assert len(good) > 20, "the control needs tracks to compare"
@@ -146,9 +152,8 @@ def test_a_broken_scale_is_refused_and_would_change_the_tracks(run: Run, tmp_pat
 
 def _break_a_scale(path: Path) -> None:
     model: Any = onnx.load(path)
-    convolution = next(node for node in model.graph.node if node.op_type == "Conv")
-    dequantise = next(node for node in model.graph.node if node.output[0] == convolution.input[1])
-    scale = next(i for i in model.graph.initializer if i.name == dequantise.input[1])
+    convolution = next(node for node in model.graph.node if node.op_type == "QLinearConv")
+    scale = next(i for i in model.graph.initializer if i.name == convolution.input[4])
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 4, scale.name))
     onnx.save(model, path)
 

@@ -11,16 +11,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from motrlab.deploy.export import export_float
 
 from motrlab.data.motchallenge import Annotations
 from motrlab.deploy.artifact import write_artifact
+from motrlab.deploy.kernel_graph import kernel_graphs
+from motrlab.deploy.portable import portable_graphs
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import evaluate
 from motrlab.evaluation.tracks import Tracks, read_tracks
 from motrlab.model.motr import folded_copy
+from motrlab.quantization.calibration import calibrate
+from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run
-from motrlab.stages.accuracy import evaluate_raw, evaluate_stage, evaluate_unseen, open_engine, read_frames, track_part
+from motrlab.stages.accuracy import (
+    evaluate_raw,
+    evaluate_stage,
+    evaluate_unseen,
+    network_inputs,
+    open_engine,
+    read_frames,
+    track_part,
+)
 from motrlab.stages.data import open_store, read_ground_truth
 from motrlab.stages.models import checkpoint_file, load_float
 from motrlab.training.trainer import train_float
@@ -150,17 +161,16 @@ sys.exit(main(["evaluate", "--run", "tiny", "--stage", "fixed_point"]))
 
 
 def test_the_artefact_is_evaluated_without_torch(trained: Run) -> None:
-    model = folded_copy(load_float(trained))
-    export = trained.path / "export"
-    export_float(model, export)
+    quantised = QuantizedMotr(folded_copy(load_float(trained)), trained.config.scheme)
+    calibrate(quantised, [network_inputs(trained, open_store(trained), "STREET-01", last=3)], trained.config)
+    graphs = {f"{name}.ort.onnx": graph for name, graph in kernel_graphs(quantised).items()}
+    graphs |= {f"{name}.onnx": graph for name, graph in portable_graphs(quantised).items()}
+    query, reference = quantised.detect_slots()
     write_artifact(
         trained.artifact,
-        base_onnx=export / "base.onnx",
-        qim_onnx=export / "qim.onnx",
-        base_ort=export / "base.onnx",
-        qim_ort=export / "qim.onnx",
-        detect_query=model.base.detect.query.detach().numpy(),
-        detect_reference=model.base.detect.reference().detach().numpy(),
+        graphs=graphs,
+        detect_query=query.numpy(),
+        detect_reference=reference.numpy(),
         config=trained.config,
         provenance={},
     )

@@ -8,8 +8,8 @@ import torch
 from motrlab.config.scheme import PRODUCTS, Rule, Scheme
 from motrlab.model.motr import Motr
 from motrlab.quantization import functions
+from motrlab.quantization.analysis.listing import QuantisedTensor, listing_table, quantised_tensors
 from motrlab.quantization.equalisation import product
-from motrlab.quantization.listing import QuantisedTensor, listing_table, quantised_tensors
 from motrlab.quantization.quantized import QuantizedMotr, num_quantisers
 
 
@@ -57,7 +57,7 @@ def test_weights(quantised: QuantizedMotr, base_inputs: tuple[torch.Tensor, ...]
         layer = product(quantised.model, key)
         assert tensor.reach == pytest.approx(float(layer.weight.abs().max()))
         assert (tensor.observer, tensor.group) == ("per channel", None)
-        integers = quantised.net._layers.get((id(layer), 1, False))  # those that the base graph has just used
+        integers = quantised.net._known.get((id(layer), False))  # those that the base graph has just used
         if integers is not None and tensor.scale > 0:  # weights that are all zero have the scale of their bias
             assert tensor.scale == pytest.approx(float(integers.scale.max()))
             checked += 1
