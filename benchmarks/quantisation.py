@@ -69,7 +69,10 @@ def shared(options: argparse.Namespace) -> bool:
 
 
 def build(seed: int, options: argparse.Namespace, first: Run | None) -> Run:
-    """Every stage of one seed that is not there yet; `first` has the data, float model and calibration of all."""
+    """Every stage of one seed that is not there yet.
+
+    `first` has the data, float model and calibration of all, and is the only one that is converted.
+    """
     qat = load_preset(options.preset).qat
     qat = replace(qat, lr=options.lr or qat.lr, learn_scales=options.learn_scales)
     name = f"quantisation_{options.preset}_{seed}{options.suffix}"
@@ -86,7 +89,8 @@ def build(seed: int, options: argparse.Namespace, first: Run | None) -> Run:
         given = options.float / f"{seed}.safetensors" if options.float.is_dir() else options.float
         shutil.copy(given, file)
     stages = (train_float, calibrate, train_qat, train_float_extra, convert)
-    for stage, work in list(zip(STAGES, stages, strict=True))[2 if first else 0 :]:
+    todo = list(zip(STAGES, stages, strict=True))
+    for stage, work in todo[2:4] if first else todo:
         if run.last_record(stage, "accuracy") is None:
             if not is_done(run, stage):
                 work(run)
@@ -111,8 +115,7 @@ def table(runs: list[Run], *, one_float: bool) -> str:
     """Rows of mean (lowest to highest) over the runs, differences in points."""
 
     def score(run: Run, stage: str, name: str) -> float:
-        source = runs[0] if one_float and stage in ("float", "calibration") else run
-        record = source.last_record(stage, "accuracy")
+        record = run.last_record(stage, "accuracy")
         assert record is not None
         return float(record["metrics"][f"motchallenge.{name}"])
 
@@ -128,15 +131,16 @@ def table(runs: list[Run], *, one_float: bool) -> str:
             text += f" ±{half:.{digits}f} (95 %)"
         return text
 
-    lines = []
-    for stage in STAGES:
-        lines += [row(f"{stage} {name}", [score(r, stage, name) for r in runs], 4) for name in ("mota", "idf1", "hota")]
-    pairs = (("calibration", "float"), ("qat", "float_extra"), ("fixed_point", "qat"))
-    for stage, other in pairs:
-        for name in ("mota", "idf1"):
-            values = [100 * (score(r, stage, name) - score(r, other, name)) for r in runs]
-            lines.append(row(f"{stage} - {other}, {name}, points", values, 2))
     compared = runs[:1] if one_float else runs
+    seeded = dict.fromkeys(STAGES, compared) | {"qat": runs, "float_extra": runs}
+    lines = []
+    for stage, group in seeded.items():
+        for name in ("mota", "idf1", "hota"):
+            lines.append(row(f"{stage} {name}", [score(r, stage, name) for r in group], 4))
+    for stage, other in (("calibration", "float"), ("qat", "float_extra"), ("fixed_point", "qat")):
+        for name in ("mota", "idf1"):
+            values = [100 * (score(r, stage, name) - score(r, other, name)) for r in seeded[stage]]
+            lines.append(row(f"{stage} - {other}, {name}, points", values, 2))
     for form in FORMS:
         equal = sum(int(agreement(r, f"{form}.equal_files")) for r in compared)
         files = sum(int(agreement(r, f"{form}.num_files")) for r in compared)

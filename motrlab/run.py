@@ -26,7 +26,7 @@ from motrlab.errors import UserError
 
 SCHEMA = 1
 STAGES = ("data", "float", "calibration", "qat", "float_extra", "fixed_point", "perf")
-_REPORTED_PACKAGES = ("motrlab", "torch", "torchao", "onnx", "onnxruntime", "openvino", "numpy", "motmetrics")
+_REPORTED_PACKAGES = ("motrlab", "torch", "onnx", "onnxruntime", "openvino", "numpy", "motmetrics")
 
 
 def project_root() -> Path:

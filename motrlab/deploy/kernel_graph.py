@@ -237,7 +237,7 @@ class KernelOperations(OnnxOperations):
 
     def _sum(self, owner: nn.Module | str, x: Node, y: Node, scales: tuple[float, float]) -> Node:
         spec = self.spec(owner, "sum")
-        factors = functions.add_factors(*scales, float(self.grids.scale(spec)))
+        factors = self.grids.sum_factors(spec, *scales)
         inputs = [
             part
             for node, factor in zip((x, y), factors, strict=True)

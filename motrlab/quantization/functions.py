@@ -65,9 +65,11 @@ def exact_parts(magnitude: NDArray[Any], bias: NDArray[Any]) -> tuple[slice, ...
     """Slices along the inputs of a product whose sums stay below 2²⁴.
 
     `magnitude` `[out, in]`: the largest that each input can add to each output; `bias` `[out]` goes with the first
-    slice. Float forms sum slice by slice and add the sums as integers. OverflowError: one input is too much.
+    slice. Float forms sum slice by slice and add the sums as integers. OverflowError: int32 cannot hold the sum of all.
     """
     num_inputs = magnitude.shape[1]
+    if (magnitude.sum(1) + np.abs(bias)).max() >= 2**31:
+        raise OverflowError(f"the sum of {num_inputs} products can pass 2³¹")
     for num_parts in range(1, num_inputs + 1):
         size = -(-num_inputs // num_parts)
         parts = tuple(slice(i, min(i + size, num_inputs)) for i in range(0, num_inputs, size))
@@ -75,7 +77,7 @@ def exact_parts(magnitude: NDArray[Any], bias: NDArray[Any]) -> tuple[slice, ...
         sums[0] += np.abs(bias)
         if sums.max() < EXACT:
             return parts
-    raise OverflowError("the products of a single input pass 2²⁴")
+    raise OverflowError("the products of a single input can pass 2²⁴")
 
 
 def product(xp: Any, accumulator: Any, factor: Any) -> Any:

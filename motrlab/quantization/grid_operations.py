@@ -14,7 +14,7 @@ from motrlab.model.attention import Attention, DeformableAttention, OverlapBias
 from motrlab.model.base import BaseGraph
 from motrlab.model.operations import EPSILON, FLOAT, LEAST_SIZE, SIZE_LIMIT, attend, sample_map, sine_frequencies
 from motrlab.quantization import functions
-from motrlab.quantization.grids import TORCH, Grids
+from motrlab.quantization.grids import TORCH, Grids, named
 from motrlab.quantization.tensors import TensorSpec, Value, number
 
 
@@ -59,10 +59,15 @@ class GridOperations(Grids):
 
         def exact() -> Tensor:
             first, second = (number(v.scale) * share for v, share in zip((x, y), shares, strict=True))
-            return functions.add(TORCH, x.data, y.data, functions.add_factors(first, second, number(self.scale(spec))))
+            return functions.add(TORCH, x.data, y.data, self.sum_factors(spec, first, second))
 
         fixed = self.ranges is None or not self.ranges.scale.requires_grad  # no gradient goes to scales
         return self.finish(spec, lambda: x.real * shares[0] + y.real * shares[1], exact, x.live, differentiable=fixed)
+
+    def sum_factors(self, spec: TensorSpec, x_scale: float, y_scale: float) -> tuple[float, float]:
+        """As `functions.add_factors`. Raises UserError where the sum's grid is too fine."""
+        with named(spec):
+            return functions.add_factors(x_scale, y_scale, number(self.scale(spec)))
 
     def norm(self, norm: Any, x: Value, branch: Value) -> Value:
         self.share(x.spec, branch.spec)

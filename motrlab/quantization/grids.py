@@ -7,7 +7,8 @@ model; observers then see the float values. `grid_operations.py` has the functio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motrlab.config.scheme import Scheme
+from motrlab.errors import UserError
 from motrlab.model.attention import DeformableAttention
 from motrlab.model.base import DetectQueries
 from motrlab.model.operations import FLOAT, Operations
@@ -27,6 +29,17 @@ from motrlab.quantization.torch_arithmetic import IntegerLayer, TorchArithmetic,
 TORCH = TorchArithmetic()
 IMAGE_SCALE = 1 / 128  # of the image's bytes
 CONSTANT_SCALE = 1 / 127  # of sines and cosines
+
+
+@contextmanager
+def named(spec: TensorSpec) -> Iterator[None]:
+    """An overflow of an accumulator as a UserError that names the tensor."""
+    try:
+        yield
+    except OverflowError as error:
+        raise UserError(
+            f"{spec.graph} {spec.name}: {error}; give its rule {spec.rule.label!r} a coarser scale, or calibrate again"
+        ) from error
 
 
 class Grids(Operations):
@@ -213,7 +226,8 @@ class Grids(Operations):
 
         def make() -> IntegerLayer:
             limit, per_channel = self.scheme.weight_limit, spec.rule.per_channel
-            each = [integer_layer(m.weight, m.bias, x_scale, limit, per_channel=per_channel) for m in modules]
+            with named(spec):
+                each = [integer_layer(m.weight, m.bias, x_scale, limit, per_channel=per_channel) for m in modules]
             return side_by_side(each) if len(each) > 1 else each[0]
 
         found: IntegerLayer = self.known((*map(id, modules), torch.is_grad_enabled()), make)

@@ -1,6 +1,6 @@
 """How a range is chosen from what an observer saw: functions of a histogram of magnitudes.
 
-`min_max` and `moving_average` need no histogram and live in `FakeQuantize`; what is added to `FROM_HISTOGRAM` here can
+`min_max` and `moving_average` need no histogram (`ranges.py`); what is added to `FROM_HISTOGRAM` here can
 be named in a rule once `config.scheme.OBSERVERS` lists it.
 """
 

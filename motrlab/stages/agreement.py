@@ -25,8 +25,8 @@ def measure_agreement(run: Run) -> dict[str, Any]:
 
     Over all test halves and unseen videos. Record of stage `fixed_point`, kind `agreement`: `qat.equal_files` of
     `qat.num_files` are equal byte for byte, `qat.first_difference` names the first that is not; likewise `openvino`.
-    The portable files are not exact: `portable_onnxruntime.idf1` and so on score their tracks on the test halves with the
-    fixed-point tracks as ground truth, `portable_openvino` those on OpenVINO's own int8 kernels.
+    The portable files are not exact: `portable_onnxruntime.idf1` and so on score their tracks on the test halves with
+    the fixed-point tracks as ground truth, `portable_openvino` those on OpenVINO's own int8 kernels.
     """
     started = time.time()
     parts = ("test", "unseen") if has_unseen(run) else ("test",)

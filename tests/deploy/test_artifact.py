@@ -111,7 +111,7 @@ def test_another_schema_is_refused(make_artifact: Make, tmp_path: Path, monkeypa
     monkeypatch.setattr(module, "SCHEMA", 99)
     folder = make_artifact(tmp_path / "artifact")
     monkeypatch.undo()
-    with pytest.raises(UserError, match="schema 99.* convert the run again"):
+    with pytest.raises(UserError, match=r"schema 99.* convert the run again"):
         load_artifact(folder)
 
 

@@ -48,8 +48,8 @@ def test_float_files_run_on_none(graph: str, shares: dict[str, IntegerShare]) ->
     assert (share.macs_share, share.nodes_share) == (0, 0)
     assert len(share.float_names) == len(share.products)
     assert share.inexact  # softmax, layer norm, sine, ...
-    # The same sums, but that float kernels count the channels that they pad to blocks of 16, and integer ones a column
-    # of ones in every attention.
+    # The same sums, but that float kernels count the channels that they pad to blocks of 16, and integer ones what
+    # `test_as_many_macs_as_calops_count` names.
     assert 0.7 * integers.macs < share.macs < 1.5 * integers.macs
 
 

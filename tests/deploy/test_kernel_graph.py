@@ -116,7 +116,9 @@ NETWORKS: dict[str, Any] = {
         "model": {"relative_boxes": False, "overlap_bias": False, "decoder_points": 1, "anchor_grid": None},
     },
     "three points, query memory, deeper": {
-        "model": {"decoder_points": 3, "encoder_points": 2, "query_memory": 0.3, "decoder_layers": 3, "encoder_layers": 2},
+        "model": {
+            "decoder_points": 3, "encoder_points": 2, "query_memory": 0.3, "decoder_layers": 3, "encoder_layers": 2,
+        },
         "birth": 0.1,
     },
     "inverted bottlenecks, relu6, odd sizes": {

@@ -214,8 +214,6 @@ def test_empty_slots_are_not_observed() -> None:
 @pytest.mark.parametrize("observer", sorted(FROM_HISTOGRAM))
 def test_empty_slots_are_not_in_the_histogram(observer: str) -> None:
     """Neither what stands in them, nor as so many zeros."""
-    # Fails for the percentile: `observe` gives the histogram x · live, so that empty slots count as zeros. With 10 of
-    # 100 slots live the 99th percentile of the magnitudes becomes their 90th: 1.70 instead of 2.69.
     tensor = spec(observer=observer)
     with_empty, without = Ranges([tensor]), Ranges([tensor])
     x = normal(2 * 16 * 10 * 100).reshape(2, 16, 10, 100)

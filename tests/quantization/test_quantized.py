@@ -279,6 +279,18 @@ def test_a_scale_that_cannot_be_fixed_is_refused(float_model: Motr, rule: Rule, 
         QuantizedMotr(float_model, Scheme().with_rules(rule))
 
 
+def test_a_sum_on_a_grid_that_is_too_fine_is_named(float_model: Motr, base_inputs: Inputs) -> None:
+    (name, *_) = sorted(s.name for s in QuantizedMotr(float_model).specs.values() if (s.graph, s.operator) == ("base", "sum"))
+    quantised = QuantizedMotr(float_model, Scheme().with_rules(Rule(name="fine", path=name, scale=1e-6)))
+    with torch.no_grad():
+        quantised.graphs.base(*base_inputs)
+        quantised.ranges.finish()
+    quantised.mode("evaluate")
+    with pytest.raises(UserError, match=rf"{name}: .* times finer .*'fine'") as error, torch.no_grad():
+        quantised.graphs.base(*base_inputs)
+    assert "\n" not in str(error.value)
+
+
 def test_a_fixed_scale_is_kept(quantised: QuantizedMotr, float_model: Motr, base_inputs: Inputs) -> None:
     scheme = Scheme().with_rules(Rule(path="decoder.0.ffn.expand", scale=0.25))
     other = QuantizedMotr(float_model, scheme)
