@@ -65,11 +65,8 @@ def write_artifact(
         for name in GRAPH_FILES:
             save_onnx(graphs[name], temporary / name)
         # Every member gets the zip epoch as its time, so that equal arrays are equal bytes.
-        np.savez(
-            temporary / "queries.npz",
-            query=np.asarray(detect_query, np.float32),
-            reference=np.asarray(detect_reference, np.float32),
-        )
+        query, reference = (np.asarray(x, np.float32) for x in (detect_query, detect_reference))
+        np.savez(temporary / "queries.npz", query=query, reference=reference)
         _write_json(temporary / "tracker.json", _tracker_description(config))
         manifest = {
             "schema": SCHEMA,
@@ -83,7 +80,9 @@ def write_artifact(
 
 def _tracker_description(config: Config) -> dict[str, Any]:
     model = config.model
-    rows = model.num_slots // model.slot_columns
+    sizes = {name: getattr(model, name) for name in ("num_detect", "num_track", "slot_columns", "d_model")}
+    slots = [model.num_slots // model.slot_columns, model.slot_columns]
+    channels = {"class_logits": 1, "boxes": 4, "embedding": model.d_model}
     return {
         "schema": SCHEMA,
         "tracker": dataclasses.asdict(config.tracker),
@@ -96,15 +95,7 @@ def _tracker_description(config: Config) -> dict[str, Any]:
             "float": "float32 [1, 3, height, width], (YUV - 128) / 128: input of base.onnx",
         },
         "weight_bits": config.scheme.weight_bits,
-        "shapes": {
-            "num_detect": model.num_detect,
-            "num_track": model.num_track,
-            "slot_columns": model.slot_columns,
-            "d_model": model.d_model,
-            "class_logits": [1, 1, rows, model.slot_columns],
-            "boxes": [1, 4, rows, model.slot_columns],
-            "embedding": [1, model.d_model, rows, model.slot_columns],
-        },
+        "shapes": sizes | {name: [1, number, *slots] for name, number in channels.items()},
         "boxes": "relative" if model.relative_boxes else "logits",
     }
 
@@ -131,32 +122,34 @@ def verify_artifact(folder: Path) -> dict[str, Any]:
     """The manifest of an artefact all of whose files are there and unchanged. Raises UserError naming the first bad."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such artefact folder; {_HINT}")
-    hashes = _read_json(folder / MANIFEST).get("files")
+    manifest = _read_json(folder / MANIFEST)
+    hashes = manifest.get("files")
     if not isinstance(hashes, dict):
         raise UserError(f"{folder / MANIFEST}: lists no files; {_HINT}")
-    for name in ARTIFACT_FILES:
-        file = folder / name
-        if not file.is_file():
-            raise UserError(f"{file}: missing from the artefact; {_HINT}")
-        if _sha256(file) != hashes.get(name):
+    for file in (folder / name for name in ARTIFACT_FILES):
+        if _sha256(file) != hashes.get(file.name):
             raise UserError(f"{file}: its hash differs from the one in {MANIFEST}; {_HINT}")
-    return _read_json(folder / MANIFEST)
+    return manifest
 
 
 def read_tracker_description(folder: Path) -> dict[str, Any]:
     """`tracker.json` of a verified artefact. Raises UserError if another version of motrlab wrote it."""
     file = folder / "tracker.json"
     description = _read_json(file)
-    if description.get("schema") != SCHEMA:
-        raise UserError(
-            f"{file}: an artefact of schema {description.get('schema')!r}, this motrlab reads {SCHEMA}; {_HINT}"
-        )
+    found = description.get("schema")
+    if found != SCHEMA:
+        raise UserError(f"{file}: an artefact of schema {found!r}, this motrlab reads {SCHEMA}; {_HINT}")
     return description
 
 
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        raise UserError(f"{path}: missing from the artefact; {_HINT}")
+    return path.read_bytes()
+
+
 def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashlib.sha256(_content(path)).hexdigest()
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -164,10 +157,9 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: missing from the artefact; {_HINT}")
+    text = _content(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); {_HINT}") from error
     if not isinstance(values, dict):

@@ -24,17 +24,14 @@ INTEGER_OPERATORS = {
     "QGemm",
 }  # fmt: skip
 FLOAT_OPERATORS = {"Conv", "FusedConv", "MatMul", "FusedMatMul", "Gemm", "NhwcFusedConv"}
-# Operators whose float32 results are exact by construction (`quantization/functions.py`): one rounding, sums of integers,
-# tables, data moved; the grid that follows Exp is a table, and GridSample's coordinates are exact.
+# Operators whose float32 results are exact by construction (`quantization/functions.py`): one rounding, sums of
+# integers, tables, data moved; the grid that follows Exp is a table, and GridSample's coordinates are exact.
 EXACT_OPERATORS = INTEGER_OPERATORS | {
     "Abs", "Add", "Cast", "Clip", "Concat", "DequantizeLinear", "Div", "Exp", "Expand", "Gather", "GridSample", "Max",
     "Mul", "QLinearAdd", "QuantizeLinear", "ReduceMax", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round",
     "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 }  # fmt: skip
 _WEIGHT_INPUT = {"QLinearConv": 3, "ConvInteger": 1, "Conv": 1, "FusedConv": 1, "NhwcFusedConv": 1}
-_SECOND_INPUT = {"QLinearMatMul": 3, "QGemm": 3}
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -87,71 +84,44 @@ class IntegerShare:
 
 def integer_share(path: Path) -> IntegerShare:
     """Load the file in ONNX Runtime and count the nodes of the graph as it is optimised there."""
+    options = onnxruntime_options(1)
     with tempfile.TemporaryDirectory() as folder:
-        optimised = Path(folder) / "optimised.onnx"
-        options = onnxruntime_options(1)
-        options.optimized_model_filepath = str(optimised)
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        model = onnx.load(optimised)
-        values = _values_by_running(session, model, Path(folder))
-    arrays = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
-    shapes: dict[str, Shape] = {name: x.shape for name, x in (arrays | values).items()}
-    kinds = {name: x.dtype for name, x in (arrays | values).items()}
-    products = []
-    touching: Counter[str] = Counter()
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        model = onnx.load(options.optimized_model_filepath)
+    constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    values = _values_by_running(model) | constants
+    products, touching = [], Counter[str]()
     for node in model.graph.node:
         if node.op_type in INTEGER_OPERATORS | FLOAT_OPERATORS:
-            macs = _macs(node, shapes)
-            products.append(Product(node.name, node.op_type, macs, node.op_type in INTEGER_OPERATORS))
-        passing = [name for name in (*node.input, *node.output) if name and name not in arrays]
-        if any(kinds[name] == np.float32 for name in passing):
+            products.append(Product(node.name, node.op_type, _macs(node, values), node.op_type in INTEGER_OPERATORS))
+        passing = {*node.input, *node.output} - {""} - constants.keys()
+        if any(values[name].dtype == np.float32 for name in passing):
             touching[node.op_type] += 1
     inexact = sorted({node.op_type for node in model.graph.node} - EXACT_OPERATORS)
     return IntegerShare(tuple(products), len(model.graph.node), dict(touching.most_common()), tuple(inexact))
 
 
-def random_inputs(session: ort.InferenceSession, seed: int = 0) -> dict[str, np.ndarray]:
-    """Standard normal float32 inputs, or random bytes; masks are ones, boxes lie inside the image."""
-    generator = np.random.default_rng(seed)
-    inputs = {}
-    for item in session.get_inputs():
-        if item.type == "tensor(uint8)":
-            inputs[item.name] = generator.integers(0, 256, item.shape).astype(np.uint8)
-            continue
-        value = generator.standard_normal(item.shape).astype(np.float32)
-        if "mask" in item.name:
-            value = np.ones_like(value)
-        if "reference" in item.name:
-            value = generator.uniform(0.2, 0.8, item.shape).astype(np.float32)
-        inputs[item.name] = value
-    return inputs
-
-
-def _values_by_running(session: ort.InferenceSession, model: onnx.ModelProto, folder: Path) -> dict[str, np.ndarray]:
-    """Every value of the optimised graph: run it once with all of them as outputs.
+def _values_by_running(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Every value of an optimised graph: all become its outputs, and it runs once, on ones.
 
     Shape inference does not know ONNX Runtime's own operators.
     """
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
-    known = {o.name for o in exposed.graph.output}
-    names = [name for node in model.graph.node for name in node.output if name and name not in known]
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    path = folder / "exposed.onnx"
-    onnx.save(exposed, path)
+    known = {"", *(o.name for o in model.graph.output)}
+    inner = [name for node in model.graph.node for name in node.output if name not in known]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
     options = onnxruntime_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised already
-    runner = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    inputs = random_inputs(session)
-    values = runner.run(None, inputs)
-    return {o.name: v for o, v in zip(runner.get_outputs(), values, strict=True)} | inputs
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+    inputs = {i.name: np.ones(i.shape, kinds[i.type]) for i in session.get_inputs()}
+    names = [o.name for o in session.get_outputs()]
+    return inputs | dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
-    output = shapes[node.output[0]]
+def _macs(node: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> int:
+    output, first = values[node.output[0]], values[node.input[0]]
     if node.op_type in _WEIGHT_INPUT:
-        weight = shapes[node.input[_WEIGHT_INPUT[node.op_type]]]
-        return math.prod(output) * math.prod(weight[1:])
-    first = shapes[node.input[0]]
+        return output.size * math.prod(values[node.input[_WEIGHT_INPUT[node.op_type]]].shape[1:])
     transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    return math.prod(output) * first[-2 if transposed else -1]
+    return output.size * first.shape[-2 if transposed else -1]

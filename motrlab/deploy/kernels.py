@@ -2,8 +2,9 @@
 
 On x86 without VNNI the fast product of uint8 activations and int8 weights adds pairs of 8-bit products in int16 and
 saturates (vpmaddubsw: 2 · 255 · 127 is twice what fits), in ONNX Runtime and in OpenVINO. Neither says so.
-ONNX Runtime has an exact form: it makes the weights uint8 as well when it loads the file; those kernels widen first.
-OpenVINO has none: it is given products of float32 values (`plain.py`), whose sums are exact up to 2²⁴.
+ONNX Runtime is given uint8 weights there (`unsigned_weights`), whose kernels widen first; its own option for that
+(session.x64quantprecision) leaves some products out, and refuses constants that several products share. OpenVINO has
+no such form: it is given products of float32 values (`plain.py`), whose sums are exact up to 2²⁴.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -35,11 +39,36 @@ def may_saturate() -> bool:
     return platform.machine().lower() not in _ARM and not _VNNI & cpu_flags()
 
 
-def onnxruntime_options(num_threads: int, *, weight_bits: int = 8) -> onnxruntime.SessionOptions:
-    """All optimisations, exact products, `num_threads` threads within a node, one node at a time, quiet.
+def exact_form(path: Path, weight_bits: int = 8) -> str | bytes:
+    """The file, or its contents, that ONNX Runtime computes exactly here.
+
+    `weight_bits`: with 7, two products of bytes always fit into int16, and the fast kernels are exact everywhere.
+    """
+    if weight_bits < 8 or not may_saturate():  # VNNI kernels want signed weights
+        return str(path)
+    import onnx
+
+    content: bytes = unsigned_weights(onnx.load(path)).SerializeToString()
+    return content
+
+
+def unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` itself, with every int8 weight of an integer product as uint8 with zero point 128."""
+    from onnx import numpy_helper
+
+    products = [node for node in model.graph.node if node.op_type in ("QLinearConv", "QGemm")]
+    names = {node.input[index] for node in products for index in (3, 5)}  # weight, its zero point
+    for constant in model.graph.initializer:
+        value = numpy_helper.to_array(constant)
+        if constant.name in names and value.dtype == np.int8:
+            constant.CopyFrom(numpy_helper.from_array(value.view(np.uint8) ^ np.uint8(128), constant.name))
+    return model
+
+
+def onnxruntime_options(num_threads: int) -> onnxruntime.SessionOptions:
+    """All optimisations, `num_threads` threads within a node, one node at a time, quiet.
 
     Threads that wait sleep: the two graphs have pools of their own, which would spin against each other.
-    `weight_bits`: with 7, two products of bytes always fit into int16, and the fast kernels are exact everywhere.
     """
     import onnxruntime
 
@@ -50,8 +79,6 @@ def onnxruntime_options(num_threads: int, *, weight_bits: int = 8) -> onnxruntim
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # errors
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if weight_bits > 7 and may_saturate():  # not elsewhere: it would take VNNI kernels away
-        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 

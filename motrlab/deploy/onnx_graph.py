@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,24 +20,35 @@ MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 _TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
 
 
+def _of_two(kind: str) -> Callable[[Expr, Expr | float], Expr]:
+    return lambda x, y: x.graph.op(kind, x, y if isinstance(y, Expr) else x.graph.constant(float(y)))
+
+
 @dataclass(frozen=True)
 class Expr:
-    """A value of a graph; `+ - * /` write nodes."""
+    """A value of a graph; `+ - * /` and methods write nodes."""
 
     graph: GraphBuilder
     name: str
 
-    def __add__(self, other: Expr) -> Expr:
-        return self.graph.op("Add", self, other)
+    __add__ = _of_two("Add")
+    __sub__ = _of_two("Sub")
+    __mul__ = _of_two("Mul")
+    __truediv__ = _of_two("Div")
 
-    def __sub__(self, other: Expr) -> Expr:
-        return self.graph.op("Sub", self, other)
+    def reshape(self, *sizes: int) -> Expr:
+        return self.graph.op("Reshape", self, self.graph.shape(*sizes))
 
-    def __mul__(self, other: Expr) -> Expr:
-        return self.graph.op("Mul", self, other)
+    def transpose(self, *order: int) -> Expr:
+        return self.graph.op("Transpose", self, perm=list(order))
 
-    def __truediv__(self, other: Expr) -> Expr:
-        return self.graph.op("Div", self, other)
+    def slice(self, first: int, end: int, axis: int) -> Expr:
+        return self.graph.op("Slice", self, *map(self.graph.shape, (first, end, axis)))
+
+    def split(self, sizes: Sequence[int], axis: int) -> list[Expr]:
+        if len(sizes) == 1:
+            return [self]
+        return self.graph.ops("Split", self, self.graph.shape(*sizes), outputs=len(sizes), axis=axis)
 
 
 class GraphBuilder:
@@ -46,7 +58,8 @@ class GraphBuilder:
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
-        self._known: dict[Any, Any] = {}
+        self._known_constants: dict[Any, Expr] = {}
+        self._known_nodes: dict[Any, list[Expr]] = {}
 
     def input(self, name: str, shape: Sequence[int], kind: str = "float32") -> Expr:
         """An input of the graph."""
@@ -57,12 +70,11 @@ class GraphBuilder:
         """An initialiser. Python numbers are float32."""
         array = np.asarray(value, np.float32) if isinstance(value, float) else np.asarray(value)
         key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._known:
+        if key not in self._known_constants:
             name = f"constant_{len(self.constants)}"
             self.constants[name] = np.ascontiguousarray(array).reshape(array.shape)
-            self._known[key] = Expr(self, name)
-        known: Expr = self._known[key]
-        return known
+            self._known_constants[key] = Expr(self, name)
+        return self._known_constants[key]
 
     def shape(self, *sizes: int) -> Expr:
         """A constant of int64."""
@@ -72,58 +84,48 @@ class GraphBuilder:
         """A node of several outputs; None is an input left out."""
         names = [x.name if x is not None else "" for x in inputs]
         key = (kind, domain, tuple(names), outputs, repr(sorted(attributes.items())))
-        if key not in self._known:
+        if key not in self._known_nodes:
             number = len(self.nodes)
             results = [f"{kind}_{number}" + (f"_{i}" if i else "") for i in range(outputs)]
             self.nodes.append(helper.make_node(kind, names, results, f"node_{number}", domain=domain, **attributes))
-            self._known[key] = [Expr(self, name) for name in results]
-        found: list[Expr] = self._known[key]
-        return found
+            self._known_nodes[key] = [Expr(self, name) for name in results]
+        return self._known_nodes[key]
 
     def op(self, kind: str, *inputs: Expr | None, domain: str = "", **attributes: Any) -> Expr:
         """A node of one output."""
         return self.ops(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
 
-    def reshape(self, x: Expr, *sizes: int) -> Expr:
-        return self.op("Reshape", x, self.shape(*sizes))
-
-    def transpose(self, x: Expr, *order: int) -> Expr:
-        return self.op("Transpose", x, perm=list(order))
-
     def cat(self, parts: Sequence[Expr], axis: int) -> Expr:
         return self.op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
-
-    def slice(self, x: Expr, first: int, end: int, axis: int) -> Expr:
-        return self.op("Slice", x, self.shape(first), self.shape(end), self.shape(axis))
-
-    def split(self, x: Expr, sizes: Sequence[int], axis: int) -> list[Expr]:
-        return self.ops("Split", x, self.shape(*sizes), outputs=len(sizes), axis=axis)
 
     def model(self, outputs: Mapping[str, tuple[Expr, Sequence[int]]], names: Mapping[str, str]) -> onnx.ModelProto:
         """The graph with these outputs (name → value and shape), without what none of them needs.
 
         `names`: value → the name that it shall have.
         """
-        renamed = dict(names) | {value.name: name for name, (value, _) in outputs.items()}
-        nodes, used = [], {value.name for value, _ in outputs.values()}
+        renamed = {**names, **{value.name: name for name, (value, _) in outputs.items()}}
+        kept, used = [], {value.name for value, _ in outputs.values()}
         for node in reversed(self.nodes):
             if used.intersection(node.output):
                 used.update(node.input)
-                nodes.append(node)
-        kept = []
-        for node in reversed(nodes):
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            for field in (copy.input, copy.output):
-                field[:] = [renamed.get(name, name) for name in field]
-            kept.append(copy)
+                kept.append(copy.deepcopy(node))
+                for field in (kept[-1].input, kept[-1].output):
+                    field[:] = [renamed.get(name, name) for name in field]
         results = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, (_, s) in outputs.items()]
         constants = [numpy_helper.from_array(v, name) for name, v in self.constants.items() if name in used]
-        graph = helper.make_graph(kept, "motrlab", self.inputs, results, constants)
+        graph = helper.make_graph(kept[::-1], "motrlab", self.inputs, results, constants)
         domains = [helper.make_opsetid("", OPSET)]
         if any(node.domain for node in kept):
             domains.append(helper.make_opsetid(MICROSOFT, 1))
         return helper.make_model(graph, opset_imports=domains, ir_version=10, producer_name="motrlab")
+
+
+def _elementwise(kind: str) -> Callable[[OnnxArithmetic, Expr], Expr]:
+    return lambda xp, x: xp.graph.op(kind, x)
+
+
+def _over_last_axis(kind: str) -> Callable[[OnnxArithmetic, Expr], Expr]:
+    return lambda xp, x: xp.graph.op(kind, x, xp.graph.shape(-1), keepdims=1)
 
 
 class OnnxArithmetic:
@@ -138,35 +140,20 @@ class OnnxArithmetic:
     def apart(self, x: Expr) -> Expr:
         return x
 
-    def round(self, x: Expr) -> Expr:
-        return self.graph.op("Round", x)
+    round = _elementwise("Round")
+    relu = _elementwise("Relu")
+    absolute = _elementwise("Abs")
+    exp = _elementwise("Exp")
+    sqrt = _elementwise("Sqrt")
+    sum = _over_last_axis("ReduceSum")
+    sum_squares = _over_last_axis("ReduceSumSquare")
+    max = _over_last_axis("ReduceMax")
 
     def clip(self, x: Expr, low: float, high: float) -> Expr:
         return self.graph.op("Clip", x, self.const(low), self.const(high))
 
     def maximum(self, x: Expr, low: float) -> Expr:
         return self.graph.op("Max", x, self.const(low))
-
-    def relu(self, x: Expr) -> Expr:
-        return self.graph.op("Relu", x)
-
-    def absolute(self, x: Expr) -> Expr:
-        return self.graph.op("Abs", x)
-
-    def exp(self, x: Expr) -> Expr:
-        return self.graph.op("Exp", x)
-
-    def sqrt(self, x: Expr) -> Expr:
-        return self.graph.op("Sqrt", x)
-
-    def sum(self, x: Expr) -> Expr:
-        return self.graph.op("ReduceSum", x, self.graph.shape(-1), keepdims=1)
-
-    def sum_squares(self, x: Expr) -> Expr:
-        return self.graph.op("ReduceSumSquare", x, self.graph.shape(-1), keepdims=1)
-
-    def max(self, x: Expr) -> Expr:
-        return self.graph.op("ReduceMax", x, self.graph.shape(-1), keepdims=1)
 
     def lookup(self, table: NDArray[Any], index: Expr) -> Expr:
         """Entries, or rows, of a table by a value that is an integer."""

@@ -1,19 +1,21 @@
-"""What the ONNX forms of the network have in common: nodes with shapes, moving rows, names, and both graphs as files."""
+"""What the ONNX forms of the network have in common: nodes with shapes, moving rows, names, both graphs as files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
-from motrlab.deploy.onnx_graph import Expr, GraphBuilder
-from motrlab.model.attention import DeformableAttention
+from motrlab.deploy.onnx_graph import Expr, GraphBuilder, OnnxArithmetic
+from motrlab.model.attention import DeformableAttention, OverlapBias
 from motrlab.model.motr import Motr
 from motrlab.model.operations import Operations
+from motrlab.quantization import functions
 from motrlab.quantization.grid_operations import GridOperations
 from motrlab.quantization.tensors import TensorSpec
 
@@ -26,51 +28,33 @@ class Node:
 
     value: Expr
     shape: Shape
-    scale: float | None = None
+    scale: float = 1.0
     unsigned: bool = False
-
-
-@dataclass(frozen=True)
-class Maps:
-    """What several cross-attentions sample (`Operations.values`)."""
-
-    maps: list[Node]
-
-    @property
-    def shape(self) -> Shape:
-        return (len(self.maps), *self.maps[0].shape)
-
-    def __getitem__(self, index: int) -> Node:
-        return self.maps[index]
-
-    def __iter__(self) -> Iterator[Node]:
-        return iter(self.maps)
 
 
 class OnnxOperations(Operations):
     """Writes a graph. `grids` has the integers of a calibrated model in mode `evaluate`; None: float."""
 
+    arithmetic = OnnxArithmetic
     row_axis = 2  # of a value: 2 for `[1, C, R, W]`
     image_input: tuple[str, bool] = ("float32", False)  # its type, and whether channels come last
 
-    def __init__(self, model: Motr, grids: GridOperations | None) -> None:
-        self.config, self.grids = model.config, grids
+    def __init__(self, model: Motr, grids: GridOperations | None, *, in_qim: bool) -> None:
+        self.config, self.grids, self.in_qim = model.config, grids, in_qim
         self.graph = GraphBuilder()
+        self.xp = self.arithmetic(self.graph)
         self.named: dict[str, str] = {}  # value → tensor
-        self.in_qim = False
 
     def enter(self, graph: nn.Module, mask: Any = None) -> None:
-        self.in_qim = not hasattr(graph, "backbone")
         if self.grids is not None:
             self.grids.enter(graph, mask)
 
-    def spec(self, module: nn.Module | str, operator: str) -> TensorSpec | None:
-        """The tensor that a module makes; None in float."""
-        return self.grids.spec(module, operator) if self.grids is not None else None
-
-    def mixed_spec(self, attention: nn.Module, operator: str) -> TensorSpec | None:
-        """The tensor that an attention mixes."""
-        return self.spec(f"{self.grids.paths[id(attention)][1]}.mixed", operator) if self.grids is not None else None
+    def spec(self, owner: nn.Module | str, part: str = "") -> Any:
+        """The `TensorSpec` of what a module makes, of its `part`, or of a name; None in float."""
+        if self.grids is None:
+            return None
+        graph, name = (self.grids.graph, owner) if isinstance(owner, str) else self.grids.paths[id(owner)]
+        return self.grids.specs[graph, name + part]
 
     def name(self, spec: TensorSpec, value: Expr) -> Expr:
         """Call a value `GRAPH/TENSOR`, with `@1` and so on where a module is called again."""
@@ -80,62 +64,66 @@ class OnnxOperations(Operations):
         self.named[value.name] = name
         return value
 
+    def slot_shape(self, channels: int) -> Shape:
+        """Of all slots in the base graph."""
+        return 1, channels, self.config.num_slots // self.config.slot_columns, self.config.slot_columns
+
     def track_shape(self, channels: int) -> Shape:
         """Of the track slots in this graph."""
-        config = self.config
-        if self.in_qim:
-            return 1, channels, 1, config.num_track
-        return 1, channels, config.num_track // config.slot_columns, config.slot_columns
+        number, columns = self.config.num_track, self.config.slot_columns
+        return (1, channels, 1, number) if self.in_qim else (1, channels, number // columns, columns)
 
     def rows(self, x: Node, first: int, end: int | None) -> Node:
-        end = x.shape[2] if end is None else end
-        shape = (*x.shape[:2], max(0, end - first), x.shape[3])
-        if shape == x.shape or end <= first:
-            return replace(x, shape=shape)
-        return replace(x, value=self.graph.slice(x.value, first, end, self.row_axis), shape=shape)
+        number = max(0, (x.shape[2] if end is None else end) - first)
+        value = x.value.slice(first, first + number, self.row_axis) if 0 < number < x.shape[2] else x.value
+        return replace(x, value=value, shape=(*x.shape[:2], number, x.shape[3]))
 
     def cat(self, parts: Sequence[Node]) -> Node:
         parts = [p for p in parts if p.shape[2]]
         shape = (*parts[0].shape[:2], sum(p.shape[2] for p in parts), parts[0].shape[3])
         return replace(parts[-1], value=self.graph.cat([p.value for p in parts], self.row_axis), shape=shape)
 
-    def values(self, attentions: Sequence[DeformableAttention], memory: Node) -> Maps:
-        return Maps([self.linear(attention.value, memory) for attention in attentions])
+    def values(self, attentions: Sequence[DeformableAttention], memory: Node) -> list[Node]:
+        return [self.linear(attention.value, memory) for attention in attentions]
 
-    def result(self, x: Expr, shape: Shape) -> Expr:
-        """Class logits or boxes as an output of `shape`."""
-        return self.graph.reshape(x, *shape)
+    def overlap(self, bias: OverlapBias, reference: Expr, factor: float = 1.0) -> Expr:
+        """What the overlap of boxes `[4, N]` adds to logits, times a factor: `[M, N, N]`."""
+        number = self.config.num_slots
+        pairs = [x.reshape(2, *s) for x in (reference * 0.5).split((2, 2), 0) for s in ((number, 1), (1, number))]
+        across, down = functions.overlap(self.xp, *pairs).split((1, 1), 0)
+        return across * down * self.xp.const(bias.factors(number).detach().numpy() * np.float32(factor))
+
+    def result(self, x: Expr, channels: int) -> tuple[Expr, Shape]:
+        """Class logits or boxes as an output."""
+        shape = self.slot_shape(channels)
+        return x.reshape(*shape), shape
 
 
-def convolved(conv: nn.Conv2d, shape: Shape) -> Shape:
+def convolved(conv: Any, shape: Shape) -> Shape:
     """The shape that a convolution makes of `[1, C, H, W]`."""
     ends = zip(shape[2:], conv.padding, conv.kernel_size, conv.stride, strict=True)
-    return 1, conv.out_channels, *((n + 2 * int(p) - k) // s + 1 for n, p, k, s in ends)
+    return 1, conv.out_channels, *((n + 2 * p - k) // s + 1 for n, p, k, s in ends)
 
 
 @torch.no_grad()
 def onnx_graphs(kind: type[OnnxOperations], model: Motr, grids: GridOperations | None) -> dict[str, onnx.ModelProto]:
     """`base` and `qim` of a folded model, batch 1, every shape fixed."""
-    config = model.config
-    rows, columns = config.num_slots // config.slot_columns, config.slot_columns
-    net, (image_type, last) = kind(model, grids), kind.image_input
-    sizes = (config.height, config.width)
+    config, net = model.config, kind(model, grids, in_qim=False)
+    image_type, channels_last = net.image_input
+    sizes, mask = (config.height, config.width), (1, 1, 1, config.num_track)
     logits, boxes, embedding = model.base(
-        net.graph.input("image", (1, *sizes, 3) if last else (1, 3, *sizes), image_type),
+        net.graph.input("image", (1, *sizes, 3) if channels_last else (1, 3, *sizes), image_type),
         net.graph.input("track_query", net.track_shape(config.d_model)),
-        net.graph.input("track_mask", (1, 1, 1, config.num_track)),
+        net.graph.input("track_mask", mask),
         net.graph.input("track_reference", net.track_shape(4)),
         net=net,
     )
-    outputs: dict[str, tuple[Expr, Shape]] = {}
-    for name, x, channels in (("class_logits", logits[-1], 1), ("boxes", boxes[-1], 4)):
-        outputs[name] = (net.result(x, (1, channels, rows, columns)), (1, channels, rows, columns))
-    outputs["embedding"] = (embedding, (1, config.d_model, rows, columns))
-    base = net.graph.model(outputs, net.named)
-    net, state = kind(model, grids), (1, config.d_model, 1, config.num_track)
-    given = [net.graph.input(name, state) for name in ("embedding", "query")]
-    updated = model.qim(*given, net.graph.input("mask", (1, 1, 1, config.num_track)), net=net)
-    return {"base": base, "qim": net.graph.model({"updated_query": (updated, state)}, net.named)}
+    outputs = {"class_logits": net.result(logits[-1], 1), "boxes": net.result(boxes[-1], 4)}
+    base = net.graph.model(outputs | {"embedding": (embedding, net.slot_shape(config.d_model))}, net.named)
+    net = kind(model, grids, in_qim=True)
+    state = net.track_shape(config.d_model)
+    given = [net.graph.input(name, shape) for name, shape in (("embedding", state), ("query", state), ("mask", mask))]
+    return {"base": base, "qim": net.graph.model({"updated_query": (model.qim(*given, net=net), state)}, net.named)}
 
 
 def fixed_boxes(reference: Tensor) -> Any:

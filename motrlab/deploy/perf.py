@@ -8,25 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from motrlab.deploy.runtime import (
-    BASE_OUTPUTS,
-    QIM_OUTPUTS,
-    Array,
-    Network,
-    OnnxGraphs,
-    Runtime,
-    load_artifact,
-    load_onnxruntime,
-)
+from motrlab.deploy.runtime import INPUTS, Array, Network, Runtime, load_artifact, named
 from motrlab.errors import UserError
-from motrlab.tracking.step import FrameStep, frame_loop
+from motrlab.tracking.step import frame_loop
 from motrlab.tracking.tracker import Tracker
 
 STEP_STAGES = ("preprocess", "base", "tracker", "gather", "qim", "state", "total")
@@ -34,8 +24,7 @@ HOST_STAGES = ("tracker", "gather", "state")
 _MAX_RECORDED = 16  # inputs kept for the comparison of the graphs; mot17's take 14 MB a frame
 _WARM_UP = 3  # calls before the clock starts
 Inputs = dict[str, Array]
-BASE_INPUTS = ("image", "track_query", "track_mask", "track_reference")
-QIM_INPUTS = ("embedding", "query", "mask")
+BASE_INPUTS, QIM_INPUTS = INPUTS.values()  # for benchmarks/mot17_quantisation.py, until it uses INPUTS
 
 
 def measure_latency(
@@ -56,9 +45,9 @@ def measure_latency(
         repeats: timed calls of each graph for each thread count.
 
     Returns:
-        Flat metrics: `GRAPH.fixed_point.p50_ms`, `.p90_ms` and `GRAPH.fp32...` for `base` and `qim`; `step.PART.p50_ms`,
-        `.p90_ms` of the closed loop, `step.host.p50_ms` (all but pre-processing and networks), its `fps`, and
-        `step.fp32_total.p50_ms` of the same loop on fp32; `speedup` (fp32 / fixed point median of the base graph),
+        Flat metrics: `GRAPH.fixed_point.p50_ms`, `.p90_ms` and `GRAPH.fp32...` for `base` and `qim`;
+        `step.PART.p50_ms`, `.p90_ms` of the closed loop, `step.host.p50_ms` (all but pre-processing and networks), its
+        `fps`, `step.fp32_total.p50_ms` of the loop on fp32; `speedup` (fp32 / fixed point median of the base graph),
         `qim.speedup`, `step.speedup`; `num_frames`, `repeats`. These are of the first thread count; those of another
         number n have `threads_n.` before their names. Raises UserError without images.
     """
@@ -70,39 +59,21 @@ def measure_latency(
     metrics: dict[str, float] = {"num_frames": len(frames), "repeats": repeats, "num_threads": num_threads[0]}
     for index, threads in enumerate(num_threads):
         fixed = load_artifact(artifact, num_threads=threads)
-        floating = float_runtime(fixed, float_graphs, threads)
+        floating = fixed.on_files(float_graphs, num_threads=threads)
         found = _compare(fixed, floating, frames, repeats) | _time_closed_loops(fixed, floating, frames)
         prefix = f"threads_{threads}." if index else ""
         metrics |= {prefix + name: round(value, 4) for name, value in found.items()}
     return metrics
 
 
-def float_runtime(fixed: Runtime, folder: Path, num_threads: int) -> Runtime:
-    """The tracker of an artefact on the fp32 graphs of `folder`."""
-    base, qim = (
-        load_onnxruntime(folder / f"{graph}.onnx", outputs, num_threads)
-        for graph, outputs in (("base", BASE_OUTPUTS), ("qim", QIM_OUTPUTS))
-    )
-    return replace(
-        fixed, graphs=OnnxGraphs(base, qim, fixed.graphs.detect_query, boxes=fixed.graphs.boxes, exact=False)
-    )
-
-
-def _steps(runtime: Runtime, frames: Sequence[NDArray[np.uint8]]) -> list[FrameStep]:
-    """The closed loop over the first frames."""
-    tracker = Tracker(runtime.tracker, runtime.shapes.num_detect, runtime.shapes.num_track)
-    images = map(runtime.preprocess, frames[:_MAX_RECORDED])
-    loop = frame_loop(runtime.graphs, images, lambda out: tracker.update(*out.scores_and_boxes()), runtime.shapes)
-    return list(loop)
-
-
 def _compare(fixed: Runtime, floating: Runtime, frames: Sequence[NDArray[np.uint8]], repeats: int) -> dict[str, float]:
     """Both forms of both graphs, call by call in turn, on the inputs of the fixed-point tracker's own loop."""
-    steps = _steps(fixed, frames)
-    pictures = [floating.preprocess(image) for image in frames[: len(steps)]]
-    base = [dict(zip(BASE_INPUTS, step.base_inputs, strict=True)) for step in steps]
-    qim = [dict(zip(QIM_INPUTS, step.qim_inputs, strict=True)) for step in steps]
-    float_base = [{**inputs, "image": picture} for inputs, picture in zip(base, pictures, strict=True)]
+    frames, tracker = frames[:_MAX_RECORDED], Tracker(fixed.tracker, fixed.shapes.num_detect, fixed.shapes.num_track)
+    images = map(fixed.preprocess, frames)
+    loop = frame_loop(fixed.graphs, images, lambda out: tracker.update(*out.scores_and_boxes()), fixed.shapes)
+    inputs = [(named("base", step.base_inputs), named("qim", step.qim_inputs)) for step in loop]
+    base, qim = ([both[i] for both in inputs] for i in (0, 1))
+    float_base = [given | {"image": floating.preprocess(x)} for given, x in zip(base, frames, strict=True)]
     forms = {
         "base": {"fixed_point": (fixed.graphs.base_network, base), "fp32": (floating.graphs.base_network, float_base)},
         "qim": {"fixed_point": (fixed.graphs.qim_network, qim), "fp32": (floating.graphs.qim_network, qim)},

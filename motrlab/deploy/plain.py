@@ -3,11 +3,12 @@
 Integers stand in float32 without zero points; every kernel of ONNX Runtime becomes what `quantization/functions.py`
 says it computes. OpenVINO then runs the graph on its own kernels. What it would compute otherwise is kept from it: a
 Clip that clips nothing between a product and a sum (it would contract them), a Round between sums and factors (it would
-fold the factor into the weights). It divides by multiplying with a reciprocal, so the functions divide powers of two only.
+fold the factor into the weights). It divides by multiplying with a reciprocal, so functions divide powers of two only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,16 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from motrlab.deploy.onnx_graph import Expr, GraphBuilder, OnnxArithmetic
 from motrlab.quantization import functions
 
-_MOVING = {
-    "Reshape",
-    "Transpose",
-    "Slice",
-    "Split",
-    "Concat",
-    "Expand",
-    "Clip",
-    "Gather",
-}  # keep the zero point of bytes
+# These keep the zero point of bytes.
+_MOVING = {"Reshape", "Transpose", "Slice", "Split", "Concat", "Expand", "Clip", "Gather"}
 _LARGE = 1e30
 _SIGNED = 128  # zero point of signed bytes: the image, and every constant
 
@@ -46,6 +39,8 @@ def plain_form(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Rewriter:
+    """Methods called after an operator in lower case say what becomes of it; all others stay as they are."""
+
     def __init__(self, model: onnx.ModelProto) -> None:
         self.source = model.graph
         self.builder = GraphBuilder()
@@ -53,176 +48,144 @@ class _Rewriter:
         self.arrays = {i.name: numpy_helper.to_array(i) for i in self.source.initializer}
         self.zeros: dict[str, int] = {}  # of the values that are bytes
         self.values: dict[str, Expr] = {}
-        self.sums = {name for node in self.source.node if node.op_type in ("Add", "Sub") for name in node.input}
 
     def result(self) -> onnx.ModelProto:
+        sums = {name for node in self.source.node if node.op_type in ("Add", "Sub") for name in node.input}
         for item in self.source.input:
             self._input(item)
         for node in self.source.node:
             results = self._node(node)
             if node.op_type in _MOVING and node.input[0] in self.zeros:
                 self.zeros.update(dict.fromkeys(node.output, self.zeros[node.input[0]]))
-            if node.op_type == "Mul" and node.output[0] in self.sums:
+            if node.op_type == "Mul" and node.output[0] in sums:
                 results = [self.xp.apart(results[0])]
             self.values.update(zip(node.output, results, strict=True))
-        outputs = {
-            o.name: (self.values[o.name], [d.dim_value for d in o.type.tensor_type.shape.dim])
-            for o in self.source.output
-        }
-        return self.builder.model(outputs, {})
+        return self.builder.model({o.name: (self.values[o.name], _sizes(o)) for o in self.source.output}, {})
 
     def _input(self, item: onnx.ValueInfoProto) -> None:
-        shape = [d.dim_value for d in item.type.tensor_type.shape.dim]
         is_bytes = item.type.tensor_type.elem_type == TensorProto.UINT8
-        value = self.builder.input(item.name, shape, "uint8" if is_bytes else "float32")
+        value = self.builder.input(item.name, _sizes(item), "uint8" if is_bytes else "float32")
         if is_bytes:
             self.zeros[item.name] = _SIGNED
-            value = self.builder.op("Cast", value, to=TensorProto.FLOAT) - self.xp.const(float(_SIGNED))
+            value = self.builder.op("Cast", value, to=TensorProto.FLOAT) - _SIGNED
         self.values[item.name] = value
 
-    def _value(self, name: str) -> Expr | None:
+    def _value(self, name: str) -> Expr:
         """A value of the graph, integers without their zero point."""
-        if not name:
-            return None
         if name not in self.values:
             array = self.arrays[name]
             if array.dtype == np.uint8:
                 self.zeros[name] = _SIGNED
                 array = array.astype(np.float32) - _SIGNED
-            elif array.dtype == np.int8:
-                array = array.astype(np.float32)
-            self.values[name] = self.builder.constant(array)
+            self.values[name] = self.builder.constant(array.astype(np.float32) if array.dtype == np.int8 else array)
         return self.values[name]
-
-    def _number(self, name: str) -> Any:
-        return self.arrays[name]
 
     def _node(self, node: onnx.NodeProto) -> list[Expr]:
         own: Callable[[onnx.NodeProto], Expr] | None = getattr(self, f"_{node.op_type.lower()}", None)
         if own is not None:
             return [own(node)]
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        attributes = {k: v.decode() if isinstance(v, bytes) else v for k, v in attributes.items()}
-        inputs = [self._value(name) for name in node.input]
-        return self.builder.ops(node.op_type, *inputs, outputs=len(node.output), **attributes)
+        inputs = [self._value(name) if name else None for name in node.input]
+        return self.builder.ops(node.op_type, *inputs, outputs=len(node.output), **_attributes(node))
 
     def _grid(self, node: onnx.NodeProto, steps: Expr, zero: int) -> Expr:
         """The bytes that a node makes; `zero`: which of its inputs is their zero point."""
-        point = self.zeros[node.output[0]] = int(self._number(node.input[zero]))
+        point = self.zeros[node.output[0]] = int(self.arrays[node.input[zero]])
         return functions.to_grid(self.xp, steps, -point, 255 - point)
 
     def _quantizelinear(self, node: onnx.NodeProto) -> Expr:
-        x, scale = self._value(node.input[0]), float(self._number(node.input[1]))
-        assert x is not None
+        x, scale = self._value(node.input[0]), float(self.arrays[node.input[1]])
         if scale != 1:
             whole = round(1 / scale)
-            levels = whole if abs(whole * scale - 1) < 1e-6 else 1 / np.float32(scale)
-            x = x * self.xp.const(np.float32(levels))
+            x = x * self.xp.const(whole if abs(whole * scale - 1) < 1e-6 else 1 / np.float32(scale))
         return self._grid(node, x, 2)
 
     def _dequantizelinear(self, node: onnx.NodeProto) -> Expr:
-        x, scale = self._value(node.input[0]), self._number(node.input[1])
-        assert x is not None
-        return x if float(scale) == 1 else x * self.xp.const(scale)
+        return self._times(self._value(node.input[0]), self.arrays[node.input[1]])
+
+    def _times(self, x: Expr, factor: NDArray[Any]) -> Expr:
+        return x if float(factor) == 1 else x * self.xp.const(factor)
 
     def _cast(self, node: onnx.NodeProto) -> Expr:
-        x = self._value(node.input[0])
-        assert x is not None
-        zero = self.zeros.get(node.input[0])
-        if zero is not None:
-            x = x + self.xp.const(float(zero))
-        return self.builder.op("Cast", x, to=helper.get_attribute_value(node.attribute[0]))
+        x, zero = self._value(node.input[0]), self.zeros.get(node.input[0], 0)
+        return self.builder.op("Cast", x + zero if zero else x, **_attributes(node))
 
     def _clip(self, node: onnx.NodeProto) -> Expr:
-        x = self._value(node.input[0])
-        assert x is not None
-        zero = self.zeros.get(node.input[0], 0)
-        low, high = (float(self._number(name)) - zero for name in node.input[1:3])
+        x, zero = self._value(node.input[0]), self.zeros.get(node.input[0], 0)
+        low, high = (float(self.arrays[name]) - zero for name in node.input[1:])
         return self.xp.clip(x, low, high)
 
-    def _sum_of(self, parts: Sequence[Expr], bias: NDArray[Any] | None) -> Expr:
-        """Sums below 2²⁴, added as integers."""
-        first, *others = parts
-        if bias is not None:
-            first = first + self.xp.const(bias.astype(np.float32))
-        first = self.xp.round(first)
-        if not others:
-            return first
-        builder = self.builder
-        total = builder.op("Cast", first, to=TensorProto.INT32)
-        for other in others:
-            total = total + builder.op("Cast", self.xp.round(other), to=TensorProto.INT32)
-        return builder.op("Cast", total, to=TensorProto.FLOAT)
+    def _qlinearadd(self, node: onnx.NodeProto) -> Expr:
+        x, y = (self._value(node.input[i]) for i in (0, 3))
+        first, second = (float(self.arrays[node.input[i]]) for i in (1, 4))
+        return self._grid(node, functions.add(self.xp, x, y, (first, second)), 7)
 
     def _qlinearconv(self, node: onnx.NodeProto) -> Expr:
-        x, weight = self._value(node.input[0]), self.arrays[node.input[3]].astype(np.float32)
-        assert x is not None
-        bias = self.arrays[node.input[8]]
-        parts = functions.exact_parts(np.abs(weight).reshape(*weight.shape[:2], -1).sum(2) * 255.0, bias)
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        x, weight, bias = self._value(node.input[0]), *(self.arrays[node.input[i]] for i in (3, 8))
+        attributes = _attributes(node)
         if weight.shape[2:] == (1, 1) and attributes["group"] == 1:
-            steps = self._sum_of(self._matrix_parts(x, weight[:, :, 0, 0].T, parts), bias)
-        else:
-            attributes.pop("channels_last")
-            planes = self.builder.transpose(x, 0, 3, 1, 2)
-            sums = [
-                self.builder.op("Conv", self._part(planes, p, len(parts), 1), self.xp.const(weight[:, p]), **attributes)
-                for p in (parts if attributes["group"] == 1 else parts[:1])
-            ]
-            steps = self.builder.transpose(self._sum_of(sums, bias[:, None, None]), 0, 2, 3, 1)
-        return self._grid(node, functions.product(self.xp, steps, self.xp.const(self._factor(node, 6))), 7)
-
-    def _matrix_parts(self, x: Expr, weight: NDArray[Any], parts: Sequence[slice]) -> list[Expr]:
-        return [
-            self.builder.op("MatMul", self._part(x, p, len(parts), -1), self.xp.const(weight[p].astype(np.float32)))
-            for p in parts
-        ]
-
-    def _part(self, x: Expr, part: slice, number: int, axis: int) -> Expr:
-        return x if number == 1 else self.builder.slice(x, part.start, part.stop, axis)
-
-    def _factor(self, node: onnx.NodeProto, scale: int | None) -> NDArray[np.float32]:
-        """From accumulator to steps, or with no output scale to real values."""
-        x_scale, weight_scale = (self.arrays[node.input[i]].astype(np.float32) for i in (1, 4))
-        step: NDArray[np.float32] = x_scale * weight_scale
-        return step / self.arrays[node.input[scale]].astype(np.float32) if scale is not None else step
+            return self._scaled(node, self._matrix_product(x, weight[:, :, 0, 0].T, bias), 6)
+        attributes.pop("channels_last")
+        magnitude = np.abs(weight.astype(np.float64)).sum((2, 3)) * 255
+        parts = functions.exact_parts(magnitude, bias)
+        planes = x.transpose(0, 3, 1, 2)
+        sums = self._products("Conv", planes, 1, parts, lambda p: self.xp.const(weight[:, p]), **attributes)
+        steps = self._sum_of(sums, bias[:, None, None]).transpose(0, 2, 3, 1)
+        return self._scaled(node, steps, 6)
 
     def _qgemm(self, node: onnx.NodeProto) -> Expr:
-        x, weight, bias = self._value(node.input[0]), self.arrays[node.input[3]], self.arrays[node.input[6]]
-        assert x is not None
-        parts = functions.exact_parts(np.abs(weight.T.astype(np.float64)) * 255.0, bias)
-        steps = self._sum_of(self._matrix_parts(x, weight, parts), bias)
-        if len(node.input) < 9:
-            return functions.product(self.xp, steps, self.xp.const(self._factor(node, None)))
-        steps = functions.product(self.xp, steps, self.xp.const(self._factor(node, 7)))
-        return self._grid(node, steps, 8)
-
-    def _qlinearadd(self, node: onnx.NodeProto) -> Expr:
-        x, y = self._value(node.input[0]), self._value(node.input[3])
-        assert x is not None
-        assert y is not None
-        factors = [float(self._number(node.input[i])) for i in (1, 4)]
-        return self._grid(node, functions.add(self.xp, x, y, (factors[0], factors[1])), 7)
+        x, weight, bias = self._value(node.input[0]), *(self.arrays[node.input[i]] for i in (3, 6))
+        return self._scaled(node, self._matrix_product(x, weight, bias), 7)
 
     def _matmulintegertofloat(self, node: onnx.NodeProto) -> Expr:
-        x, y = self._value(node.input[0]), self._value(node.input[1])
-        assert x is not None
-        assert y is not None
-        terms = self._terms(node)
-        size = terms if 255 * 128 * terms < functions.EXACT else terms // -(-255 * 128 * terms // functions.EXACT)
-        parts = [slice(i, min(i + size, terms)) for i in range(0, terms, size)]
-        sums = [
-            self.builder.op("MatMul", self._part(x, p, len(parts), 2), self._part(y, p, len(parts), 1)) for p in parts
-        ]
-        factor = self._number(node.input[2])
-        steps = self._sum_of(sums, None)
-        return steps if float(factor) == 1 else steps * self.xp.const(factor)
+        x, y = (self._value(name) for name in node.input[:2])
+        parts = functions.key_parts(self._terms(node))
+        sums = self._products("MatMul", x, 2, parts, lambda p: self._part(y, p, 1, parts))
+        return self._times(self._sum_of(sums), self.arrays[node.input[2]])
 
     def _terms(self, node: onnx.NodeProto) -> int:
         """How many keys the weights of an attention are spread over; of logits, more than a head can have."""
         if self.zeros[node.input[0]] != 0:  # logits: int8 times int8 over the channels of a head
             return 1
-        masks = [i for i in self.source.input if i.name.endswith("mask")]
-        tracks = masks[0].type.tensor_type.shape.dim[3].dim_value
-        slots = [o.type.tensor_type.shape.dim for o in self.source.output if o.name == "class_logits"]
-        return max(tracks, slots[0][2].dim_value * slots[0][3].dim_value) if slots else tracks
+        tracks = [_sizes(i)[3] for i in self.source.input if i.name.endswith("mask")]
+        return max(tracks + [math.prod(_sizes(o)) for o in self.source.output if o.name == "class_logits"])
+
+    def _matrix_product(self, x: Expr, weight: NDArray[Any], bias: NDArray[Any]) -> Expr:
+        """`weight` `[in, out]`."""
+        parts = functions.exact_parts(np.abs(weight.T.astype(np.float64)) * 255, bias)
+        return self._sum_of(self._products("MatMul", x, -1, parts, lambda p: self.xp.const(weight[p])), bias)
+
+    def _products(
+        self, kind: str, x: Expr, axis: int, parts: Sequence[slice], other: Callable[[slice], Expr], **attributes: Any
+    ) -> list[Expr]:
+        """Those of the parts of `x` along an axis, each with its own `other`."""
+        return [self.builder.op(kind, self._part(x, p, axis, parts), other(p), **attributes) for p in parts]
+
+    def _part(self, x: Expr, part: slice, axis: int, parts: Sequence[slice]) -> Expr:
+        return x.slice(part.start, part.stop, axis) if len(parts) > 1 else x
+
+    def _sum_of(self, parts: Sequence[Expr], bias: NDArray[Any] | None = None) -> Expr:
+        """Sums below 2²⁴, added as integers."""
+        first, *others = parts
+        total = self.xp.round(first if bias is None else first + self.xp.const(bias))
+        if not others:
+            return total
+        total = self.builder.op("Cast", total, to=TensorProto.INT32)
+        for other in others:
+            total = total + self.builder.op("Cast", self.xp.round(other), to=TensorProto.INT32)
+        return self.builder.op("Cast", total, to=TensorProto.FLOAT)
+
+    def _scaled(self, node: onnx.NodeProto, accumulator: Expr, grid: int) -> Expr:
+        """What a product gives: bytes, if its inputs from `grid` on are scale and zero point, else real values."""
+        factor: Any = np.multiply(*(self.arrays[node.input[i]] for i in (1, 4)))
+        if grid >= len(node.input):
+            return functions.product(self.xp, accumulator, self.xp.const(factor))
+        factor = factor / self.arrays[node.input[grid]]
+        return self._grid(node, functions.product(self.xp, accumulator, self.xp.const(factor)), grid + 1)
+
+
+def _sizes(item: onnx.ValueInfoProto) -> list[int]:
+    return [d.dim_value for d in item.type.tensor_type.shape.dim]
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}

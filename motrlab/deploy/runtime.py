@@ -6,8 +6,8 @@ plain operators (`plain.py`), on kernels of its own: the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from motrlab.config import TrackerConfig
 from motrlab.data.preprocess import preprocess, preprocess_bytes
 from motrlab.deploy.artifact import read_tracker_description, verify_artifact
-from motrlab.deploy.kernels import onnxruntime_options, openvino_options
+from motrlab.deploy.kernels import exact_form, onnxruntime_options, openvino_options
 from motrlab.errors import UserError
 from motrlab.quantization.functions import DELTA, LARGEST_LOGIT, box_table
 from motrlab.tracking.sequence import Seconds, track_frames
@@ -25,11 +25,13 @@ from motrlab.tracking.tracker import TrackedBoxes
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
+BaseOutputs = tuple[tuple[Float32], tuple[Float32], Float32]  # logits and boxes of one layer, embeddings
 Network = Callable[[dict[str, Array]], list[Float32]]  # inputs by name → outputs in the order asked for
 
-BACKENDS = ("onnxruntime", "openvino")
-BASE_OUTPUTS = ("class_logits", "boxes", "embedding")
-QIM_OUTPUTS = ("updated_query",)
+BACKENDS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # and what they are called
+INPUTS = {"base": ("image", "track_query", "track_mask", "track_reference"), "qim": ("embedding", "query", "mask")}
+OUTPUTS = {"base": ("class_logits", "boxes", "embedding"), "qim": ("updated_query",)}
+BASE_OUTPUTS, QIM_OUTPUTS = OUTPUTS.values()  # for stages/agreement.py and benchmarks, until they use OUTPUTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,31 +46,31 @@ class Shapes:
     slot_columns: int
 
 
+def named(graph: str, inputs: Iterable[Array]) -> dict[str, Array]:
+    """The inputs of `base` or `qim` by name."""
+    return dict(zip(INPUTS[graph], inputs, strict=True))
+
+
+@dataclass(frozen=True)
 class OnnxGraphs:
     """Both graphs as ONNX, as the frame step wants them (`tracking.step.Graphs`).
 
     `boxes`: what the base graph gives, `relative` (boxes) or `logits`; `exact`: on the grids of the fixed-point model.
     """
 
-    def __init__(self, base: Network, qim: Network, detect_query: Float32, *, boxes: str, exact: bool = True) -> None:
-        self.base_network = base
-        self.qim_network = qim
-        self.boxes, self.exact = boxes, exact
-        self._detect_query = detect_query
+    base_network: Network
+    qim_network: Network
+    detect_query: Float32
+    _: KW_ONLY
+    boxes: str
+    exact: bool = True
 
-    @property
-    def detect_query(self) -> Float32:
-        return self._detect_query
-
-    def base(
-        self, frame: Array, query: Float32, mask: Float32, reference: Float32
-    ) -> tuple[tuple[Float32], tuple[Float32], Float32]:
-        inputs = {"image": frame, "track_query": query, "track_mask": mask, "track_reference": reference}
-        logits, boxes, embedding = self.base_network(inputs)
+    def base(self, frame: Array, query: Float32, mask: Float32, reference: Float32) -> BaseOutputs:
+        logits, boxes, embedding = self.base_network(named("base", (frame, query, mask, reference)))
         return (logits,), (boxes,), embedding
 
     def qim(self, embedding: Float32, query: Float32, mask: Float32) -> Float32:
-        return self.qim_network({"embedding": embedding, "query": query, "mask": mask})[0]
+        return self.qim_network(named("qim", (embedding, query, mask)))[0]
 
     def decode(self, boxes: Float32) -> Float32:
         if self.boxes == "relative":
@@ -104,6 +106,11 @@ class Runtime:
         """
         return track_frames(self.graphs, images, self.preprocess, self.shapes, self.tracker, seconds)
 
+    def on_files(self, folder: Path, *, num_threads: int = 1, backend: str = "onnxruntime") -> Runtime:
+        """This tracker on the float or the portable files of a folder: `base.onnx`, `qim.onnx`."""
+        base, qim = load_networks(folder, "onnx", num_threads, backend)
+        return replace(self, graphs=replace(self.graphs, base_network=base, qim_network=qim, exact=False))
+
 
 def load_artifact(folder: Path, *, num_threads: int = 1, backend: str = "onnxruntime") -> Runtime:
     """Check and load an artefact. Raises UserError: a file is missing or was changed, unknown backend."""
@@ -112,48 +119,47 @@ def load_artifact(folder: Path, *, num_threads: int = 1, backend: str = "onnxrun
     folder = Path(folder)
     verify_artifact(folder)
     description = read_tracker_description(folder)
-    frame, sizes = description["preprocess"], description["shapes"]
-    slots = {name: sizes[name] for name in ("d_model", "num_detect", "num_track", "slot_columns")}
     with np.load(folder / "queries.npz") as queries:
         detect_query = queries["query"]
     bits = int(description["weight_bits"])
-    base, qim = (
-        load_network(folder / f"{graph}.ort.onnx", outputs, num_threads, backend, weight_bits=bits)
-        for graph, outputs in (("base", BASE_OUTPUTS), ("qim", QIM_OUTPUTS))
-    )
-    graphs = OnnxGraphs(base, qim, detect_query, boxes=description["boxes"])
-    shapes = Shapes(height=frame["height"], width=frame["width"], **slots)
-    return Runtime(graphs, shapes, _tracker_rules(description["tracker"], folder))
-
-
-def _tracker_rules(values: dict[str, Any], folder: Path) -> TrackerConfig:
+    base, qim = load_networks(folder, "ort.onnx", num_threads, backend, weight_bits=bits)
+    sizes = description["preprocess"] | description["shapes"]
     try:
-        return TrackerConfig(**values)
+        tracker = TrackerConfig(**description["tracker"])
     except TypeError as error:
-        raise UserError(
-            f"{folder / 'tracker.json'}: rules of another motrlab ({error}); convert the run again"
-        ) from error
+        file = folder / "tracker.json"
+        raise UserError(f"{file}: rules of another motrlab ({error}); convert the run again") from error
+    graphs = OnnxGraphs(base, qim, detect_query, boxes=description["boxes"])
+    return Runtime(graphs, Shapes(**{field.name: sizes[field.name] for field in fields(Shapes)}), tracker)
+
+
+def load_networks(
+    folder: Path, ending: str, num_threads: int, backend: str = "onnxruntime", *, weight_bits: int = 8
+) -> list[Network]:
+    """`base.ENDING` and `qim.ENDING` of a folder, as `load_network` loads them."""
+    files = [(folder / f"{graph}.{ending}", outputs) for graph, outputs in OUTPUTS.items()]
+    return [load_network(*file, num_threads, backend, weight_bits=weight_bits) for file in files]
 
 
 def load_network(
-    path: Path, outputs: tuple[str, ...], num_threads: int, backend: str = "onnxruntime", *, weight_bits: int = 8
+    path: Path, outputs: Sequence[str], num_threads: int, backend: str = "onnxruntime", *, weight_bits: int = 8
 ) -> Network:
-    """An ONNX file on one of `BACKENDS`; for OpenVINO a `*.ort.onnx` file in plain operators."""
-    if backend == "openvino":
-        return load_openvino(path, outputs, num_threads)
-    return load_onnxruntime(path, outputs, num_threads, weight_bits=weight_bits)
+    """An ONNX file on one of `BACKENDS`. Raises UserError if it fails."""
+    try:
+        if backend == "openvino":
+            return load_openvino(path, outputs, num_threads)
+        return load_onnxruntime(path, outputs, num_threads, weight_bits=weight_bits)
+    except Exception as error:  # onnx and both runtimes have classes of their own
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: {BACKENDS[backend]} cannot load it ({reason}); convert the run again") from error
 
 
-def load_onnxruntime(path: Path, outputs: tuple[str, ...], num_threads: int, *, weight_bits: int = 8) -> Network:
-    """An ONNX file on ONNX Runtime's CPU kernels (`kernels.onnxruntime_options`). Raises UserError if it fails."""
+def load_onnxruntime(path: Path, outputs: Sequence[str], num_threads: int, *, weight_bits: int = 8) -> Network:
+    """An ONNX file on ONNX Runtime's CPU kernels (`kernels.onnxruntime_options`)."""
     import onnxruntime
 
-    options = onnxruntime_options(num_threads, weight_bits=weight_bits)
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its classes have no common base
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: ONNX Runtime cannot load it ({reason}); convert the run again") from error
+    options = onnxruntime_options(num_threads)
+    session = onnxruntime.InferenceSession(exact_form(path, weight_bits), options, providers=["CPUExecutionProvider"])
 
     def run(inputs: dict[str, Array]) -> list[Float32]:
         found: list[Any] = session.run(list(outputs), inputs)
@@ -162,23 +168,19 @@ def load_onnxruntime(path: Path, outputs: tuple[str, ...], num_threads: int, *, 
     return run
 
 
-def load_openvino(path: Path, outputs: tuple[str, ...], num_threads: int) -> Network:
-    """An ONNX file on OpenVINO's CPU plugin, in plain operators. Raises UserError if it fails."""
+def load_openvino(path: Path, outputs: Sequence[str], num_threads: int) -> Network:
+    """An ONNX file on OpenVINO's CPU plugin; a `*.ort.onnx` file in plain operators."""
     import onnx
     import openvino
 
     from motrlab.deploy.plain import plain_form
 
-    try:
-        model = onnx.load(path)
-        if any(node.domain for node in model.graph.node):
-            model = plain_form(model)
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", openvino_options(num_threads))
-        request = compiled.create_infer_request()
-    except Exception as error:  # onnx and OpenVINO have classes of their own
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: OpenVINO cannot load it ({reason}); convert the run again") from error
+    model = onnx.load(path)
+    if any(node.domain for node in model.graph.node):
+        model = plain_form(model)
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", openvino_options(num_threads))
+    request = compiled.create_infer_request()
 
     def run(inputs: dict[str, Array]) -> list[Float32]:
         found = request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})

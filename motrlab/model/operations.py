@@ -1,8 +1,8 @@
 """The operations that both graphs are written in, here on float tensors.
 
 `base.py` and `qim.py` say what follows what; an interpreter says how it is computed. This one trains the float model.
-`quantization.grid_operations` computes with integers, `deploy.kernel_graph` and `deploy.portable` write ONNX graphs. What they share
-is the model's own code: there is no second description of it.
+`quantization.grid_operations` computes with integers, `deploy.kernel_graph` and `deploy.portable` write ONNX graphs.
+What they share is the model's own code: there is no second description of it.
 
 Shape legend: B batch, C channels, R × W token rows and columns, N = R·W tokens, H × W cells of a map, M heads,
 D = C / M, P points. Tokens are `[B, C, R, W]`; reference boxes are `[B, 4, R, W]`, cxcywh as fractions of the image.

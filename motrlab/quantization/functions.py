@@ -55,6 +55,11 @@ def to_grid(xp: Any, steps: Any, low: int, high: int) -> Any:
     return xp.clip(xp.round(steps), low, high)
 
 
+def entered(xp: Any, x: Any, scale: Any) -> Any:
+    """Real values in steps of a scale, not rounded yet: times 1/s, because that is how OpenVINO divides."""
+    return x * xp.const(1 / scale)
+
+
 def key_parts(num_keys: int) -> tuple[slice, ...]:
     """Slices of the keys of an attention whose sums of 8-bit products stay below 2²⁴: of 514 keys each."""
     size = (EXACT - 1) // (255 * 128)
@@ -98,12 +103,15 @@ def add_factors(x_scale: float, y_scale: float, scale: float) -> tuple[float, fl
 
 
 def add(xp: Any, x: Any, y: Any, factors: tuple[float, float]) -> Any:
-    """Sum of two grids on a third: x·k_x/4096 + y·k_y/4096; 8-bit times 16-bit integers, exact until it is rounded."""
+    """Sum of two grids on a third: x·k_x/4096 + y·k_y/4096; 8-bit times 16-bit integers.
+
+    Exact until it is rounded, where it stays on the grid. Of one that passes the end by far the last bits may be lost.
+    """
     return x * xp.const(factors[0]) + y * xp.const(factors[1])
 
 
 def norm_limit(channels: int) -> int:
-    """Centred values are cut here, so that their squares sum to less than 2²⁴; up to 256 channels none gets there."""
+    """Centred values are cut here, so that their squares sum to less than 2²⁴; see `norm`."""
     return math.isqrt((EXACT - 1) // channels)
 
 
@@ -123,7 +131,8 @@ def norm(xp: Any, x: Any, y: Any, gain: Any, shift: Any, epsilon: Any) -> Any:
     """LayerNorm over the last axis of the sum of two int8 tensors of one grid (a 9-bit integer).
 
     d = x + y − rint(S/C), S = Σ(x + y); result d · (2 / √(Σd² + C·ε′)) · √C·γ/2s + β/s. S and Σd² are exact integers:
-    |d| ≤ 255 and C ≤ 256, or d is cut at `norm_limit`. What is left are single operations: C divides as a product with
+    the sums have nine bits, so Σd² ≤ C · 255² + C/4, which is below 2²⁴ up to 258 channels; with more, d is cut at
+    `norm_limit`. What is left are single operations: C divides as a product with
     its reciprocal, and the numerator is a power of two, because that is how OpenVINO divides. (The mean to a finer step
     changes nothing that an output shows: docs/LOG.md.)
     """

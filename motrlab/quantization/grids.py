@@ -172,7 +172,10 @@ class Grids(Operations):
         return self._input(self.spec(name, "input"), x, self._mask.reshape(len(x), 1, *x.shape[2:]))
 
     def _input(self, spec: TensorSpec, x: Tensor, live: Tensor | None = None) -> Value:
-        return self.finish(spec, lambda: x, lambda: x / self.scale(spec), live, differentiable=True)
+        def exact() -> Tensor:
+            return functions.entered(TORCH, x, self.scale(spec))
+
+        return self.finish(spec, lambda: x, exact, live, differentiable=True)
 
     def output(self, x: Value) -> Tensor:
         return x.real
@@ -227,8 +230,9 @@ class Grids(Operations):
         def make() -> IntegerLayer:
             limit, per_channel = self.scheme.weight_limit, spec.rule.per_channel
             with named(spec):
-                each = [integer_layer(m.weight, m.bias, x_scale, limit, per_channel=per_channel) for m in modules]
-            return side_by_side(each) if len(each) > 1 else each[0]
+                return side_by_side(
+                    [integer_layer(m.weight, m.bias, x_scale, limit, per_channel=per_channel) for m in modules]
+                )
 
         found: IntegerLayer = self.known((*map(id, modules), torch.is_grad_enabled()), make)
         return found

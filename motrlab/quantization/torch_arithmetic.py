@@ -119,10 +119,20 @@ class IntegerLayer:
 
 def side_by_side(layers: Sequence[IntegerLayer]) -> IntegerLayer:
     """Products of one input as one product of all their outputs."""
+    if len(layers) == 1:
+        return layers[0]
     weight, bias, scale, step = (
         torch.cat([getattr(x, name) for x in layers]) for name in ("weight", "bias", "scale", "step")
     )
-    return IntegerLayer(weight, bias, scale, step, max((x.parts for x in layers), key=len))
+    return IntegerLayer(weight, bias, scale, step, _parts(weight, bias))
+
+
+def _parts(weight: Tensor, bias: Tensor) -> tuple[slice, ...]:
+    """Slices of the inputs of a product of integers that float32 sums exactly; in training, where it need not, one."""
+    if weight.requires_grad:
+        return (slice(0, weight.shape[1]),)
+    magnitude = weight.abs().reshape(*weight.shape[:2], -1).sum(2).double() * 255
+    return exact_parts(magnitude.cpu().numpy(), bias.detach().cpu().numpy())
 
 
 def integer_layer(weight: Tensor, bias: Tensor, x_scale: Any, limit: int, *, per_channel: bool) -> IntegerLayer:
@@ -140,7 +150,7 @@ def integer_layer(weight: Tensor, bias: Tensor, x_scale: Any, limit: int, *, per
     if torch.is_grad_enabled():
         rounded = StraightThrough.apply(steps, steps.detach(), -limit, limit)
         floating = bias / step
-        return IntegerLayer(rounded, floating + (shift - floating).detach(), scale, step, (slice(0, weight.shape[1]),))
-    rounded = steps.round()
-    magnitude = rounded.abs().reshape(*weight.shape[:2], -1).sum(2).double() * 255
-    return IntegerLayer(rounded, shift, scale, step, exact_parts(magnitude.cpu().numpy(), shift.cpu().numpy()))
+        shift = floating + (shift - floating).detach()
+    else:
+        rounded = steps.round()
+    return IntegerLayer(rounded, shift, scale, step, _parts(rounded, shift))

@@ -25,7 +25,7 @@ from motrlab.deploy.integer import integer_share
 from motrlab.deploy.kernel_graph import kernel_graphs
 from motrlab.deploy.kernels import onnxruntime_options
 from motrlab.deploy.plain import plain_form
-from motrlab.deploy.runtime import BASE_OUTPUTS, QIM_OUTPUTS, load_network
+from motrlab.deploy.runtime import OUTPUTS, load_networks
 from motrlab.errors import UserError
 from motrlab.quantization.quantized import QuantizedMotr
 from tests.deploy.conftest import FixedPoint, lively_model, make_fixed_point, small
@@ -78,7 +78,7 @@ def assert_equal(fixed_point: FixedPoint, base: Any, qim: Any) -> None:
 def assert_sessions_equal(fixed_point: FixedPoint, level: str, threads: int = 1, *, plain: bool = False) -> None:
     graphs = [fixed_point.graphs[f"{name}.ort.onnx"] for name in ("base", "qim")]
     base, qim = (session(plain_form(g) if plain else g, level, threads) for g in graphs)
-    assert_equal(fixed_point, lambda x: base.run(list(BASE_OUTPUTS), x), lambda x: qim.run(list(QIM_OUTPUTS), x))
+    assert_equal(fixed_point, lambda x: base.run(OUTPUTS["base"], x), lambda x: qim.run(OUTPUTS["qim"], x))
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -104,11 +104,7 @@ def test_plain_operators_are_standard(fixed_point: FixedPoint) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_openvino_equals_torch(fixed_point: FixedPoint, threads: int) -> None:
-    base, qim = (
-        load_network(fixed_point.artifact / f"{name}.ort.onnx", outputs, threads, "openvino")
-        for name, outputs in (("base", BASE_OUTPUTS), ("qim", QIM_OUTPUTS))
-    )
-    assert_equal(fixed_point, base, qim)
+    assert_equal(fixed_point, *load_networks(fixed_point.artifact, "ort.onnx", threads, "openvino"))
 
 
 NETWORKS: dict[str, Any] = {
@@ -142,11 +138,7 @@ def test_other_networks_and_schemes_are_exact_as_well(name: str, tmp_path: Path)
     other = make_fixed_point(tmp_path, settings.get("scheme"), settings.get("birth", 0.25), **settings.get("model", {}))
     assert_sessions_equal(other, "ORT_ENABLE_ALL")
     assert_sessions_equal(other, "ORT_ENABLE_ALL", plain=True)
-    base, qim = (
-        load_network(other.artifact / f"{graph}.ort.onnx", outputs, 1, "openvino")
-        for graph, outputs in (("base", BASE_OUTPUTS), ("qim", QIM_OUTPUTS))
-    )
-    assert_equal(other, base, qim)
+    assert_equal(other, *load_networks(other.artifact, "ort.onnx", 1, "openvino"))
 
 
 SCRIPT = """

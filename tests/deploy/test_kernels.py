@@ -213,8 +213,6 @@ def test_products_of_tokens(
 @WEIGHT_BITS
 def test_products_that_share_their_constants(weight_bits: int, tmp_path: Path) -> None:
     """Equal constants exist once in our files: here the weights of two products, their scales and zero points."""
-    # Fails with 8-bit weights on x86 without VNNI, where "session.x64quantprecision" replaces every constant once for
-    # each product that has it: "Attempt to replace the existing tensor". No artefact of 8-bit weights loads there.
     x = integers((16, 64), -128, 127, 0, "extreme")
     w = weights((32, 64), weight_bits, "extreme")
     product = Product(x, w, x @ w.T, 128)
@@ -255,11 +253,42 @@ def test_products_of_activations(terms: int, values: str, zero_point: int, weigh
     expected = (x @ y).astype(np.float32) * factor
     inputs = {"x": x, "y": y, "mask": np.ones((1, 1, 1, terms))}
     hidden = graph.op("ReduceMax", xp.const(1.0) - seen, graph.shape(-1), keepdims=1)
-    check(graph, found + graph.reshape(hidden, 1, 1, 1), inputs, expected, weight_bits, tmp_path)
+    check(graph, found + hidden.reshape(1, 1, 1), inputs, expected, weight_bits, tmp_path)
 
 
 def test_two_products_of_seven_bits_fit_into_int16() -> None:
     assert 2 * 255 * limit(7) <= 2**15 - 1 < 2 * 255 * limit(8)
+
+
+@pytest.mark.parametrize("kind", ["QLinearConv", "QGemm"])
+def test_unsigned_weights_give_the_same_integers(kind: str) -> None:
+    """Two products with shared constants, as an artefact has them; on every processor."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (1, 5, 7, 16) if kind == "QLinearConv" else (35, 16))
+    w = rng.integers(-63, 64, (24, 16))  # seven bits: both forms are exact here
+    graph = GraphBuilder()
+    xp = KernelArithmetic(graph)
+    given = xp.quantise(graph.input("x", x.shape), unsigned=True)
+    weight = w[:, :, None, None] if kind == "QLinearConv" else np.ascontiguousarray(w.T)
+    constants = [graph.constant(weight.astype(np.int8)), xp.const(np.ones(24)), graph.constant(np.zeros(24, np.int8))]
+    bias, grid = graph.constant(rng.integers(-99, 99, 24).astype(np.int32)), (xp.const(900.0), xp.zero(False))
+    how = {"kernel_shape": [1, 1], "channels_last": 1} if kind == "QLinearConv" else {}
+    operands = (given, xp.const(1.0), xp.zero(True), *constants)
+    tail = (*grid, bias) if kind == "QLinearConv" else (bias, *grid)
+    first, again = (graph.op(kind, *operands, *tail, domain=MICROSOFT, **how) for _ in range(2))
+    y = xp.dequantise(graph.cat([first, again], 0))
+    model = graph.model({"y": (y, (2 * x.shape[0], *x.shape[1:-1], 24))}, {})
+
+    def run() -> NDArray[Any]:
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, {"x": x.astype(np.float32)})[0])
+
+    signed = run()
+    kernels.unsigned_weights(model)
+    types = {onnx.TensorProto.INT8} & {constant.data_type for constant in model.graph.initializer}
+    assert not types
+    assert len(np.unique(signed)) > 20
+    assert np.array_equal(run(), signed)
 
 
 needs_saturation = pytest.mark.skipif(
@@ -306,11 +335,8 @@ def test_where_products_may_saturate(
     monkeypatch.setattr(kernels, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(platform, "machine", lambda: machine)
     assert kernels.may_saturate() is expected
-    for bits, slower in ((8, expected), (7, False)):  # products of seven bits are exact on the fast kernels
-        options = kernels.onnxruntime_options(1, weight_bits=bits)
-        if slower:
-            assert options.get_session_config_entry("session.x64quantprecision") == "1"
-        else:
-            with pytest.raises(RuntimeError, match="x64quantprecision"):
-                options.get_session_config_entry("session.x64quantprecision")
+    path = tmp_path / "model.onnx"
+    onnx.save(GraphBuilder().model({}, {}), path)
+    for bits, changed in ((8, expected), (7, False)):  # products of seven bits are exact on the fast kernels
+        assert isinstance(kernels.exact_form(path, bits), bytes) is changed
     assert ("no VNNI" in doctor.examine()["8-bit products"]) is expected

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from motrlab.config.scheme import Scheme
 from motrlab.deploy.portable import float_graphs, portable_graphs
-from motrlab.deploy.runtime import BASE_OUTPUTS, QIM_OUTPUTS, load_network
+from motrlab.deploy.runtime import load_networks
 from motrlab.quantization.quantized import QuantizedMotr
 from tests.deploy.conftest import FixedPoint, lively_model, make_fixed_point, small
 
@@ -62,10 +62,7 @@ def test_computes_what_torch_computes(kind: str, level: str, fixed_point: FixedP
 
 def test_openvino_takes_the_portable_files(fixed_point: FixedPoint) -> None:
     step = fixed_point.steps[-1]
-    base, qim = (
-        load_network(fixed_point.artifact / f"{name}.onnx", names, 1, "openvino")
-        for name, names in (("base", BASE_OUTPUTS), ("qim", QIM_OUTPUTS))
-    )
+    base, qim = load_networks(fixed_point.artifact, "onnx", 1, "openvino")
     inputs = feeds(step)
     found, expected = [*base(inputs[0]), *qim(inputs[1])], outputs(fixed_point.quantised.graphs, step)
     assert all(error(one, other) < 0.15 for one, other in zip(found, expected, strict=True))

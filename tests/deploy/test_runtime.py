@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from motrlab.data.preprocess import preprocess
-from motrlab.deploy.runtime import BACKENDS, Runtime, load_artifact
+from motrlab.deploy.runtime import BACKENDS, Runtime, load_artifact, load_networks
 from motrlab.errors import UserError
 from motrlab.tracking.sequence import track_frames
 from motrlab.tracking.tracker import TrackedBoxes
@@ -113,3 +113,12 @@ def test_every_stage_of_every_frame_is_timed(artifact: Path, images: Any) -> Non
 def test_an_unknown_backend_is_a_user_error(artifact: Path) -> None:
     with pytest.raises(UserError, match=r"tensorrt.*onnxruntime, openvino"):
         load_artifact(artifact, backend="tensorrt")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_file_that_does_not_load_is_named(tmp_path: Path, backend: str) -> None:
+    (tmp_path / "base.onnx").write_bytes(b"no model")
+    with pytest.raises(
+        UserError, match=rf"base\.onnx: {BACKENDS[backend]} cannot load it \(.+\); convert the run again"
+    ):
+        load_networks(tmp_path, "onnx", 1, backend)

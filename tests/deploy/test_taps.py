@@ -13,8 +13,8 @@ import torch
 
 from motrlab.config.scheme import Scheme
 from motrlab.data.preprocess import input_bytes
-from motrlab.deploy.runtime import BACKENDS, load_network
-from motrlab.deploy.taps import OUTPUTS, TappedRuntime
+from motrlab.deploy.runtime import BACKENDS, OUTPUTS, load_network, named
+from motrlab.deploy.taps import TappedRuntime
 from motrlab.errors import UserError
 from motrlab.quantization.analysis.comparison import compare_taps
 from motrlab.quantization.analysis.layers import Arrays
@@ -70,11 +70,10 @@ def test_taps_leave_the_outputs_as_they_are(tapped: TappedRuntime, converted: Fi
     for graph, outputs in OUTPUTS.items():
         inputs = [to_numpy(x) for x in inputs_of(converted)[graph]]
         path = converted.artifact / f"{graph}.ort.onnx"
-        names = [item.name for item in onnx.load(path).graph.input]
-        own = [input_bytes(inputs[0]), *inputs[1:]] if graph == "base" else inputs
-        bits = converted.config.scheme.weight_bits
-        plain = load_network(path, outputs, 1, weight_bits=bits)(dict(zip(names, own, strict=True)))
-        for one, other in zip(plain, tapped.run_with_outputs(graph, inputs)[0], strict=True):
+        own = named(graph, [input_bytes(inputs[0]), *inputs[1:]] if graph == "base" else inputs)
+        assert own.keys() == {item.name for item in onnx.load(path).graph.input}
+        plain = load_network(path, outputs, 1, weight_bits=converted.config.scheme.weight_bits)(own)
+        for one, other in zip(plain, tapped.networks[graph](own)[: len(outputs)], strict=True):
             np.testing.assert_array_equal(one, other)
 
 

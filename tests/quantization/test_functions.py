@@ -764,7 +764,7 @@ def test_attention_as_a_graph(levels: int, keys: int, tmp_path: Path) -> None:
     graph.xp.depth = depth
     ones = np.full((heads, keys, 1), f.ONE)
     operands = [graph.bytes(n, x) for n, x in (("q", q), ("k", k), ("v", np.concatenate((v, ones), 2)))]
-    flat = graph.builder.reshape(graph.real("mask", seen), 1, 1, keys)
+    flat = graph.real("mask", seen).reshape(1, 1, keys)
     masked = (graph.xp.const(1.0) - flat) * graph.xp.const(f.HIDDEN)
     steps = f.attention(graph.xp, *operands, masked, graph.real("overlap", bias), *factors)
     hidden = tensor((1 - seen[0]) * f.HIDDEN)
@@ -886,15 +886,13 @@ def test_sum_of_two_grids_as_a_graph(pair: tuple[int, int], tmp_path: Path) -> N
 @pytest.mark.parametrize("values", ["integers", "halves"])
 def test_a_float_input_goes_to_its_grid_alike_in_all_forms(values: str, tmp_path: Path) -> None:
     """State comes in steps of the grid that it left; where that is another, it may lie anywhere, on ties as well."""
-    # Halves fail in the plain form, which multiplies by f32(1/s) where kernels and torch divide by s. The QIM's `query`
-    # has a grid of its own, so such values can come: of scales s and t where n · s/t is within 1e-7 of a tie.
     scales = f32(np.random.default_rng(0).uniform(0.005, 0.1, 8))
     steps = np.arange(-130, 130) + (0.5 if values == "halves" else 0)
     graph = Graph()
     for i, scale in enumerate(scales):
         x = f32(steps * scale)
-        found = f.to_grid(TORCH, tensor(x) / float(scale), -128, 127)
-        same(found, np.clip(np.rint(x / scale), -128, 127))
-        given = graph.xp.quantise(graph.real(f"x{i}", x), scale=scale)
+        found = f.to_grid(TORCH, f.entered(TORCH, tensor(x), float(scale)), -128, 127)
+        same(found, np.clip(np.rint(x * f32(1 / float(scale))), -128, 127))
+        given = graph.xp.quantise(f.entered(graph.xp, graph.real(f"x{i}", x), float(scale)))
         graph.expect(f"of {scale}", graph.xp.dequantise(given), found)
     graph.check(tmp_path)

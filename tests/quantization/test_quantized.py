@@ -280,7 +280,8 @@ def test_a_scale_that_cannot_be_fixed_is_refused(float_model: Motr, rule: Rule, 
 
 
 def test_a_sum_on_a_grid_that_is_too_fine_is_named(float_model: Motr, base_inputs: Inputs) -> None:
-    (name, *_) = sorted(s.name for s in QuantizedMotr(float_model).specs.values() if (s.graph, s.operator) == ("base", "sum"))
+    specs = QuantizedMotr(float_model).specs.values()
+    (name, *_) = sorted(spec.name for spec in specs if (spec.graph, spec.operator) == ("base", "sum"))
     quantised = QuantizedMotr(float_model, Scheme().with_rules(Rule(name="fine", path=name, scale=1e-6)))
     with torch.no_grad():
         quantised.graphs.base(*base_inputs)
