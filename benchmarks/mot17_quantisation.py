@@ -31,16 +31,16 @@ from motrlab.data.preprocess import input_bytes
 from motrlab.deploy.integer import integer_share
 from motrlab.deploy.kernel_graph import kernel_graphs
 from motrlab.deploy.onnx_graph import save_onnx
-from motrlab.deploy.perf import BASE_INPUTS, QIM_INPUTS, time_in_turn
+from motrlab.deploy.perf import time_in_turn
 from motrlab.deploy.portable import float_graphs, portable_graphs
-from motrlab.deploy.runtime import BASE_OUTPUTS, QIM_OUTPUTS, load_network
+from motrlab.deploy.runtime import INPUTS, OUTPUTS, load_network
 from motrlab.model.motr import build_motr, folded_copy
 from motrlab.quantization.calibration import calibrate
 from motrlab.quantization.declare import example_inputs
 from motrlab.quantization.qat import qat_config, qat_loss
 from motrlab.quantization.quantized import QuantizedMotr
 
-NAMES = {"base": (BASE_INPUTS, BASE_OUTPUTS), "qim": (QIM_INPUTS, QIM_OUTPUTS)}
+NAMES = {graph: (INPUTS[graph], OUTPUTS[graph]) for graph in OUTPUTS}
 Inputs = dict[str, dict[str, Any]]  # graph → its inputs by name
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from motrlab.deploy.runtime import INPUTS, Array, Network, Runtime, load_artifact, named
+from motrlab.deploy.runtime import Array, Network, Runtime, load_artifact, named
 from motrlab.errors import UserError
 from motrlab.tracking.step import frame_loop
 from motrlab.tracking.tracker import Tracker
@@ -24,7 +24,6 @@ HOST_STAGES = ("tracker", "gather", "state")
 _MAX_RECORDED = 16  # inputs kept for the comparison of the graphs; mot17's take 14 MB a frame
 _WARM_UP = 3  # calls before the clock starts
 Inputs = dict[str, Array]
-BASE_INPUTS, QIM_INPUTS = INPUTS.values()  # for benchmarks/mot17_quantisation.py, until it uses INPUTS
 
 
 def measure_latency(

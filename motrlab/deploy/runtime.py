@@ -31,7 +31,6 @@ Network = Callable[[dict[str, Array]], list[Float32]]  # inputs by name → outp
 BACKENDS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # and what they are called
 INPUTS = {"base": ("image", "track_query", "track_mask", "track_reference"), "qim": ("embedding", "query", "mask")}
 OUTPUTS = {"base": ("class_logits", "boxes", "embedding"), "qim": ("updated_query",)}
-BASE_OUTPUTS, QIM_OUTPUTS = OUTPUTS.values()  # for stages/agreement.py and benchmarks, until they use OUTPUTS
 
 
 @dataclass(frozen=True, kw_only=True)

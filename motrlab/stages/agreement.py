@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from motrlab.deploy.runtime import BASE_OUTPUTS, QIM_OUTPUTS, OnnxGraphs, Runtime, load_artifact, load_network
+from motrlab.deploy.runtime import Runtime, load_artifact
 from motrlab.evaluation.agreement import track_agreement
 from motrlab.evaluation.metrics import OVERALL
 from motrlab.evaluation.tracks import Tracks, write_tracks
@@ -44,7 +44,8 @@ def measure_agreement(run: Run) -> dict[str, Any]:
         metrics[f"{form}.equal_files"] = len(tracks[form]) - len(differing)
         metrics[f"{form}.first_difference"] = differing[0] if differing else ""
     for backend in ("onnxruntime", "openvino"):
-        found = track_part(run, _engine(portable_runtime(run, runtime, backend)), "test")
+        portable = runtime.on_files(run.artifact, num_threads=num_cpus(), backend=backend)
+        found = track_part(run, _engine(portable), "test")
         reference = {name: tracks["fixed_point"][name] for name in found}
         scores = track_agreement(reference, found)[OVERALL]
         metrics |= {f"portable_{backend}.{score}": scores[score] for score in _SCORES}
@@ -53,16 +54,6 @@ def measure_agreement(run: Run) -> dict[str, Any]:
 
 def _engine(runtime: Runtime) -> Engine:
     return Engine(runtime.graphs, runtime.preprocess, 1)
-
-
-def portable_runtime(run: Run, runtime: Runtime, backend: str) -> Runtime:
-    """The tracker of an artefact on its portable files."""
-    base, qim = (
-        load_network(run.artifact / f"{graph}.onnx", outputs, num_cpus(), backend)
-        for graph, outputs in (("base", BASE_OUTPUTS), ("qim", QIM_OUTPUTS))
-    )
-    graphs = OnnxGraphs(base, qim, runtime.graphs.detect_query, boxes=runtime.graphs.boxes, exact=False)
-    return Runtime(graphs, runtime.shapes, runtime.tracker)
 
 
 def different_files(reference: Mapping[str, Tracks], other: Mapping[str, Tracks]) -> list[str]:
