@@ -36,7 +36,7 @@ class Rule:
     graph: str = "*"  # base | qim
     operator: str = "*"  # one of OPERATORS
     path: str = "*"
-    precision: str = "int8"  # int8 | int16, float: for analysis only, no runtime has products of them
+    precision: str = "int8"  # int8; int16 and float are for analysis only: no kernels, and int16 is not exact
     observer: str = "moving_average"  # min_max | moving_average | percentile | mse | kl
     percentile: float = 99.99  # of the magnitudes, for that observer
     per_channel: bool = True  # scales of weights; False: one per tensor

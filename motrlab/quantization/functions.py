@@ -56,7 +56,7 @@ def to_grid(xp: Any, steps: Any, low: int, high: int) -> Any:
 
 
 def entered(xp: Any, x: Any, scale: Any) -> Any:
-    """Real values in steps of a scale, not rounded yet: times 1/s, because that is how OpenVINO divides."""
+    """Real values → steps of a scale: x · f32(1/s), rounded once; `to_grid` follows. (OpenVINO divides like that.)"""
     return x * xp.const(1 / scale)
 
 
@@ -86,7 +86,7 @@ def exact_parts(magnitude: NDArray[Any], bias: NDArray[Any]) -> tuple[slice, ...
 
 
 def product(xp: Any, accumulator: Any, factor: Any) -> Any:
-    """Accumulator (products and bias, int32) → steps of the output grid, by one factor a channel.
+    """Accumulator (products and bias, int32) → steps of the output grid (8 bits), by one factor a channel.
 
     The factor is f32(f32(s_x · s_w) / s_y). Where the sum can pass 2²⁴, float forms sum parts and add those as
     integers; the conversion to float32 rounds once, as integer kernels do it.
@@ -105,7 +105,8 @@ def add_factors(x_scale: float, y_scale: float, scale: float) -> tuple[float, fl
 def add(xp: Any, x: Any, y: Any, factors: tuple[float, float]) -> Any:
     """Sum of two grids on a third: x·k_x/4096 + y·k_y/4096; 8-bit times 16-bit integers.
 
-    Exact until it is rounded, where it stays on the grid. Of one that passes the end by far the last bits may be lost.
+    8 bits times less than 2¹⁶ (`add_factors`) stay below 2²⁴, and so does a sum that stays on the grid. One that passes
+    the grid's end by far may lose last bits; it is cut anyway.
     """
     return x * xp.const(factors[0]) + y * xp.const(factors[1])
 
@@ -201,14 +202,18 @@ def positions(xp: Any, offsets: Any, centre: Any, size: Any, axes: Any, points: 
 
 
 def weigh(xp: Any, sampled: Any, weight: Any, points: int) -> Any:
-    """Samples times their weights, to be summed over the points; the sum of two has no order, that of more is exact."""
+    """Samples times their weights of 8 bits, to be summed over the points.
+
+    One product, or the sum of two, is rounded alike in any order. Samples of more points go to a grid of 1/`SAMPLE`
+    first, and weights have fewer levels (`sampling_levels`), so that their sum stays below 2²⁴ and is exact.
+    """
     if points > 2:
         sampled = xp.round(sampled * xp.const(float(SAMPLE))) * xp.const(1 / SAMPLE)
     return sampled * weight
 
 
 def box_deltas(xp: Any, delta: Any) -> Any:
-    """What a box head says, on its grid of 2⁻¹⁰ (int16)."""
+    """What a box head says, in steps of 2⁻¹⁰: rint(1024 · x), int16; the product by a power of two is exact."""
     return to_grid(xp, delta * xp.const(float(DELTA)), *INT16)
 
 
@@ -220,18 +225,18 @@ def growth_table(limit: float) -> Float32:
 
 
 def on_reference_grid(xp: Any, x: Any, low: float = -2.0, high: float = 2.0) -> Any:
-    """Fractions of the image → the nearest multiple of 2⁻¹⁴ within an int16."""
+    """Fractions of the image → rint(2¹⁴ · x) / 2¹⁴, an int16; products by powers of two are exact."""
     edges = (max(INT16[0], round(low * REFERENCE)), min(INT16[1], round(high * REFERENCE)))
     return to_grid(xp, x * xp.const(float(REFERENCE)), *edges) * xp.const(1 / REFERENCE)
 
 
 def moved_centre(xp: Any, delta: Any, centre: Any, size: Any) -> Any:
-    """Relative boxes: centre + delta · size, `delta` from `box_deltas`."""
+    """Relative boxes: centre + delta · size, `delta` from `box_deltas`; product and sum are rounded once each."""
     return on_reference_grid(xp, centre + xp.apart(xp.apart(delta * xp.const(1 / DELTA)) * size))
 
 
 def grown_size(xp: Any, delta: Any, size: Any, limit: float, least: float) -> Any:
-    """Relative boxes: size · exp(delta), |delta| ≤ limit, by a table; at least `least`."""
+    """Relative boxes: size · exp(delta), |delta| ≤ limit, at least `least`: int16 times a table entry, rounded once."""
     edge = int(limit * DELTA)
     growth = xp.lookup(growth_table(limit), xp.clip(delta, -edge, edge) + xp.const(float(edge)))
     return on_reference_grid(xp, size * growth, least)
@@ -252,14 +257,14 @@ def box_table() -> Float32:
 
 
 def moved_logits(xp: Any, delta: Any, reference: Any, epsilon: float) -> Any:
-    """Boxes as logits: logit(reference) by a table, plus delta; on the grid of 2⁻¹⁰, from -8 to 8."""
+    """Boxes as logits: logit(reference) by a table, plus delta; a sum of int16, on the grid of 2⁻¹⁰, from -8 to 8."""
     index = xp.clip(reference * xp.const(float(REFERENCE)), 0, REFERENCE)
     moved = xp.lookup(logit_table(epsilon), index) + delta
     return xp.clip(moved, -LARGEST_LOGIT, LARGEST_LOGIT) * xp.const(1 / DELTA)
 
 
 def box_of_logits(xp: Any, logits: Any) -> Any:
-    """σ of box logits that lie on the grid of 2⁻¹⁰, by a table."""
+    """σ of box logits i/1024 with |i| ≤ 8192, by a table; the result is on the grid of 2⁻¹⁴."""
     return xp.lookup(box_table(), logits * xp.const(float(DELTA)) + xp.const(float(LARGEST_LOGIT)))
 
 
@@ -271,11 +276,14 @@ def sine_table(frequencies: tuple[float, ...]) -> Float32:
 
 
 def sine_rows(xp: Any, reference: Any) -> Any:
-    """Which row of `sine_table` stands for each coordinate."""
+    """Which row of `sine_table` stands for each coordinate: rint(1024 · x) − the first one's."""
     return to_grid(xp, reference * xp.const(float(SINE)), *SINE_RANGE) - xp.const(float(SINE_RANGE[0]))
 
 
 def overlap(xp: Any, centre: Any, other_centre: Any, size: Any, other_size: Any) -> Any:
-    """Overlap of reference boxes along one axis: relu(1 − ½|Δ| · (2 / ½(s + s′))); centres and sizes come halved."""
+    """Overlap of reference boxes along one axis: relu(1 − ½|Δ| · (2 / ½(s + s′))); centres and sizes come halved.
+
+    Differences and sums of halves of 2⁻¹⁴ are exact; then one quotient of a power of two, one product, one difference.
+    """
     reach = xp.maximum(size + other_size, f32(LEAST_REACH / 2))
     return xp.relu(xp.const(1.0) - xp.apart(xp.absolute(centre - other_centre) * (xp.const(2.0) / reach)))

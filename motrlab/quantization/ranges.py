@@ -93,7 +93,7 @@ class Ranges(nn.Module):
     def finish(self) -> None:
         """End of calibration: ranges from histograms, where a rule asks for them.
 
-        What nobody was seen in (tracks that never were) gets the range of a norm's results, so that nothing overflows.
+        Tensors that were never observed (no track ever lived) get the range of a norm's results: nothing overflows.
         """
         self.advance()
         for spec in self.unseen():

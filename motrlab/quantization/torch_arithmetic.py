@@ -19,7 +19,7 @@ LARGEST_BIAS = 2**22  # in steps of the accumulator
 
 
 class TorchArithmetic:
-    """Integers in float32 tensors. No gradients: those come from the float functions (`grids.py`)."""
+    """Integers in float32 tensors. How gradients pass is a matter of `grids.py`."""
 
     def const(self, x: Any) -> Tensor:
         """A tensor, so that a division by it or of it is one division."""

@@ -26,7 +26,7 @@ from motrlab.stages.training import record_training
 
 
 def calibrate(run: Run, *, num_frames: int = 0, stride: int = 0, sequences: Sequence[str] = ()) -> dict[str, Any]:
-    """Fold, prepare, and let observers watch the closed loop over the train halves; record kind `calibration`.
+    """Fold, put on grids, and let observers watch the closed loop over the train halves; record kind `calibration`.
 
     0 and empty mean the preset's. Raises UserError if nobody is on the frames that would be watched.
     """

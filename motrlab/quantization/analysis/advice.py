@@ -56,7 +56,7 @@ def _wider(row: LayerRow) -> str:
     if row.observer == "min_max":
         return "Calibrate on more frames."
     if row.observer == "moving_average":
-        return "Calibrate on more frames or with observer min_max."
+        return "Its range is a mean of frames' maxima: calibrate with observer min_max."
     if row.observer == "ceiling":
         return "That is its ReLU6: leave it."
     scale = f"a rule's scale near {row.scale * row.range_used:.2g} would reach it"
