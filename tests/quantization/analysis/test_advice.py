@@ -79,7 +79,7 @@ def test_int16_is_never_offered(kind: str) -> None:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_more_frames_only_where_an_observer_follows_the_extremes(source: str) -> None:
-    """Percentile, MSE and KL clip on purpose, as does a fixed scale or a ReLU6; a mean of maxima is below the largest."""
+    """Percentile, MSE and KL clip on purpose, as do a fixed scale and a ReLU6; a mean of maxima lies below the most."""
     bad = replace(CASES["saturates"], observer=source)
     assert ("more frames" in only(bad)) == (source == "min_max")
     others = [replace(found, observer=source) for kind, found in CASES.items() if kind != "saturates"]
