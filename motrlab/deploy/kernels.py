@@ -68,7 +68,8 @@ def unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 def onnxruntime_options(num_threads: int) -> onnxruntime.SessionOptions:
     """All optimisations, `num_threads` threads within a node, one node at a time, quiet.
 
-    Threads that wait sleep: the two graphs have pools of their own, which would spin against each other.
+    Threads spin while a graph runs, and sleep between runs: each graph has a pool of its own, and those would spin
+    against each other.
     """
     import onnxruntime
 
@@ -78,7 +79,7 @@ def onnxruntime_options(num_threads: int) -> onnxruntime.SessionOptions:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # errors
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 

@@ -7,7 +7,9 @@ difference between two graphs. Medians and 90th percentiles are in milliseconds.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ STEP_STAGES = ("preprocess", "base", "tracker", "gather", "qim", "state", "total
 HOST_STAGES = ("tracker", "gather", "state")
 _MAX_RECORDED = 16  # inputs kept for the comparison of the graphs; mot17's take 14 MB a frame
 _WARM_UP = 3  # calls before the clock starts
+_TURN = 10  # calls of one form before those of the other: waking its threads belongs to the first only
 Inputs = dict[str, Array]
 
 
@@ -66,7 +69,7 @@ def measure_latency(
 
 
 def _compare(fixed: Runtime, floating: Runtime, frames: Sequence[NDArray[np.uint8]], repeats: int) -> dict[str, float]:
-    """Both forms of both graphs, call by call in turn, on the inputs of the fixed-point tracker's own loop."""
+    """Both forms of both graphs, in turn, on the inputs of the fixed-point tracker's own loop."""
     frames, tracker = frames[:_MAX_RECORDED], Tracker(fixed.tracker, fixed.shapes.num_detect, fixed.shapes.num_track)
     images = map(fixed.preprocess, frames)
     loop = frame_loop(fixed.graphs, images, lambda out: tracker.update(*out.scores_and_boxes()), fixed.shapes)
@@ -87,24 +90,26 @@ def _compare(fixed: Runtime, floating: Runtime, frames: Sequence[NDArray[np.uint
 
 
 def time_in_turn(candidates: Mapping[str, tuple[Network, Sequence[Inputs]]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of `repeats` calls of each candidate, one call of each after the other, each on its inputs in turn."""
+    """Seconds of `repeats` calls of each candidate, some calls of each after the other, each on its inputs in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for index in range(-_WARM_UP, repeats):
+    for first in range(-_WARM_UP, repeats, _TURN):
         for name, (network, inputs) in candidates.items():
-            given = inputs[index % len(inputs)]
-            started = time.perf_counter()
-            network(given)
-            if index >= 0:
-                seconds[name].append(time.perf_counter() - started)
+            for index in range(first, min(first + _TURN, repeats)):
+                given = inputs[index % len(inputs)]
+                started = time.perf_counter()
+                network(given)
+                if index >= 0:
+                    seconds[name].append(time.perf_counter() - started)
     return seconds
 
 
 def _time_closed_loops(fixed: Runtime, floating: Runtime, frames: list[NDArray[np.uint8]]) -> dict[str, float]:
-    """Parts of the frame step over a whole sequence, both loops closed, frame by frame in turn; some warm up."""
+    """Parts of the frame step over a whole sequence, both loops closed, some frames of each in turn; some warm up."""
     seconds: dict[str, dict[str, list[float]]] = {"fixed": {}, "float": {}}
     loops = [fixed.track(frames, seconds["fixed"]), floating.track(frames, seconds["float"])]
-    for _ in zip(*loops, strict=True):
-        pass
+    for _ in range(0, len(frames) + 1, _TURN):
+        for loop in loops:
+            deque(islice(loop, _TURN), maxlen=0)
     warm_up = min(_WARM_UP, len(frames) - 1)
     parts = {name: values[warm_up:] for name, values in seconds["fixed"].items()}
     parts["host"] = [sum(values) for values in zip(*(parts[name] for name in HOST_STAGES), strict=True)]
