@@ -135,7 +135,7 @@ def load_artifact(folder: Path, *, num_threads: int = 1, backend: str = "onnxrun
 def load_networks(
     folder: Path, ending: str, num_threads: int, backend: str = "onnxruntime", *, weight_bits: int = 8
 ) -> list[Network]:
-    """`base.ENDING` and `qim.ENDING` of a folder, as `load_network` loads them; the QIM, which is small, on one thread."""
+    """`base.ENDING` and `qim.ENDING` of a folder, as `load_network` loads them; the small QIM on one thread."""
     files = zip(OUTPUTS.items(), (num_threads, 1), strict=True)
     return [
         load_network(folder / f"{graph}.{ending}", outputs, threads, backend, weight_bits=weight_bits)
