@@ -57,13 +57,13 @@ test-%: $(STAMP)
 # The stored outputs of the notebooks against fresh ones, in order, in a throw-away project folder.
 notebooks-test: $(STAMP)
 ifneq ($(NOTEBOOKS),)
-	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && MOTRLAB_HOME=$$home $(BIN)/python -m pytest --nbval -q \
+	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && MOTRLAB_HOME=$$home OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval -q \
 		--nbval-current-env --nbval-cell-timeout 900 $(addprefix --nbval-sanitize-with ,$(SANITIZE)) $(sort $(NOTEBOOKS))
 endif
 
 # Execute the notebooks on the smoke preset and store their outputs, which nbval compares with.
 notebooks-outputs: $(STAMP)
-	home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && MOTRLAB_HOME=$$home $(BIN)/python -m nbconvert \
+	home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && MOTRLAB_HOME=$$home OMP_NUM_THREADS=1 $(BIN)/python -m nbconvert \
 		--to notebook --execute --inplace --ExecutePreprocessor.extra_arguments=--log-level=ERROR $(sort $(NOTEBOOKS))
 
 clean:
