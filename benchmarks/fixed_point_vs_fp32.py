@@ -14,6 +14,7 @@ time for every picture. The host's part is that of full slots, so it is more tha
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,12 +28,9 @@ from numpy.typing import NDArray
 from motrlab.config import Config
 from motrlab.config.presets import PRESETS, load_preset
 from motrlab.data.preprocess import preprocess
-from motrlab.deploy.artifact import write_artifact
-from motrlab.deploy.kernel_graph import kernel_graphs
+from motrlab.deploy.conversion import save_artifact, save_float_graphs
 from motrlab.deploy.kernels import may_saturate
-from motrlab.deploy.onnx_graph import save_onnx
 from motrlab.deploy.perf import STEP_STAGES, measure_latency
-from motrlab.deploy.portable import float_graphs, portable_graphs
 from motrlab.doctor import cpu_features
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr, build_motr, folded_copy
@@ -103,24 +101,12 @@ def noise(size: tuple[int, int], number: int) -> Iterator[NDArray[np.uint8]]:
 @torch.no_grad()
 def write_files(config: Config, frames: list[NDArray[np.uint8]], folder: Path) -> tuple[Path, Path]:
     """An artefact calibrated on `frames`, and the folder of its fp32 graphs."""
-    model = lively_model(config)
-    quantised = QuantizedMotr(folded_copy(model), config.scheme)
+    model = folded_copy(lively_model(config))
+    quantised = QuantizedMotr(copy.deepcopy(model), config.scheme)
     size = config.model.height, config.model.width
     calibrate(quantised, [[torch.from_numpy(preprocess(frame, *size))[None] for frame in frames]], config)
-    for name, graph in float_graphs(folded_copy(model)).items():
-        save_onnx(graph, folder / "float" / f"{name}.onnx")
-    graphs = {f"{name}.ort.onnx": graph for name, graph in kernel_graphs(quantised).items()}
-    graphs |= {f"{name}.onnx": graph for name, graph in portable_graphs(quantised).items()}
-    query, reference = quantised.detect_slots()
-    artifact = write_artifact(
-        folder / "artifact",
-        graphs=graphs,
-        detect_query=query.numpy(),
-        detect_reference=reference.numpy(),
-        config=config,
-        provenance={"weights": "random"},
-    )
-    return artifact, folder / "float"
+    artifact = save_artifact(folder / "artifact", quantised, config, {"weights": "random"})
+    return artifact, save_float_graphs(folder / "float", model)
 
 
 def lively_model(config: Config, seed: int = 0) -> Motr:

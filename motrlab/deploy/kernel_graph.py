@@ -22,7 +22,6 @@ from motrlab.deploy.onnx_operations import Node, OnnxOperations, Shape, convolve
 from motrlab.errors import UserError
 from motrlab.model.attention import Attention, DeformableAttention, OverlapBias
 from motrlab.model.base import BaseGraph, DetectQueries
-from motrlab.model.operations import EPSILON, LEAST_SIZE, SIZE_LIMIT, sine_frequencies
 from motrlab.quantization import functions
 from motrlab.quantization.grid_operations import GridOperations
 from motrlab.quantization.grids import CONSTANT_SCALE
@@ -257,17 +256,12 @@ class KernelOperations(OnnxOperations):
 
     def sine(self, reference: Expr, channels: int) -> Node:
         shape = self.slot_shape(4 * channels)
-        table = functions.sine_table(tuple(sine_frequencies(channels).double().tolist()))
-        value = self.xp.lookup((table + 128).astype(np.uint8), functions.sine_rows(self.xp, reference))  # [N, 4, C]
+        table = (self.grids.sine_table(channels) + 128).astype(np.uint8)
+        value = self.xp.lookup(table, functions.sine_rows(self.xp, reference))  # [N, 4, C]
         return self._node(self.spec("position.sine"), value.reshape(1, *shape[2:], shape[1]), shape)
 
     def refine(self, base: BaseGraph, delta: Expr, reference: Expr) -> Expr:
-        steps = functions.box_deltas(self.xp, delta)
-        if not base.config.relative_boxes:
-            return functions.moved_logits(self.xp, steps, reference, EPSILON)
-        (dc, ds), (centre, size) = (x.split((2, 2), 1) for x in (steps, reference))
-        moved = functions.moved_centre(self.xp, dc, centre, size)
-        return self.graph.cat([moved, functions.grown_size(self.xp, ds, size, SIZE_LIMIT, LEAST_SIZE)], 1)
+        return self.grids.refined(self.xp, base, delta, reference)
 
     def next_reference(self, base: BaseGraph, boxes: Expr) -> Expr:
         return boxes if base.config.relative_boxes else functions.box_of_logits(self.xp, boxes)

@@ -10,6 +10,7 @@ no such form: it is given products of float32 values (`plain.py`), whose sums ar
 from __future__ import annotations
 
 import contextlib
+import copy
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,28 +40,28 @@ def may_saturate() -> bool:
     return platform.machine().lower() not in _ARM and not _VNNI & cpu_flags()
 
 
-def exact_form(path: Path, weight_bits: int = 8) -> str | bytes:
-    """The file, or its contents, that ONNX Runtime computes exactly here.
+def exact_form(model: Path | onnx.ModelProto, weight_bits: int = 8) -> str | bytes:
+    """What ONNX Runtime is given of a file or a model, so that it computes its products exactly here.
 
     `weight_bits`: with 7, two products of bytes always fit into int16, and the fast kernels are exact everywhere.
     """
-    if weight_bits < 8 or not may_saturate():  # VNNI kernels want signed weights
-        return str(path)
+    saturates = weight_bits > 7 and may_saturate()  # not elsewhere: VNNI kernels want signed weights
+    if isinstance(model, Path) and not saturates:
+        return str(model)
     import onnx
 
-    content: bytes = unsigned_weights(onnx.load(path)).SerializeToString()
+    own = onnx.load(model) if isinstance(model, Path) else copy.deepcopy(model)
+    content: bytes = (unsigned_weights(own) if saturates else own).SerializeToString()
     return content
 
 
 def unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` itself, with every int8 weight of an integer product as uint8 with zero point 128."""
-    from onnx import numpy_helper
+    """`model` itself, with every int8 constant (weights, and all zero points) as uint8, 128 more: the same values."""
+    from onnx import TensorProto, numpy_helper
 
-    products = [node for node in model.graph.node if node.op_type in ("QLinearConv", "QGemm")]
-    names = {node.input[index] for node in products for index in (3, 5)}  # weight, its zero point
     for constant in model.graph.initializer:
-        value = numpy_helper.to_array(constant)
-        if constant.name in names and value.dtype == np.int8:
+        if constant.data_type == TensorProto.INT8:
+            value = numpy_helper.to_array(constant)
             constant.CopyFrom(numpy_helper.from_array(value.view(np.uint8) ^ np.uint8(128), constant.name))
     return model
 

@@ -155,6 +155,9 @@ class OnnxArithmetic:
     def maximum(self, x: Expr, low: float) -> Expr:
         return self.graph.op("Max", x, self.const(low))
 
+    def cat(self, parts: Sequence[Expr]) -> Expr:
+        return self.graph.cat(parts, 1)
+
     def lookup(self, table: NDArray[Any], index: Expr) -> Expr:
         """Entries, or rows, of a table by a value that is an integer."""
         return self.graph.op("Gather", self.graph.constant(table), self.graph.op("Cast", index, to=TensorProto.INT32))

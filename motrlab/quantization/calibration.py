@@ -18,6 +18,7 @@ from tqdm import tqdm
 from motrlab.config import CalibrationConfig, Config
 from motrlab.errors import UserError
 from motrlab.quantization.bias_correction import correct_biases
+from motrlab.quantization.equalisation import equalise
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import Array, FrameOutput, FrameStep, Graphs, frame_loop
 from motrlab.tracking.tracker import Decision, Tracker
@@ -41,6 +42,8 @@ def calibrate(quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]], c
     what a short one lacks, those behind it give. Raises UserError if there is no frame.
     """
     settings = config.calibration
+    if settings.equalise:
+        equalise(quantised.model)
     quantised.mode("calibrate")
     steps: list[FrameStep] = []
     live, frames, used = 0, 0, 0

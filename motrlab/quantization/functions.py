@@ -242,6 +242,14 @@ def grown_size(xp: Any, delta: Any, size: Any, limit: float, least: float) -> An
     return on_reference_grid(xp, size * growth, least)
 
 
+def refined(xp: Any, delta: Any, reference: Any, *, relative: bool, limit: float, least: float, epsilon: float) -> Any:
+    """Box output on its grid, channels on axis 1: relative boxes, or logits; `delta` from `box_deltas`."""
+    if not relative:
+        return moved_logits(xp, delta, reference, epsilon)
+    (dc, ds), (centre, size) = (x.split((2, 2), 1) for x in (delta, reference))
+    return xp.cat([moved_centre(xp, dc, centre, size), grown_size(xp, ds, size, limit, least)])
+
+
 @cache
 def logit_table(epsilon: float) -> Float32:
     """rint(1024 · logit(i/2¹⁴)) for i from 0 to 2¹⁴, ε away from the ends."""

@@ -160,21 +160,32 @@ class GridOperations(Grids):
         spec = self.spec("position.sine", "input")
 
         def exact() -> Tensor:
-            table = functions.sine_table(tuple(sine_frequencies(channels).double().tolist()))
-            rows = TORCH.lookup(table, functions.sine_rows(TORCH, reference.detach()))  # [B, 4, R, W, channels]
+            rows = TORCH.lookup(
+                self.sine_table(channels), functions.sine_rows(TORCH, reference.detach())
+            )  # [B, 4, R, W, channels]
             return rows.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
         return self.finish(spec, lambda: FLOAT.sine(reference, channels), exact)
+
+    def sine_table(self, channels: int) -> functions.Float32:
+        """As `functions.sine_table`, of the model's own frequencies."""
+        return functions.sine_table(tuple(sine_frequencies(channels).double().tolist()))
 
     def refine(self, base: BaseGraph, delta: Tensor, reference: Tensor) -> Tensor:
         if not self.quantising:
             return FLOAT.refine(base, delta, reference)
         with torch.no_grad():
-            boxes = _refined(base, functions.box_deltas(TORCH, delta), reference)
+            boxes = self.refined(TORCH, base, delta, reference)
         if not torch.is_grad_enabled():
             return boxes
         floating = FLOAT.refine(base, delta, reference)
         return floating + (boxes - floating).detach()
+
+    def refined(self, xp: Any, base: BaseGraph, delta: Any, reference: Any) -> Any:
+        """As `functions.refined`, of a head's real values, by the model's own limits."""
+        limits = {"limit": SIZE_LIMIT, "least": LEAST_SIZE, "epsilon": EPSILON}
+        relative = base.config.relative_boxes
+        return functions.refined(xp, functions.box_deltas(xp, delta), reference, relative=relative, **limits)
 
     def next_reference(self, base: BaseGraph, boxes: Tensor) -> Tensor:
         if base.config.relative_boxes or not self.quantising:
@@ -196,12 +207,3 @@ def _sampled(
     index = functions.to_grid(TORCH, logits * functions.LOGIT, -128, 127) + 128
     weight = TORCH.lookup(functions.sigmoid_table(levels), index).unflatten(2, (heads, points)).transpose(1, 2)
     return functions.weigh(TORCH, sampled, weight.reshape(-1, 1, tokens, points), points).sum(-1)
-
-
-def _refined(base: BaseGraph, delta: Tensor, reference: Tensor) -> Tensor:
-    """Box output on its grid; `delta` from `functions.box_deltas`."""
-    if not base.config.relative_boxes:
-        return functions.moved_logits(TORCH, delta, reference, EPSILON)
-    (dc, ds), (centre, size) = delta.split(2, 1), reference.split(2, 1)
-    moved = functions.moved_centre(TORCH, dc, centre, size)
-    return torch.cat((moved, functions.grown_size(TORCH, ds, size, SIZE_LIMIT, LEAST_SIZE)), 1)

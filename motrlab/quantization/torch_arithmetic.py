@@ -60,6 +60,9 @@ class TorchArithmetic:
     def max(self, x: Tensor) -> Tensor:
         return x.amax(-1, keepdim=True)
 
+    def cat(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts), 1)
+
     def unsigned_grid(self, x: Tensor, levels: int) -> Tensor:
         return (x * levels).round()
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from motrlab.deploy.artifact import write_artifact
 from motrlab.deploy.perf import measure_latency
 from motrlab.evaluation.tracks import read_tracks
 from motrlab.run import Run, git_state
@@ -23,29 +22,16 @@ def convert(run: Run) -> dict[str, Any]:
 
     Raises UserError where the run's scheme asks for what integer kernels lack.
     """
+    from motrlab.deploy.conversion import save_artifact, save_float_graphs
     from motrlab.deploy.integer import integer_share
-    from motrlab.deploy.kernel_graph import kernel_graphs
-    from motrlab.deploy.onnx_graph import save_onnx
-    from motrlab.deploy.portable import float_graphs, portable_graphs
     from motrlab.model.motr import folded_copy
     from motrlab.stages.models import load_float, load_quantized
 
     started = time.time()
     quantised = load_quantized(run, "qat")
-    graphs = {f"{name}.ort.onnx": model for name, model in kernel_graphs(quantised).items()}
-    graphs |= {f"{name}.onnx": model for name, model in portable_graphs(quantised).items()}
-    export = run.path / "export" / "float"
-    for name, model in float_graphs(folded_copy(load_float(run))).items():
-        save_onnx(model, export / f"{name}.onnx")
-    query, reference = quantised.detect_slots()
-    write_artifact(
-        run.artifact,
-        graphs=graphs,
-        detect_query=query.numpy(),
-        detect_reference=reference.numpy(),
-        config=replace(run.config, scheme=quantised.scheme),
-        provenance={"run": run.name, "stage": "qat", "git_commit": git_state()["git_commit"]},
-    )
+    provenance = {"run": run.name, "stage": "qat", "git_commit": git_state()["git_commit"]}
+    save_artifact(run.artifact, quantised, replace(run.config, scheme=quantised.scheme), provenance)
+    export = save_float_graphs(run.path / "export" / "float", folded_copy(load_float(run)))
     metrics: dict[str, float | str] = {}
     for graph in ("base", "qim"):
         share = integer_share(run.artifact / f"{graph}.ort.onnx")

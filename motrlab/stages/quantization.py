@@ -14,7 +14,6 @@ from motrlab.config import CalibrationConfig, Config
 from motrlab.errors import UserError
 from motrlab.model.motr import folded_copy
 from motrlab.quantization.calibration import calibrate as calibrate_ranges
-from motrlab.quantization.equalisation import equalise
 from motrlab.quantization.qat import train_qat as fit_qat
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run
@@ -39,10 +38,7 @@ def calibrate(run: Run, *, num_frames: int = 0, stride: int = 0, sequences: Sequ
         sequences=tuple(sequences) or settings.sequences,
     )
     config = replace(run.config, calibration=settings)
-    model = folded_copy(load_float(run))
-    if settings.equalise:
-        equalise(model)
-    quantized = QuantizedMotr(model, config.scheme)
+    quantized = QuantizedMotr(folded_copy(load_float(run)), config.scheme)
     result = calibrate_ranges(quantized, calibration_videos(run, settings), config)
     if result.tracks_per_frame == 0:
         warnings.warn(

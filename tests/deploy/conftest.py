@@ -13,17 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from motrlab.config import Config, smoke
-from motrlab.config.scheme import Scheme
-from motrlab.deploy.artifact import write_artifact
-from motrlab.deploy.kernel_graph import kernel_graphs
-from motrlab.deploy.onnx_graph import save_onnx
-from motrlab.deploy.portable import float_graphs, portable_graphs
+from motrlab.config.scheme import Rule, Scheme
+from motrlab.deploy.conversion import artifact_graphs, save_artifact, save_float_graphs
 from motrlab.model.motr import Motr, build_motr, folded_copy
 from motrlab.quantization.calibration import calibrate, closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import FrameStep
 
 Image = NDArray[np.uint8]
+PROVENANCE = {"run": "test", "git_commit": "abc"}
 
 
 def lively_model(config: Config, seed: int = 3) -> Motr:
@@ -80,20 +78,21 @@ def make_fixed_point(folder: Path, scheme: Scheme | None = None, birth: float = 
     quantised = QuantizedMotr(lively_model(config), config.scheme)
     calibrate(quantised, [noise(config, 6, 1)], config)
     steps = list(closed_loop(quantised.graphs, noise(config, 8, 2), config))
-    graphs = {f"{name}.ort.onnx": graph for name, graph in kernel_graphs(quantised).items()}
-    graphs |= {f"{name}.onnx": graph for name, graph in portable_graphs(quantised).items()}
-    for name, graph in float_graphs(model).items():
-        save_onnx(graph, folder / "float" / f"{name}.onnx")
-    query, reference = quantised.detect_slots()
-    artifact = write_artifact(
-        folder / "artifact",
-        graphs=graphs,
-        detect_query=query.numpy(),
-        detect_reference=reference.numpy(),
-        config=config,
-        provenance={"run": "test", "git_commit": "abc"},
-    )
-    return FixedPoint(model, quantised, config, artifact, folder / "float", steps, graphs)
+    graphs, floats = artifact_graphs(quantised), save_float_graphs(folder / "float", model)
+    artifact = save_artifact(folder / "artifact", quantised, config, PROVENANCE, graphs=graphs)
+    return FixedPoint(model, quantised, config, artifact, floats, steps, graphs)
+
+
+def ranged(fixed_point: FixedPoint, *rules: Rule) -> QuantizedMotr:
+    """A small model whose scheme has these rules too, with ranges of two frames, in mode `evaluate`."""
+    quantised = QuantizedMotr(lively_model(small()), Scheme().with_rules(*rules))
+    with torch.no_grad():
+        for step in fixed_point.steps[:2]:
+            quantised.graphs.base(*step.base_inputs)
+            quantised.graphs.qim(*step.qim_inputs)
+        quantised.ranges.finish()
+    quantised.mode("evaluate")
+    return quantised
 
 
 @pytest.fixture(scope="session")
@@ -107,15 +106,8 @@ def make_artifact(fixed_point: FixedPoint) -> Callable[[Path], Path]:
     """Writes the artefact of `fixed_point` to the folder it is given, for tests that change files."""
 
     def make(folder: Path) -> Path:
-        query, reference = fixed_point.quantised.detect_slots()
-        return write_artifact(
-            folder,
-            graphs=fixed_point.graphs,
-            detect_query=query.numpy(),
-            detect_reference=reference.numpy(),
-            config=fixed_point.config,
-            provenance={"run": "test", "git_commit": "abc"},
-        )
+        quantised, config, graphs = fixed_point.quantised, fixed_point.config, fixed_point.graphs
+        return save_artifact(folder, quantised, config, PROVENANCE, graphs=graphs)
 
     return make
 

@@ -23,12 +23,11 @@ from motrlab.config.scheme import Rule, Scheme
 from motrlab.data.preprocess import input_bytes
 from motrlab.deploy.integer import integer_share
 from motrlab.deploy.kernel_graph import kernel_graphs
-from motrlab.deploy.kernels import onnxruntime_options
+from motrlab.deploy.kernels import exact_form, onnxruntime_options
 from motrlab.deploy.plain import plain_form
 from motrlab.deploy.runtime import OUTPUTS, load_networks
 from motrlab.errors import UserError
-from motrlab.quantization.quantized import QuantizedMotr
-from tests.deploy.conftest import FixedPoint, lively_model, make_fixed_point, small
+from tests.deploy.conftest import FixedPoint, make_fixed_point, ranged
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 Arrays = dict[str, np.ndarray]
@@ -58,10 +57,10 @@ def expected(fixed_point: FixedPoint) -> list[tuple[Arrays, list[np.ndarray], Ar
     return found
 
 
-def session(model: onnx.ModelProto, level: str, threads: int = 1) -> Any:
+def session(model: onnx.ModelProto, level: str, threads: int = 1, weight_bits: int = 8) -> Any:
     options = onnxruntime_options(threads)
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(exact_form(model, weight_bits), options, providers=["CPUExecutionProvider"])
 
 
 def assert_equal(fixed_point: FixedPoint, base: Any, qim: Any) -> None:
@@ -77,7 +76,8 @@ def assert_equal(fixed_point: FixedPoint, base: Any, qim: Any) -> None:
 
 def assert_sessions_equal(fixed_point: FixedPoint, level: str, threads: int = 1, *, plain: bool = False) -> None:
     graphs = [fixed_point.graphs[f"{name}.ort.onnx"] for name in ("base", "qim")]
-    base, qim = (session(plain_form(g) if plain else g, level, threads) for g in graphs)
+    bits = fixed_point.config.scheme.weight_bits
+    base, qim = (session(plain_form(g) if plain else g, level, threads, bits) for g in graphs)
     assert_equal(fixed_point, lambda x: base.run(OUTPUTS["base"], x), lambda x: qim.run(OUTPUTS["qim"], x))
 
 
@@ -217,14 +217,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_kernels_lack_is_refused_by_name(name: str, fixed_point: FixedPoint) -> None:
     rule = REFUSED[name]
-    config = small()
-    quantised = QuantizedMotr(lively_model(config), Scheme().with_rules(rule))
-    with torch.no_grad():
-        for step in fixed_point.steps[:2]:
-            quantised.graphs.base(*step.base_inputs)
-            quantised.graphs.qim(*step.qim_inputs)
-        quantised.ranges.finish()
-    quantised.mode("evaluate")
+    quantised = ranged(fixed_point, rule)
     with pytest.raises(
         UserError, match=rf"{rule.path}: rule 'mine' asks for {rule.precision}, but integer kernels"
     ) as error:

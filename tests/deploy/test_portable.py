@@ -12,11 +12,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from motrlab.config.scheme import Scheme
+from motrlab.config.scheme import Rule, Scheme
+from motrlab.deploy.kernels import exact_form, unsigned_weights
 from motrlab.deploy.portable import float_graphs, portable_graphs
 from motrlab.deploy.runtime import load_networks
-from motrlab.quantization.quantized import QuantizedMotr
-from tests.deploy.conftest import FixedPoint, lively_model, make_fixed_point, small
+from tests.deploy.conftest import FixedPoint, make_fixed_point, ranged
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 
@@ -36,9 +36,8 @@ def outputs(graphs: Any, step: Any) -> list[np.ndarray]:
 def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray], level: str) -> list[np.ndarray]:
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(
-        None, inputs
-    )  # type: ignore[no-any-return]
+    session = ort.InferenceSession(exact_form(model), options, providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)  # type: ignore[no-any-return]
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -58,6 +57,19 @@ def test_computes_what_torch_computes(kind: str, level: str, fixed_point: FixedP
     # On grids, what is between two tensors is float: now and then one is rounded the other way.
     limit = 1e-4 if kind == "float" else 0.15
     assert all(error(one, other) < limit for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_unsigned_weights_compute_it_too(level: str, fixed_point: FixedPoint) -> None:
+    """What ONNX Runtime is given where signed ones may saturate (`deploy/kernels.py`)."""
+    step = fixed_point.steps[-1]
+    models = {name: unsigned_weights(model) for name, model in portable_graphs(fixed_point.quantised).items()}
+    constants = [constant for model in models.values() for constant in model.graph.initializer]
+    assert onnx.TensorProto.INT8 not in {constant.data_type for constant in constants}
+    base, qim = feeds(step)
+    found = [*run(models["base"], base, level), *run(models["qim"], qim, level)]
+    expected = outputs(fixed_point.quantised.graphs, step)
+    assert all(error(one, other) < 0.15 for one, other in zip(found, expected, strict=True))
 
 
 def test_openvino_takes_the_portable_files(fixed_point: FixedPoint) -> None:
@@ -122,19 +134,7 @@ def test_other_networks_and_schemes(name: str, tmp_path: Path) -> None:
 
 def test_int16_stands_in_the_portable_file(fixed_point: FixedPoint) -> None:
     """For tools that have it; integer kernels refuse it."""
-    from motrlab.config.scheme import Rule
-
-    config = small()
-    quantised = QuantizedMotr(
-        lively_model(config), Scheme().with_rules(Rule(path="box_heads.*.hidden?", precision="int16"))
-    )
-    with torch.no_grad():
-        for step in fixed_point.steps[:2]:
-            quantised.graphs.base(*step.base_inputs)
-            quantised.graphs.qim(*step.qim_inputs)
-        quantised.ranges.finish()
-    quantised.mode("evaluate")
-    model = portable_graphs(quantised)["base"]
+    model = portable_graphs(ranged(fixed_point, Rule(path="box_heads.*.hidden?", precision="int16")))["base"]
     arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     (pair,) = [n for n in model.graph.node if "base/box_heads.0.hidden1" in n.output]
     assert arrays[pair.input[2]].dtype == np.int16

@@ -13,9 +13,7 @@ import pytest
 import torch
 
 from motrlab.data.motchallenge import Annotations
-from motrlab.deploy.artifact import write_artifact
-from motrlab.deploy.kernel_graph import kernel_graphs
-from motrlab.deploy.portable import portable_graphs
+from motrlab.deploy.conversion import save_artifact
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import evaluate
 from motrlab.evaluation.tracks import Tracks, read_tracks
@@ -163,17 +161,7 @@ sys.exit(main(["evaluate", "--run", "tiny", "--stage", "fixed_point"]))
 def test_the_artefact_is_evaluated_without_torch(trained: Run) -> None:
     quantised = QuantizedMotr(folded_copy(load_float(trained)), trained.config.scheme)
     calibrate(quantised, [network_inputs(trained, open_store(trained), "STREET-01", last=3)], trained.config)
-    graphs = {f"{name}.ort.onnx": graph for name, graph in kernel_graphs(quantised).items()}
-    graphs |= {f"{name}.onnx": graph for name, graph in portable_graphs(quantised).items()}
-    query, reference = quantised.detect_slots()
-    write_artifact(
-        trained.artifact,
-        graphs=graphs,
-        detect_query=query.numpy(),
-        detect_reference=reference.numpy(),
-        config=trained.config,
-        provenance={},
-    )
+    save_artifact(trained.artifact, quantised, trained.config, {})
     for stage in ("calibration", "qat"):  # stand-ins: only their absence would matter
         checkpoint_file(trained, stage).parent.mkdir(parents=True)
         checkpoint_file(trained, stage).write_bytes(b"")

@@ -19,7 +19,6 @@ from motrlab.quantization.analysis.probe import Probe, saturated_share
 from motrlab.quantization.analysis.sensitivity import Scores
 from motrlab.quantization.analysis.sensitivity_tables import AS_CONFIGURED, SweepRow
 from motrlab.quantization.calibration import calibrate
-from motrlab.quantization.equalisation import equalise
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import Graphs
 
@@ -67,10 +66,7 @@ def compare_calibrations(
     rows = []
     for name, config in tqdm(variants.items(), desc="calibrations", disable=not sys.stderr.isatty()):
         started = time.perf_counter()
-        own = copy.deepcopy(model)
-        if config.calibration.equalise:
-            equalise(own)
-        quantised = QuantizedMotr(own, config.scheme)
+        quantised = QuantizedMotr(copy.deepcopy(model), config.scheme)
         result = calibrate(quantised, videos(config), config)
         error = probe.output_error(quantised.graphs)
         scores = score(quantised.graphs) if score else {}
