@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from motrlab.deploy.kernels import cpu_flags, may_saturate
-from motrlab.run import hardware, package_versions, project_root
+from motrlab.machine import cpu_flags, hardware, may_saturate, package_versions
+from motrlab.run import project_root
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Flag in /proc/cpuinfo → what it is good for here.

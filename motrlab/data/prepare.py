@@ -36,8 +36,7 @@ from motrlab.data.store import replace_folder, temporary_folder, write_store
 from motrlab.data.summary import DataSummary, summarise
 from motrlab.data.validate import Progress, frame_workers, readable_info, validate_sequence
 from motrlab.errors import UserError
-
-PARTS = ("train", "test", "unseen")
+from motrlab.names import PARTS
 
 
 @dataclass(frozen=True, kw_only=True)

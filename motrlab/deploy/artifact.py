@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from motrlab.config import Config
 from motrlab.errors import UserError
-from motrlab.run import package_versions
+from motrlab.machine import package_versions
 
 if TYPE_CHECKING:
     import onnx

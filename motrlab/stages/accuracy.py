@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,16 @@ from motrlab.data.preprocess import preprocess
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import Results
-from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
+from motrlab.evaluation.protocols import check_protocol
 from motrlab.evaluation.tracks import Tracks
-from motrlab.run import Run, num_cpus
+from motrlab.lineage import tracks_hash
+from motrlab.machine import num_cpus
+from motrlab.names import EVALUATED, PROTOCOLS
+from motrlab.run import Run, exclusive
 from motrlab.stages.data import flat_scores, has_unseen, open_store, read_ground_truth, score_tracks, write_track_files
 from motrlab.tracking.sequence import track_streams
 from motrlab.tracking.step import Graphs
 
-EVALUATED = ("float", "calibration", "qat", "float_extra", "fixed_point")
 _STREAM_PIXELS = 1_000_000  # videos run in parallel while a batch stays below so many pixels
 
 
@@ -39,14 +42,14 @@ class Engine:
     num_streams: int
 
 
+@exclusive
 def evaluate_stage(run: Run, stage: str, protocol: str = PROTOCOLS[0]) -> Results:
     """Track the test halves, write `tracks/STAGE/`, add an `accuracy` record; the metrics under `protocol`."""
     check_protocol(protocol)
     started = time.time()
     tracks = track_part(run, open_engine(run, stage), "test")
     write_track_files(run.tracks(stage), tracks)
-    results = _record(run, stage, "accuracy", tracks, "test", started)
-    return results[protocol]
+    return _record(run, stage, "accuracy", tracks, "test", started, run.tracks(stage))[protocol]
 
 
 def evaluate_raw(run: Run, stage: str) -> Results:
@@ -66,11 +69,24 @@ def evaluate_unseen(run: Run, stage: str) -> Results | None:
     return _record(run, stage, "accuracy_unseen", tracks, "unseen", started)[PROTOCOLS[0]]
 
 
+def require_tracks(run: Run, stage: str) -> None:
+    """Make sure that `tracks/STAGE/` holds the tracks of the stage as it is now: they are made where it does not."""
+    record = run.last_record(stage, "accuracy")
+    if record is None or record["made_from"]["tracks"] != tracks_hash(run.tracks(stage)):
+        evaluate_stage(run, stage)
+
+
 def _record(
-    run: Run, stage: str, kind: str, tracks: dict[str, Tracks], part: str, started: float
+    run: Run,
+    stage: str,
+    kind: str,
+    tracks: dict[str, Tracks],
+    part: str,
+    started: float,
+    folder: Path | None = None,
 ) -> dict[str, Results]:
     results = score_tracks(read_ground_truth(run, part), tracks)
-    run.add_record(stage, kind, flat_scores(results), started=started)
+    run.add_record(stage, kind, flat_scores(results), started=started, tracks=folder)
     return results
 
 

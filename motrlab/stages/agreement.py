@@ -12,7 +12,8 @@ from motrlab.deploy.runtime import Runtime, load_artifact
 from motrlab.evaluation.agreement import track_agreement
 from motrlab.evaluation.metrics import OVERALL
 from motrlab.evaluation.tracks import Tracks, write_tracks
-from motrlab.run import Run, num_cpus
+from motrlab.machine import num_cpus
+from motrlab.run import Run
 from motrlab.stages.accuracy import Engine, open_engine, track_part
 from motrlab.stages.data import has_unseen
 

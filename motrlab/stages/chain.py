@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from motrlab.errors import UserError
+from motrlab.lineage import stage_hash
+from motrlab.names import CHAIN
 from motrlab.run import Run
-from motrlab.stages.order import CHAIN, is_done
 
 _NOTEBOOK = {
     "data": "01_data_prep",
@@ -20,19 +21,22 @@ _NOTEBOOK = {
 
 
 def require(run: Run, stage: str) -> None:
-    """Make sure that `stage` has been run.
+    """Make sure that `stage` has been run, on what is there now.
 
     On a `smoke` run missing stages are built, saying so; on any other a missing stage is a UserError that names the
     command to run.
     """
-    missing = [s for s in CHAIN[: CHAIN.index(stage) + 1] if not is_done(run, s)]
+    missing = [s for s in CHAIN[: CHAIN.index(stage) + 1] if not run.has(s)]
     if not missing:
         return
     if run.config.preset != "smoke":
-        notebook = _NOTEBOOK[missing[0]]
+        first = missing[0]
+        problem = f"has no stage {first!r} yet"
+        if stage_hash(run.path, first):
+            problem = f"has a stage {first!r} that was made from what has changed since, or by an older motrlab"
         raise UserError(
-            f"run {run.name!r} has no stage {missing[0]!r} yet: "
-            f"python -m motrlab run --run {run.name} --from {notebook} --to {_NOTEBOOK[stage]}"
+            f"run {run.name!r} {problem}: "
+            f"python -m motrlab run --run {run.name} --from {_NOTEBOOK[first]} --to {_NOTEBOOK[stage]}"
         )
     # On stderr: `evaluate` and `perf` have JSON on stdout.
     print(f"smoke run {run.name!r}: building missing stages {', '.join(missing)}", file=sys.stderr)

@@ -14,13 +14,13 @@ from motrlab.data.street import generate_street, is_unseen
 from motrlab.data.summary import DataSummary
 from motrlab.evaluation.bytetrack import track_detections
 from motrlab.evaluation.metrics import Results, evaluate, flatten
-from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.evaluation.tracks import Tracks, write_tracks
-from motrlab.run import Run
+from motrlab.lineage import DATA_HASH
+from motrlab.names import PARTS, PROTOCOLS
+from motrlab.run import Run, exclusive, write_text
 
-PARTS = ("train", "test", "unseen")
 
-
+@exclusive
 def prepare_data(run: Run, *, num_workers: int = 2) -> DataSummary:
     """Generate the embedded videos (or take `data_root`), validate, split, pack, link; record kind `data`."""
     started = time.time()
@@ -30,8 +30,10 @@ def prepare_data(run: Run, *, num_workers: int = 2) -> DataSummary:
     else:
         source, unseen = run.data / "street", is_unseen
         generate_street(config.street, source, num_workers=num_workers)
+    (run.path / DATA_HASH).unlink(missing_ok=True)  # until all parts are of the same data
     summary = prepare(source, run.data, config.sequences, num_workers=num_workers, unseen=unseen)
-    run.add_record("data", "data", summary.metrics(), started=started, data_hash=summary.data_hash)
+    write_text(run.path / DATA_HASH, summary.data_hash + "\n")
+    run.add_record("data", "data", summary.metrics(), started=started)
     return summary
 
 

@@ -15,8 +15,8 @@ import torch
 from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import evaluate
-from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.model.motr import MotrGraphs, folded_copy
+from motrlab.names import PROTOCOLS
 from motrlab.quantization.analysis.groups import float_rules, groups_of, switched_on
 from motrlab.quantization.analysis.layers import write_csv
 from motrlab.quantization.analysis.probe import Probe
@@ -120,7 +120,9 @@ def sweep_calibration(
     metrics = _common_metrics(probe, clips, reference) | {"num_variants": len(rows)}
     for row in rows:
         metrics |= _finite(row.variant, row, leave_out=("variant",))
-    return run.add_record("calibration", "calibration_sweep", metrics, started=started, assets=assets)
+    return run.add_record(
+        "calibration", "calibration_sweep", metrics, started=started, assets=assets, made_from=("data", "float")
+    )
 
 
 def probe_videos(run: Run, num_frames: int) -> list[Iterator[torch.Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import sys
@@ -18,10 +17,9 @@ from motrlab.config import Config
 from motrlab.deploy.calops import count_operations
 from motrlab.evaluation.metrics import OVERALL, evaluate
 from motrlab.model.motr import Motr, MotrGraphs, build_motr
-from motrlab.run import Run, write_text
+from motrlab.run import Run, exclusive, write_text
 from motrlab.stages.accuracy import torch_engine, track_part
 from motrlab.stages.data import open_store, read_ground_truth
-from motrlab.stages.order import replacing
 from motrlab.training.distributed import is_main_process, launch
 from motrlab.training.initial_weights import initial_model
 from motrlab.training.late_entrants import LateEntrants, late_entrants
@@ -36,10 +34,11 @@ def calops(run: Run) -> dict[str, Any]:
     metrics: dict[str, float] = {}
     for graph, found in operations.items():
         metrics |= {f"{graph}.params": found.params, f"{graph}.macs": found.macs}
-    run.add_record("float", "calops", metrics, started=started)
+    run.add_record("float", "calops", metrics, started=started, made_from=())
     return metrics
 
 
+@exclusive
 def train_float(run: Run, *, steps: int = 0, lr: float = 0.0, num_processes: int = 1) -> dict[str, Any]:
     """Train on the train halves; record kind `training`. `steps` and `lr` 0 mean the preset's.
 
@@ -56,10 +55,8 @@ def train_float(run: Run, *, steps: int = 0, lr: float = 0.0, num_processes: int
     if report is not None and is_main_process():
         print(report.table(), file=sys.stderr)
     validate = functools.partial(validate_float, run, config)
-    with replacing(run, "float") if is_main_process() else contextlib.nullcontext():
-        model, result = fit_float(
-            open_store(run, "train"), config, run.checkpoints("float"), start=start, validate=validate
-        )
+    store = open_store(run, "train")
+    model, result = fit_float(store, config, run.checkpoints("float"), start=start, validate=validate)
     if not result.is_main:
         return {}
     late = check_late_entrants(run, config, model)
@@ -85,7 +82,7 @@ def validate_float(run: Run, config: Config, model: Motr, step: int) -> dict[str
     finite = {name: None if value is not None and math.isnan(value) else value for name, value in metrics.items()}
     # A training that was killed and goes on makes again the validations after its last checkpoint.
     if not any((r["config_hash"], r["metrics"]) == (config.hash, finite) for r in run.records("float", "training")):
-        run.add_record("float", "training", finite, started=started, config=config)
+        run.add_record("float", "training", finite, started=started, config=config, made_from=("data",))
     return finite
 
 

@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from motrlab.errors import UserError
-from motrlab.run import num_cpus
+from motrlab.machine import num_cpus
 
 
 def cpu_has_bf16() -> bool:

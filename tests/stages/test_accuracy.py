@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -31,8 +32,8 @@ from motrlab.stages.accuracy import (
     track_part,
 )
 from motrlab.stages.data import open_store, read_ground_truth
-from motrlab.stages.models import checkpoint_file, load_float
-from motrlab.training.trainer import train_float
+from motrlab.stages.models import load_float
+from motrlab.stages.training import train_float
 
 
 def test_accuracy_does_without_torch() -> None:
@@ -43,9 +44,9 @@ def test_accuracy_does_without_torch() -> None:
 
 @pytest.fixture
 def trained(run: Run) -> Run:
-    """The run with a float checkpoint."""
-    if not checkpoint_file(run, "float").is_file():
-        train_float(open_store(run, "train"), replace(run.config, num_workers=0), run.checkpoints("float"))
+    """The run with a float model."""
+    if not run.has("float"):
+        train_float(run)
     return run
 
 
@@ -158,13 +159,13 @@ sys.exit(main(["evaluate", "--run", "tiny", "--stage", "fixed_point"]))
 """
 
 
-def test_the_artefact_is_evaluated_without_torch(trained: Run) -> None:
+def test_the_artefact_is_evaluated_without_torch(trained: Run, make_stage: Callable[..., None]) -> None:
     quantised = QuantizedMotr(folded_copy(load_float(trained)), trained.config.scheme)
     calibrate(quantised, [network_inputs(trained, open_store(trained), "STREET-01", last=3)], trained.config)
-    save_artifact(trained.artifact, quantised, trained.config, {})
     for stage in ("calibration", "qat"):  # stand-ins: only their absence would matter
-        checkpoint_file(trained, stage).parent.mkdir(parents=True)
-        checkpoint_file(trained, stage).write_bytes(b"")
+        make_stage(trained, stage)
+    save_artifact(trained.artifact, quantised, trained.config, {})
+    trained.add_record("fixed_point", "integer", {}, started=0.0)
     environment = {**os.environ, "MOTRLAB_HOME": str(trained.path.parent.parent)}
     code = [sys.executable, "-c", WITHOUT_TORCH]
     found = subprocess.run(code, capture_output=True, text=True, timeout=120, env=environment, check=False)

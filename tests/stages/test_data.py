@@ -9,12 +9,11 @@ import pytest
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import read_tracks
 from motrlab.run import Run
-from motrlab.stages.chain import is_done
 from motrlab.stages.data import evaluate_baseline, has_unseen, open_store, prepare_data, read_ground_truth
 
 
 def test_prepare_data_leaves_stores_gt_and_a_record(run: Run) -> None:
-    assert is_done(run, "data")
+    assert run.has("data")
     assert has_unseen(run)
     lengths = {part: [s.num_frames for s in open_store(run, part).sequences] for part in ("train", "test", "unseen")}
     assert lengths == {"train": [12, 12], "test": [12, 12], "unseen": [24]}

@@ -14,7 +14,6 @@ from motrlab.run import Run, write_text
 from motrlab.stages.accuracy import open_engine, track_part
 from motrlab.stages.data import read_ground_truth
 from motrlab.stages.models import load_float
-from motrlab.stages.order import checkpoint_file
 from motrlab.stages.training import train_float, validate_float
 from motrlab.training.__main__ import main
 from motrlab.training.checkpoint import load_model, load_tensors, part
@@ -25,11 +24,12 @@ def own_run(prepared_home: Path, home: Path, **train: Any) -> Run:
     source = prepared_home / "runs" / "tiny"
     path = home / "runs" / "mine"
     shutil.copytree(source / "data", path / "data", symlinks=True)
-    shutil.copy(source / "records.jsonl", path / "records.jsonl")
     values = json.loads((source / "config.json").read_text())
     values["train"] |= train
     write_text(path / "config.json", json.dumps(values))
-    return Run.open("mine", create=False)
+    run = Run.open("mine", create=False)
+    run.add_record("data", "data", {}, started=0.0)
+    return run
 
 
 def training_records(run: Run) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def test_validations_leave_records_and_the_best_model_is_the_result(prepared_hom
     assert final["best_deta"] == best["deta"]
     assert final["best_step"] == best["validation_step"]
     (kept,) = run.checkpoints("float").glob("best-*.safetensors")
-    a, b = (part(load_tensors(file)[0], "model") for file in (kept, checkpoint_file(run, "float")))
+    a, b = (part(load_tensors(file)[0], "model") for file in (kept, run.model_file("float")))
     assert all(bool((value == b[name]).all()) for name, value in a.items())
     # Made again after a kill, a validation is not recorded again.
     model = load_float(run)
@@ -84,7 +84,7 @@ def test_several_processes_from_a_notebook(prepared_home: Path, home: Path, capf
     assert record == run.last_record("float", "training")
     assert len(training_records(run)) == 1
     assert record["metrics"]["steps"] == 3
-    assert load_model(checkpoint_file(run, "float"), run.config) is not None
+    assert load_model(run.model_file("float"), run.config) is not None
     assert "steps 3, loss" in capfd.readouterr().out  # what the first process printed
 
 
