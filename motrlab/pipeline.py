@@ -8,6 +8,8 @@ Each executed notebook is kept in `runs/NAME/notebooks/`.
 from __future__ import annotations
 
 import ast
+import builtins
+import logging
 import os
 import re
 import sys
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.errors import UserError
-from motrlab.notebook import checked_source
+from motrlab.notebook import WORDS, checked_source
 from motrlab.run import Run, project_root
 
 NOTEBOOKS = (
@@ -31,7 +33,6 @@ NOTEBOOKS = (
     "07_compile_perf",
     "08_report",
 )
-_WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None}  # as YAML spells them
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 _OPTIONS = ("run", "preset", "data_root", "sequences")  # parameters that have an option of their own
@@ -83,8 +84,8 @@ def parse_value(text: str, kind: str = "") -> Any:
     """A value as papermill's `-p` reads it, lists and YAML's words included; `kind` "str" keeps text as it is."""
     if kind == "str":
         return text
-    if text in _WORDS:
-        return _WORDS[text]
+    if text in WORDS:
+        return WORDS[text]
     for read in (int, float, ast.literal_eval):
         try:
             return read(text)
@@ -161,7 +162,7 @@ def run_notebooks(
     given = parse_parameters(parameters, known)
     builds = names[0] == NOTEBOOKS[0] or preset in ("", "smoke")  # what makes a run from nothing
     run = Run.open(name, preset, create=builds, **checked_source(data_root, sequences))
-    with _kernel_environment():
+    with run.held(), _kernel_environment():
         for notebook in names:
             values = {"run": run.name, "preset": run.config.preset, **given[notebook]}
             print(f"[{NOTEBOOKS.index(notebook) + 1}/{len(NOTEBOOKS)}] {notebook} ... ", end="", flush=True)
@@ -195,8 +196,10 @@ def _kernel_environment() -> Iterator[None]:
 def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
     """Execute one notebook in its own folder, saving after every cell. Raises UserError and NotebookError."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     output.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what goes wrong is raised as well
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -205,13 +208,22 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None
             kernel_name="python3",
             cwd=str(notebook.parent),
             progress_bar=False,
-            extra_arguments=["--log-level=ERROR"],  # the kernel warns of TCP, which never leaves this machine
+            extra_arguments=["--log-level=CRITICAL"],  # it warns of TCP, which never leaves this machine
         )
     except papermill.PapermillExecutionError as error:
-        message = _ESCAPES.sub("", error.evalue)
+        if error.ename == "KeyboardInterrupt":
+            raise KeyboardInterrupt from error
+        message = _ESCAPES.sub("", error.evalue).strip()
         where = f"{notebook.name}, cell [{error.exec_count}]"
         if error.ename == "UserError":
             raise UserError(f"{where}: {message}") from error
-        line = message.strip().splitlines()[-1] if message.strip() else "no message"
-        details = _ESCAPES.sub("", "\n".join(error.traceback))
-        raise NotebookError(f"{where}: {error.ename}: {line} (executed so far: {output})", details) from error
+        line = message.splitlines()[-1] if message else "no message"
+        told = f"{where}: {error.ename}: {line} (executed so far: {output})"
+        of_the_system = isinstance(kind := getattr(builtins, error.ename, None), type) and issubclass(kind, OSError)
+        details = "" if of_the_system else _ESCAPES.sub("", "\n".join(error.traceback))
+        raise NotebookError(told, details) from error
+    except DeadKernelError as error:
+        told = (
+            f"{notebook.name}: its kernel died (killed, or out of memory?); the same command starts this notebook again"
+        )
+        raise NotebookError(told) from error

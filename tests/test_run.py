@@ -59,6 +59,16 @@ def test_a_run_with_data_keeps_what_it_was_made_with(name: str, home: Path) -> N
         Run.open("real", **options)
 
 
+def test_the_source_may_be_corrected_before_there_are_data(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Run.open("real", "street", data_root="/data/typo", sequences=("A",))
+    run = Run.open("real", data_root="/data/mot", sequences=("A",))
+    assert run.config.data_root == "/data/mot"
+    assert Run.open("real") == run
+    told = capsys.readouterr().err
+    assert told.startswith("run 'real' had data_root='/data/typo', not '/data/mot'; no data were prepared yet")
+    assert told.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "with space", "-p", "ü"])
 def test_bad_names(name: str, home: Path) -> None:
     with pytest.raises(UserError, match="run name"):

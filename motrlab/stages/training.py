@@ -14,15 +14,23 @@ from typing import Any
 import torch
 
 from motrlab.config import Config
+from motrlab.config.scheme import Scheme
 from motrlab.deploy.calops import count_operations
+from motrlab.errors import UserError
 from motrlab.evaluation.metrics import OVERALL, evaluate
-from motrlab.model.motr import Motr, MotrGraphs, build_motr
+from motrlab.model.efficientnet import freeze_stages
+from motrlab.model.motr import Motr, MotrGraphs, build_motr, folded_copy
+from motrlab.quantization.qat import qat_config, qat_trainee
+from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run, exclusive, write_text
 from motrlab.stages.accuracy import torch_engine, track_part
 from motrlab.stages.data import open_store, read_ground_truth
+from motrlab.training.checkpoint import load_tensors
 from motrlab.training.distributed import is_main_process, launch
 from motrlab.training.initial_weights import initial_model
 from motrlab.training.late_entrants import LateEntrants, late_entrants
+from motrlab.training.replay import replay_step
+from motrlab.training.trainee import float_trainee
 from motrlab.training.trainer import FitResult
 from motrlab.training.trainer import train_float as fit_float
 
@@ -62,6 +70,23 @@ def train_float(run: Run, *, steps: int = 0, lr: float = 0.0, num_processes: int
     late = check_late_entrants(run, config, model)
     extra = {**late.metrics(), **result.memory.metrics(), **(report.metrics() if report else {})}
     return record_training(run, "float", result, config, extra)
+
+
+def replay(file: Path) -> str:
+    """Take the step again that stopped a training because something was not finite; what is found.
+
+    Raises UserError if the file is none of a training's.
+    """
+    _, facts = load_tensors(file)
+    if facts.get("kind") not in ("float", "qat"):
+        raise UserError(f"{file}: not a step saved by a training; give a replay-*.safetensors file")
+    config = Config.from_dict(facts["config"])
+    model = build_motr(config.model)
+    if facts["kind"] == "float":
+        freeze_stages(model.base.backbone, config.train.frozen_stages)
+        return replay_step(file, float_trainee(model, config), config)
+    quantised = QuantizedMotr(folded_copy(model), Scheme.from_dict(facts["scheme"]))
+    return replay_step(file, qat_trainee(quantised, config), qat_config(config))
 
 
 def validate_float(run: Run, config: Config, model: Motr, step: int) -> dict[str, float | None]:

@@ -36,9 +36,7 @@ def test_a_missing_stage_names_the_command(
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_there_is_enough(
-    home: Path, monkeypatch: pytest.MonkeyPatch, make_stage: Callable[..., None]
-) -> None:
+def test_what_is_there_is_enough(home: Path, monkeypatch: pytest.MonkeyPatch, make_stage: Callable[..., None]) -> None:
     run = Run.open("mine", "street")
     for name in ("data", "float"):
         make_stage(run, name)

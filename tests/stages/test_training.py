@@ -15,7 +15,7 @@ from motrlab.stages.accuracy import open_engine, track_part
 from motrlab.stages.data import read_ground_truth
 from motrlab.stages.models import load_float
 from motrlab.stages.training import train_float, validate_float
-from motrlab.training.__main__ import main
+from motrlab.__main__ import main
 from motrlab.training.checkpoint import load_model, load_tensors, part
 
 
@@ -90,10 +90,10 @@ def test_several_processes_from_a_notebook(prepared_home: Path, home: Path, capf
 
 def test_the_command_line(prepared_home: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = own_run(prepared_home, home)
-    assert main(["--run", "mine", "--steps", "1", "--lr", "0.0003"]) == 0
+    assert main(["train", "--run", "mine", "--steps", "1", "--lr", "0.0003"]) == 0
     record = run.last_record("float", "training")
     assert record is not None
     assert (record["config"]["train"]["steps"], record["config"]["train"]["lr"]) == (1, 0.0003)
     assert "steps 1, loss" in capsys.readouterr().out
-    assert main(["--run", "nobody"]) == 2
+    assert main(["train", "--run", "nobody"]) == 2
     assert "motrlab: no run 'nobody'" in capsys.readouterr().err
