@@ -16,8 +16,8 @@ from motrlab.pipeline import NotebookError
 from motrlab.run import Run
 
 VERBS = (
-    "run", "train", "prepare", "import", "export", "evaluate", "eval-files", "track", "check", "calops", "compile", "perf",
-    "align", "compare", "report", "doctor",
+    "run", "train", "prepare", "import", "export", "evaluate", "eval-files", "track", "check", "calops", "compile",
+    "perf", "align", "compare", "report", "doctor",
 )  # fmt: skip
 
 

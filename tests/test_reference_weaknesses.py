@@ -53,7 +53,7 @@ from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.declare import example_inputs
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.report.html import report_html
-from motrlab.report.tables import percent
+from motrlab.report.values import percent
 from motrlab.run import Run
 from motrlab.stages.accuracy import evaluate_stage
 from motrlab.stages.data import prepare_data

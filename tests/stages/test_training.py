@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from motrlab.__main__ import main
 from motrlab.evaluation.metrics import evaluate
 from motrlab.run import Run, write_text
 from motrlab.stages.accuracy import open_engine, track_part
 from motrlab.stages.data import read_ground_truth
 from motrlab.stages.models import load_float
 from motrlab.stages.training import train_float, validate_float
-from motrlab.__main__ import main
 from motrlab.training.checkpoint import load_model, load_tensors, part
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from motrlab.__main__ import main
 from motrlab.config import Config
 from motrlab.data.clips import ClipBatch, ClipDataset, collate
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.model.motr import build_motr
-from motrlab.__main__ import main
 from motrlab.training.checkpoint import load_tensors, part
 from motrlab.training.criterion import ClipLoss
 from motrlab.training.replay import clip_names, find_non_finite, load_step
