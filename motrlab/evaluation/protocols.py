@@ -19,7 +19,7 @@ from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks
 from motrlab.names import PROTOCOLS
 
-IOU_THRESHOLD = 0.5  # of both protocols, DESIGN.md
+IOU_THRESHOLD = 0.5  # of both protocols
 # An IoU that misses the threshold by one rounding error still reaches it, as in TrackEval's CLEAR and preprocessing.
 IOU_SLACK = float(np.finfo(float).eps)
 PEDESTRIAN = 1  # class ids of MOT16 (arXiv 1603.00831, table 3)

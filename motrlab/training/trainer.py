@@ -43,7 +43,7 @@ Validate = Callable[[int], Mapping[str, float | None]]  # updates done → metri
 
 @dataclass(frozen=True)
 class FitResult:
-    """`final`: means over the last tenth of the steps (`loss`, `class`, `l1`, `giou`); `curve`: CSV file.
+    """`final`: means over the last tenth of the steps (`loss` and its terms); `curve`: CSV file.
 
     `seconds` counts the parts before an interruption too. `best`: `metric`, `value` and `step` of the best validation,
     empty where none was asked for.

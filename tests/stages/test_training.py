@@ -67,7 +67,7 @@ def test_validations_leave_records_and_the_best_model_is_the_result(prepared_hom
 
 
 def test_the_record_of_a_training(prepared_home: Path, home: Path) -> None:
-    run = own_run(prepared_home, home, late_entrant_clips=4)
+    run = own_run(prepared_home, home, late_entrant_clips=4, denoising_groups=1)
     metrics = train_float(run)["metrics"]
     (only,) = training_records(run)
     assert only == metrics
@@ -75,6 +75,9 @@ def test_the_record_of_a_training(prepared_home: Path, home: Path) -> None:
         metrics
     )
     assert "best_step" not in metrics
+    terms = {n: v for n, v in metrics.items() if "." not in n and n not in ("steps", "loss") and "late" not in n}
+    assert {"class", "l1", "giou"} < set(terms)
+    assert sum(terms.values()) == pytest.approx(metrics["loss"])
 
 
 def test_several_processes_from_a_notebook(prepared_home: Path, home: Path, capfd: pytest.CaptureFixture[str]) -> None:
