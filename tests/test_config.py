@@ -93,8 +93,6 @@ BAD = {
     "no checkpoints": (broken("train.checkpoint_every", 0), "checkpoint_every must be at least 1"),
     "no validation frames": (broken("train.validate_frames", 0), "validate_frames must be at least 1"),
     "statistics counted twice": (broken("train.checkpoint_frames", True), "checkpoint_frames needs freeze_bn"),
-    "unknown metric": (broken("train.best_metric", "accuracy"), "best_metric is one of mota, "),
-    "best of nothing": (broken("train.best_metric", "idf1"), "best_metric needs validate_every"),
     "unknown augmentation": (broken("train.augmentation", "none"), "unknown augmentation 'none'"),
     "negative rate": (broken("train.lr", -1.0), "lr must be positive"),
     "probability above one": (broken("train.drop_probability", 1.1), "drop_probability must be a fraction"),

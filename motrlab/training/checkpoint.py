@@ -1,7 +1,7 @@
 """Checkpoints: safetensors with their facts in the header. Nothing is pickled.
 
 A training's file holds the weights (`model.…`), the optimiser's moments (`optimizer.INDEX.NAME`), the average of the
-weights (`ema.…`) and a JSON text (step, identity of the training, best so far); it is moved into place in one go, so
+weights (`ema.…`) and a JSON text (step, identity of the training); it is moved into place in one go, so
 that a kill leaves the file before or the file after.
 """
 
@@ -70,7 +70,7 @@ def load_model(path: Path, config: Config) -> Motr:
 def save_training(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: Mapping[str, Any], ema: Ema | None = None
 ) -> None:
-    """All that a training needs to go on. `facts`: `step` (updates done), `identity`, `seconds`, `best`, any JSON."""
+    """All that a training needs to go on. `facts`: `step` (updates done), `identity`, `seconds`, any JSON."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | optimizer_tensors(optimizer)
     if ema is not None:
         tensors |= {f"ema.{name}": tensor for name, tensor in ema.average.items()}
