@@ -9,15 +9,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
-_FULL, _LOCKED = "make room", "make it writable, or choose another place"
-_ADVICE = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EFBIG: _FULL,
-    errno.EROFS: _LOCKED,
-    errno.EACCES: _LOCKED,
-    errno.EPERM: _LOCKED,
-}
+_FULL, _LOCKED = "make room", "make it writable or choose another place"
+_ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL)
+_ADVICE |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _LOCKED)
 
 
 class UserError(ValueError):
@@ -39,41 +33,30 @@ def exit_status(command: Callable[[], object]) -> int:
     try:
         command()
         sys.stdout.flush()
+        return 0
     except UserError as error:
-        return _say(str(error), 2)
+        message, status = str(error), 2
     except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on from here", 1)
-    except BrokenPipeError:
-        _forget_output()
-        return _say("nobody reads the output any more: stopped; what was done is kept", 1)
-    except OSError as error:
-        if error.errno not in _ADVICE:
-            traceback.print_exc()
-            return 1
-        _forget_output()  # it may be what is full
-        return _say(os_error_line(error.errno, error.filename or "the output"), 1)
+        message, status = "interrupted; the same command goes on from here", 1
     except Exception as error:
-        if not hasattr(error, "details"):
+        message, status = _one_line(error), 1
+        if not message:
             traceback.print_exc()
             return 1
-        details: str = error.details  # of a pipeline.NotebookError: the kernel's traceback
-        print(details, file=sys.stderr, end="\n" if details else "")
-        return _say(str(error), 1)
-    return 0
-
-
-def os_error_line(number: int, where: object) -> str:
-    """`PATH: No space left on device: make room, then the same command goes on`."""
-    advice = _ADVICE.get(number, "see what is there")
-    return f"{where}: {os.strerror(number)}: {advice}, then the same command goes on"
-
-
-def _say(message: str, status: int) -> int:
     print(f"motrlab: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 
-def _forget_output() -> None:
-    """Or the interpreter would try to write what is left once more when it ends."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _one_line(error: Exception) -> str:
+    """What is no bug of ours, in words; "" where a traceback is wanted."""
+    if isinstance(error, OSError) and error.errno in (*_ADVICE, errno.EPIPE):
+        with contextlib.suppress(OSError, ValueError):  # or the interpreter would write what is left when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:
+            return "nobody reads the output any more: stopped; what was done is kept"
+        what = f"{error.filename or 'the output'}: {os.strerror(error.errno)}"
+        return f"{what}: {_ADVICE[error.errno]}, then the same command goes on"
+    details = getattr(error, "details", None)  # of a pipeline.NotebookError: the kernel's traceback
+    if details:
+        print(details, file=sys.stderr)
+    return "" if details is None else str(error)

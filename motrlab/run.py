@@ -228,10 +228,10 @@ class Run:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 stream.seek(0)
-                raise UserError(
-                    f"run {self.name!r} is being worked on by process {stream.read().strip() or 'unknown'}: wait until "
-                    "that has ended, or choose another run name"
-                ) from None
+                holder = f"run {self.name!r} is being worked on by process {stream.read().strip() or 'unknown'}"
+                raise UserError(f"{holder}: wait until that has ended, or choose another run name") from None
+            except OSError:
+                pass  # a file system without locks
             stream.truncate(0)
             print(os.getpid(), file=stream, flush=True)
             os.environ[_HELD] = str(file)
@@ -239,6 +239,7 @@ class Run:
                 yield
             finally:
                 os.environ.pop(_HELD)
+                os.environ |= {_HELD: before} if before else {}
 
     def _with(self, overrides: Mapping[str, Any]) -> Run:
         """As long as no data have been prepared, the source of the data may still be another one."""

@@ -107,7 +107,7 @@ def _write_empty_notebooks(home: Path) -> None:
         (OSError(errno.ENOSPC, "full", "runs/a/records.jsonl"), 1,
          ["motrlab: runs/a/records.jsonl: No space left on device: make room, then the same command goes on"]),
         (OSError(errno.EROFS, "read-only", "runs/a/.lock"), 1,
-         ["motrlab: runs/a/.lock: Read-only file system: make it writable, or choose another place, then the same "
+         ["motrlab: runs/a/.lock: Read-only file system: make it writable or choose another place, then the same "
           "command goes on"]),
     ],
     ids=["user", "notebook", "kernel", "interrupt", "full disk", "read-only"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,11 +108,10 @@ class Source:
 
     run: Run
     numbers_only: bool = False
-    records: list[Record] = field(default_factory=list)
 
-    @staticmethod
-    def of(run: Run, *, numbers_only: bool = False) -> Source:
-        return Source(run, numbers_only, list(run.records()))
+    @functools.cached_property
+    def records(self) -> list[Record]:
+        return list(self.run.records())
 
     def last(self, stage: str, kind: str) -> Record | None:
         return last(self.records, stage, kind)

@@ -53,7 +53,7 @@ def report_html(run: Run, *, numbers_only: bool = False) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    source = Source.of(run, numbers_only=numbers_only)
+    source = Source(run, numbers_only)
     sections = {name: section(source) for name, section in SECTIONS.items()}
     return environment.get_template("report.html.j2").render(
         run=run.name,

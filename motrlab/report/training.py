@@ -9,7 +9,7 @@ import numpy as np
 
 from motrlab.names import STAGE_TITLES
 from motrlab.report.blocks import Cell, Picture, Row, Section, Source, Table
-from motrlab.report.values import Record, last_training, plain, words
+from motrlab.report.values import Record, last, plain, stage_word, words
 from motrlab.viz.curves import figure_png, loss_curves, read_columns
 
 TRAINED = ("float", "qat", "float_extra")
@@ -19,9 +19,9 @@ _TERMS = ("loss", "total", "class", "l1", "giou", "clip", "aux")
 def section(source: Source) -> Section:
     """A curve and a block of numbers for each."""
     pictures, missing = [], []
-    for stage, title in (("float", "float training"), ("qat", "QAT"), ("float_extra", "")):
-        record = last_training(source.records, stage)
-        missing += [title] * (record is None and title != "")
+    for stage in TRAINED:
+        record = _last(source.records, stage)
+        missing += [f"training of {stage_word(stage)}"] * (record is None and stage != "float_extra")
         files, gone = source.files(f"the losses of {STAGE_TITLES[stage]}", record)
         missing += gone
         pictures += [picture for file in files.values() if (picture := _picture(stage, file))]
@@ -33,7 +33,7 @@ def training_table(records: Sequence[Record]) -> Table | None:
     """Last values of every training, a block for each: their losses have other terms, and do not compare."""
     groups = []
     for stage in TRAINED:
-        if record := last_training(records, stage):
+        if record := _last(records, stage):
             values = {**record["metrics"], "duration_s": round(record["duration_s"])}
             groups.append((STAGE_TITLES[stage], [Row(words(n), [Cell(plain(v))]) for n, v in values.items()]))
     note = (
@@ -41,6 +41,11 @@ def training_table(records: Sequence[Record]) -> Table | None:
         "are those of queries that only float training has."
     )
     return Table(["value"], groups, note=note) if groups else None
+
+
+def _last(records: Sequence[Record], stage: str) -> Record | None:
+    """Of a whole training, not of a validation on its way."""
+    return last([r for r in records if "validation_step" not in r["metrics"]], stage, "training")
 
 
 def _picture(stage: str, file: Path) -> Picture | None:

@@ -23,11 +23,6 @@ def last(records: Iterable[Record], stage: str, kind: str) -> Record | None:
     return found[-1] if found else None
 
 
-def last_training(records: Iterable[Record], stage: str) -> Record | None:
-    """Of a whole training, not of a validation on its way."""
-    return last((r for r in records if "validation_step" not in r["metrics"]), stage, "training")
-
-
 def stage_word(stage: str) -> str:
     """A stage's title within a sentence."""
     return STAGE_TITLES[stage].lower().replace("qat", "QAT")

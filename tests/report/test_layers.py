@@ -18,7 +18,7 @@ def rows(filled: Run) -> list[LayerRow]:
 
 
 def test_section_of_a_full_run(filled: Run, rows: list[LayerRow]) -> None:
-    found = section(Source.of(filled))
+    found = section(Source(filled))
     (table,) = found.tables
     assert found.missing == []
     assert len(table.rows) == 10
@@ -31,14 +31,14 @@ def test_section_of_a_full_run(filled: Run, rows: list[LayerRow]) -> None:
 
 
 def test_no_comparison_is_missing(home: object) -> None:
-    found = section(Source.of(Run.open("empty", "smoke")))
+    found = section(Source(Run.open("empty", "smoke")))
     assert (found.blocks, found.missing) == ((), ["the layer comparison"])
 
 
 def test_lost_assets_are_named_and_the_rest_is_shown(full_run: Run) -> None:
     (full_run.assets / "layers.csv").unlink()
     (full_run.assets / "layers.png").unlink()
-    found = section(Source.of(full_run))
+    found = section(Source(full_run))
     assert found.tables == []
     assert not any(isinstance(block, Listing) for block in found.blocks)
     assert len(found.pictures) == 1
@@ -48,7 +48,7 @@ def test_lost_assets_are_named_and_the_rest_is_shown(full_run: Run) -> None:
 def test_a_table_of_another_version_is_a_user_error(full_run: Run) -> None:
     (full_run.assets / "layers.csv").write_text("tensor\nrelu\n")
     with pytest.raises(UserError, match=r"layers\.csv"):
-        section(Source.of(full_run))
+        section(Source(full_run))
 
 
 def test_cells(rows: list[LayerRow]) -> None:

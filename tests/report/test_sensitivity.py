@@ -47,7 +47,7 @@ def measured(made_run: Run) -> Run:
 
 
 def test_section(measured: Run) -> None:
-    found = section(Source.of(measured))
+    found = section(Source(measured))
     assert found.missing == []
     assert len(found.pictures) == len(found.tables) == 3
     assert "Most: encoder 0, 70.0 percent" in found.pictures[0].alt
@@ -55,15 +55,13 @@ def test_section(measured: Run) -> None:
 
 def test_nothing_measured_says_how(new_run: Callable[..., Run]) -> None:
     run = new_run("demo", "smoke")
-    assert section(Source.of(run)).blocks == [
-        "Not measured: notebook 03 does it with -p sweep true -p sensitivity true."
-    ]
+    assert section(Source(run)).blocks == ["Not measured: notebook 03 does it with -p sweep true -p sensitivity true."]
 
 
 def test_lost_assets_are_named_and_the_rest_is_shown(measured: Run) -> None:
     (measured.assets / "sensitivity.csv").unlink()
     (measured.assets / "calibration_sweep.png").unlink()
-    found = section(Source.of(measured))
+    found = section(Source(measured))
     assert [table.title for table in found.tables] == ["Mixed precision", "Ways to calibrate"]
     assert len(found.pictures) == 2
     assert len(found.missing) == 2
