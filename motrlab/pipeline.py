@@ -15,7 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +59,8 @@ def notebooks_folder() -> Path:
 
 def find_notebook(text: str) -> str:
     """The notebook with that number or (part of a) name, such as `4`, `04`, `qat`, `04_qat`. Raises UserError."""
-    if text.isdecimal():
-        found = [name for name in NOTEBOOKS if int(name[:2]) == int(text)]
-    elif text in NOTEBOOKS:
-        found = [text]
-    else:
-        found = [name for name in NOTEBOOKS if text and text in name]
+    exact = [name for name in NOTEBOOKS if text == name or (text.isdecimal() and int(name[:2]) == int(text))]
+    found = exact or [name for name in NOTEBOOKS if text.strip("0123456789") and text in name]
     if len(found) != 1:
         problem = "fits none" if not found else f"fits {' and '.join(found)}"
         raise UserError(f"notebook {text!r} {problem}: give a number or a name of {', '.join(NOTEBOOKS)}")
@@ -84,13 +80,9 @@ def parse_value(text: str, kind: str = "") -> Any:
     """A value as papermill's `-p` reads it, lists and YAML's words included; `kind` "str" keeps text as it is."""
     if kind == "str":
         return text
-    if text in WORDS:
-        return WORDS[text]
-    for read in (int, float, ast.literal_eval):
-        try:
+    for read in (WORDS.__getitem__, int, float, ast.literal_eval):
+        with suppress(KeyError, ValueError, SyntaxError):
             return read(text)
-        except (ValueError, SyntaxError):
-            continue
     return text
 
 
@@ -181,16 +173,14 @@ def _kernel_environment() -> Iterator[None]:
     """Kernels get this interpreter's kernel spec and this project, whatever else the user has installed."""
     paths = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
     changes = {"JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "MOTRLAB_HOME": str(project_root())}
-    before = {key: os.environ.get(key) for key in changes}
+    before = {key: value for key, value in os.environ.items() if key in changes}
     os.environ.update(changes)
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
+        for key in changes:
+            del os.environ[key]
+        os.environ.update(before)
 
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:

@@ -78,12 +78,7 @@ class Listing:
     terms: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Code:
-    command: str
-
-
-Block = str | Table | Picture | Listing | Code  # a text is a paragraph
+Block = str | Table | Picture | Listing  # a text is a paragraph
 
 
 @dataclass(frozen=True)

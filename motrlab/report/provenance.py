@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from motrlab.names import STAGE_TITLES
-from motrlab.report.blocks import Cell, Code, Listing, Section, Source, table
+from motrlab.report.blocks import Cell, Listing, Section, Source, table
 from motrlab.report.values import Record
 from motrlab.run import Run
 
@@ -21,15 +21,9 @@ def section(source: Source) -> Section:
         "config": lambda r: r["config_hash"],
         "seconds": lambda r: str(r["duration_s"]),
     }
-    return Section(
-        [
-            "This command makes the run again:",
-            Code(command(run)),
-            Listing(changes, "With parameters changed in single stages") if changes else None,
-            Listing(list(facts.values()), terms=list(facts)),
-            table(records, columns, lambda r: STAGE_TITLES[r["stage"]], corner="Stage", title="Records"),
-        ]
-    )
+    told = Listing(changes, "With parameters changed in single stages") if changes else None
+    listing = table(records, columns, lambda r: STAGE_TITLES[r["stage"]], corner="Stage", title="Records")
+    return Section([Listing(list(facts.values()), terms=list(facts)), told, listing])
 
 
 def stale(run: Run) -> str:
@@ -60,6 +54,7 @@ def provenance(run: Run, records: Sequence[Record]) -> dict[str, str]:
         return ", then ".join(seen) or "not recorded"
 
     facts = {
+        "To make it again": command(run),
         "Preset": run.config.preset,
         "Config hash": values("config_hash") if records else run.config.hash,
         "Data hash": values("data_hash"),

@@ -13,7 +13,7 @@ from motrlab.report.values import Record, last, plain, stage_word, words
 from motrlab.viz.curves import figure_png, loss_curves, read_columns
 
 TRAINED = ("float", "qat", "float_extra")
-_TERMS = ("loss", "total", "class", "l1", "giou", "clip", "aux")
+_NO_TERMS = ("step", "lr", "grad_norm")
 
 
 def section(source: Source) -> Section:
@@ -51,7 +51,7 @@ def _last(records: Sequence[Record], stage: str) -> Record | None:
 def _picture(stage: str, file: Path) -> Picture | None:
     columns = read_columns(file) if file.suffix == ".csv" else {}
     steps = columns.get("step", [])
-    terms = {name: values for name, values in columns.items() if name in _TERMS or name.endswith("_loss")}
+    terms = {name: values for name, values in columns.items() if name not in _NO_TERMS}
     if len(steps) < 2 or not terms:
         return None
     window = max(1, len(steps) // 40)
