@@ -30,12 +30,14 @@ def stale(run: Run) -> str:
     """One line: results that are not shown, because what they were made from has changed; "" where there are none."""
     shown = {(r["stage"], r["kind"]) for r in run.records()}
     old = run.records(stale=True)
-    names = dict.fromkeys(
-        f"{STAGE_TITLES[r['stage']]} {r['kind'].replace('_', ' ')}" for r in old if (r["stage"], r["kind"]) not in shown
-    )
-    by_older = sum("made_from" not in r for r in old)
-    told = f"what they were made from has changed since: {', '.join(names)}" if names else ""
-    return told + (f" ({by_older} records are of an older motrlab)" if by_older and told else "")
+    lost: dict[str, dict[str, None]] = {}
+    for record in old:
+        if (record["stage"], record["kind"]) not in shown:
+            lost.setdefault(STAGE_TITLES[record["stage"]], {})[record["kind"].replace("_", " ")] = None
+    told = "; ".join(f"{stage} ({', '.join(kinds)})" for stage, kinds in lost.items())
+    by_older = sum("made_from" not in record for record in old)
+    told += f" ({by_older} records are of an older motrlab)" if by_older else ""
+    return told and f"what they were made from has changed since: {told}"
 
 
 def command(run: Run) -> str:
