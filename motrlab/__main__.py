@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.errors import UserError, exit_status
-from motrlab.names import EVALUATED, PROTOCOLS
+from motrlab.evaluation.protocols import PROTOCOLS
+from motrlab.names import EVALUATED
 from motrlab.run import Run
 
 

@@ -1,4 +1,4 @@
-"""Names that folders, records, options and reports share: stages of a run, parts of its data, protocols."""
+"""Names that folders, records, options and reports share: stages of a run, parts of its data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ STAGE_TITLES = {
     "perf": "Performance",
 }
 PARTS = ("train", "test", "unseen")
-PROTOCOLS = ("motchallenge", "hat")
 
 
 def lineage(stage: str) -> tuple[str, ...]:

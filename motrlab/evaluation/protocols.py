@@ -17,13 +17,13 @@ from motrlab.boxes import box_ltwh_to_xyxy, pairwise_iou
 from motrlab.data.motchallenge import Annotations
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks
-from motrlab.names import PROTOCOLS
 
-IOU_THRESHOLD = 0.5  # of both protocols
+IOU_THRESHOLD = 0.5  # of both protocols, DESIGN.md
 # An IoU that misses the threshold by one rounding error still reaches it, as in TrackEval's CLEAR and preprocessing.
 IOU_SLACK = float(np.finfo(float).eps)
 PEDESTRIAN = 1  # class ids of MOT16 (arXiv 1603.00831, table 3)
 DISTRACTORS = (2, 7, 8, 12)  # person on vehicle, static person, distractor, reflection
+PROTOCOLS = ("motchallenge", "hat")
 
 
 @dataclass(frozen=True)

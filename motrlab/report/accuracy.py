@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from motrlab.names import CHAIN, EVALUATED, PROTOCOLS, STAGE_TITLES
+from motrlab.evaluation.protocols import PROTOCOLS
+from motrlab.names import CHAIN, EVALUATED, STAGE_TITLES
 from motrlab.report.blocks import Block, Cell, Picture, Row, Section, Source, Table, delta, pivot
 from motrlab.report.values import (
     COMPARED,

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import jinja2
 
-from motrlab.names import CHAIN, PROTOCOLS, STAGE_TITLES
+from motrlab.evaluation.protocols import PROTOCOLS
+from motrlab.names import CHAIN, STAGE_TITLES
 from motrlab.report import accuracy, data, frames, layers, provenance, sensitivity, size, speed, training
 from motrlab.report.blocks import Section, Source, delta
 from motrlab.report.values import COMPARED, METRIC_NAMES, Record, last, medians, number, percent, scores, stage_word

@@ -20,11 +20,11 @@ from motrlab.data.preprocess import preprocess
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import Results
-from motrlab.evaluation.protocols import check_protocol
+from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
 from motrlab.evaluation.tracks import Tracks
 from motrlab.lineage import tracks_hash
 from motrlab.machine import num_cpus
-from motrlab.names import EVALUATED, PROTOCOLS
+from motrlab.names import EVALUATED
 from motrlab.run import Run, exclusive
 from motrlab.stages.data import flat_scores, has_unseen, open_store, read_ground_truth, score_tracks, write_track_files
 from motrlab.tracking.sequence import track_streams

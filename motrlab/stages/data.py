@@ -14,9 +14,10 @@ from motrlab.data.street import generate_street, is_unseen
 from motrlab.data.summary import DataSummary
 from motrlab.evaluation.bytetrack import track_detections
 from motrlab.evaluation.metrics import Results, evaluate, flatten
+from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.evaluation.tracks import Tracks, write_tracks
 from motrlab.lineage import DATA_HASH
-from motrlab.names import PARTS, PROTOCOLS
+from motrlab.names import PARTS
 from motrlab.run import Run, exclusive, write_text
 
 

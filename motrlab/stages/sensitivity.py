@@ -15,8 +15,8 @@ import torch
 from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import evaluate
+from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.model.motr import MotrGraphs, folded_copy
-from motrlab.names import PROTOCOLS
 from motrlab.quantization.analysis.groups import float_rules, groups_of, switched_on
 from motrlab.quantization.analysis.layers import write_csv
 from motrlab.quantization.analysis.probe import Probe
