@@ -54,8 +54,8 @@ def _one_line(error: Exception) -> str:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno == errno.EPIPE:
             return "nobody reads the output any more: stopped; what was done is kept"
-        what = f"{error.filename or 'the output'}: {os.strerror(error.errno)}"
-        return f"{what}: {_ADVICE[error.errno]}, then the same command goes on"
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{os.strerror(error.errno)}: {_ADVICE[error.errno]}, then the same command goes on"
     details = getattr(error, "details", None)  # of a pipeline.NotebookError: the kernel's traceback
     if details:
         print(details, file=sys.stderr)

@@ -65,7 +65,7 @@ def stage_hash(folder: Path, stage: str) -> str:
             return _digest(json.dumps(json.loads(file.read_bytes())["files"], sort_keys=True).encode())
         return ""  # damaged
     facts = file.stat()
-    return _file_hash(file, facts.st_mtime_ns, facts.st_size)
+    return _file_hash(file, facts.st_ino, facts.st_mtime_ns, facts.st_size)
 
 
 def tracks_hash(folder: Path) -> str:
@@ -74,7 +74,7 @@ def tracks_hash(folder: Path) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _file_hash(file: Path, _changed: int, _size: int) -> str:
+def _file_hash(file: Path, *_identity: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
 

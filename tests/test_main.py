@@ -141,7 +141,7 @@ def test_output_that_cannot_be_written_is_one_line_and_1(home: Path, place: str)
         done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
     if place == "full":
         os.close(writer)
-    told = {"closed": "nobody reads the output any more", "full": "the output: No space left on device"}[place]
+    told = {"closed": "nobody reads the output any more", "full": "No space left on device: make room"}[place]
     assert done.returncode == 1
     assert done.stderr.startswith(f"motrlab: {told}")
     assert done.stderr.count("\n") == 1

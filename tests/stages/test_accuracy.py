@@ -29,6 +29,7 @@ from motrlab.stages.accuracy import (
     network_inputs,
     open_engine,
     read_frames,
+    require_tracks,
     track_part,
 )
 from motrlab.stages.data import open_store, read_ground_truth
@@ -62,6 +63,17 @@ def test_evaluate_stage_writes_tracks_and_a_record(trained: Run) -> None:
     assert all(len(tracks) > 0 for tracks in written.values())
     again = evaluate(read_ground_truth(trained), written, "hat")
     assert again["OVERALL"]["mota"] == pytest.approx(results["OVERALL"]["mota"], abs=1e-6)
+
+
+def test_tracks_that_are_not_the_stages_are_made_again(trained: Run) -> None:
+    evaluate_stage(trained, "float")
+    file, num_records = trained.tracks("float") / "STREET-01.txt", len(trained.records("float", "accuracy"))
+    own = file.read_bytes()
+    require_tracks(trained, "float")
+    assert len(trained.records("float", "accuracy")) == num_records  # they are
+    file.write_text("1,1,0,0,9,9,.5,-1,-1,-1\n")
+    require_tracks(trained, "float")
+    assert file.read_bytes() == own
 
 
 def test_videos_in_lock_step_are_tracked_as_if_alone(trained: Run) -> None:

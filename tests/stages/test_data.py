@@ -39,6 +39,16 @@ def test_preparing_again_changes_nothing(run: Run) -> None:
     assert {path: path.stat().st_mtime_ns for path in run.data.rglob("data.mdb")} == files
 
 
+def test_data_that_were_not_finished_do_not_count(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("motrlab.stages.data.prepare", lambda *_, **__: 1 / 0)  # killed among the parts
+        with pytest.raises(ZeroDivisionError):
+            prepare_data(run, num_workers=1)
+    assert not run.has("data")
+    prepare_data(run, num_workers=1)
+    assert run.has("data")
+
+
 def test_baseline(run: Run) -> None:
     record = evaluate_baseline(run)
     assert (record["stage"], record["kind"]) == ("data", "baseline")
