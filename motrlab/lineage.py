@@ -60,6 +60,8 @@ def stage_hash(folder: Path, stage: str) -> str:
     file = files.get(stage) or folder / "checkpoints" / stage / "model.safetensors"
     if not file.is_file():
         return ""
+    if stage == "data":
+        return file.read_text(encoding="utf-8").strip()
     if stage == "fixed_point":  # of its files: versions and provenance may differ
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return _digest(json.dumps(json.loads(file.read_bytes())["files"], sort_keys=True).encode())

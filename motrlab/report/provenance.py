@@ -36,7 +36,7 @@ def stale(run: Run) -> str:
             lost.setdefault(STAGE_TITLES[record["stage"]], {})[record["kind"].replace("_", " ")] = None
     told = "; ".join(f"{stage} ({', '.join(kinds)})" for stage, kinds in lost.items())
     by_older = sum("made_from" not in record for record in old)
-    told += f" ({by_older} records are of an older motrlab)" if by_older else ""
+    told += f" ({by_older} records are of an older motrlab)" if by_older and lost else ""
     return told and f"what they were made from has changed since: {told}"
 
 

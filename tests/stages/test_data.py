@@ -23,7 +23,8 @@ def test_prepare_data_leaves_stores_gt_and_a_record(run: Run) -> None:
         assert sum(len(annotations.people) for annotations in gt.values()) > 0
     record = run.last_record("data", "data")
     assert record is not None
-    assert record["data_hash"]
+    assert record["data_hash"] == record["made_from"]["data"]
+    assert len(record["data_hash"]) == 64
     assert record["config"]["street"]["num_frames"] == 24
 
 
