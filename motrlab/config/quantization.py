@@ -26,11 +26,7 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QatConfig:
-    """Quantisation-aware training from the calibrated state.
-
-    What is not named here is as in float training, but for what `quantization.qat.qat_config` sets: AdamW at one rate
-    for all parameters, no warm-up, no bf16, no average of the weights, and clips of one length.
-    """
+    """Quantisation-aware training from the calibrated state; everything not named here is the float training's."""
 
     steps: int = 200
     lr: float = 1e-4

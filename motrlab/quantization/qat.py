@@ -77,9 +77,9 @@ def train_qat(
 ) -> FitResult:
     """Train the calibrated `quantised` in place for `config.qat.steps` updates; ends in mode `evaluate`.
 
-    `folder` gets `model.safetensors` (see `QuantizedMotr.load`) at the end, and on the way what `fit` writes. With
-    `quantise` false the float model is trained instead, on the same clips at the same rates, and the mode at the end
-    is `float`.
+    `folder` gets `model.safetensors` (see `QuantizedMotr.load`), `training.safetensors` on the way (a rerun goes on
+    from it) and `loss.csv`. With `quantise` false the float model is trained instead, on the same clips at the same
+    rates, and the mode at the end is `float`.
     """
     trainee = qat_trainee(quantised, config, quantise=quantise)
     origin = state_hash(quantised) + ("" if quantise else " float")
