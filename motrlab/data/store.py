@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +35,11 @@ from motrlab.data.packing import (
     pack,
     packed_bytes,
 )
+from motrlab.data.pictures import decode_image
 from motrlab.data.validate import Progress
 from motrlab.errors import UserError
 
 _READABLE = (1, SCHEMA)
-_REDUCED = {
-    1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8,
-}  # fmt: skip
 _EMPTY_BYTES = 2 * 4096  # an LMDB without anything in it
 
 
@@ -105,12 +102,7 @@ class FrameStore:
 
     def image(self, name: str, frame: int, reduce: int = 1) -> NDArray[np.uint8]:
         """`uint8 [H, W, 3]` in BGR; `reduce` 2, 4 or 8 decodes to that fraction of the size (rounded up), faster."""
-        data = np.frombuffer(self.jpeg(name, frame), np.uint8)
-        # An orientation tag would turn the picture away from its boxes.
-        image = cv2.imdecode(data, _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
-        if image is None:
-            raise UserError(f"{self.path}: frame {frame} of {name} does not decode; its JPEG file is damaged")
-        return image  # type: ignore[return-value]
+        return decode_image(self.jpeg(name, frame), f"{self.path}: frame {frame} of {name}", reduce)
 
     def annotations(self, name: str) -> Annotations:
         self.info(name)

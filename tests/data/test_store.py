@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import lmdb
 import numpy as np
 import pytest
@@ -55,27 +54,6 @@ def test_the_original_bytes_come_back(path: Path, sources: list[SequenceSource])
             np.testing.assert_array_equal(getattr(found, field), expected)
             assert getattr(found, field).dtype == expected.dtype
         assert found.has_class == item.annotations.has_class
-
-
-@pytest.mark.parametrize(("reduce", "shape"), [(1, (64, 96, 3)), (2, (32, 48, 3)), (4, (16, 24, 3)), (8, (8, 12, 3))])
-def test_images_may_be_decoded_smaller(reduce: int, shape: tuple[int, ...], path: Path) -> None:
-    store = FrameStore(path)
-    image, whole = store.image("A", 1, reduce), store.image("A", 1)
-    assert image.shape == shape
-    assert image.dtype == np.uint8
-    expected = cv2.resize(whole, shape[1::-1], interpolation=cv2.INTER_AREA)
-    assert np.abs(image.astype(int) - expected).mean() < 3
-
-
-def test_an_orientation_tag_turns_nothing(make_sequence: MakeSequence, tmp_path: Path) -> None:
-    folder = make_sequence("A")
-    file = folder / "img1" / "000001.jpg"
-    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # Orientation = 6, a quarter turn
-    exif = b"\xff\xe1" + (len(tiff) + 8).to_bytes(2, "big") + b"Exif\0\0" + tiff
-    file.write_bytes(file.read_bytes()[:2] + exif + file.read_bytes()[2:])
-    assert cv2.imread(str(file)).shape == (96, 64, 3)  # the tag works
-    write_store(tmp_path / "lmdb", [source(folder)])
-    assert FrameStore(tmp_path / "lmdb").image("A", 1).shape == (64, 96, 3)
 
 
 def test_same_files_are_not_packed_again_and_changed_ones_are(path: Path, sources: list[SequenceSource]) -> None:
