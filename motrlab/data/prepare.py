@@ -32,10 +32,11 @@ from motrlab.data.motchallenge import (
     read_detections,
 )
 from motrlab.data.packing import SequenceSource
-from motrlab.data.store import replace_folder, temporary_folder, write_store
+from motrlab.data.store import write_store
 from motrlab.data.summary import DataSummary, summarise
 from motrlab.data.validate import Progress, frame_workers, readable_info, validate_sequence
 from motrlab.errors import UserError
+from motrlab.files import replaced_folder
 
 PARTS = ("train", "test", "unseen")
 
@@ -155,16 +156,12 @@ def _write_part(destination: Path, part: str, members: list[_Part], num_workers:
 
 
 def _write_gt(path: Path, members: Iterable[_Part]) -> None:
-    try:
-        with temporary_folder(path) as folder:
-            for member in members:
-                target = folder / member.source.info.name
-                (target / "gt").mkdir(parents=True)
-                (target / "gt" / "gt.txt").write_text(format_annotations(member.source.annotations), encoding="utf-8")
-                (target / "seqinfo.ini").write_text(format_sequence_info(member.source.info), encoding="utf-8")
-                if member.detections is not None:
-                    (target / "det").mkdir()
-                    (target / "det" / "det.txt").write_text(format_detections(member.detections), encoding="utf-8")
-            replace_folder(folder, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); mend that and run again") from error
+    with replaced_folder(path) as folder:
+        for member in members:
+            target = folder / member.source.info.name
+            (target / "gt").mkdir(parents=True)
+            (target / "gt" / "gt.txt").write_text(format_annotations(member.source.annotations), encoding="utf-8")
+            (target / "seqinfo.ini").write_text(format_sequence_info(member.source.info), encoding="utf-8")
+            if member.detections is not None:
+                (target / "det").mkdir()
+                (target / "det" / "det.txt").write_text(format_detections(member.detections), encoding="utf-8")

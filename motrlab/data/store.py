@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ from motrlab.data.packing import (
 from motrlab.data.pictures import decode_image
 from motrlab.data.validate import Progress
 from motrlab.errors import UserError
+from motrlab.files import clear_leftovers, locked, replace_folder
 
 _READABLE = (1, SCHEMA)
 _EMPTY_BYTES = 2 * 4096  # an LMDB without anything in it
@@ -171,6 +171,7 @@ def write_store(
                 if shutil.disk_usage(folder).free < COMMIT_BYTES:  # LMDB calls a short write an input/output error
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
                 raise
+            forget(path)
             replace_folder(folder, path)
     except (OSError, lmdb.Error) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC
@@ -203,12 +204,12 @@ def _begun_folder(path: Path, source_hash: str) -> Iterator[Path]:
     """
     folder = path.with_name(f".{path.name}.{SCHEMA}-{source_hash[:32]}.partial")
     for stale in path.parent.glob(f".{path.name}.*.partial"):
-        with _locked(stale, path):
+        with locked(stale, "packing"):
             if stale != folder or not _goes_on(stale):
                 shutil.rmtree(stale, ignore_errors=True)
-    _remove_stale(path)
+    clear_leftovers(path)
     folder.mkdir(exist_ok=True)
-    with _locked(folder, path):
+    with locked(folder, "packing"):
         try:
             yield folder
         finally:
@@ -225,49 +226,3 @@ def _goes_on(folder: Path) -> bool:
     finally:
         forget(folder)
     return True
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, path: Path) -> Iterator[None]:
-    """A lock that ends with the process, however it ends."""
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{path}: another process is packing it; wait for that one to end") from error
-        yield
-    finally:
-        os.close(handle)
-
-
-def _remove_stale(path: Path) -> None:
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def temporary_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path`; those that a killed run left behind are removed first."""
-    _remove_stale(path)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def replace_folder(folder: Path, path: Path) -> None:
-    """Move a finished folder into place; an old one gives way."""
-    folder.chmod(0o755)
-    forget(path)
-    if path.exists():
-        path.rename(folder.with_name(f"{folder.name.removesuffix('.tmp')}.old.tmp"))
-    folder.rename(path)
-    for old in path.parent.glob(f".{path.name}.*.old.tmp"):
-        shutil.rmtree(old, ignore_errors=True)

@@ -16,9 +16,7 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -34,6 +32,7 @@ from motrlab.data.street_render import Renderer, Silhouette
 from motrlab.data.street_scene import build_scene
 from motrlab.data.street_world import Scene
 from motrlab.errors import UserError
+from motrlab.files import replaced_folder
 
 VERSION = 3  # of the generator: raised whenever the same config gives other bytes
 DISTRACTOR_CLASS = 8
@@ -125,14 +124,11 @@ def _write_sequence(name: str, config: StreetConfig, destination: Path) -> str:
     """Write one sequence under a temporary name and move it into place."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    folder = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=destination))
     try:
-        _write_files(street_scene(name, config), folder)
-        os.chmod(folder, 0o755)
-        os.replace(folder, destination / name)
+        with replaced_folder(destination / name) as folder:
+            _write_files(street_scene(name, config), folder)
     finally:
         cv2.setNumThreads(threads)
-        shutil.rmtree(folder, ignore_errors=True)
     return name
 
 
