@@ -60,7 +60,7 @@ def _export(name: str, parts: Sequence[FrameStore], destination: Path) -> Sequen
         written = 0
         for store, part in zip(parts, infos, strict=True):
             for frame in range(1, part.num_frames + 1):
-                info.frame_path(folder, written + frame).write_bytes(store.jpeg(name, frame))
+                info.frame_path(folder, written + frame).write_bytes(store.frame_bytes(name, frame))
             written += part.num_frames
         gt = _joined([store.annotations(name) for store in parts], infos)
         (folder / "gt" / "gt.txt").write_text(format_annotations(gt), encoding="utf-8")

@@ -1,19 +1,19 @@
-"""Frames and annotations in one LMDB: the original JPEG bytes, never re-encoded, nothing pickled.
+"""Frames and annotations in one LMDB: the bytes of the picture files, never re-encoded, nothing pickled.
 
-`packing.py` says what the keys are; stores of schema 1 (a key for each frame) are read as well. Writers work in a
-hidden folder beside the target, which a killed run leaves and the next one goes on with, and move it into place.
-NumPy, OpenCV and lmdb only.
+Keys: `SEQ/%06d` is a frame's file as it was; `SEQ/annotations` the arrays of `Annotations` one behind the other,
+zlib-compressed (bare they are 2 % of the frames); `SEQ/sha256` the SHA-256 of each frame, then that of the
+annotations; `meta` (JSON) comes last. What is read is compared with its SHA-256, so that damage is told and never seen
+as a grey picture. NumPy, OpenCV and lmdb only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import dataclasses
+import hashlib
 import json
-import os
-import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,52 +21,42 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from motrlab.data.lmdb_files import forget, opened
+from motrlab.data.lmdb_files import AGAIN, opened
 from motrlab.data.motchallenge import Annotations, SequenceInfo
-from motrlab.data.packing import (
-    COMMIT_BYTES,
-    INDEX,
-    SCHEMA,
-    SequenceSource,
-    annotations_from_bytes,
-    chunk_key,
-    hash_sources,
-    pack,
-    packed_bytes,
-)
 from motrlab.data.pictures import decode_image
-from motrlab.data.validate import Progress
 from motrlab.errors import UserError
-from motrlab.files import clear_leftovers, locked, replace_folder
 
-_READABLE = (1, SCHEMA)
-_EMPTY_BYTES = 2 * 4096  # an LMDB without anything in it
+SCHEMA = 3  # 1: without checks; 2: many frames under one key
+HASH_BYTES = 32
+_FIELDS = (("frame", "<i8", 1), ("track_id", "<i8", 1), ("ltwh", "<f8", 4), ("flag", "<i8", 1), ("class_id", "<i8", 1),
+           ("visibility", "<f8", 1))  # fmt: skip
+_ROW_BYTES = sum(np.dtype(kind).itemsize * columns for _, kind, columns in _FIELDS)
 
 
 class FrameStore:
     """Reader of a packed LMDB; opened lazily in each process, so it may be sent to loader workers.
 
-    Raises UserError when the store is missing, cut short, or of another schema version.
+    Raises UserError when the store is missing, cut short, damaged, or of another schema version.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()
-        meta = self._meta()
-        self.schema: int = meta["schema"]
-        self.data_hash: str = meta["data_hash"]
-        self.sequences: tuple[SequenceInfo, ...] = tuple(SequenceInfo(**s["info"]) for s in meta["sequences"])
+        opened(self.path, fresh=True)
+        meta = _read_meta(self.path)
+        try:
+            self.sequences: tuple[SequenceInfo, ...] = tuple(SequenceInfo(**s["info"]) for s in meta["sequences"])
+            self._has_class = {s["info"]["name"]: bool(s["has_class"]) for s in meta["sequences"]}
+            found = content_hash((info, _get(self.path, f"{info.name}/sha256")) for info in self.sequences)
+        except (KeyError, TypeError):
+            found = ""
+        if found != meta.get("data_hash"):
+            raise UserError(f"{self.path}: its list of contents is damaged; {AGAIN}")
         self._infos = {info.name: info for info in self.sequences}
-        self._rows = {s["info"]["name"]: (s["rows"], s["has_class"]) for s in meta["sequences"]}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__  # the environment is not part of it
+        self.data_hash = found
 
     def __repr__(self) -> str:
         frames = sum(info.num_frames for info in self.sequences)
         return f"FrameStore({str(self.path)!r}: {len(self.sequences)} sequences, {frames} frames)"
-
-    def _meta(self) -> dict[str, Any]:
-        return _read_meta(opened(self.path, fresh=True).environment, self.path)
 
     def info(self, name: str) -> SequenceInfo:
         """Raises UserError where there is no such sequence."""
@@ -74,155 +64,91 @@ class FrameStore:
             raise UserError(f"{self.path}: no sequence {name!r}; there are {', '.join(self._infos)}")
         return self._infos[name]
 
-    def _no_entry(self, key: str) -> UserError:
-        return UserError(f"{self.path}: no entry {key!r}; delete the folder and pack again")
-
-    def _place(self, name: str, frame: int) -> tuple[int, int, int]:
-        """The first frame of the chunk that holds `frame`, and where in it that lies: offset and size in bytes."""
-        file = opened(self.path)
-        if name not in file.cache:
-            file.cache[name] = _read_index(file.environment, name)
-        index = file.cache[name]
-        if not 1 <= frame <= len(index):
-            raise self._no_entry(chunk_key(name, frame))
-        first, offset, size = index[frame - 1].tolist()
-        return first, offset, size
-
-    def jpeg(self, name: str, frame: int) -> bytes:
-        """The file's bytes as they were packed; frames count from 1."""
-        key, offset, size = chunk_key(self.info(name).name, frame), 0, None
-        if self.schema > 1:
-            first, offset, size = self._place(name, frame)
-            key = chunk_key(name, first)
-        with opened(self.path).environment.begin(buffers=True) as transaction:
-            value = transaction.get(key.encode())
-            if value is None:
-                raise self._no_entry(key)
-            return bytes(value[offset : None if size is None else offset + size])
+    def frame_bytes(self, name: str, frame: int) -> bytes:
+        """The picture file as it was packed; frames count from 1. Raises UserError, also where it is damaged."""
+        if not 1 <= frame <= self.info(name).num_frames:
+            raise UserError(f"{self.path}: no frame {frame} of {name}; it has {self.info(name).num_frames}, from 1")
+        return read_frame(self.path, name, frame)
 
     def image(self, name: str, frame: int, reduce: int = 1) -> NDArray[np.uint8]:
         """`uint8 [H, W, 3]` in BGR; `reduce` 2, 4 or 8 decodes to that fraction of the size (rounded up), faster."""
-        return decode_image(self.jpeg(name, frame), f"{self.path}: frame {frame} of {name}", reduce)
+        return decode_image(self.frame_bytes(name, frame), f"{self.path}: frame {frame} of {name}", reduce)
 
     def annotations(self, name: str) -> Annotations:
+        """All of a sequence; the arrays are read-only. Raises UserError, also where they are damaged."""
         self.info(name)
-        key = f"{name}/annotations"
-        with opened(self.path).environment.begin() as transaction:
-            data = transaction.get(key.encode())
-        if data is None:
-            raise self._no_entry(key)
-        return annotations_from_bytes(zlib.decompress(data) if self.schema > 1 else data, *self._rows[name])
+        data = read_annotations(self.path, name)
+        arrays: dict[str, NDArray[Any]] = {}
+        rows, at = len(data) // _ROW_BYTES, 0
+        for field, kind, columns in _FIELDS:
+            array = np.frombuffer(data, kind, rows * columns, at)
+            at += array.nbytes
+            arrays[field] = array.reshape(rows, columns) if columns > 1 else array
+        return Annotations(**arrays, has_class=self._has_class[name])
 
 
-def _read_meta(environment: lmdb.Environment, path: Path) -> dict[str, Any]:
-    with environment.begin() as transaction:
-        value = transaction.get(b"meta")
+def _get(path: Path, key: str) -> bytes:
+    """A key's value; b"" where there is none, or none that can be read."""
     try:
-        meta = json.loads(bytes(value)) if value is not None else None
-        schema = meta["schema"] if meta is not None else "unknown"
-    except (ValueError, KeyError, TypeError):
-        schema = "unknown"
-    if schema not in _READABLE:
-        readable = " and ".join(map(str, _READABLE))
-        raise UserError(f"{path}: written with schema {schema}, motrlab reads {readable}; delete it and pack again")
-    assert isinstance(meta, dict)
-    return meta
+        with opened(path).begin() as transaction:
+            return bytes(transaction.get(key.encode(), b""))
+    except lmdb.Error:
+        return b""
 
 
-def _read_index(environment: lmdb.Environment, name: str) -> NDArray[np.int64]:
-    """`int64 [n, 3]`, a row per frame: first frame of its chunk, offset, size in bytes."""
-    rows: dict[int, NDArray[np.int64]] = {}
-    prefix = f"{name}/".encode()
-    with environment.begin(buffers=True) as transaction, transaction.cursor() as cursor:
-        cursor.set_range(prefix)
-        for key, value in cursor:
-            text = bytes(key)
-            if not text.startswith(prefix):
-                break
-            if text.endswith(b".index"):
-                first = int(text[len(prefix) :].removesuffix(b".index"))
-                sizes = np.frombuffer(bytes(value), INDEX)["size"].astype(np.int64)
-                rows[first] = np.stack([np.full_like(sizes, first), np.cumsum(sizes) - sizes, sizes], axis=1)
-    return np.concatenate([np.zeros((0, 3), np.int64), *(rows[first] for first in sorted(rows))])
+def _checked(path: Path, name: str, entry: str, row: int, what: str, unpack: Callable[[Any], bytes] = bytes) -> bytes:
+    """The unpacked value of `NAME/ENTRY`. Raises UserError unless it has the SHA-256 in that row of `NAME/sha256`."""
+    with contextlib.suppress(lmdb.Error, zlib.error), opened(path).begin(buffers=True) as transaction:
+        data = unpack(transaction.get(f"{name}/{entry}".encode(), b""))
+        hashes = transaction.get(f"{name}/sha256".encode(), b"")
+        if hashlib.sha256(data).digest() == hashes[HASH_BYTES * row : HASH_BYTES * (row + 1) or None]:
+            return data
+    raise UserError(f"{path}: {what} of {name} is damaged, not what was packed; {AGAIN}")
 
 
-def write_store(
-    path: Path, sources: Sequence[SequenceSource], *, num_workers: int = 1, progress: Progress | None = None
-) -> str:
-    """Pack `sources` into the LMDB folder `path` and return its data hash.
+def read_frame(path: Path, name: str, frame: int) -> bytes:
+    return _checked(path, name, f"{frame:06d}", frame - 1, f"frame {frame}")
 
-    A store that was packed from the same files (names, sizes, times, annotations) is left as it is, and one that was
-    begun from them is gone on with. `num_workers` threads read files ahead. Raises UserError: disk full, target not
-    writable, another process at it, file damaged.
+
+def read_annotations(path: Path, name: str) -> bytes:
+    return _checked(path, name, "annotations", -1, "the ground truth", zlib.decompress)
+
+
+def checked_hashes(path: Path, name: str) -> bytes:
+    """`NAME/sha256`, everything that is packed of the sequence compared with it; b"" where the sequence is not whole.
+
+    Raises UserError naming the first entry that is damaged.
     """
-    path = path.resolve()
-    try:
-        source_hash = hash_sources(sources)
-        with contextlib.suppress(UserError):
-            existing = FrameStore(path)._meta()
-            if existing.get("source_hash") == source_hash:
-                return str(existing["data_hash"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _begun_folder(path, source_hash) as folder:
-            _check_space(path, packed_bytes(sources) - _size(folder))
-            try:
-                data_hash = pack(folder, sources, source_hash, num_workers=num_workers, progress=progress)
-            except lmdb.Error as error:
-                if shutil.disk_usage(folder).free < COMMIT_BYTES:  # LMDB calls a short write an input/output error
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-                raise
-            forget(path)
-            replace_folder(folder, path)
-    except (OSError, lmdb.Error) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC
-        reason = getattr(error, "strerror", None) or str(error)
-        what = (
-            f"disk full ({reason}); free some space and run again"
-            if full
-            else f"cannot be written ({reason}); mend that and run again"
-        )
-        raise UserError(f"{path}: {what}") from error
-    return data_hash
+    hashes = _get(path, f"{name}/sha256")
+    if hashes:
+        read_annotations(path, name)
+    for frame in range(1, len(hashes) // HASH_BYTES):
+        read_frame(path, name, frame)
+    return hashes
 
 
-def _size(folder: Path) -> int:
-    file = folder / "data.mdb"
-    return file.stat().st_size if file.is_file() else 0
+def _read_meta(path: Path) -> dict[str, Any]:
+    schema: Any = "unknown"
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        meta = json.loads(_get(path, "meta"))
+        schema = meta["schema"]
+        if schema == SCHEMA:
+            return dict(meta)
+    raise UserError(f"{path}: written with schema {schema}, motrlab reads {SCHEMA}; {AGAIN}")
 
 
-def _check_space(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
+def annotation_bytes(annotations: Annotations) -> bytes:
+    """The arrays one behind the other, little endian, in the order of `_FIELDS`."""
+    return b"".join(np.ascontiguousarray(getattr(annotations, name), kind).tobytes() for name, kind, _ in _FIELDS)
 
 
-@contextlib.contextmanager
-def _begun_folder(path: Path, source_hash: str) -> Iterator[Path]:
-    """The hidden folder beside `path` in which these sources are packed, new or as a killed run left it.
-
-    Folders begun from other sources are removed. Raises UserError while another process works in one of them.
-    """
-    folder = path.with_name(f".{path.name}.{SCHEMA}-{source_hash[:32]}.partial")
-    for stale in path.parent.glob(f".{path.name}.*.partial"):
-        with locked(stale, "packing"):
-            if stale != folder or not _goes_on(stale):
-                shutil.rmtree(stale, ignore_errors=True)
-    clear_leftovers(path)
-    folder.mkdir(exist_ok=True)
-    with locked(folder, "packing"):
-        try:
-            yield folder
-        finally:
-            if folder.is_dir() and _size(folder) <= _EMPTY_BYTES:  # failed before anything was packed
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _goes_on(folder: Path) -> bool:
-    """False for a file that a power cut, say, has left shorter than it says."""
-    try:
-        opened(folder)
-    except UserError:
-        return False
-    finally:
-        forget(folder)
-    return True
+def content_hash(sequences: Iterable[tuple[SequenceInfo, bytes]]) -> str:
+    """The data hash, of each sequence's info and `SEQ/sha256`: it depends on the content and on nothing else."""
+    digest = hashlib.sha256()
+    for info, hashes in sequences:
+        digest.update(json.dumps(dataclasses.asdict(info), sort_keys=True).encode())
+        last = len(hashes) // HASH_BYTES - 1
+        for row in range(last + 1):
+            entry = "annotations" if row == last else f"{row + 1:06d}"
+            digest.update(f"{info.name}/{entry}".encode() + hashes[HASH_BYTES * row : HASH_BYTES * (row + 1)])
+    return digest.hexdigest()

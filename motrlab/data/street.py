@@ -12,13 +12,10 @@ flag 0 are statues, the distractor that the `motchallenge` protocol removes.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import multiprocessing
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,8 +28,9 @@ from motrlab.config import StreetConfig
 from motrlab.data.street_render import Renderer, Silhouette
 from motrlab.data.street_scene import build_scene
 from motrlab.data.street_world import Scene
+from motrlab.data.workers import worker_map
 from motrlab.errors import UserError
-from motrlab.files import replaced_folder
+from motrlab.files import replaced_folder, writing
 
 VERSION = 3  # of the generator: raised whenever the same config gives other bytes
 DISTRACTOR_CLASS = 8
@@ -84,26 +82,17 @@ def generate_street(
     """
     destination = Path(destination)
     names = street_names(config)
-    _clear_stale(destination, config, names)
+    with writing(destination):
+        destination.mkdir(parents=True, exist_ok=True)
+        _clear_stale(destination, config, names)
     missing = [name for name in names if not (destination / name).is_dir()]
-    destination.mkdir(parents=True, exist_ok=True)
     task = partial(_write_sequence, config=config, destination=destination)
-    with _mapper(min(num_workers, len(missing))) as run:
+    with worker_map(min(num_workers, len(missing))) as run:
         done = run(task, missing)
         disable = None if progress is None else not progress
         for _ in tqdm(done, total=len(missing), desc="street", unit="video", disable=disable):
             pass
     return [destination / name for name in names]
-
-
-@contextlib.contextmanager
-def _mapper(num_workers: int) -> Iterator[Callable[..., Iterable[str]]]:
-    if num_workers <= 1:
-        yield map
-        return
-    # Spawned, not forked: the caller may hold threads of torch or OpenCV.
-    with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield pool.map
 
 
 def _marker(config: StreetConfig) -> str:

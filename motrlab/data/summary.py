@@ -63,11 +63,14 @@ class SequenceSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSummary:
-    """`sequences` by part, then name; `left_out`: sequences without gt, usable for `track` only."""
+    """`sequences` by part, then name; `left_out`: sequences without gt, usable for `track` only; `notes`: lines on
+    what a user may not expect of the data.
+    """
 
     sequences: tuple[SequenceSummary, ...]
     left_out: tuple[str, ...]
     data_hash: str
+    notes: tuple[str, ...] = ()
 
     @property
     def totals(self) -> dict[str, dict[str, float]]:
@@ -116,7 +119,7 @@ class DataSummary:
         lines = [_aligned(rows, left=2)]
         if self.left_out:
             lines.append(f"without gt, left out (usable for `track` only): {', '.join(self.left_out)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 def bin_names(quantity: str) -> list[str]:
