@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import glob
 import hashlib
 import os
@@ -147,11 +148,6 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     Raises UserError while another process has it: "another process is {doing} it". Where a file system has no locks,
     there is none.
     """
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:

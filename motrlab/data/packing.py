@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import itertools
 import json
 import shutil
 import sys
@@ -23,7 +24,7 @@ import lmdb
 
 from motrlab.data.lmdb_files import forget
 from motrlab.data.motchallenge import Annotations, SequenceInfo
-from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, checked_hashes, content_hash
+from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, content_hash, read_value
 from motrlab.data.validate import Progress
 from motrlab.errors import UserError
 from motrlab.files import MARKER, check_ours, clear_leftovers, free_bytes, hidden_name, replace_folder, writing
@@ -42,7 +43,7 @@ class SequenceSource:
 
 
 def write_store(
-    path: Path, sources: Sequence[SequenceSource], *, num_workers: int = 1, progress: Progress | None = None
+    path: Path, sources: Sequence[SequenceSource], *, num_workers: int = 1, progress: Progress = lambda *_: None
 ) -> str:
     """Pack `sources` into the LMDB folder `path` and return its data hash.
 
@@ -55,7 +56,9 @@ def write_store(
     check_ours(path)
     if _marker(path) == source_hash:
         try:
-            return _check(FrameStore(path))
+            store = FrameStore(path)
+            store.check()
+            return store.data_hash
         except UserError as error:
             print(f"motrlab: {error}: doing so now", file=sys.stderr)
     folder = path.with_name(f"{hidden_name(path)}unfinished")
@@ -103,19 +106,12 @@ def _marker(folder: Path) -> str:
     return ""
 
 
-def _check(store: FrameStore) -> str:
-    """The data hash of a store in which nothing is damaged. Raises UserError."""
-    for info in store.sequences:
-        checked_hashes(store.path, info.name)
-    return store.data_hash
-
-
 def _begun(folder: Path, sources: Sequence[SequenceSource], source_hash: str) -> dict[str, bytes]:
     """The hashes of each sequence that a killed run packed whole, from the same files; what is of no use is removed."""
     begun: dict[str, bytes] = {}
     with contextlib.suppress(UserError):
         if _marker(folder) == source_hash:
-            begun = {item.info.name: checked_hashes(folder, item.info.name) for item in sources}
+            begun = {item.info.name: read_value(folder, f"{item.info.name}/sha256") for item in sources}
     forget(folder)
     if not any(begun.values()):
         shutil.rmtree(folder, ignore_errors=True)
@@ -135,24 +131,21 @@ def _check_space(path: Path, sources: Sequence[SequenceSource]) -> None:
 
 
 def _pack(
-    folder: Path,
-    sources: Sequence[SequenceSource],
-    begun: Mapping[str, bytes],
-    num_workers: int,
-    progress: Progress | None,
+    folder: Path, sources: Sequence[SequenceSource], begun: Mapping[str, bytes], num_workers: int, progress: Progress
 ) -> str:
     """Pack what is not in `begun` into the LMDB in `folder`; returns the data hash. Raises UserError, lmdb.Error."""
-    tell = _counter(sum(len(item.files) for item in sources), progress)
+    total = sum(len(item.files) for item in sources)
+    numbers = itertools.count(1 + sum(len(item.files) for item in sources if begun.get(item.info.name)))
     packed: list[tuple[SequenceInfo, bytes]] = []
     # Twice the size is room for a sequence that is packed again; it takes no space before it is needed. With LMDB's
     # sync a commit's data reach the disk before the page that announces them: it stands after a power cut, too.
     map_size = 2 * _packed_bytes(sources) + (64 << 20)
     with lmdb.open(str(folder), map_size=map_size, lock=False) as environment, ThreadPoolExecutor(num_workers) as pool:
         for item in sources:
-            hashes = begun.get(item.info.name)
-            if hashes:
-                tell(len(item.files))
-            packed.append((item.info, hashes or _put_sequence(environment, item, pool, tell)))
+            hashes = begun.get(item.info.name) or _put_sequence(
+                environment, item, pool, lambda: progress("pack", next(numbers), total)
+            )
+            packed.append((item.info, hashes))
         entries = [{"info": dataclasses.asdict(s.info), "has_class": s.annotations.has_class} for s in sources]
         meta = {"schema": SCHEMA, "data_hash": content_hash(packed), "sequences": entries}
         with environment.begin(write=True) as transaction:
@@ -160,20 +153,8 @@ def _pack(
     return content_hash(packed)
 
 
-def _counter(total: int, progress: Progress | None) -> Callable[[int], None]:
-    done = 0
-
-    def tell(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress("pack", done, total)
-
-    return tell
-
-
 def _put_sequence(
-    environment: lmdb.Environment, item: SequenceSource, pool: ThreadPoolExecutor, tell: Callable[[int], None]
+    environment: lmdb.Environment, item: SequenceSource, pool: ThreadPoolExecutor, tell: Callable[[], None]
 ) -> bytes:
     """Commit a sequence, frames in batches and last their hashes, which make it whole; returns those."""
     hashes, name = [], item.info.name
@@ -182,7 +163,7 @@ def _put_sequence(
             for frame, data in enumerate(pool.map(_read_file, item.files[start : start + _BATCH]), start + 1):
                 transaction.put(f"{name}/{frame:06d}".encode(), data)
                 hashes.append(hashlib.sha256(data).digest())
-                tell(1)
+                tell()
     gt = annotation_bytes(item.annotations)
     hashes.append(hashlib.sha256(gt).digest())
     with environment.begin(write=True) as transaction:

@@ -46,7 +46,7 @@ class FrameStore:
         try:
             self.sequences: tuple[SequenceInfo, ...] = tuple(SequenceInfo(**s["info"]) for s in meta["sequences"])
             self._has_class = {s["info"]["name"]: bool(s["has_class"]) for s in meta["sequences"]}
-            found = content_hash((info, _get(self.path, f"{info.name}/sha256")) for info in self.sequences)
+            found = content_hash((info, read_value(self.path, f"{info.name}/sha256")) for info in self.sequences)
         except (KeyError, TypeError):
             found = ""
         if found != meta.get("data_hash"):
@@ -68,7 +68,7 @@ class FrameStore:
         """The picture file as it was packed; frames count from 1. Raises UserError, also where it is damaged."""
         if not 1 <= frame <= self.info(name).num_frames:
             raise UserError(f"{self.path}: no frame {frame} of {name}; it has {self.info(name).num_frames}, from 1")
-        return read_frame(self.path, name, frame)
+        return self._checked(name, f"{frame:06d}", frame - 1, f"frame {frame}", bytes)
 
     def image(self, name: str, frame: int, reduce: int = 1) -> NDArray[np.uint8]:
         """`uint8 [H, W, 3]` in BGR; `reduce` 2, 4 or 8 decodes to that fraction of the size (rounded up), faster."""
@@ -77,7 +77,7 @@ class FrameStore:
     def annotations(self, name: str) -> Annotations:
         """All of a sequence; the arrays are read-only. Raises UserError, also where they are damaged."""
         self.info(name)
-        data = read_annotations(self.path, name)
+        data = self._checked(name, "annotations", -1, "the ground truth", zlib.decompress)
         arrays: dict[str, NDArray[Any]] = {}
         rows, at = len(data) // _ROW_BYTES, 0
         for field, kind, columns in _FIELDS:
@@ -86,9 +86,25 @@ class FrameStore:
             arrays[field] = array.reshape(rows, columns) if columns > 1 else array
         return Annotations(**arrays, has_class=self._has_class[name])
 
+    def check(self) -> None:
+        """Read everything. Raises UserError naming what is damaged first."""
+        for info in self.sequences:
+            self.annotations(info.name)
+            for frame in range(1, info.num_frames + 1):
+                self.frame_bytes(info.name, frame)
 
-def _get(path: Path, key: str) -> bytes:
-    """A key's value; b"" where there is none, or none that can be read."""
+    def _checked(self, name: str, entry: str, row: int, what: str, unpack: Callable[[Any], bytes]) -> bytes:
+        """The unpacked value of `NAME/ENTRY`. Raises UserError unless it has the SHA-256 in that row of its table."""
+        with contextlib.suppress(lmdb.Error, zlib.error), opened(self.path).begin(buffers=True) as transaction:
+            data = unpack(transaction.get(f"{name}/{entry}".encode(), b""))
+            hashes = transaction.get(f"{name}/sha256".encode(), b"")
+            if hashlib.sha256(data).digest() == hashes[HASH_BYTES * row : HASH_BYTES * (row + 1) or None]:
+                return data
+        raise UserError(f"{self.path}: {what} of {name} is damaged, not what was packed; {AGAIN}")
+
+
+def read_value(path: Path, key: str) -> bytes:
+    """A key's value in the LMDB at `path`; b"" where there is none, or none that can be read."""
     try:
         with opened(path).begin() as transaction:
             return bytes(transaction.get(key.encode(), b""))
@@ -96,41 +112,10 @@ def _get(path: Path, key: str) -> bytes:
         return b""
 
 
-def _checked(path: Path, name: str, entry: str, row: int, what: str, unpack: Callable[[Any], bytes] = bytes) -> bytes:
-    """The unpacked value of `NAME/ENTRY`. Raises UserError unless it has the SHA-256 in that row of `NAME/sha256`."""
-    with contextlib.suppress(lmdb.Error, zlib.error), opened(path).begin(buffers=True) as transaction:
-        data = unpack(transaction.get(f"{name}/{entry}".encode(), b""))
-        hashes = transaction.get(f"{name}/sha256".encode(), b"")
-        if hashlib.sha256(data).digest() == hashes[HASH_BYTES * row : HASH_BYTES * (row + 1) or None]:
-            return data
-    raise UserError(f"{path}: {what} of {name} is damaged, not what was packed; {AGAIN}")
-
-
-def read_frame(path: Path, name: str, frame: int) -> bytes:
-    return _checked(path, name, f"{frame:06d}", frame - 1, f"frame {frame}")
-
-
-def read_annotations(path: Path, name: str) -> bytes:
-    return _checked(path, name, "annotations", -1, "the ground truth", zlib.decompress)
-
-
-def checked_hashes(path: Path, name: str) -> bytes:
-    """`NAME/sha256`, everything that is packed of the sequence compared with it; b"" where the sequence is not whole.
-
-    Raises UserError naming the first entry that is damaged.
-    """
-    hashes = _get(path, f"{name}/sha256")
-    if hashes:
-        read_annotations(path, name)
-    for frame in range(1, len(hashes) // HASH_BYTES):
-        read_frame(path, name, frame)
-    return hashes
-
-
 def _read_meta(path: Path) -> dict[str, Any]:
     schema: Any = "unknown"
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        meta = json.loads(_get(path, "meta"))
+        meta = json.loads(read_value(path, "meta"))
         schema = meta["schema"]
         if schema == SCHEMA:
             return dict(meta)
