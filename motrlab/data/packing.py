@@ -22,9 +22,8 @@ from pathlib import Path
 
 import lmdb
 
-from motrlab.data.lmdb_files import forget
 from motrlab.data.motchallenge import Annotations, SequenceInfo
-from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, content_hash, read_value
+from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, content_hash, forget, read_value
 from motrlab.data.validate import Progress
 from motrlab.errors import UserError
 from motrlab.files import MARKER, check_ours, clear_leftovers, free_bytes, hidden_name, replace_folder, writing

@@ -16,11 +16,10 @@ import lmdb
 import numpy as np
 import pytest
 
-from motrlab.data.lmdb_files import forget
 from motrlab.data.motchallenge import read_annotations, read_sequence_info
 from motrlab.data.packing import SequenceSource, write_store
 from motrlab.data.pictures import read_image
-from motrlab.data.store import FrameStore
+from motrlab.data.store import FrameStore, forget
 from motrlab.errors import UserError
 
 MakeSequence = Callable[..., Path]
