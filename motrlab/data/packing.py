@@ -79,9 +79,9 @@ def write_store(
 
 def _hash_sources(sources: Sequence[SequenceSource]) -> str:
     """Changes with any name, size or time of a file, with the annotations and the infos. Raises UserError."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{SCHEMA}".encode())
     for item in sources:
-        digest.update(json.dumps(dataclasses.asdict(item.info), sort_keys=True).encode())
+        digest.update(json.dumps([dataclasses.asdict(item.info), item.annotations.has_class]).encode())
         digest.update(annotation_bytes(item.annotations))
         for file in item.files:
             with _reading(file):
