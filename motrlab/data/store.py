@@ -3,7 +3,7 @@
 Keys: `SEQ/%06d` is a frame's file as it was; `SEQ/annotations` the arrays of `Annotations` one behind the other,
 zlib-compressed (bare they are 2 % of the frames); `SEQ/sha256` the SHA-256 of each frame, then that of the
 annotations; `meta` (JSON) comes last. What is read is compared with its SHA-256, so that damage is told and never seen
-as a grey picture: 2 to 8 % of the time of decoding, measured. NumPy, OpenCV and lmdb only.
+as a grey picture; that takes 2 to 8 % of the time of decoding (measured, with SHA instructions). NumPy, OpenCV, lmdb.
 
 There is one environment per path and process, opened when first read, never handed on to a forked child. A file cut
 short is refused before anything in it is read: a page behind the end would kill the process (SIGBUS).
@@ -30,14 +30,13 @@ from motrlab.data.pictures import decode_image
 from motrlab.errors import UserError
 
 SCHEMA = 3  # 1: without checks; 2: many frames under one key
-HASH_BYTES = 32
+_HASH_BYTES = 32
 _FIELDS = (("frame", "<i8", 1), ("track_id", "<i8", 1), ("ltwh", "<f8", 4), ("flag", "<i8", 1), ("class_id", "<i8", 1),
            ("visibility", "<f8", 1))  # fmt: skip
 _ROW_BYTES = sum(np.dtype(kind).itemsize * columns for _, kind, columns in _FIELDS)
+_AGAIN = "prepare the data again (notebook 01, or `python -m motrlab prepare`)"
 
 _Identity = tuple[int, int, int]  # inode, size, time of data.mdb
-
-AGAIN = "prepare the data again (notebook 01, or `python -m motrlab prepare`)"
 _opened: dict[Path, tuple[_Identity, lmdb.Environment]] = {}  # lmdb allows one environment per path and process
 
 
@@ -58,7 +57,7 @@ class FrameStore:
         except (KeyError, TypeError):
             found = ""
         if found != meta.get("data_hash"):
-            raise UserError(f"{self.path}: its list of contents is damaged; {AGAIN}")
+            raise UserError(f"{self.path}: its list of contents is damaged; {_AGAIN}")
         self._infos = {info.name: info for info in self.sequences}
         self.data_hash = found
 
@@ -106,9 +105,9 @@ class FrameStore:
         with contextlib.suppress(lmdb.Error, zlib.error), opened(self.path).begin(buffers=True) as transaction:
             data = unpack(transaction.get(f"{name}/{entry}".encode(), b""))
             hashes = transaction.get(f"{name}/sha256".encode(), b"")
-            if hashlib.sha256(data).digest() == hashes[HASH_BYTES * row : HASH_BYTES * (row + 1) or None]:
+            if hashlib.sha256(data).digest() == hashes[_HASH_BYTES * row : _HASH_BYTES * (row + 1) or None]:
                 return data
-        raise UserError(f"{self.path}: {what} of {name} is damaged, not what was packed; {AGAIN}")
+        raise UserError(f"{self.path}: {what} of {name} is damaged, not what was packed; {_AGAIN}")
 
 
 def _close_inherited() -> None:
@@ -142,7 +141,7 @@ def _identity(path: Path) -> _Identity:
     try:
         status = (path / "data.mdb").stat()
     except OSError as error:
-        raise UserError(f"{path}: no packed data; {AGAIN}") from error
+        raise UserError(f"{path}: no packed data; {_AGAIN}") from error
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -150,12 +149,12 @@ def _open(path: Path) -> lmdb.Environment:
     try:
         environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
     except lmdb.Error as error:
-        raise UserError(f"{path}: not a readable LMDB ({error}); {AGAIN}") from error
+        raise UserError(f"{path}: not a readable LMDB ({error}); {_AGAIN}") from error
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     size = (path / "data.mdb").stat().st_size
     if size < needed:
         environment.close()
-        raise UserError(f"{path}: LMDB is cut short ({size} of {needed} bytes); {AGAIN}")
+        raise UserError(f"{path}: LMDB is cut short ({size} of {needed} bytes); {_AGAIN}")
     return environment
 
 
@@ -175,7 +174,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         schema = meta["schema"]
         if schema == SCHEMA:
             return dict(meta)
-    raise UserError(f"{path}: written with schema {schema}, motrlab reads {SCHEMA}; {AGAIN}")
+    raise UserError(f"{path}: written with schema {schema}, motrlab reads {SCHEMA}; {_AGAIN}")
 
 
 def annotation_bytes(annotations: Annotations) -> bytes:
@@ -188,8 +187,8 @@ def content_hash(sequences: Iterable[tuple[SequenceInfo, bytes]]) -> str:
     digest = hashlib.sha256()
     for info, hashes in sequences:
         digest.update(json.dumps(dataclasses.asdict(info), sort_keys=True).encode())
-        last = len(hashes) // HASH_BYTES - 1
+        last = len(hashes) // _HASH_BYTES - 1
         for row in range(last + 1):
             entry = "annotations" if row == last else f"{row + 1:06d}"
-            digest.update(f"{info.name}/{entry}".encode() + hashes[HASH_BYTES * row : HASH_BYTES * (row + 1)])
+            digest.update(f"{info.name}/{entry}".encode() + hashes[_HASH_BYTES * row : _HASH_BYTES * (row + 1)])
     return digest.hexdigest()
