@@ -13,7 +13,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from motrlab.config import Config, load_preset
 from motrlab.errors import UserError
+from motrlab.files import write_text
 from motrlab.lineage import config_hash, counts, present, stage_hash, tracks_hash
 from motrlab.machine import git_state, hardware, package_versions
 from motrlab.names import STAGE_TITLES, lineage
@@ -45,33 +45,6 @@ def project_root() -> Path:
         if (folder / "pyproject.toml").is_file():
             return folder
     return here
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, moved into place when the block ends well and removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never half of it."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """As `write_text`, for a picture."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
 
 
 @dataclass(frozen=True)

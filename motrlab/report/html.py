@@ -14,11 +14,12 @@ from pathlib import Path
 import jinja2
 
 from motrlab.evaluation.protocols import PROTOCOLS
+from motrlab.files import write_text
 from motrlab.names import CHAIN, STAGE_TITLES
 from motrlab.report import accuracy, data, frames, layers, provenance, sensitivity, size, speed, training
 from motrlab.report.blocks import Section, Source, delta
 from motrlab.report.values import COMPARED, METRIC_NAMES, Record, last, medians, number, percent, scores, stage_word
-from motrlab.run import Run, write_text
+from motrlab.run import Run
 
 SECTIONS: Mapping[str, Callable[[Source], Section]] = {
     "Accuracy": accuracy.section,

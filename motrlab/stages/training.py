@@ -18,11 +18,12 @@ from motrlab.config.scheme import Scheme
 from motrlab.deploy.calops import count_operations
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import OVERALL, evaluate
+from motrlab.files import write_text
 from motrlab.model.efficientnet import freeze_stages
 from motrlab.model.motr import Motr, MotrGraphs, build_motr, folded_copy
 from motrlab.quantization.qat import qat_config, qat_trainee
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.run import Run, exclusive, write_text
+from motrlab.run import Run, exclusive
 from motrlab.stages.accuracy import torch_engine, track_part
 from motrlab.stages.data import open_store, read_ground_truth
 from motrlab.training.checkpoint import load_tensors

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from motrlab.run import atomic_path
+from motrlab.files import atomic_path
 
 Rows = list[dict[str, float]]
 _NO_TERMS = ("step", "lr", "grad_norm")

@@ -11,7 +11,8 @@ import pytest
 
 from motrlab.__main__ import main
 from motrlab.evaluation.metrics import evaluate
-from motrlab.run import Run, write_text
+from motrlab.files import write_text
+from motrlab.run import Run
 from motrlab.stages.accuracy import open_engine, track_part
 from motrlab.stages.data import read_ground_truth
 from motrlab.stages.models import load_float
