@@ -9,9 +9,11 @@ import sys
 import traceback
 from collections.abc import Callable
 
-_FULL, _LOCKED = "make room", "make it writable or choose another place"
-_ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL)
-_ADVICE |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _LOCKED)
+DISK_ADVICE = {  # what the user can do where the system refuses to write
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space and run again"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that can be written"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 class UserError(ValueError):
@@ -49,13 +51,13 @@ def exit_status(command: Callable[[], object]) -> int:
 
 def _one_line(error: Exception) -> str:
     """What is no bug of ours, in words; "" where a traceback is wanted."""
-    if isinstance(error, OSError) and error.errno in (*_ADVICE, errno.EPIPE):
+    if isinstance(error, OSError) and error.errno in (*DISK_ADVICE, errno.EPIPE):
         with contextlib.suppress(OSError, ValueError):  # or the interpreter would write what is left when it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno == errno.EPIPE:
             return "nobody reads the output any more: stopped; what was done is kept"
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{os.strerror(error.errno)}: {_ADVICE[error.errno]}, then the same command goes on"
+        return f"{where}{os.strerror(error.errno)}; {DISK_ADVICE[error.errno]}"
     details = getattr(error, "details", None)  # of a pipeline.NotebookError: the kernel's traceback
     if details:
         print(details, file=sys.stderr)

@@ -22,7 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from motrlab.config import Config, load_preset
 from motrlab.errors import UserError
-from motrlab.files import write_text
+from motrlab.files import locked, write_text, writing
 from motrlab.lineage import config_hash, counts, present, stage_hash, tracks_hash
 from motrlab.machine import git_state, hardware, package_versions
 from motrlab.names import STAGE_TITLES, lineage
@@ -179,7 +179,7 @@ class Run:
         }
         file = self.path / "records.jsonl"
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        with file.open("a+b") as stream:
+        with writing(file), file.open("a+b") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)  # a moment: another verb may have a result, too
             stream.seek(0)
             stream.truncate(stream.read().rfind(b"\n") + 1)  # over a line that a kill has cut
@@ -190,24 +190,16 @@ class Run:
     def held(self) -> Iterator[None]:
         """Nobody else works on the run meanwhile; processes that this one starts may.
 
-        The lock goes with the process that holds it, however that ends. Raises UserError if another one holds it.
+        Raises UserError if another one does, and where the run's folder cannot be written.
         """
-        before, file = os.environ.get(_HELD), self.path / ".lock"
-        if before == str(file) or os.environ.get("RANK", "0") != "0":  # of several that train, the first holds it
+        before = os.environ.get(_HELD)
+        if before == str(self.path) or os.environ.get("RANK", "0") != "0":  # of several that train, the first holds it
             yield
             return
-        with file.open("a+", encoding="utf-8") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                stream.seek(0)
-                holder = f"run {self.name!r} is being worked on by process {stream.read().strip() or 'unknown'}"
-                raise UserError(f"{holder}: wait until that has ended, or choose another run name") from None
-            except OSError:
-                pass  # a file system without locks
-            stream.truncate(0)
-            print(os.getpid(), file=stream, flush=True)
-            os.environ[_HELD] = str(file)
+        if not os.access(self.path, os.W_OK):
+            raise UserError(f"{self.path}: cannot be written; copy the run to a place that can")
+        with locked(self.path, "working on"):
+            os.environ[_HELD] = str(self.path)
             try:
                 yield
             finally:

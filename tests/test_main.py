@@ -105,10 +105,9 @@ def _write_empty_notebooks(home: Path) -> None:
         (NotebookError("04_qat.ipynb: its kernel died"), 1, ["motrlab: 04_qat.ipynb: its kernel died"]),
         (KeyboardInterrupt(), 1, ["motrlab: interrupted; the same command goes on from here"]),
         (OSError(errno.ENOSPC, "full", "runs/a/records.jsonl"), 1,
-         ["motrlab: runs/a/records.jsonl: No space left on device: make room, then the same command goes on"]),
+         ["motrlab: runs/a/records.jsonl: No space left on device; free some space and run again"]),
         (OSError(errno.EROFS, "read-only", "runs/a/.lock"), 1,
-         ["motrlab: runs/a/.lock: Read-only file system: make it writable or choose another place, then the same "
-          "command goes on"]),
+         ["motrlab: runs/a/.lock: Read-only file system; choose a place that can be written"]),
     ],
     ids=["user", "notebook", "kernel", "interrupt", "full disk", "read-only"],
 )  # fmt: skip
@@ -141,7 +140,7 @@ def test_output_that_cannot_be_written_is_one_line_and_1(home: Path, place: str)
         done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
     if place == "full":
         os.close(writer)
-    told = {"closed": "nobody reads the output any more", "full": "No space left on device: make room"}[place]
+    told = {"closed": "nobody reads the output any more", "full": "No space left on device; free some space"}[place]
     assert done.returncode == 1
     assert done.stderr.startswith(f"motrlab: {told}")
     assert done.stderr.count("\n") == 1

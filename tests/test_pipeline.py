@@ -213,7 +213,7 @@ def test_what_is_no_bug_is_told_in_one_line(
 def test_a_second_run_of_the_same_name_stops(write_notebook: Callable[..., Path], home: Path) -> None:
     write_notebook("04_qat")
     with hold(Run.open("demo", "smoke")) as holder:
-        with pytest.raises(UserError, match=rf"run 'demo' is being worked on by process {holder.pid}: wait until"):
+        with pytest.raises(UserError, match=r"runs/demo: another process is working on it; wait"):
             run_notebooks("demo", first="4", last="4")
         assert not (home / "runs" / "demo" / "notebooks").exists()
         holder.kill()  # the lock goes with its holder
