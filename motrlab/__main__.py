@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -134,14 +133,8 @@ def _add_stage_verbs(verbs: Any) -> None:
 
 
 def _print_json(values: Mapping[str, Any]) -> None:
-    print(json.dumps(_without_nan(values), indent=2, allow_nan=False))
-
-
-def _without_nan(value: Any) -> Any:
     """JSON has no NaN: a metric without a value is null."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(json.loads(json.dumps(values), parse_constant=lambda _: None), indent=2))
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ is computed: the graphs run on torch's meta device, which knows shapes only.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,9 +49,6 @@ class Ops(Counts):
     """Operations of one graph; `modules` add up to the totals, the last row being what is left over."""
 
     modules: tuple[ModuleOps, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 def count_operations(model: Motr, config: ModelConfig) -> dict[str, Ops]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from motrlab.report.blocks import Section, Source, Table, pivot
@@ -35,7 +35,7 @@ def graph_table(metrics: Mapping[str, Any], **fields: str) -> Table | None:
     for graph, title in GRAPHS.items():
         for name in (key.removeprefix(f"{graph}.") for key in metrics if key.startswith(f"{graph}.")):
             value = number(metrics[f"{graph}.{name}"])
-            text: Callable[[float], str] = (lambda v: f"{percent(v)} %") if name.endswith("share") else plain
             if value is not None:
-                found[title, _COLUMNS.get(name) or words(name)] = text(value)
+                text = f"{percent(value)} %" if name.endswith("share") else plain(value)
+                found[title, _COLUMNS.get(name) or words(name)] = text
     return pivot(found, str, **fields)

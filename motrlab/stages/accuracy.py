@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,27 +45,32 @@ class Engine:
 def evaluate_stage(run: Run, stage: str, protocol: str = PROTOCOLS[0]) -> Results:
     """Track the test halves, write `tracks/STAGE/`, add an `accuracy` record; the metrics under `protocol`."""
     check_protocol(protocol)
-    started = time.time()
-    tracks = track_part(run, open_engine(run, stage), "test")
-    write_track_files(run.tracks(stage), tracks)
-    return _record(run, stage, "accuracy", tracks, "test", started, run.tracks(stage))[protocol]
+    return _evaluate(run, stage, "accuracy")[protocol]
 
 
 def evaluate_raw(run: Run, stage: str) -> Results:
     """The same without duplicate suppression; record kind `accuracy_raw`."""
-    started = time.time()
     tracker = replace(run.config.tracker, suppress_iou=None)
-    tracks = track_part(run, open_engine(run, stage), "test", tracker)
-    return _record(run, stage, "accuracy_raw", tracks, "test", started)[PROTOCOLS[0]]
+    return _evaluate(run, stage, "accuracy_raw", tracker=tracker)[PROTOCOLS[0]]
 
 
 def evaluate_unseen(run: Run, stage: str) -> Results | None:
     """The videos never trained on; record kind `accuracy_unseen`. None where the data has no such videos."""
-    if not has_unseen(run):
-        return None
+    return _evaluate(run, stage, "accuracy_unseen", "unseen")[PROTOCOLS[0]] if has_unseen(run) else None
+
+
+def _evaluate(
+    run: Run, stage: str, kind: str, part: str = "test", tracker: TrackerConfig | None = None
+) -> dict[str, Results]:
+    """Track a part, score it under every protocol, and record that."""
     started = time.time()
-    tracks = track_part(run, open_engine(run, stage), "unseen")
-    return _record(run, stage, "accuracy_unseen", tracks, "unseen", started)[PROTOCOLS[0]]
+    tracks = track_part(run, open_engine(run, stage), part, tracker)
+    folder = run.tracks(stage) if kind == "accuracy" else None
+    if folder is not None:
+        write_track_files(folder, tracks)
+    results = score_tracks(read_ground_truth(run, part), tracks)
+    run.add_record(stage, kind, flat_scores(results), started=started, tracks=folder)
+    return results
 
 
 def require_tracks(run: Run, stage: str) -> None:
@@ -74,20 +78,6 @@ def require_tracks(run: Run, stage: str) -> None:
     record = run.last_record(stage, "accuracy")
     if record is None or record["made_from"]["tracks"] != tracks_hash(run.tracks(stage)):
         evaluate_stage(run, stage)
-
-
-def _record(
-    run: Run,
-    stage: str,
-    kind: str,
-    tracks: dict[str, Tracks],
-    part: str,
-    started: float,
-    folder: Path | None = None,
-) -> dict[str, Results]:
-    results = score_tracks(read_ground_truth(run, part), tracks)
-    run.add_record(stage, kind, flat_scores(results), started=started, tracks=folder)
-    return results
 
 
 def open_engine(run: Run, stage: str) -> Engine:
