@@ -9,6 +9,7 @@ from motrlab.errors import UserError
 from motrlab.names import CHAIN, EVALUATED
 from motrlab.run import Run
 from motrlab.stages import chain
+from motrlab.stages.agreement import measure_agreement
 
 MISSING = {
     "nothing is there": ([], "data", "data", "--from 01_data_prep --to 01_data_prep"),
@@ -76,3 +77,12 @@ def test_what_an_older_motrlab_or_another_model_left_is_not_enough(home: Path, m
     with pytest.raises(UserError, match="has a stage 'calibration' that was made from what has changed since"):
         chain.require(run, "calibration")
     assert run.model_file("calibration").is_file()
+
+
+def test_an_artefact_of_another_model_is_not_compared(home: Path, make_stage: Callable[..., None]) -> None:
+    run = Run.open("mine", "street")
+    for name in CHAIN:
+        make_stage(run, name)
+    make_stage(run, "qat", "trained anew")
+    with pytest.raises(UserError, match="has a stage 'fixed_point' that was made from what has changed since"):
+        measure_agreement(run)
