@@ -59,12 +59,10 @@ def git_state() -> dict[str, Any]:
     """`git_commit` ("" outside git) and `git_dirty` of the checkout this package lies in."""
 
     def git(*arguments: str) -> str | None:
-        folder = Path(__file__).resolve().parent
-        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
-        return result.stdout.strip() if result.returncode == 0 else None
+        command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):  # not installed, or no checkout
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return None
 
-    try:
-        commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    except OSError:  # git is not installed
-        commit, status = None, None
-    return {"git_commit": commit or "", "git_dirty": bool(status) if status is not None else None}
+    status = git("status", "--porcelain")
+    return {"git_commit": git("rev-parse", "HEAD") or "", "git_dirty": None if status is None else bool(status)}
