@@ -176,7 +176,8 @@ class BaseGraph(nn.Module):
             bias = net.bias(slot_bias, self.overlap[index] if config.overlap_bias else None, reference)
             position = net.linear(self.position[0], net.sine(reference, config.d_model // 2), relu=True)
             position = net.linear(self.position[2], position)
-            x = layer(x, position, reference, values[index], track_bias, bias, rows, net)
+            learned = net.learned(self.detect) if index == 0 else None
+            x = layer(x, position, reference, values[index], track_bias, bias, rows, net, learned)
             logits.append(net.head(self.class_heads[index], x))
             boxes.append(net.refine(self, self.box_heads[index](x, net), reference))
             reference = net.next_reference(self, boxes[-1])
