@@ -40,7 +40,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from motrlab.config import StreetConfig, mot17
 from motrlab.data.clips import Clip, ClipBatch, ClipDataset, collate, start_worker
 from motrlab.data.motchallenge import Annotations, SequenceInfo, read_annotations
-from motrlab.data.store import FrameStore, SequenceSource, write_store
+from motrlab.data.packing import SequenceSource, write_store
+from motrlab.data.store import FrameStore
 from motrlab.data.street import JPEG_QUALITY, street_names, street_scene
 from motrlab.data.street_render import Renderer
 from motrlab.data.transforms import ClipSample, Compose, SeqBgrToYuv444, SeqNormalize, SeqResize, SeqToTensor

@@ -12,9 +12,8 @@ import os
 import platform
 import re
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -23,6 +22,7 @@ from typing import Any
 
 from motrlab.config import Config, load_preset
 from motrlab.errors import UserError
+from motrlab.files import write_text
 
 SCHEMA = 1
 STAGES = ("data", "float", "calibration", "qat", "float_extra", "fixed_point", "perf")
@@ -39,33 +39,6 @@ def project_root() -> Path:
         if (folder / "pyproject.toml").is_file():
             return folder
     return here
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, moved into place when the block ends well and removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never half of it."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """As `write_text`, for a picture."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 
 from motrlab.config import smoke
 from motrlab.errors import UserError
-from motrlab.run import Run, atomic_path, hardware, package_versions, project_root, write_text
+from motrlab.run import Run, hardware, package_versions, project_root
 
 
 def test_a_new_run_is_smoke_and_is_found_again(home: Path) -> None:
@@ -135,33 +134,6 @@ def test_project_root_is_found_upwards(tmp_path: Path, monkeypatch: pytest.Monke
         assert project_root() == tmp_path.resolve()
     monkeypatch.setenv("MOTRLAB_HOME", str(tmp_path / "notebooks"))
     assert project_root() == (tmp_path / "notebooks").resolve()
-
-
-def test_atomic_path_replaces_at_the_end(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "file.txt"
-    with atomic_path(target) as temporary:
-        assert temporary.parent == target.parent
-        assert temporary.suffix == ".txt"
-        temporary.write_text("new")
-        assert not target.exists()
-    assert target.read_text() == "new"
-    assert stat.S_IMODE(target.stat().st_mode) == 0o644
-    assert [p.name for p in target.parent.iterdir()] == ["file.txt"]
-
-
-def test_atomic_path_on_failure_leaves_the_old_file(tmp_path: Path) -> None:
-    target = tmp_path / "file.txt"
-    write_text(target, "old")
-
-    def fail_half_way() -> None:
-        with atomic_path(target) as temporary:
-            temporary.write_text("ne")
-            raise RuntimeError("half way")
-
-    with pytest.raises(RuntimeError, match="half way"):
-        fail_half_way()
-    assert target.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
 def test_provenance_is_filled_in() -> None:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.data.motchallenge import Annotations, SequenceInfo, format_annotations, format_sequence_info
-from motrlab.data.store import FrameStore, replace_folder, temporary_folder
+from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
+from motrlab.files import replaced_folder
 
 _HALVES = ("train_lmdb", "test_lmdb")  # in the order of the frames
 
@@ -53,22 +54,17 @@ def _export(name: str, parts: Sequence[FrameStore], destination: Path) -> Sequen
     info = replace(infos[0], num_frames=sum(i.num_frames for i in infos))
     _check_safe(parts[0].path, info)
     path = destination / name
-    try:
-        destination.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(path) as folder:
-            (folder / info.image_dir).mkdir()
-            (folder / "gt").mkdir()
-            written = 0
-            for store, part in zip(parts, infos, strict=True):
-                for frame in range(1, part.num_frames + 1):
-                    info.frame_path(folder, written + frame).write_bytes(store.jpeg(name, frame))
-                written += part.num_frames
-            gt = _joined([store.annotations(name) for store in parts], infos)
-            (folder / "gt" / "gt.txt").write_text(format_annotations(gt), encoding="utf-8")
-            (folder / "seqinfo.ini").write_text(format_sequence_info(info), encoding="utf-8")
-            replace_folder(folder, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); mend that and run again") from error
+    with replaced_folder(path) as folder:
+        (folder / info.image_dir).mkdir()
+        (folder / "gt").mkdir()
+        written = 0
+        for store, part in zip(parts, infos, strict=True):
+            for frame in range(1, part.num_frames + 1):
+                info.frame_path(folder, written + frame).write_bytes(store.frame_bytes(name, frame))
+            written += part.num_frames
+        gt = _joined([store.annotations(name) for store in parts], infos)
+        (folder / "gt" / "gt.txt").write_text(format_annotations(gt), encoding="utf-8")
+        (folder / "seqinfo.ini").write_text(format_sequence_info(info), encoding="utf-8")
     return info
 
 

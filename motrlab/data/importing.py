@@ -18,9 +18,9 @@ from typing import Protocol
 import numpy as np
 
 from motrlab.data.motchallenge import Annotations, SequenceInfo, format_annotations, format_sequence_info
-from motrlab.data.store import replace_folder, temporary_folder
 from motrlab.data.validate import jpeg_size
 from motrlab.errors import UserError
+from motrlab.files import replaced_folder
 
 # MOT17's classes by the names that people give them (lower case, letters only); any other object is an occluder (9),
 # which is neither counted nor removed. Only class 1 has flag 1, for the protocol `hat` knows no classes.
@@ -99,21 +99,16 @@ def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
     info = SequenceInfo(
         name=video.name, num_frames=len(video.images), width=size[0], height=size[1], frame_rate=video.frame_rate
     )
-    try:
-        if path.exists():
-            _check_same(path, info, video.annotations)
-            return info
-        destination.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(path) as folder:
-            (folder / "img1").mkdir()
-            (folder / "gt").mkdir()
-            for frame, image in enumerate(video.images, 1):
-                _put(image, info.frame_path(folder, frame))
-            (folder / "gt" / "gt.txt").write_text(format_annotations(video.annotations), encoding="utf-8")
-            (folder / "seqinfo.ini").write_text(format_sequence_info(info), encoding="utf-8")
-            replace_folder(folder, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); mend that and run again") from error
+    if path.exists():
+        _check_same(path, info, video.annotations)
+        return info
+    with replaced_folder(path) as folder:
+        (folder / "img1").mkdir()
+        (folder / "gt").mkdir()
+        for frame, image in enumerate(video.images, 1):
+            _put(image, info.frame_path(folder, frame))
+        (folder / "gt" / "gt.txt").write_text(format_annotations(video.annotations), encoding="utf-8")
+        (folder / "seqinfo.ini").write_text(format_sequence_info(info), encoding="utf-8")
     return info
 
 

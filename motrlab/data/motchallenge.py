@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.errors import UserError
-from motrlab.run import write_text
+from motrlab.files import write_text
 
 _LARGEST = 2.0**53  # beyond it whole numbers are no longer exact
 DETECTORS = ("FRCNN", "SDP", "DPM")  # the three detector copies of each MOT17 video, in order of preference

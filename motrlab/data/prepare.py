@@ -2,8 +2,9 @@
 
 `destination` gets `train_lmdb`, `test_lmdb` and `test_gt/SEQ/{gt/gt.txt, det/det.txt, seqinfo.ini}`, the test halves
 renumbered from frame 1; and `unseen_lmdb`, `unseen_gt` for videos kept whole. Every part is made under a temporary
-name and moved into place, and a part that is already there from the same files is kept: run it again after a kill, and
-it goes on after the last frames that were committed.
+name and moved into place, and a part that is already there from the same files, undamaged, is kept: run it again after
+a kill, and it goes on after the last sequence that was packed. A folder of one of these names that `prepare` has not
+made is never touched.
 """
 
 from __future__ import annotations
@@ -23,19 +24,17 @@ from tqdm import tqdm
 from motrlab.data.halves import cut_annotations, cut_detections, cut_info, half_ranges
 from motrlab.data.motchallenge import (
     Detections,
-    SequenceInfo,
     find_sequences,
     format_annotations,
     format_detections,
     format_sequence_info,
-    read_annotations,
-    read_detections,
 )
-from motrlab.data.packing import SequenceSource
-from motrlab.data.store import replace_folder, temporary_folder, write_store
+from motrlab.data.packing import SequenceSource, write_store
+from motrlab.data.pictures import orientation
 from motrlab.data.summary import DataSummary, summarise
-from motrlab.data.validate import Progress, frame_workers, readable_info, validate_sequence
+from motrlab.data.validate import CheckedSequence, Progress, frame_workers, readable_info, validate_sequence
 from motrlab.errors import UserError
+from motrlab.files import check_ours, locked, replaced_folder, writing
 
 PARTS = ("train", "test", "unseen")
 
@@ -67,17 +66,26 @@ def prepare(
     _check_writable(destination)
     with contextlib.ExitStack() as stack:
         told = progress or stack.enter_context(_bars())
-        parts, left_out = _checked_parts(find_sequences(source, sequences), num_workers, told, unseen)
+        parts, left_out, notes = _checked_parts(find_sequences(source, sequences), num_workers, told, unseen)
         if not parts["train"]:
             raise UserError(f"{source}: no sequence with gt/gt.txt and two frames to train on")
+        with writing(destination):
+            destination.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(destination, "preparing data in"))
         hashes = {part: _write_part(destination, part, members, num_workers, told) for part, members in parts.items()}
     return DataSummary(
         sequences=tuple(
             summarise(part, m.source.info, m.source.annotations) for part, members in parts.items() for m in members
         ),
         left_out=tuple(left_out),
+        notes=tuple(notes),
         data_hash=hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
     )
+
+
+def _folders(destination: Path, part: str) -> list[Path]:
+    """Of a part's frames, and of its gt: training reads that from the frames' LMDB."""
+    return [destination / f"{part}_{kind}" for kind in (("lmdb",) if part == "train" else ("lmdb", "gt"))]
 
 
 def _check_writable(destination: Path) -> None:
@@ -87,6 +95,8 @@ def _check_writable(destination: Path) -> None:
         raise UserError(f"{destination}: cannot be written ({nearest} is a file); choose another folder")
     if not os.access(nearest, os.W_OK | os.X_OK):  # false on a read-only file system for root as well
         raise UserError(f"{destination}: cannot be written ({nearest} is read-only); choose another folder")
+    for folder in (folder for part in PARTS for folder in _folders(destination, part)):
+        check_ours(folder)
 
 
 @contextlib.contextmanager
@@ -110,61 +120,61 @@ def _bars() -> Iterator[Progress]:
 
 def _checked_parts(
     folders: Sequence[Path], num_workers: int, progress: Progress, unseen: Callable[[str], bool] | None
-) -> tuple[dict[str, list[_Part]], list[str]]:
-    """Every sequence validated and given to its part, and the names of those without gt."""
+) -> tuple[dict[str, list[_Part]], list[str], list[str]]:
+    """Every sequence validated and given to its part, the names of those without gt, and what is to be said."""
     parts: dict[str, list[_Part]] = {part: [] for part in PARTS}
-    left_out = []
+    left_out, notes = [], []
     megapixels = sum(i.num_frames * i.width * i.height for i in map(readable_info, folders)) / 1e6
     with frame_workers(num_workers, megapixels) as frame_map:
         for folder in folders:
-            info = validate_sequence(folder, frame_map=frame_map, progress=progress)
-            if not (folder / "gt" / "gt.txt").is_file():
+            checked = validate_sequence(folder, frame_map=frame_map, progress=progress)
+            num_frames = checked.info.num_frames
+            turned = orientation(checked.info.frame_path(folder, 1).read_bytes())
+            if turned != 1:
+                notes.append(f"{folder.name}: EXIF orientation {turned} is ignored; boxes are of the stored pixels")
+            if checked.annotations is None:
                 left_out.append(folder.name)
             elif unseen is not None and unseen(folder.name):
-                parts["unseen"].append(_cut(folder, info, range(1, info.num_frames + 1)))
+                parts["unseen"].append(_cut(folder, checked, range(1, num_frames + 1)))
             else:
-                for part, frames in zip(("train", "test"), half_ranges(info.num_frames), strict=True):
+                for part, frames in zip(("train", "test"), half_ranges(num_frames), strict=True):
                     if frames:
-                        parts[part].append(_cut(folder, info, frames))
-    return parts, left_out
+                        parts[part].append(_cut(folder, checked, frames))
+    return parts, left_out, notes
 
 
-def _cut(folder: Path, info: SequenceInfo, frames: range) -> _Part:
+def _cut(folder: Path, checked: CheckedSequence, frames: range) -> _Part:
     """The frames of a sequence, renumbered from 1."""
-    det = folder / "det" / "det.txt"
+    assert checked.annotations is not None
     source = SequenceSource(
-        info=cut_info(info, frames),
-        files=tuple(info.frame_path(folder, frame) for frame in frames),
-        annotations=cut_annotations(read_annotations(folder / "gt" / "gt.txt", info), frames),
+        info=cut_info(checked.info, frames),
+        files=tuple(checked.info.frame_path(folder, frame) for frame in frames),
+        annotations=cut_annotations(checked.annotations, frames),
     )
-    detections = cut_detections(read_detections(det, info), frames) if det.is_file() else None
-    return _Part(source=source, detections=detections)
+    return _Part(source=source, detections=checked.detections and cut_detections(checked.detections, frames))
 
 
 def _write_part(destination: Path, part: str, members: list[_Part], num_workers: int, progress: Progress) -> str:
     """Pack a part, link its gt, and return its data hash; remove what an earlier run left of a part now empty."""
-    store, gt = destination / f"{part}_lmdb", destination / f"{part}_gt"
+    store, *others = _folders(destination, part)
     if not members:
-        for folder in (store, gt):
+        for folder in (store, *others):
+            check_ours(folder)
             shutil.rmtree(folder, ignore_errors=True)
         return ""
     data_hash = write_store(store, [m.source for m in members], num_workers=num_workers, progress=progress)
-    if part != "train":
+    for gt in others:
         _write_gt(gt, members)
     return data_hash
 
 
 def _write_gt(path: Path, members: Iterable[_Part]) -> None:
-    try:
-        with temporary_folder(path) as folder:
-            for member in members:
-                target = folder / member.source.info.name
-                (target / "gt").mkdir(parents=True)
-                (target / "gt" / "gt.txt").write_text(format_annotations(member.source.annotations), encoding="utf-8")
-                (target / "seqinfo.ini").write_text(format_sequence_info(member.source.info), encoding="utf-8")
-                if member.detections is not None:
-                    (target / "det").mkdir()
-                    (target / "det" / "det.txt").write_text(format_detections(member.detections), encoding="utf-8")
-            replace_folder(folder, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); mend that and run again") from error
+    with replaced_folder(path, marked=True) as folder:
+        for member in members:
+            target = folder / member.source.info.name
+            (target / "gt").mkdir(parents=True)
+            (target / "gt" / "gt.txt").write_text(format_annotations(member.source.annotations), encoding="utf-8")
+            (target / "seqinfo.ini").write_text(format_sequence_info(member.source.info), encoding="utf-8")
+            if member.detections is not None:
+                (target / "det").mkdir()
+                (target / "det" / "det.txt").write_text(format_detections(member.detections), encoding="utf-8")

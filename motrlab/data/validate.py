@@ -7,21 +7,27 @@ and closed with an end marker, has a faultless header and would train on grey.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import re
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from motrlab.data.motchallenge import SequenceInfo, read_annotations, read_detections, read_sequence_info
+from motrlab.data.motchallenge import (
+    Annotations,
+    Detections,
+    SequenceInfo,
+    read_annotations,
+    read_detections,
+    read_sequence_info,
+)
+from motrlab.data.workers import Map, worker_map
 from motrlab.errors import UserError
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
@@ -29,7 +35,6 @@ _PADDING_BYTES = 64  # a cache line; a hole of zeros in the data leaves more
 _MEGAPIXELS_PER_WORKER = 1000  # fewer are checked sooner (1.5 s) than a process starts
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many so far, how many in all
-FrameMap = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
@@ -116,53 +121,34 @@ def check_frame(folder: Path, info: SequenceInfo, frame: int) -> None:
         )
 
 
-@contextlib.contextmanager
-def frame_workers(num_workers: int, megapixels: float) -> Iterator[FrameMap]:
-    """A `map` over frames in up to `num_workers` processes; in this one for 1, and for few `megapixels` in all.
-
-    Processes are spawned, not forked: the caller may hold threads of torch or OpenCV.
-    """
-    useful = min(num_workers, 1 + int(megapixels / _MEGAPIXELS_PER_WORKER))
-    if useful <= 1:
-        yield map
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(useful, mp_context=context, initializer=_end_with_parent) as pool:
-        try:
-            yield partial(pool.map, chunksize=16)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # the first fault ends it
-            raise
+def frame_workers(num_workers: int, megapixels: float) -> AbstractContextManager[Map]:
+    """A `map` over frames in up to `num_workers` processes; in this one for 1, and for few `megapixels` in all."""
+    return worker_map(min(num_workers, 1 + int(megapixels / _MEGAPIXELS_PER_WORKER)), chunksize=16)
 
 
-def _end_with_parent() -> None:
-    """In a worker: Ctrl-C is the parent's to handle, and a parent killed leaves no workers waiting for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
+@dataclass(frozen=True, kw_only=True)
+class CheckedSequence:
+    """A sequence in which nothing is wrong, as it was read: `annotations` and `detections` where it has the files."""
+
+    info: SequenceInfo
+    annotations: Annotations | None
+    detections: Detections | None
 
 
-def _wait_for_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def validate_sequence(folder: Path, *, frame_map: FrameMap = map, progress: Progress | None = None) -> SequenceInfo:
+def validate_sequence(folder: Path, *, frame_map: Map = map, progress: Progress | None = None) -> CheckedSequence:
     """Check seqinfo, every frame, gt and detections. Raises UserError with the first fault found.
 
     `frame_map` is how the frames are gone through: `map`, or what `frame_workers` gives.
     """
     info = readable_info(folder)
-    if (folder / "gt" / "gt.txt").is_file():
-        read_annotations(folder / "gt" / "gt.txt", info)
-    if (folder / "det" / "det.txt").is_file():
-        read_detections(folder / "det" / "det.txt", info)
+    gt, det = folder / "gt" / "gt.txt", folder / "det" / "det.txt"
+    annotations = read_annotations(gt, info) if gt.is_file() else None
+    detections = read_detections(det, info) if det.is_file() else None
     checks = frame_map(partial(check_frame, folder, info), range(1, info.num_frames + 1))
     for done, _ in enumerate(checks, 1):
         if progress is not None:
             progress(f"validate {info.name}", done, info.num_frames)
-    return info
+    return CheckedSequence(info=info, annotations=annotations, detections=detections)
 
 
 def readable_info(folder: Path) -> SequenceInfo:

@@ -11,14 +11,10 @@ graphs, and for `boxes: logits` the last boxes, by a table (`quantization.functi
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +23,7 @@ from numpy.typing import NDArray
 
 from motrlab.config import Config
 from motrlab.errors import UserError
+from motrlab.files import replaced_folder
 from motrlab.run import package_versions
 
 if TYPE_CHECKING:
@@ -61,7 +58,7 @@ def write_artifact(
     """
     from motrlab.deploy.onnx_graph import save_onnx
 
-    with _replaced_folder(folder) as temporary:
+    with replaced_folder(folder) as temporary:
         for name in GRAPH_FILES:
             save_onnx(graphs[name], temporary / name)
         # Every member gets the zip epoch as its time, so that equal arrays are equal bytes.
@@ -98,24 +95,6 @@ def _tracker_description(config: Config) -> dict[str, Any]:
         "shapes": sizes | {name: [1, number, *slots] for name, number in channels.items()},
         "boxes": "relative" if model.relative_boxes else "logits",
     }
-
-
-@contextlib.contextmanager
-def _replaced_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when the block ends well, and goes when it does not."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    retired = temporary.with_name(f"{temporary.name}.old")
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if folder.exists():
-            os.replace(folder, retired)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(retired, ignore_errors=True)
 
 
 def verify_artifact(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from motrlab.run import atomic_path
+from motrlab.files import atomic_path
 
 OPSET = 21  # the first with int16 QuantizeLinear
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators

@@ -14,11 +14,12 @@ from typing import Any
 
 import jinja2
 
+from motrlab.files import write_text
 from motrlab.report import pictures, tables
 from motrlab.report.layers import layers_section
 from motrlab.report.sensitivity import sensitivity_section
 from motrlab.report.tables import PROTOCOLS, STAGE_NAMES, STAGES, Record, Row, Table, last, number, overall
-from motrlab.run import Run, write_text
+from motrlab.run import Run
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

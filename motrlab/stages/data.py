@@ -9,13 +9,14 @@ from typing import Any
 
 from motrlab.data.motchallenge import Annotations, read_annotations, read_detections, read_sequence_info
 from motrlab.data.prepare import prepare
-from motrlab.data.store import FrameStore, replace_folder, temporary_folder
+from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street, is_unseen
 from motrlab.data.summary import DataSummary
 from motrlab.evaluation.bytetrack import track_detections
 from motrlab.evaluation.metrics import Results, evaluate, flatten
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.evaluation.tracks import Tracks, write_tracks
+from motrlab.files import replaced_folder
 from motrlab.run import Run
 
 PARTS = ("train", "test", "unseen")
@@ -83,8 +84,6 @@ def flat_scores(scores: Mapping[str, Results]) -> dict[str, float]:
 
 def write_track_files(folder: Path, tracks: Mapping[str, Tracks]) -> None:
     """`SEQ.txt` of every sequence; the folder is replaced as a whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(folder) as temporary:
+    with replaced_folder(folder) as temporary:
         for name, found in tracks.items():
             write_tracks(temporary / f"{name}.txt", found)
-        replace_folder(temporary, folder)

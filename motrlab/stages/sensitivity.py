@@ -16,6 +16,7 @@ from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import evaluate
 from motrlab.evaluation.protocols import PROTOCOLS
+from motrlab.files import write_bytes, write_text
 from motrlab.model.motr import MotrGraphs, folded_copy
 from motrlab.quantization.analysis.groups import float_rules, groups_of, switched_on
 from motrlab.quantization.analysis.layers import write_csv
@@ -30,7 +31,7 @@ from motrlab.quantization.analysis.sensitivity_tables import (
 )
 from motrlab.quantization.analysis.sweep import calibration_variants, compare_calibrations
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.run import Run, write_bytes, write_text
+from motrlab.run import Run
 from motrlab.stages.accuracy import network_inputs, torch_engine, track_part
 from motrlab.stages.data import open_store, read_ground_truth
 from motrlab.stages.models import load_float, load_quantized

@@ -17,8 +17,9 @@ import torch
 from motrlab.config import Config
 from motrlab.deploy.calops import count_operations
 from motrlab.evaluation.metrics import OVERALL, evaluate
+from motrlab.files import write_text
 from motrlab.model.motr import Motr, MotrGraphs, build_motr
-from motrlab.run import Run, write_text
+from motrlab.run import Run
 from motrlab.stages.accuracy import torch_engine, track_part
 from motrlab.stages.data import open_store, read_ground_truth
 from motrlab.stages.order import replacing

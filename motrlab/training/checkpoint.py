@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from motrlab.config import Config
 from motrlab.errors import UserError
+from motrlab.files import atomic_path
 from motrlab.model.motr import Motr
-from motrlab.run import atomic_path
 from motrlab.training.ema import Ema
 
 _FACTS = "motrlab"

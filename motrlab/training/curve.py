@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from motrlab.run import atomic_path
+from motrlab.files import atomic_path
 
 Rows = list[dict[str, float]]
 FINAL = ("loss", "class", "l1", "giou")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.errors import UserError
-from motrlab.run import atomic_path
+from motrlab.files import atomic_path
 
 Image = NDArray[np.uint8]
 Trails = Mapping[int, NDArray[np.float64]]  # id → points [n, 2] in pixels, oldest first

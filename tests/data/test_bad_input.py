@@ -159,7 +159,7 @@ STORES: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut short": (lambda p: os.truncate(p / "data.mdb", 20_000), r"LMDB is cut short \(20000 of \d+ bytes\)"),
     "cut to nothing": (lambda p: os.truncate(p / "data.mdb", 0), r"not a readable LMDB"),
     "overwritten": (lambda p: (p / "data.mdb").write_bytes(b"?" * 50_000), r"not a readable LMDB"),
-    "another schema version": (other_schema, r"written with schema 99, motrlab reads 1 and 2"),
+    "another schema version": (other_schema, r"written with schema 99, motrlab reads 3"),
 }
 
 
@@ -178,7 +178,7 @@ def test_a_bad_lmdb_is_refused_and_packed_again(
     damage, message = STORES[case]
     damage(store)
     assert main(["export", "--src", str(tmp_path / "data"), "--dst", str(tmp_path / "out")]) == 2
-    assert re.search(f"train_lmdb: {message}.*; delete (the folder|it) and pack again", one_line(capfd))
+    assert re.search(f"train_lmdb: {message}.*; prepare the data again", one_line(capfd))
     assert not (tmp_path / "out").exists()
     assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "data")]) == 0
     assert main(["export", "--src", str(tmp_path / "data"), "--dst", str(tmp_path / "out")]) == 0
@@ -210,9 +210,11 @@ def test_a_full_disk_while_packing(
     arguments = ["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "disk" / "data")]
     with mounted(tmp_path / "disk", "size=20k") as disk:
         with monkeypatch.context() as patch:
-            patch.setattr("motrlab.data.store._check_space", lambda *_: None)  # the disk fills up after that check
+            patch.setattr("motrlab.data.packing._check_space", lambda *_: None)  # the disk fills up after that check
             assert main(arguments) == 2
-        assert re.search(r"train_lmdb: disk full \(.*\); free some space and run again", one_line(capfd))
+        assert re.search(
+            r"train_lmdb: cannot be written \(No space left on device\); free some space and run again", one_line(capfd)
+        )
         assert not (disk / "data" / "train_lmdb").exists()
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
         assert main(arguments) == 0
@@ -224,7 +226,7 @@ def test_a_disk_too_small_is_seen_before_packing(
     make_sequence("A")
     with mounted(tmp_path / "disk", "size=8k") as disk:
         assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(disk / "data")]) == 2
-        assert re.search(r"train_lmdb: disk full \(0 MB needed, 0 MB free\)", one_line(capfd))
+        assert re.search(r"train_lmdb: cannot be written \(0\.0 MB needed, 0\.0 MB free\)", one_line(capfd))
         assert [p.name for p in (disk / "data").iterdir()] == []
 
 
@@ -237,10 +239,10 @@ def test_a_full_disk_where_none_can_be_mounted(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     make_sequence("A")
-    monkeypatch.setattr("motrlab.data.store.pack", fail)
+    monkeypatch.setattr("motrlab.data.packing._pack", fail)
     assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "data")]) == 2
-    assert "train_lmdb: disk full (No space left on device)" in one_line(capfd)
-    assert list((tmp_path / "data").iterdir()) == []
+    assert "train_lmdb: cannot be written (No space left on device); free some space" in one_line(capfd)
+    assert not (tmp_path / "data" / "train_lmdb").exists()
 
 
 def test_a_read_only_file_system(

@@ -21,8 +21,9 @@ from motrlab.data.clips import (
     steps_of_epochs,
 )
 from motrlab.data.motchallenge import SequenceInfo, read_annotations, read_sequence_info
+from motrlab.data.packing import SequenceSource, write_store
 from motrlab.data.preprocess import preprocess
-from motrlab.data.store import FrameStore, SequenceSource, write_store
+from motrlab.data.store import FrameStore
 from motrlab.data.transforms import SeqResize, nv12_chroma
 from motrlab.errors import UserError
 

@@ -9,9 +9,9 @@ import pytest
 from motrlab.__main__ import main
 from motrlab.data.exporting import export_sequences
 from motrlab.data.motchallenge import SequenceInfo, read_annotations, read_sequence_info
-from motrlab.data.packing import SequenceSource
+from motrlab.data.packing import SequenceSource, write_store
 from motrlab.data.prepare import prepare
-from motrlab.data.store import FrameStore, write_store
+from motrlab.data.store import FrameStore
 
 MakeSequence = Callable[..., Path]
 MOT15 = "1,1,-5,1.5,9,9,1,-1,-1,-1\n7,1,5,1,9,9,0,-1,-1,-1\n7,2,5,1,9,9,1,-1,-1,-1\n"

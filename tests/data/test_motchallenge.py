@@ -200,7 +200,7 @@ def test_real_sequences_read_and_validate(mot_root: Path) -> None:
     folders = find_sequences(mot_root)
     assert {f.name for f in folders} == set(REAL)
     for folder in folders:
-        info = validate_sequence(folder)
+        info = validate_sequence(folder).info
         found = read_annotations(folder / "gt" / "gt.txt", info)
         frames, boxes = REAL[folder.name]
         assert info.num_frames == frames

@@ -119,11 +119,11 @@ def test_second_run_keeps_what_is_finished_and_mends_the_rest(tmp_path: Path) ->
         file.unlink()
     for folder in ("img1", "gt", "det", ""):
         (tmp_path / "STREET-02" / folder).rmdir()
-    (tmp_path / ".STREET-02.killed").mkdir()
+    (tmp_path / ".STREET-02.0a1b2c3d.tmp").mkdir()
     generate_street(config, tmp_path, num_workers=1)
     assert hash_folder(tmp_path) == before
     assert (tmp_path / "STREET-01" / "gt" / "gt.txt").stat().st_mtime_ns == kept
-    assert not (tmp_path / ".STREET-02.killed").exists()
+    assert not (tmp_path / ".STREET-02.0a1b2c3d.tmp").exists()
 
 
 def test_other_config_replaces_the_old_data(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_boxes_fit_every_pose() -> None:
             view=person.view[row : row + 1], phase=person.phase[row : row + 1],
         )  # fmt: skip
         renderer = Renderer(make_scene([middle], []))
-        labels, (found,) = renderer.label_map(0)
+        labels, (found,) = renderer.compose(0)
         rows, columns = np.flatnonzero((labels == 1).any(1)), np.flatnonzero((labels == 1).any(0))
         drawn = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         np.testing.assert_allclose(drawn, box_ltwh_to_xyxy(np.array(found.ltwh)), atol=1.0)

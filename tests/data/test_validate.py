@@ -64,7 +64,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("case", FAULTS)
 def test_a_faulty_frame_is_named(case: str, make_sequence: Callable[..., Path]) -> None:
     folder = make_sequence("A")
-    assert validate_sequence(folder).num_frames == 8
+    assert validate_sequence(folder).info.num_frames == 8
     damage, message = FAULTS[case]
     damage(folder / "img1" / "000003.jpg")
     with pytest.raises(UserError, match=message) as caught:
@@ -143,7 +143,7 @@ def test_processes_find_the_same_fault(make_sequence: Callable[..., Path], monke
     folder = make_sequence("A")
     with frame_workers(2, 0.05) as frame_map:
         assert frame_map is not map
-        assert validate_sequence(folder, frame_map=frame_map).num_frames == 8
+        assert validate_sequence(folder, frame_map=frame_map).info.num_frames == 8
         cut_file(folder / "img1" / "000005.jpg")
         with pytest.raises(UserError, match=r"000005\.jpg: JPEG file is cut short"):
             validate_sequence(folder, frame_map=frame_map)

@@ -70,7 +70,7 @@ def test_a_failure_leaves_the_older_artifact(
         raise OSError("disk full")
 
     monkeypatch.setattr(module.np, "savez", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         make_artifact(folder)
     assert contents(folder) == before
     assert [p.name for p in tmp_path.iterdir()] == ["artifact"]

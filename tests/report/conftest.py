@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
+from motrlab.files import write_text
 from motrlab.quantization.analysis.layers import FrameRow, TapPoint, layer_row, measure, write_csv
-from motrlab.run import Run, write_text
+from motrlab.run import Run
 from motrlab.viz.curves import figure_png
 from motrlab.viz.layers import frame_sqnr, tensor_sqnr
 

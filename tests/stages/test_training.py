@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from motrlab.evaluation.metrics import evaluate
-from motrlab.run import Run, write_text
+from motrlab.files import write_text
+from motrlab.run import Run
 from motrlab.stages.accuracy import open_engine, track_part
 from motrlab.stages.data import read_ground_truth
 from motrlab.stages.models import load_float

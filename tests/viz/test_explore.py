@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from motrlab.data.motchallenge import Annotations, SequenceInfo
-from motrlab.data.store import SequenceSource, write_store
+from motrlab.data.packing import SequenceSource, write_store
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks, write_tracks
 from motrlab.run import Run

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.errors import UserError
-from motrlab.run import write_text
+from motrlab.files import write_text
 
 Float = NDArray[np.floating]
 RowType = TypeVar("RowType")

@@ -1,0 +1,60 @@
+"""Work spread over processes, which end with this one and when the first of them finds a fault."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Any
+
+from motrlab.errors import UserError
+
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+
+
+@contextlib.contextmanager
+def worker_map(num_workers: int, chunksize: int = 1) -> Iterator[Map]:
+    """A `map` in `num_workers` processes; in this one for 1, and where the system has no place for their queues.
+
+    Processes are spawned, not forked: the caller may hold threads of torch or OpenCV. Raises UserError where one of
+    them was killed.
+    """
+    pool = _pool(num_workers) if num_workers > 1 else None
+    if pool is None:
+        yield map
+        return
+    with pool:
+        try:
+            yield partial(pool.map, chunksize=chunksize)
+        except BrokenProcessPool as error:
+            raise UserError("a worker process was killed, perhaps for want of memory; run with one worker") from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _pool(num_workers: int) -> ProcessPoolExecutor | None:
+    context = multiprocessing.get_context("spawn")
+    try:
+        return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_end_with_parent)
+    except OSError:  # /dev/shm is full, read-only or missing: no semaphores
+        return None
+
+
+def _end_with_parent() -> None:
+    """In a worker: Ctrl-C is the parent's to handle, and a parent killed leaves no workers waiting for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
