@@ -23,12 +23,13 @@ from motrlab.errors import UserError
 from motrlab.files import write_text
 
 _LARGEST = 2.0**53  # beyond it whole numbers are no longer exact
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 DETECTORS = ("FRCNN", "SDP", "DPM")  # the three detector copies of each MOT17 video, in order of preference
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceInfo:
-    """What `seqinfo.ini` says; `name` is the folder's. Frames count from 1 to `num_frames`."""
+    """What `seqinfo.ini` says; `name` is the folder's. Frames count from 1 to `num_frames`; an unknown size is 0."""
 
     name: str
     num_frames: int
@@ -99,33 +100,50 @@ def read_text(path: Path) -> str:
 
 
 def read_sequence_info(folder: Path) -> SequenceInfo:
-    """Read `folder/seqinfo.ini` by key, whatever the order and the letter case. Raises UserError."""
+    """Read `folder/seqinfo.ini` by key, whatever the order, the letter case and the comments.
+
+    Only seqLength must be there, evaluation needs no more: a size that it does not say is 0, the rate is 30, the folder
+    img1, and the file extension that of the first picture there. Raises UserError.
+    """
     file = folder / "seqinfo.ini"
     if not file.is_file():
         raise UserError(f"{file}: missing; a sequence needs a seqinfo.ini with seqLength, imWidth and imHeight")
-    parser = configparser.ConfigParser(interpolation=None)
+    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"))
     try:
         parser.read_string(read_text(file))
     except configparser.Error as error:
         raise UserError(f"{file}: not an ini file ({str(error).splitlines()[0]})") from error
-    if "Sequence" not in parser:
+    section = next((parser[name] for name in parser.sections() if name.strip().lower() == "sequence"), None)
+    if section is None:
         raise UserError(f"{file}: no section [Sequence]")
-    section = parser["Sequence"]
+    image_dir = _text(section, "imDir") or "img1"
+    extension = _text(section, "imExt") or _first_extension(folder / image_dir)
     return SequenceInfo(
         name=folder.name or folder.resolve().name,
         num_frames=int(_positive(section, "seqLength", file)),
-        width=int(_positive(section, "imWidth", file)),
-        height=int(_positive(section, "imHeight", file)),
-        frame_rate=_positive(section, "frameRate", file, default="30"),
-        image_dir=section.get("imDir", "img1"),
-        image_ext=section.get("imExt", ".jpg"),
+        width=int(_positive(section, "imWidth", file, default=0)),
+        height=int(_positive(section, "imHeight", file, default=0)),
+        frame_rate=_positive(section, "frameRate", file, default=30),
+        image_dir=image_dir,
+        image_ext=extension if extension.startswith(".") else f".{extension}",
     )
 
 
-def _positive(section: configparser.SectionProxy, key: str, file: Path, default: str | None = None) -> float:
-    text = section.get(key, default)
-    if text is None:
-        raise UserError(f"{file}: no {key} in [Sequence]")
+def _text(section: configparser.SectionProxy, key: str) -> str:
+    return section.get(key, "").strip().strip("\"'")
+
+
+def _first_extension(folder: Path) -> str:
+    shown = [f for f in folder.iterdir() if not f.name.startswith(".")] if folder.is_dir() else []
+    return next((f.suffix for f in shown if f.suffix.lower() in IMAGE_SUFFIXES), ".jpg")
+
+
+def _positive(section: configparser.SectionProxy, key: str, file: Path, default: float | None = None) -> float:
+    text = _text(section, key)
+    if not text:
+        if default is None:
+            raise UserError(f"{file}: no {key} in [Sequence]")
+        return default
     try:
         value = float(text)
     except ValueError:

@@ -12,13 +12,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from motrlab.data.frames import list_frames, why_unreadable
 from motrlab.data.motchallenge import (
     Annotations,
     Detections,
@@ -156,4 +157,16 @@ def readable_info(folder: Path) -> SequenceInfo:
     info = read_sequence_info(folder)
     if info.image_ext.lower() not in _JPEG_SUFFIXES:
         raise UserError(f"{folder / 'seqinfo.ini'}: imExt={info.image_ext}; frames must be JPEG files (.jpg)")
-    return info
+    return info if info.width and info.height else _sized(folder, info)
+
+
+def _sized(folder: Path, info: SequenceInfo) -> SequenceInfo:
+    """With the size of the first frame, where seqinfo.ini does not say it."""
+    file = list_frames(folder / info.image_dir, info).files.get(1, info.frame_path(folder, 1))
+    try:
+        width, height = jpeg_size(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file}: {why_unreadable(file, error)}; copy it anew") from error
+    except ValueError as error:
+        raise UserError(f"{file}: {error}; copy it anew") from error
+    return replace(info, width=info.width or width, height=info.height or height)

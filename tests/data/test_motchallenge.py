@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,18 +130,43 @@ def test_seqinfo_is_read_by_key(tmp_path: Path) -> None:
     assert read_sequence_info(tmp_path) == info
 
 
+WHOLE = "[Sequence]\nseqLength=10\nimWidth=100\nimHeight=50\n"
+LENIENT = {  # text, extension of the frames there, what is read
+    "length only": ("[Sequence]\nname=B\nseqLength=10\n", ".jpg", {"width": 0, "height": 0}),
+    "section in lower case": (WHOLE.replace("Seq", "seq", 1), ".jpg", {}),
+    "comments": (
+        WHOLE.replace("=100", "=100 ; wide") + "# end\nframeRate=25 # of the camera\n",
+        "",
+        {"frame_rate": 25},
+    ),
+    "extension without a dot": (WHOLE + "imExt=jpg\n", ".jpg", {}),
+    "no extension, PNG frames": (WHOLE, ".PNG", {"image_ext": ".PNG"}),
+    "quotes and an empty value": (WHOLE + 'imDir="frames"\nframeRate=\n', "", {"image_dir": "frames"}),
+}
+
+
+@pytest.mark.parametrize("case", LENIENT)
+def test_seqinfo_may_be_written_in_many_ways(case: str, tmp_path: Path) -> None:
+    text, extension, said = LENIENT[case]
+    write(tmp_path / "seqinfo.ini", text)
+    (tmp_path / "img1").mkdir()
+    for name in ("._000001.png", "notes.txt", f"000001{extension}"):
+        (tmp_path / "img1" / name).touch()
+    assert read_sequence_info(tmp_path) == replace(INFO, **{"name": tmp_path.name, **said})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (None, "missing; a sequence needs"),
         ("name=A\n", "not an ini file"),
         ("[Other]\nseqLength=3\n", "no section"),
-        ("[Sequence]\nseqLength=3\nimWidth=4\n", "no imHeight"),
+        ("[Sequence]\nimWidth=4\nimHeight=4\n", "no seqLength"),
         ("[Sequence]\nseqLength=0\nimWidth=4\nimHeight=4\n", "seqLength must be a positive"),
         ("[Sequence]\nseqLength=3\nimWidth=wide\nimHeight=4\n", "imWidth must be a positive"),
         ("[Sequence]\nseqLength=3.5\nimWidth=4\nimHeight=4\n", "seqLength must be a positive"),
     ],
-    ids=["missing", "no ini", "no section", "no height", "no frames", "letters", "fraction"],
+    ids=["missing", "no ini", "no section", "no length", "no frames", "letters", "fraction"],
 )
 def test_bad_seqinfo_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:
