@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from motrlab.data.importing import LabelledVideo, safe_name, with_classes, write_video
-from motrlab.data.motchallenge import Annotations, SequenceInfo, read_text
+from motrlab.data.importing import ClassMap, LabelledVideo, safe_name, write_videos
+from motrlab.data.motchallenge import Annotations, SequenceInfo
+from motrlab.data.rows import read_text
 from motrlab.errors import UserError
 
 _FRAME_RATE = 30.0  # where a video says none
@@ -22,14 +23,16 @@ _LARGEST = 2**53
 _Item = dict[str, Any]
 
 
-def import_coco(source: Path, destination: Path, images: Path | None = None) -> list[SequenceInfo]:
+def import_coco(
+    source: Path, destination: Path, images: Path | None = None, class_map: ClassMap | None = None
+) -> list[SequenceInfo]:
     """Write every video of the file as `destination/NAME` and return their infos.
 
     Names of image files count from folder `images`, by default the folder of `source`. All is checked before the first
     video is written. Raises UserError.
     """
     videos = _Reader(source, images if images is not None else source.parent).videos()
-    return [write_video(video, destination) for video in videos]
+    return write_videos(videos, destination, class_map)
 
 
 class _Reader:
@@ -62,7 +65,8 @@ class _Reader:
                 name=name,
                 frame_rate=self._frame_rate(key, video),
                 images=[self._path(images[image]) for image in frames[key]],
-                annotations=self._annotations([rows[image] for image in frames[key]], names),
+                annotations=_annotations([rows[image] for image in frames[key]]),
+                names=names,
             )
         if not found:
             raise UserError(f"{self.source}: no videos in it")
@@ -152,12 +156,12 @@ class _Reader:
             raise UserError(f"{self.source}: {what}: visibility={value!r}; a fraction from 0 to 1 expected")
         return float(value)
 
-    def _annotations(self, frames: list[dict[int, list[float]]], names: dict[int, str]) -> Annotations:
-        table = [[i, track, *row[track]] for i, row in enumerate(frames, 1) for track in sorted(row)]
-        array = np.array(table, np.float64).reshape(-1, 9)
-        frame, track_id, flag, class_id = (array[:, c].astype(np.int64) for c in (0, 1, 6, 7))
-        found = Annotations(frame, track_id, array[:, 2:6], flag, class_id, array[:, 8], True)
-        return with_classes(found, names, str(self.source))
+
+def _annotations(frames: list[dict[int, list[float]]]) -> Annotations:
+    table = [[i, track, *row[track]] for i, row in enumerate(frames, 1) for track in sorted(row)]
+    array = np.array(table, np.float64).reshape(-1, 9)
+    frame, track_id, flag, class_id = array[:, [0, 1, 6, 7]].astype(np.int64).T
+    return Annotations(frame, track_id, array[:, 2:6], flag, class_id, array[:, 8], True)
 
 
 def _is_number(value: object) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motrlab.data.motchallenge import IMAGE_SUFFIXES, SequenceInfo
+from motrlab.data.rows import why_unreadable
 from motrlab.errors import UserError
 
 
@@ -88,13 +89,6 @@ def _pictures(folder: Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"{folder}: {why_unreadable(folder, error)}; give the folder that holds the frames") from error
     return sorted((f for f in found if f.is_symlink() or f.is_file()), key=lambda f: natural_key(f.name))
-
-
-def why_unreadable(path: Path, error: OSError) -> str:
-    """What keeps a file or folder from being read: `missing`, a link that leads nowhere, or what the system says."""
-    if path.is_symlink() and not path.exists():
-        return f"a link to {path.readlink()}, which is not there"
-    return "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:

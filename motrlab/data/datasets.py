@@ -1,0 +1,120 @@
+"""Verb `import`: a data set's folder, or a file of a labelling tool, to MOTChallenge folders that `prepare` takes.
+
+`formats.py` has the data sets, `coco.py` and `cvat.py` the tools.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motrlab.data.coco import import_coco
+from motrlab.data.cvat import import_cvat
+from motrlab.data.formats import FORMATS, Format, how_to_import, read_labels, recognise
+from motrlab.data.frames import FrameFiles, list_frames
+from motrlab.data.importing import ClassMap, LabelledVideo, safe_name, write_videos
+from motrlab.data.motchallenge import SequenceInfo, check_labels, find_sequences, read_detections, read_sequence_info
+from motrlab.data.rows import Rows, read_text
+from motrlab.errors import UserError
+
+_TOOLS = {"coco": (import_coco, ".json"), "cvat": (import_cvat, ".zip")}  # importer, extension of its files
+_FOLDERS = {format.name.lower(): format for format in FORMATS if format.converted}
+CHOICES = (*_TOOLS, *_FOLDERS)
+_BESIDE = ("", "train", "training")  # where a data set's folder may have its sequences
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A sequence: its folder, the file of its labels, the folder of its frames; `format` where the layout says it."""
+
+    folder: Path
+    labels: Path
+    frames: Path
+    info: SequenceInfo | None = None
+    format: Format | None = None
+
+
+def import_labels(
+    source: Path, destination: Path, *, format: str = "", images: Path | None = None, class_map: ClassMap | None = None
+) -> list[tuple[SequenceInfo, str]]:
+    """Write every video of `source` as `destination/NAME`; their infos, and what each was recognised as.
+
+    `format` is one of `CHOICES`, "" for what is recognised; `images` is for coco and cvat. All is checked before the
+    first video is written. Raises UserError.
+    """
+    if format and format not in CHOICES:
+        raise UserError(f"--format {format}: not one of {', '.join(CHOICES)}")
+    tool = format or next((name for name, (_, end) in _TOOLS.items() if source.suffix.lower() == end), "")
+    if tool in _TOOLS:
+        return [(info, tool.upper()) for info in _TOOLS[tool][0](source, destination, images, class_map)]
+    if images is not None:
+        raise UserError(f"--images {images}: for coco and cvat only; a data set's folder holds its frames")
+    found = [_read(item, _FOLDERS.get(format) or item.format) for item in _sources(source)]
+    infos = write_videos([video for video, _ in found], destination, class_map)
+    return list(zip(infos, [said for _, said in found], strict=True))
+
+
+def _sources(source: Path) -> list[_Source]:
+    """The sequences with labels of a data set's folder. Raises UserError: there is none."""
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder; give a data set's folder, a COCO-video .json or CVAT's .zip")
+    for base in (source / name for name in _BESIDE):
+        for format in FORMATS:
+            if format.layout[0] and (found := list(_laid_out(base, format))):
+                return found
+    found = []
+    for folder in find_sequences(source):
+        info = read_sequence_info(folder) if os.path.lexists(folder / "seqinfo.ini") else None
+        gt, frames = folder / "gt" / "gt.txt", folder / (info.image_dir if info is not None else "img1")
+        if os.path.lexists(gt):
+            found.append(_Source(folder, gt, frames, info))
+    if not found:
+        raise UserError(f"{source}: no sequence with gt/gt.txt in it; there is nothing to import")
+    return found
+
+
+def _laid_out(base: Path, format: Format) -> Iterator[_Source]:
+    labels, frames = format.layout
+    name = re.compile(re.escape(labels).replace(r"\*", "([^.].*)"))
+    for file in sorted(base.glob(labels)):
+        if match := name.fullmatch(file.relative_to(base).as_posix()):
+            folder = base / frames.replace("*", match[1])
+            yield _Source(folder, file, folder, None, format)
+
+
+def _read(item: _Source, format: Format | None) -> tuple[LabelledVideo, str]:
+    """The sequence, and what to say of it."""
+    rows = Rows.of(read_text(item.labels), item.labels)
+    format = format or recognise(rows, item.folder)
+    if not format.converted:
+        raise UserError(f"{item.labels}: rows of {format.name} ({format.says}); {how_to_import(format)}")
+    frames = list_frames(item.frames, item.info, numbered=True)
+    if frames.fault:
+        raise UserError(frames.fault)
+    labels = read_labels(rows, format, item.folder)
+    first = _first_number(labels.table[:, 0], frames, format)
+    labels.table[:, 0] += 1 - first
+    labels.table[:, 6] = labels.table[:, 6] != 0  # whatever is not 0 counts, a confidence too
+    det = item.folder / "det" / "det.txt"
+    video = LabelledVideo(
+        name=safe_name(item.folder.name),
+        frame_rate=item.info.frame_rate if item.info is not None else format.frame_rate,
+        images=list(frames.files.values()),
+        annotations=check_labels(labels, frames.num_frames, "frames there"),
+        names=labels.names,
+        detections=read_detections(det, item.info, first) if os.path.lexists(det) else None,
+    )
+    return video, format.name + (f", frames counted from {first}" if first != 1 else "")
+
+
+def _first_number(frame: NDArray[np.float64], frames: FrameFiles, format: Format) -> int:
+    """What the labels call frame 1: MOTChallenge's 1, or as the files are numbered, or 0, whatever fits them all."""
+    choices = (1, frames.first, 0) if format.is_mot else (frames.first, 1, 0)
+    fits = (c for c in choices if ((frame >= c) & (frame < c + frames.num_frames)).all())
+    return next(fits, choices[0])
