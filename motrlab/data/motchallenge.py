@@ -261,7 +261,7 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
         raise UserError(f"{root}: no sequences (folders with seqinfo.ini or img1) in it or its train/{hint}")
     videos: dict[str, list[Path]] = {}
     for folder in folders:
-        videos.setdefault(_video(folder.name), []).append(folder)
+        videos.setdefault(video_name(folder.name), []).append(folder)
     if not names:
         return tuple(copies[0] for copies in videos.values())
     chosen: dict[str, Path] = {}
@@ -269,7 +269,7 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
         found = next((f for f in folders if f.name == name), None) or next(iter(videos.get(name, ())), None)
         if found is None:
             raise UserError(f"{root}: no sequence {name!r}; there are {', '.join(f.name for f in folders)}")
-        other = chosen.setdefault(_video(found.name), found)
+        other = chosen.setdefault(video_name(found.name), found)
         if other != found:
             raise UserError(f"{other.name} and {found.name} are copies of one video: name one of them")
     return tuple(chosen[key] for key in sorted(chosen))
@@ -281,10 +281,11 @@ def _sequence_folders(root: Path) -> list[Path]:
         return []
     shown = [f for f in root.iterdir() if not f.name.startswith(".")]  # hidden ones are what a killed import left
     found = [f for f in shown if (f / "seqinfo.ini").is_file() or (f / "img1").is_dir()]
-    return sorted(found, key=lambda f: (_video(f.name), _preference(f.name), f.name))
+    return sorted(found, key=lambda f: (video_name(f.name), _preference(f.name), f.name))
 
 
-def _video(name: str) -> str:
+def video_name(name: str) -> str:
+    """A sequence's name without the detector: copies of a video have one."""
     return re.sub(rf"-({'|'.join(DETECTORS)})$", "", name)
 
 

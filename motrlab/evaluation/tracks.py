@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from motrlab.data.motchallenge import write_rows
-from motrlab.data.rows import read_text
+from motrlab.data.motchallenge import read_text, write_rows
 from motrlab.errors import UserError
 
 _EXPECTED = "expected frame,id,x,y,w,h[,score,...]"
