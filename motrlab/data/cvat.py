@@ -10,7 +10,6 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
@@ -23,25 +22,8 @@ from motrlab.data.rows import Rows
 from motrlab.data.validate import PACKED_SUFFIXES, Image
 from motrlab.errors import UserError
 
-_BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)  # RuntimeError: encrypted
+_DAMAGED = (zlib.error, NotImplementedError, RuntimeError, EOFError)  # RuntimeError: encrypted
 _FRAME_RATE = 30.0  # the archive does not say
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A file in an archive."""
-
-    archive: zipfile.ZipFile
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.archive.filename}:{self.name}"
-
-    def read_bytes(self) -> bytes:
-        try:
-            return self.archive.read(self.name)
-        except _BAD_ARCHIVE as error:
-            raise UserError(f"{self}: cannot be unpacked ({error}); export it anew, without a password") from error
 
 
 def import_cvat(
@@ -58,61 +40,56 @@ def import_cvat(
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror or error})") from error
     except zipfile.BadZipFile as error:
-        raise UserError(f"{source}: not a zip archive ({error}); export it anew") from error
+        raise UserError(f"{source}: not a whole zip archive ({error}); export it anew") from error
+    except _DAMAGED as error:
+        raise UserError(f"{source}: cannot be unpacked ({error}); export it anew, without a password") from error
 
 
 def _read(source: Path, archive: zipfile.ZipFile, images: Path | None) -> LabelledVideo:
     names = _safe_names(source, archive)
-    root = _root(source, names)
+    roots = [name.removesuffix("gt/gt.txt") for name in names if f"/{name}".endswith("/gt/gt.txt")]
+    if len(roots) != 1:
+        raise UserError(f"{source}: {len(roots)} files gt/gt.txt, not one; export the task as MOT 1.1")
     frames: Sequence[Image]
     if images is not None:
         frames = list(list_frames(images, numbered=False).files.values())
     else:
-        frames = _frames(source, archive, names, root)
-    lines = _text(_Entry(archive, f"{root}gt/labels.txt"), names).splitlines()
+        frames = _frames(source, archive, [name for name in names if name.startswith(f"{roots[0]}img1/")])
+    lines = _text(zipfile.Path(archive, f"{roots[0]}gt/labels.txt")).splitlines()
     labels = {number: label.strip() for number, label in enumerate(lines, 1)}
-    gt = _Entry(archive, f"{root}gt/gt.txt")
-    found = _annotations(_text(gt, names), str(gt), len(labels), [PurePath(str(frame)).stem for frame in frames])
+    gt = zipfile.Path(archive, f"{roots[0]}gt/gt.txt")
+    found = _annotations(_text(gt), str(gt), len(labels), [PurePath(str(frame)).stem for frame in frames])
     return LabelledVideo(
         name=safe_name(source.stem), frame_rate=_FRAME_RATE, images=frames, annotations=found, names=labels
     )
 
 
 def _safe_names(source: Path, archive: zipfile.ZipFile) -> list[str]:
-    hidden = ("/", "/.DS_Store")  # folders, and what macOS adds when a folder is packed anew
-    names = [n for n in archive.namelist() if not n.endswith(hidden) and not n.startswith("__MACOSX/")]
+    """The archive's files, without what macOS adds when a folder is packed anew. Raises UserError."""
+    names = [name for name in archive.namelist() if not name.endswith(("/", "/.DS_Store"))]
     for name in names:
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if ".." in parts or name.startswith(("/", "\\")) or ":" in (parts or ("",))[0]:
             raise UserError(f"{source}: {name!r} leads outside the archive; not an export of CVAT, refused")
-    return names
+    return [name for name in names if not name.startswith("__MACOSX/")]
 
 
-def _root(source: Path, names: list[str]) -> str:
-    """ "" or the folder that somebody who packed it anew has put around everything, with a slash."""
-    found = [name for name in names if name == "gt/gt.txt" or name.endswith("/gt/gt.txt")]
-    if len(found) != 1:
-        raise UserError(f"{source}: {len(found)} files gt/gt.txt, not one; export the task as MOT 1.1")
-    return found[0].removesuffix("gt/gt.txt")
-
-
-def _frames(source: Path, archive: zipfile.ZipFile, names: list[str], root: str) -> list[_Entry]:
-    found = sorted((n for n in names if n.startswith(f"{root}img1/")), key=natural_key)
-    if not found:
+def _frames(source: Path, archive: zipfile.ZipFile, names: list[str]) -> list[zipfile.Path]:
+    if not names:
         raise UserError(f"{source}: no frames in img1/; export with images, or name their folder by --images")
-    for name in found:
+    for name in names:
         if not name.lower().endswith(PACKED_SUFFIXES):
             raise UserError(f"{source}: {name} is no JPEG or PNG file; name a folder of such frames by --images")
-    return [_Entry(archive, name) for name in found]
+    return [zipfile.Path(archive, name) for name in sorted(names, key=natural_key)]
 
 
-def _text(entry: _Entry, names: list[str]) -> str:
-    if entry.name not in names:
-        raise UserError(f"{entry}: missing; export the task as MOT 1.1")
+def _text(file: zipfile.Path) -> str:
+    if not file.exists():
+        raise UserError(f"{file}: missing; export the task as MOT 1.1")
     try:
-        return entry.read_bytes().decode("utf-8-sig")
+        return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{entry}: not UTF-8 text") from error
+        raise UserError(f"{file}: not UTF-8 text") from error
 
 
 def _annotations(text: str, where: str, num_labels: int, stems: list[str]) -> Annotations:
@@ -120,12 +97,12 @@ def _annotations(text: str, where: str, num_labels: int, stems: list[str]) -> An
     # Some exports carry a tenth column, which in MOT15 files would mean "no classes".
     nine = "\n".join(",".join(line.split(",")[:9]) for line in text.splitlines())
     labels = read_labels(Rows.of(nine, where), NINE_COLUMNS, Path())
-    rows, frame, track, kind = labels.rows, labels.table[:, 0], labels.table[:, 1], labels.table[:, 7]
+    rows, (frame, track, *_, kind, _) = labels.rows, labels.table.T
     if all(stem.isdecimal() for stem in stems):
-        numbers = np.array([int(stem) for stem in stems])
+        numbers = [int(stem) for stem in stems]
         if np.isin(frame, numbers).all():
             frame[:] = np.searchsorted(numbers, frame) + 1
     rows.refuse(track < 0, "no track id; label with tracks, not with shapes")
-    rows.refuse(not labels.has_class, "class -1, no label; label with a class")
-    rows.refuse((kind < 1) | (kind > num_labels), f"class {{:g}}, but labels.txt has {num_labels} lines", kind)
+    bad = (kind < 1) | (kind > num_labels) | (not labels.has_class)
+    rows.refuse(bad, f"class {{:g}}, but labels.txt has {num_labels} lines", kind if labels.has_class else -kind)
     return check_labels(labels, len(stems), "frames there")

@@ -11,13 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from motrlab.data.coco import import_coco
 from motrlab.data.cvat import import_cvat
 from motrlab.data.formats import FORMATS, Format, how_to_import, read_labels, recognise
-from motrlab.data.frames import FrameFiles, list_frames
+from motrlab.data.frames import list_frames
 from motrlab.data.importing import ClassMap, LabelledVideo, safe_name, write_videos
 from motrlab.data.motchallenge import SequenceInfo, check_labels, find_sequences, read_detections, read_sequence_info
 from motrlab.data.rows import Rows, read_text
@@ -98,7 +95,8 @@ def _read(item: _Source, format: Format | None) -> tuple[LabelledVideo, str]:
     if frames.fault:
         raise UserError(frames.fault)
     labels = read_labels(rows, format, item.folder)
-    first = _first_number(labels.table[:, 0], frames, format)
+    # Rows of MOTChallenge count from 1, or from 0 if they do, however the files are numbered; those of others as they.
+    first = min(1, *labels.table[:, 0]) if format.is_mot and len(rows) else frames.first
     labels.table[:, 0] += 1 - first
     labels.table[:, 6] = labels.table[:, 6] != 0  # whatever is not 0 counts, a confidence too
     det = item.folder / "det" / "det.txt"
@@ -111,10 +109,3 @@ def _read(item: _Source, format: Format | None) -> tuple[LabelledVideo, str]:
         detections=read_detections(det, item.info, first) if os.path.lexists(det) else None,
     )
     return video, format.name + (f", frames counted from {first}" if first != 1 else "")
-
-
-def _first_number(frame: NDArray[np.float64], frames: FrameFiles, format: Format) -> int:
-    """What the labels call frame 1: MOTChallenge's 1, or as the files are numbered, or 0, whatever fits them all."""
-    choices = (1, frames.first, 0) if format.is_mot else (frames.first, 1, 0)
-    fits = (c for c in choices if ((frame >= c) & (frame < c + frames.num_frames)).all())
-    return next(fits, choices[0])

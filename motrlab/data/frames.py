@@ -10,47 +10,26 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from motrlab.data.motchallenge import IMAGE_SUFFIXES, SequenceInfo
+from motrlab.data.motchallenge import SequenceInfo
 from motrlab.data.rows import why_unreadable
 from motrlab.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameFiles:
-    """Frames in `folder`.
+    """`files` go by frame, from 1, in order, none past `num_frames`: what seqinfo.ini says, or the last that is there.
 
-    `files` go by frame, from 1, in order, none past `num_frames`: what seqinfo.ini promises, or the last that is there.
-    `missing` are the frames without a file, `past_end` counts the files that were left out behind the end, and `first`
-    is the number that frame 1 bears in its file's name (0 where they count from 0).
+    `first` is the number that frame 1 bears in its file's name. `fault` is a line on the frames that are missing, and
+    `note` one on what a user may not expect: another first number than 1, files left out behind the end. Else "".
     """
 
-    folder: Path
     files: dict[int, Path]
     num_frames: int
-    missing: tuple[int, ...] = ()
-    past_end: int = 0
-    first: int = 1
-    hint: str = "copy it anew"
-
-    @property
-    def fault(self) -> str:
-        """One line on the frames that are missing; "" where none is."""
-        if not self.missing:
-            return ""
-        what = f"frame {self.missing[0]} of {self.num_frames} is missing"
-        if len(self.missing) > 1:
-            what = f"{len(self.missing)} of {self.num_frames} frames are missing, the first of them {self.missing[0]}"
-        return f"{self.folder}: {what}; {self.hint}"
-
-    @property
-    def note(self) -> str:
-        """One line on what a user may not expect; "" where there is nothing to say."""
-        said = []
-        if self.first != 1:
-            said.append(f"files are numbered from {self.first}, which is taken as frame 1")
-        if self.past_end:
-            said.append(f"{self.past_end} files behind frame {self.num_frames}, the last of seqinfo.ini, are left out")
-        return f"{self.folder}: {'; '.join(said)}" if said else ""
+    first: int
+    fault: str
+    note: str
 
 
 def list_frames(folder: Path, info: SequenceInfo | None = None, *, numbered: bool | None = None) -> FrameFiles:
@@ -62,24 +41,30 @@ def list_frames(folder: Path, info: SequenceInfo | None = None, *, numbered: boo
     no such folder, no picture in it, two files for one frame.
     """
     found = _pictures(folder)
-    chosen = [f for f in found if info is None or f.suffix.lower() == info.image_ext.lower()]
-    if not chosen:
-        there = f"; there is {found[0].name}, but seqinfo.ini says imExt={info.image_ext}" if found and info else ""
+    extension = info.image_ext.lower() if info is not None else ""
+    files = [f for f in found if extension in ("", f.suffix.lower())]
+    promised = info.num_frames if info is not None else None
+    mismatch = f"; there is {{}}, but seqinfo.ini says imExt={extension}"
+    if not files:
+        there = mismatch.format(found[0].name) if found else ""
         raise UserError(f"{folder}: no pictures ({', '.join(IMAGE_SUFFIXES)}) in it{there}")
     if numbered is None:
         numbered = info is not None or "img1" in (folder.name, folder.resolve().name)
-    promised = info.num_frames if info is not None else None
-    files, first = _by_number(chosen, promised) if numbered else (dict(enumerate(chosen, 1)), 1)
-    end = promised or max(files)
-    start = 1 if promised else min(files)
-    missing = tuple(frame for frame in range(start, end + 1) if frame not in files)
-    inside = {frame: file for frame, file in files.items() if frame <= end}
-    other = next((f.name for f in found if missing and f not in chosen and _number(f) == missing[0] + first - 1), None)
-    hint = f"there is {other}, but seqinfo.ini says imExt={info.image_ext}" if other and info else "copy it anew"
-    past_end = len(files) - len(inside)
-    return FrameFiles(
-        folder=folder, files=inside, num_frames=end, missing=missing, past_end=past_end, first=first, hint=hint
-    )
+    frames, first = _by_number(files, promised) if numbered else (dict(enumerate(files, 1)), 1)
+    end = promised or max(frames)
+    missing = [frame for frame in range(1 if promised else min(frames), end + 1) if frame not in frames]
+    fault, notes = "", [f"files are numbered from {first}, which is taken as frame 1"] * (first != 1)
+    if missing:
+        other = next((f.name for f in found if f not in files and _number(f) == missing[0] + first - 1), "")
+        fault = f"{folder}: frame {missing[0]} of {end} is missing"
+        if len(missing) > 1:
+            fault = f"{folder}: {len(missing)} of {end} frames are missing, the first of them {missing[0]}"
+        fault += mismatch.format(other) if other else "; copy it anew"
+    if max(frames) > end:
+        notes.append(f"{sum(f > end for f in frames)} files behind frame {end}, the last of seqinfo.ini, are left out")
+    inside = {frame: file for frame, file in frames.items() if frame <= end}
+    note = f"{folder}: {'; '.join(notes)}" if notes else ""
+    return FrameFiles(files=inside, num_frames=end, first=first, fault=fault, note=note)
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -107,21 +92,18 @@ def _by_number(files: list[Path], promised: int | None) -> tuple[dict[int, Path]
     Names without numbers, or of several kinds, are told apart by their order only: taken where as many are there as
     promised.
     """
-    numbers = [_number(file) for file in files]
-    kinds = {re.sub(r"\d+$", "", file.stem) for file in files}
-    folder = files[0].parent
-    if None in numbers or len(kinds) > 1:
-        if promised not in (None, len(files)):
-            names = f"{files[0].name} … {files[-1].name}"
-            raise UserError(f"{folder}: {len(files)} files ({names}) without a common numbering, {promised} promised")
-        return dict(enumerate(files, 1)), 1
+    folder, kinds = files[0].parent, {re.sub(r"\d+$", "", file.stem) for file in files}
     by_number: dict[int, Path] = {}
-    for number, file in zip(numbers, files, strict=True):
-        assert number is not None
-        other = by_number.setdefault(number, file)
-        if other != file:
-            raise UserError(f"{folder}: {other.name} and {file.name} are one frame; remove one of them")
-    low, high = min(by_number), max(by_number)
-    whole = len(by_number) == promised == high - low + 1  # a part of a video that kept its numbers
-    first = low if low == 0 or whole else 1
+    for file in files:
+        number = _number(file)
+        if number is None or len(kinds) > 1:
+            if promised not in (None, len(files)):
+                names = f"{files[0].name} … {files[-1].name}"
+                raise UserError(
+                    f"{folder}: {len(files)} files ({names}) without a common numbering, {promised} expected"
+                )
+            return dict(enumerate(files, 1)), 1
+        if by_number.setdefault(number, file) != file:
+            raise UserError(f"{folder}: {by_number[number].name} and {file.name} are one frame; remove one of them")
+    first = min(1, *by_number)
     return {number - first + 1: by_number[number] for number in sorted(by_number)}, first

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -19,15 +18,9 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from motrlab.data.formats import MOT_CLASSES
-from motrlab.data.motchallenge import (
-    Annotations,
-    Detections,
-    SequenceInfo,
-    format_annotations,
-    format_detections,
-    format_sequence_info,
-)
-from motrlab.data.validate import Image, read_picture
+from motrlab.data.motchallenge import Annotations, Detections, SequenceInfo, label_files, write_files
+from motrlab.data.rows import counts
+from motrlab.data.validate import Image, read_size
 from motrlab.errors import UserError
 from motrlab.files import replaced_folder
 
@@ -36,17 +29,12 @@ from motrlab.files import replaced_folder
 # dancers are people on foot; a rider may be what a user wants to track, but MOT17 has a class of its own for it.
 PEDESTRIAN, OTHER = 1, 9
 CLASSES = {
-    "person": 1, "people": 1, "pedestrian": 1, "human": 1, "personwalking": 1, "walker": 1,
+    **{re.sub("[^a-z]", "", name): number for number, name in enumerate(MOT_CLASSES) if name},
+    "person": 1, "people": 1, "human": 1, "personwalking": 1, "walker": 1,
     "player": 1, "goalkeeper": 1, "goalkeepers": 1, "referee": 1, "dancer": 1, "athlete": 1,
-    "persononvehicle": 2, "rider": 2, "cyclist": 2, "motorcyclist": 2,
-    "car": 3, "van": 3, "bus": 3, "truck": 3, "vehicle": 3,
-    "bicycle": 4, "bike": 4, "cycle": 4,
-    "motorbike": 5, "motorcycle": 5, "scooter": 5,
-    "nonmotorizedvehicle": 6, "nonmotorisedvehicle": 6, "nonmotvehicle": 6,
-    "staticperson": 7, "sittingperson": 7, "personsitting": 7,
-    "distractor": 8, "mannequin": 8, "statue": 8,
-    "occluder": 9, "occluderontheground": 10, "occluderfull": 11,
-    "reflection": 12, "crowd": 13,
+    "rider": 2, "cyclist": 2, "motorcyclist": 2, "van": 3, "bus": 3, "truck": 3, "vehicle": 3, "bike": 4, "cycle": 4,
+    "motorcycle": 5, "scooter": 5, "nonmotorisedvehicle": 6, "nonmotvehicle": 6,
+    "sittingperson": 7, "personsitting": 7, "mannequin": 8, "statue": 8,
 }  # fmt: skip
 ClassMap = Mapping[str, int]
 _ADVICE = "--images is the folder that the labels' file names start from"
@@ -110,16 +98,16 @@ def write_videos(
     the map is no label or where no label is a person; else as `write_video` does.
     """
     class_map = class_map or {}
-    boxes = Counter(video.label(number) for video in videos for number in video.annotations.class_id.tolist())
-    labels = list(dict.fromkeys(name for video in videos for name in (*video.names.values(), *boxes) if name))
-    there = ", ".join(f"{name} ({count} boxes)" for name, count in boxes.most_common()) or ", ".join(labels)
+    boxes = [video.label(number) for video in videos for number in video.annotations.class_id.tolist()]
+    labels = list(dict.fromkeys([*boxes, *(name for video in videos for name in video.names.values() if name)]))
+    there = counts(boxes) or ", ".join(labels)
     numbers = {str(n) for video in videos for n in (*video.names, *video.annotations.class_id.tolist())}
     unknown = sorted(class_map.keys() - {*map(_key, labels)} - numbers)
     if unknown:
         raise UserError(f"--map: no label {unknown[0]!r}; there are {there}")
     finished = [replace(video, annotations=_with_classes(video, class_map)) for video in videos]
-    people = sum(int((video.annotations.class_id == PEDESTRIAN).sum()) for video in finished)
-    if not people and (boxes or PEDESTRIAN not in map(mot_class, labels)):
+    nobody = not any((video.annotations.class_id == PEDESTRIAN).any() for video in finished)
+    if nobody and (boxes or PEDESTRIAN not in map(mot_class, labels)):
         raise UserError(f"no label is called person or pedestrian; there are {there}: choose by --map NAME=pedestrian")
     return [write_video(video, destination) for video in finished]
 
@@ -142,7 +130,7 @@ def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
     path = destination / video.name
     first: tuple[str, tuple[int, int]] | None = None
     for image in video.images:
-        found = _extension(image), read_picture(image, _ADVICE)[1]
+        found = _extension(image), read_size(image, advice=_ADVICE)
         first = first or found
         if found != first:
             what = "{0}, {1[0]}×{1[1]} pixels"
@@ -153,9 +141,7 @@ def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
         name=video.name, num_frames=len(video.images), width=width, height=height, frame_rate=video.frame_rate,
         image_ext=extension,
     )  # fmt: skip
-    texts = {"seqinfo.ini": format_sequence_info(info), "gt/gt.txt": format_annotations(video.annotations)}
-    if video.detections is not None:
-        texts["det/det.txt"] = format_detections(video.detections)
+    texts = label_files(info, video.annotations, video.detections)
     if path.exists():
         _check_same(path, info, texts)
         return info
@@ -163,9 +149,7 @@ def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
         (folder / "img1").mkdir()
         for frame, image in enumerate(video.images, 1):
             _put(image, info.frame_path(folder, frame))
-        for name, text in texts.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
+        write_files(folder, texts)
     return info
 
 

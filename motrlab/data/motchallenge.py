@@ -24,16 +24,19 @@ from motrlab.data.rows import Rows, read_ini, read_text
 from motrlab.errors import UserError
 from motrlab.files import write_text
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 ENDLESS = 2**53  # frames of a video of which nobody says the length
 _CONFIDENCE = "a confidence? `python -m motrlab import` takes whatever is not 0 as 1"
 _FROM_ZERO = "`python -m motrlab import` takes sequences that count from 0"
+ANNOTATION_FIELDS = ("frame", "track_id", "ltwh", "flag", "class_id", "visibility")  # the arrays of Annotations
 DETECTORS = ("FRCNN", "SDP", "DPM")  # the three detector copies of each MOT17 video, in order of preference
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceInfo:
-    """What `seqinfo.ini` says; `name` is the folder's. Frames count from 1 to `num_frames`; an unknown size is 0."""
+    """What `seqinfo.ini` says; `name` is the folder's. Frames count from 1 to `num_frames`.
+
+    A size that it does not say is 0, an extension "".
+    """
 
     name: str
     num_frames: int
@@ -68,10 +71,7 @@ class Annotations:
 
     def select(self, rows: NDArray[Any]) -> Annotations:
         """The rows that a mask or an index array names."""
-        return Annotations(
-            self.frame[rows], self.track_id[rows], self.ltwh[rows], self.flag[rows], self.class_id[rows],
-            self.visibility[rows], self.has_class,
-        )  # fmt: skip
+        return replace(self, **{field: getattr(self, field)[rows] for field in ANNOTATION_FIELDS})
 
     @property
     def people(self) -> Annotations:
@@ -92,19 +92,22 @@ class Detections:
     ltwh: NDArray[np.float64]
     score: NDArray[np.float64]
 
+    def select(self, rows: NDArray[Any]) -> Detections:
+        """The rows that a mask or an index array names."""
+        return Detections(self.frame[rows], self.ltwh[rows], self.score[rows])
+
 
 def read_sequence_info(folder: Path) -> SequenceInfo:
     """Read `folder/seqinfo.ini` by key, whatever the order, the letter case and the comments.
 
-    Only seqLength must be there, evaluation needs no more: a size that it does not say is 0, the rate is 30, the folder
-    img1, and the file extension that of the first picture there. Raises UserError.
+    Only seqLength must be there, evaluation needs no more; the rate is 30 where it does not say one. Raises UserError.
     """
     file = folder / "seqinfo.ini"
     if not file.is_file():
         raise UserError(f"{file}: missing; a sequence needs a seqinfo.ini with seqLength, imWidth and imHeight")
     said = read_ini(file)
     image_dir = said.get("imdir") or "img1"
-    extension = said.get("imext") or _first_extension(folder / image_dir)
+    extension = said.get("imext", "")
     return SequenceInfo(
         name=folder.name or folder.resolve().name,
         num_frames=int(_positive(said, "seqLength", file)),
@@ -112,13 +115,8 @@ def read_sequence_info(folder: Path) -> SequenceInfo:
         height=int(_positive(said, "imHeight", file, default=0)),
         frame_rate=_positive(said, "frameRate", file, default=30),
         image_dir=image_dir,
-        image_ext=extension if extension.startswith(".") else f".{extension}",
+        image_ext=f".{extension}" if extension and not extension.startswith(".") else extension,
     )
-
-
-def _first_extension(folder: Path) -> str:
-    shown = [f for f in folder.iterdir() if not f.name.startswith(".")] if folder.is_dir() else []
-    return next((f.suffix for f in shown if f.suffix.lower() in IMAGE_SUFFIXES), ".jpg")
 
 
 def _positive(said: Mapping[str, str], key: str, file: Path, default: float | None = None) -> float:
@@ -191,20 +189,15 @@ def _check_frames(rows: Rows, frame: NDArray[np.float64], num_frames: int, count
 
 def format_annotations(annotations: Annotations) -> str:
     """gt rows in the form the annotations came in (9 columns with class, 10 without)."""
-    lines = []
-    for i in range(len(annotations)):
-        box = ",".join(_number(v) for v in annotations.ltwh[i])
-        head = f"{annotations.frame[i]},{annotations.track_id[i]},{box},{annotations.flag[i]}"
-        tail = (
-            f"{annotations.class_id[i]},{_number(annotations.visibility[i])}" if annotations.has_class else "-1,-1,-1"
-        )
-        lines.append(f"{head},{tail}\n")
-    return "".join(lines)
+    a = annotations
+    tail = [a.class_id, a.visibility] if a.has_class else [np.full(len(a), -1)] * 3
+    return _format_rows(a.frame, a.track_id, *a.ltwh.T, a.flag, *tail)
 
 
-def _number(value: float) -> str:
-    """The shortest text that reads back as the same number."""
-    return str(int(value)) if value == int(value) else repr(float(value))
+def _format_rows(*columns: NDArray[Any]) -> str:
+    """A line for each row, numbers in the shortest form that reads back the same."""
+    rows = np.column_stack([column.astype(np.float64) for column in columns]).tolist()
+    return "".join(",".join(str(int(v)) if v == int(v) else repr(v) for v in row) + "\n" for row in rows)
 
 
 def read_detections(path: Path, info: SequenceInfo | None = None, first: int = 1) -> Detections:
@@ -216,16 +209,27 @@ def read_detections(path: Path, info: SequenceInfo | None = None, first: int = 1
     table = rows.first(7)
     table[:, 0] += 1 - first
     _check_frames(rows, table[:, 0], info.num_frames if info is not None else ENDLESS, "frames in seqinfo.ini")
-    table = table[np.argsort(table[:, 0], kind="stable")]
-    return Detections(table[:, 0].astype(np.int64), table[:, 2:6].copy(), table[:, 6].copy())
+    found = Detections(table[:, 0].astype(np.int64), table[:, 2:6], table[:, 6])
+    return found.select(np.argsort(found.frame, kind="stable"))
 
 
 def format_detections(detections: Detections) -> str:
     """det rows of 10 columns, id -1, numbers as they were read."""
-    lines = []
-    for frame, box, score in zip(detections.frame, detections.ltwh, detections.score, strict=True):
-        lines.append(f"{frame},-1,{','.join(_number(v) for v in box)},{_number(score)},-1,-1,-1\n")
-    return "".join(lines)
+    unknown = np.full(len(detections.frame), -1)
+    return _format_rows(detections.frame, unknown, *detections.ltwh.T, detections.score, unknown, unknown, unknown)
+
+
+def label_files(info: SequenceInfo, annotations: Annotations, detections: Detections | None = None) -> dict[str, str]:
+    """What a sequence's folder holds beside its frames: texts by relative path."""
+    texts = {"seqinfo.ini": format_sequence_info(info), "gt/gt.txt": format_annotations(annotations)}
+    return texts if detections is None else {**texts, "det/det.txt": format_detections(detections)}
+
+
+def write_files(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write texts by relative path into a folder that is being made. Raises OSError."""
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def write_rows(

@@ -15,23 +15,21 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from motrlab.data.halves import cut_annotations, cut_detections, cut_info, half_ranges
+from motrlab.data.halves import cut, half_ranges
 from motrlab.data.motchallenge import (
     Annotations,
     Detections,
     find_sequences,
-    format_annotations,
-    format_detections,
-    format_sequence_info,
+    label_files,
+    write_files,
 )
 from motrlab.data.packing import SequenceSource, write_store
-from motrlab.data.pictures import orientation
 from motrlab.data.summary import DataSummary, summarise
 from motrlab.data.validate import (
     CheckedSequence,
@@ -88,7 +86,7 @@ def prepare(
             summarise(part, m.source.info, m.source.annotations) for part, members in parts.items() for m in members
         ),
         left_out=tuple(s.info.name for s in checked if s.annotations is None),
-        notes=tuple(note for s in checked for note in _notes(s)),
+        notes=tuple(note for s in checked for note in s.notes),
         data_hash=hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
     )
 
@@ -151,21 +149,14 @@ def _parts(checked: Iterable[CheckedSequence], unseen: Callable[[str], bool] | N
     return parts
 
 
-def _notes(sequence: CheckedSequence) -> list[str]:
-    """What is to be said of a sequence."""
-    turned = orientation(sequence.files[0].read_bytes())
-    said = f"{sequence.info.name}: EXIF orientation {turned} is ignored; boxes are of the stored pixels"
-    return [*sequence.notes, *([said] if turned != 1 else [])]
-
-
 def _cut(sequence: CheckedSequence, annotations: Annotations, frames: range) -> _Part:
     """The frames of a sequence, renumbered from 1."""
     source = SequenceSource(
-        info=cut_info(sequence.info, frames),
+        info=replace(sequence.info, num_frames=len(frames)),
         files=sequence.files[frames.start - 1 : frames.stop - 1],
-        annotations=cut_annotations(annotations, frames),
+        annotations=cut(annotations, frames),
     )
-    return _Part(source=source, detections=sequence.detections and cut_detections(sequence.detections, frames))
+    return _Part(source=source, detections=sequence.detections and cut(sequence.detections, frames))
 
 
 def _write_part(destination: Path, part: str, members: list[_Part], num_workers: int, progress: Progress) -> str:
@@ -185,10 +176,5 @@ def _write_part(destination: Path, part: str, members: list[_Part], num_workers:
 def _write_gt(path: Path, members: Iterable[_Part]) -> None:
     with replaced_folder(path, marked=True) as folder:
         for member in members:
-            target = folder / member.source.info.name
-            (target / "gt").mkdir(parents=True)
-            (target / "gt" / "gt.txt").write_text(format_annotations(member.source.annotations), encoding="utf-8")
-            (target / "seqinfo.ini").write_text(format_sequence_info(member.source.info), encoding="utf-8")
-            if member.detections is not None:
-                (target / "det").mkdir()
-                (target / "det" / "det.txt").write_text(format_detections(member.detections), encoding="utf-8")
+            info, gt = member.source.info, member.source.annotations
+            write_files(folder / info.name, label_files(info, gt, member.detections))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import configparser
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from motrlab.errors import UserError
 
-_LARGEST = 2.0**53  # beyond it whole numbers are no longer exact
+LARGEST = 2.0**53  # beyond it whole numbers are no longer exact
 
 
 def why_unreadable(path: object, error: OSError) -> str:
@@ -44,6 +46,11 @@ def read_ini(path: Path) -> dict[str, str]:
     if section is None:
         raise UserError(f"{path}: no section [Sequence]")
     return {key: value.strip().strip("\"'") for key, value in section.items()}
+
+
+def counts(values: Iterable[Any]) -> str:
+    """`0 (12×), 3 (1×)`: what there is, the most frequent first."""
+    return ", ".join(f"{value} ({count}×)" for value, count in Counter(values).most_common())
 
 
 @dataclass(frozen=True)
@@ -105,8 +112,8 @@ class Rows:
         except (ValueError, IndexError):  # slower, but it knows the line
             table = np.array([self._parse(row, count) for row in range(len(self))])
         self.refuse(~np.isfinite(table).all(axis=1), "NaN or infinity; every column must be a finite number")
-        huge = (np.abs(table) > _LARGEST).any(axis=1)
-        self.refuse(huge, f"a number beyond {_LARGEST:g}; frames, ids and pixels expected")
+        huge = (np.abs(table) > LARGEST).any(axis=1)
+        self.refuse(huge, f"a number beyond {LARGEST:g}; frames, ids and pixels expected")
         broken = (table[:, :2] != np.rint(table[:, :2])).any(axis=1)
         self.refuse(broken, "frame and id must be whole numbers, not {:g} and {:g}", *table[:, :2].T)
         return table

@@ -20,7 +20,6 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from motrlab.data.formats import Format, how_to_import
 from motrlab.data.frames import FrameFiles, list_frames
@@ -32,12 +31,13 @@ from motrlab.data.motchallenge import (
     read_recognised,
     read_sequence_info,
 )
-from motrlab.data.rows import why_unreadable
+from motrlab.data.pictures import orientation
+from motrlab.data.rows import counts, why_unreadable
 from motrlab.data.workers import Map, worker_map
 from motrlab.errors import UserError
 
 PACKED_SUFFIXES = (".jpg", ".jpeg", ".png")
-CHOOSE_CLASS = "`python -m motrlab import --map CLASS=pedestrian` makes people of a class"
+_CHOOSE = "`python -m motrlab import --map CLASS=pedestrian` makes people of a class"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PADDING_BYTES = 64  # a cache line; a hole of zeros in the data leaves more
 _MEGAPIXELS_PER_WORKER = 1000  # fewer are checked sooner (1.5 s) than a process starts
@@ -51,7 +51,7 @@ class Image(Protocol):
     def read_bytes(self) -> bytes: ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CheckedSequence:
     """A sequence that is what it says; `files[i]` is frame `i + 1`.
 
@@ -62,14 +62,7 @@ class CheckedSequence:
     files: tuple[Path, ...]
     annotations: Annotations | None
     detections: Detections | None
-    notes: tuple[str, ...] = ()
-
-
-def picture_size(data: bytes) -> tuple[int, int]:
-    """Width and height from the header of a JPEG or PNG file. Raises ValueError: neither, cut short, PNG damaged."""
-    if data.startswith(_PNG):
-        return png_size(data)
-    return jpeg_size(data)
+    notes: tuple[str, ...]
 
 
 def png_size(data: bytes) -> tuple[int, int]:
@@ -147,14 +140,17 @@ def _said_on_stderr() -> Iterator[list[str]]:
         os.close(reader)
 
 
-def read_picture(file: Image, advice: str = "copy it anew") -> tuple[bytes, tuple[int, int]]:
-    """The bytes of a JPEG or PNG file, and its width and height.
+def read_size(file: Image, *, decode: bool = False, advice: str = "copy it anew") -> tuple[int, int]:
+    """Width and height of a JPEG or PNG file, with `decode` as `check_decodes` says.
 
-    Raises UserError for one that is cut short or neither, and, with `advice`, for one that cannot be read.
+    Raises UserError for one that is damaged or neither, and, with `advice`, for one that cannot be read.
     """
     try:
         data = file.read_bytes()
-        return data, picture_size(data)
+        size = png_size(data) if data.startswith(_PNG) else jpeg_size(data)
+        if decode and not data.startswith(_PNG):
+            check_decodes(data)
+        return size
     except OSError as error:
         raise UserError(f"{file}: {why_unreadable(file, error)}; {advice}") from error
     except ValueError as error:
@@ -163,15 +159,10 @@ def read_picture(file: Image, advice: str = "copy it anew") -> tuple[bytes, tupl
 
 def check_frame(info: SequenceInfo, file: Path) -> None:
     """Raises UserError unless the file is a whole JPEG or PNG of the sequence's size."""
-    data, (width, height) = read_picture(file)
+    width, height = read_size(file, decode=True)
     if (width, height) != (info.width, info.height):
         said = f"seqinfo.ini says {info.width}×{info.height}; mend one of them"
         raise UserError(f"{file}: {width}×{height} pixels, but {said}")
-    try:
-        if not data.startswith(_PNG):
-            check_decodes(data)
-    except ValueError as error:
-        raise UserError(f"{file}: {error}; copy it anew") from error
 
 
 def frame_workers(num_workers: int, megapixels: float) -> AbstractContextManager[Map]:
@@ -185,49 +176,46 @@ def validate_sequence(folder: Path, *, frame_map: Map = map, progress: Progress 
     `frame_map` is how the frames are gone through: `map`, or what `frame_workers` gives.
     """
     info, frames = open_sequence(folder)
+    files, notes = tuple(frames.files.values()), [frames.note] * bool(frames.note)
     gt, det = folder / "gt" / "gt.txt", folder / "det" / "det.txt"
-    annotations, notes = None, [frames.note]
+    annotations = None
     if os.path.lexists(gt):  # a link that leads nowhere is no sequence without gt
         annotations, format = read_recognised(gt, info)
         if format.roles:
             raise UserError(f"{gt}: {format.name}, {format.says}; {how_to_import(format)}")
         notes += [f"{gt}: {note}" for note in _notes(annotations, format)]
     detections = read_detections(det, info) if os.path.lexists(det) else None
-    for done, _ in enumerate(frame_map(partial(check_frame, info), frames.files.values()), 1):
+    for done, _ in enumerate(frame_map(partial(check_frame, info), files), 1):
         if progress is not None:
             progress(f"validate {info.name}", done, info.num_frames)
-    return CheckedSequence(
-        info=info, files=tuple(frames.files.values()), annotations=annotations, detections=detections,
-        notes=tuple(filter(None, notes)),
-    )  # fmt: skip
+    if (turned := orientation(files[0].read_bytes())) != 1:
+        notes.append(f"{folder.name}: EXIF orientation {turned} is ignored; boxes are of the stored pixels")
+    return CheckedSequence(info, files, annotations, detections, tuple(notes))
 
 
 def open_sequence(folder: Path) -> tuple[SequenceInfo, FrameFiles]:
     """What `seqinfo.ini` says, and the files of all its frames, before any but the first of them is read.
 
-    A size that it does not say is that of the first frame. Raises UserError, also for frames that are missing or that
-    are no JPEG or PNG files.
+    Size and extension that it does not say are those of the first frame. Raises UserError, also for frames that are
+    missing or that are no JPEG or PNG files.
     """
     info = read_sequence_info(folder)
-    if info.image_ext.lower() not in PACKED_SUFFIXES:
-        raise UserError(f"{folder / 'seqinfo.ini'}: imExt={info.image_ext}; frames must be JPEG or PNG files")
     frames = list_frames(folder / info.image_dir, info)
     if frames.fault:
         raise UserError(frames.fault)
-    if not (info.width and info.height):
-        width, height = read_picture(frames.files[1])[1]
-        info = replace(info, width=info.width or width, height=info.height or height)
-    return info, frames
+    first = frames.files[1]
+    if first.suffix.lower() not in PACKED_SUFFIXES:
+        raise UserError(f"{first}: frames must be JPEG or PNG files ({', '.join(PACKED_SUFFIXES)})")
+    width, height = (info.width, info.height) if info.width and info.height else read_size(first)
+    return replace(info, width=width, height=height, image_ext=first.suffix), frames
 
 
 def _notes(annotations: Annotations, format: Format) -> Iterator[str]:
-    if not len(annotations):
-        return
     if not annotations.has_class:
         yield f"read as {format.name} without classes: every box is a person"
     if not np.isin(annotations.flag, (0, 1)).all():
-        yield f"flags {_counts(annotations.flag)}: all but 0 count"
-    if not len(annotations.people):
+        yield f"flags {counts(annotations.flag)}: all but 0 count"
+    if len(annotations) and not len(annotations.people):
         yield f"no box is a person: {_found(annotations)}"
 
 
@@ -235,18 +223,10 @@ def check_people(source: Path, sequences: Iterable[CheckedSequence]) -> None:
     """Raises UserError, with the classes and flags that there are, where no box of any gt counts as a person."""
     gts = [s.annotations for s in sequences if s.annotations is not None]
     if gts and not any(len(gt.people) for gt in gts):
-        boxes = next((gt for gt in gts if len(gt)), Annotations.empty())
-        found = f"{_found(boxes)}; {CHOOSE_CLASS}" if len(boxes) else "their gt is empty"
+        boxes = max(gts, key=len)
+        found = f"{_found(boxes)}; {_CHOOSE}" if len(boxes) else "their gt is empty"
         raise UserError(f"{source}: no person in any sequence (class 1, flag not 0): {found}")
 
 
 def _found(annotations: Annotations) -> str:
-    return f"classes {_counts(annotations.class_id)}, flags {_counts(annotations.flag)}"
-
-
-def _counts(values: NDArray[np.int64]) -> str:
-    """`0 (12 boxes), 3 (1)`, at most six of them, the most frequent first."""
-    found, counts = np.unique(values, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:6]
-    said = [f"{found[i]} ({counts[i]}{' boxes' if i == order[0] else ''})" for i in order]
-    return ", ".join(said) + (", …" if len(found) > 6 else "")
+    return f"classes {counts(annotations.class_id)}, flags {counts(annotations.flag)}"

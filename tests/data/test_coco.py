@@ -187,19 +187,22 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "no track id": (without("annotations", 0, "instance_id"), "annotation 1: no track_id or instance_id"),
     "null track id": (change("annotations", 0, instance_id=None), "annotation 1: no track_id or instance_id"),
     "a track id in letters": (change("annotations", 0, instance_id="a"), "annotation 1: instance_id='a'"),
-    "an id twice in a frame": (change("annotations", 2, instance_id=3), "annotation 3: id 3 twice in image 10"),
+    "an id twice in a frame": (
+        change("annotations", 2, instance_id=3),
+        "annotation:3: id 3 twice in frame 1 (first in line 2)",
+    ),
     "a box of no image": (change("annotations", 0, image_id=99), "annotation 1: no image 99"),
     "a box of no category": (change("annotations", 0, category_id=99), "annotation 1: no category 99"),
-    "negative width": (change("annotations", 0, bbox=[1, 2, -3, 4]), "annotation 1: width -3 and height 4"),
+    "negative width": (change("annotations", 0, bbox=[1, 2, -3, 4]), "annotation:1: width -3 and height 4"),
     "three numbers": (change("annotations", 0, bbox=[1, 2, 3]), "annotation 1: bbox=[1, 2, 3]"),
     "letters in a box": (change("annotations", 0, bbox=[1, "b", 3, 4]), "annotation 1: bbox=[1, 'b', 3, 4]"),
     "NaN": (change("annotations", 0, bbox=[1, float("nan"), 3, 4]), "annotation 1: bbox=[1, nan, 3, 4]"),
     "a huge number": (change("annotations", 0, bbox=[1, 10**400, 3, 4]), "annotation 1: bbox="),
-    "visibility above 1": (change("annotations", 0, visibility=1.5), "annotation 1: visibility=1.5"),
+    "visibility above 1": (change("annotations", 0, visibility=1.5), "annotation:1: class 1, visibility 1.5"),
     "an annotation that is none": (lambda d: d["annotations"].append(5), "annotations[7] is not an object"),
     "nobody": (
         change("categories", 0, name="cat"),
-        "no label is called person or pedestrian; there are cat (5 boxes), car (1 boxes), dog (1",
+        "no label is called person or pedestrian; there are cat (5×), car (1×), dog (1×)",
     ),
 }
 

@@ -141,7 +141,6 @@ COUNTED: dict[str, tuple[str, int, str, list[int]]] = {
     "files and rows from 0": ("0,1,5,6,7,8,1,1,1\n3,1,5,6,7,8,1,1,1\n", 0, "frames counted from 0", [1, 4]),
     "files from 0, rows from 1": ("1,1,5,6,7,8,1,1,1\n4,1,5,6,7,8,1,1,1\n", 0, "from MOT17\n", [1, 4]),
     "files from 1, rows from 0": ("0,1,5,6,7,8,1,1,1\n3,1,5,6,7,8,1,1,1\n", 1, "frames counted from 0", [1, 4]),
-    "part of a video": ("101,1,5,6,7,8,1,1,1\n103,1,5,6,7,8,1,1,1\n", 101, "frames counted from 101", [1, 3]),
 }
 
 
@@ -180,10 +179,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
         "gt.txt:3: id 3 is not in gameinfo.ini"),
     "nobody": (
         sequence("A", "1,7,5,6,7,8,1,0,1\n"), [],
-        "no label is called person or pedestrian; there are 0 (1 boxes): choose by --map NAME=pedestrian"),
+        "no label is called person or pedestrian; there are 0 (1×): choose by --map NAME=pedestrian"),
     "a map without a class": (sequence("A", NINE), ["--map", "car"], "--map car: NAME=CLASS expected"),
     "a map to no class": (sequence("A", NINE), ["--map", "car=14"], "--map car=14: NAME=CLASS expected"),
-    "a map of no label": (sequence("A", NINE), ["--map", "lion=1"], "--map: no label 'lion'; there are pedestrian (2"),
+    "a map of no label": (sequence("A", NINE), ["--map", "lion=1"], "no label 'lion'; there are pedestrian (2×)"),
     "images": (sequence("A", NINE), ["--images", "x"], "--images x: for coco and cvat only"),
 }  # fmt: skip
 
@@ -214,7 +213,7 @@ def test_riders_are_people_if_the_map_says_so(tmp_path: Path, capsys: pytest.Cap
     frames(tmp_path / "img1")
     arguments = ["import", "--src", str(tmp_path / "source.json"), "--dst", str(tmp_path / "mot")]
     assert main(arguments) == 2
-    assert "there are rider (1 boxes): choose by --map NAME=pedestrian" in capsys.readouterr().err
+    assert "there are rider (1×): choose by --map NAME=pedestrian" in capsys.readouterr().err
     assert main([*arguments, "--map", "rider=pedestrian"]) == 0
     assert "1,1,5,6,7,8,1,1,1" in (tmp_path / "mot/v/gt/gt.txt").read_text()
 

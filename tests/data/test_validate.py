@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from motrlab.data.validate import check_decodes, frame_workers, jpeg_size, picture_size, validate_sequence
+from motrlab.data.validate import check_decodes, frame_workers, jpeg_size, png_size, validate_sequence
 from motrlab.errors import UserError
 
 
@@ -40,18 +40,18 @@ def test_every_cut_of_a_jpeg_is_noticed() -> None:
         with pytest.raises(ValueError, match="cut short"):
             jpeg_size(data[:length])
     with pytest.raises(ValueError, match="not a JPEG or PNG file"):
-        picture_size(b"\x89PNG\r\n")
+        jpeg_size(b"\x89PNG\r\n")
 
 
 def test_every_cut_and_every_changed_byte_of_a_png_is_noticed() -> None:
     data = cv2.imencode(".png", np.eye(37, 53, dtype=np.uint8) * 200)[1].tobytes()
-    assert picture_size(data) == (53, 37)
+    assert png_size(data) == (53, 37)
     for length in range(8, len(data)):
         with pytest.raises(ValueError, match="PNG file is cut short"):
-            picture_size(data[:length])
+            png_size(data[:length])
     for at in range(12, len(data)):
         with pytest.raises(ValueError, match=r"PNG file is (damaged|cut short)"):
-            picture_size(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            png_size(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
 
 
 def cut_file(path: Path) -> None:
@@ -90,10 +90,13 @@ def test_a_faulty_frame_is_named(case: str, make_sequence: Callable[..., Path]) 
 
 
 def test_only_jpeg_and_png_sequences(make_sequence: Callable[..., Path]) -> None:
-    file = make_sequence("A") / "seqinfo.ini"
-    file.write_text(file.read_text().replace(".jpg", ".bmp"))
-    with pytest.raises(UserError, match=r"seqinfo.ini: imExt=\.bmp; frames must be JPEG or PNG"):
-        validate_sequence(file.parent)
+    folder = make_sequence("A")
+    rewritten = (folder / "seqinfo.ini").read_text().replace("imExt=.jpg", "")
+    (folder / "seqinfo.ini").write_text(rewritten)
+    for file in (folder / "img1").iterdir():
+        file.rename(file.with_suffix(".bmp"))
+    with pytest.raises(UserError, match=r"img1/000001\.bmp: frames must be JPEG or PNG"):
+        validate_sequence(folder)
 
 
 def test_gt_and_progress(make_sequence: Callable[..., Path]) -> None:
