@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from motrlab.data.coco import import_coco
@@ -23,18 +21,6 @@ from motrlab.errors import UserError
 _TOOLS = {"coco": (import_coco, ".json"), "cvat": (import_cvat, ".zip")}  # importer, extension of its files
 _FOLDERS = {format.name.lower(): format for format in FORMATS if format.converted}
 CHOICES = (*_TOOLS, *_FOLDERS)
-_BESIDE = ("", "train", "training")  # where a data set's folder may have its sequences
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A sequence: its folder, the file of its labels, the folder of its frames; `format` where the layout says it."""
-
-    folder: Path
-    labels: Path
-    frames: Path
-    info: SequenceInfo | None = None
-    format: Format | None = None
 
 
 def import_labels(
@@ -52,60 +38,53 @@ def import_labels(
         return [(info, tool.upper()) for info in _TOOLS[tool][0](source, destination, images, class_map)]
     if images is not None:
         raise UserError(f"--images {images}: for coco and cvat only; a data set's folder holds its frames")
-    found = [_read(item, _FOLDERS.get(format) or item.format) for item in _sources(source)]
+    found = [_read(folder, labels, _FOLDERS.get(format) or of) for folder, labels, of in _sequences(source)]
     infos = write_videos([video for video, _ in found], destination, class_map)
     return list(zip(infos, [said for _, said in found], strict=True))
 
 
-def _sources(source: Path) -> list[_Source]:
-    """The sequences with labels of a data set's folder. Raises UserError: there is none."""
+def _sequences(source: Path) -> list[tuple[Path, Path, Format | None]]:
+    """Folder of each sequence with labels, their file, and the format where the layout says it. Raises UserError."""
     if not source.is_dir():
         raise UserError(f"{source}: no such folder; give a data set's folder, a COCO-video .json or CVAT's .zip")
-    for base in (source / name for name in _BESIDE):
+    found: list[tuple[Path, Path, Format | None]] = []
+    for base in (source, source / "train", source / "training"):
         for format in FORMATS:
-            if format.layout[0] and (found := list(_laid_out(base, format))):
-                return found
-    found = []
-    for folder in find_sequences(source):
-        info = read_sequence_info(folder) if os.path.lexists(folder / "seqinfo.ini") else None
-        gt, frames = folder / "gt" / "gt.txt", folder / (info.image_dir if info is not None else "img1")
-        if os.path.lexists(gt):
-            found.append(_Source(folder, gt, frames, info))
+            labels, frames = format.layout
+            name = re.compile(re.escape(labels).replace(r"\*", "([^.].*)"))
+            for file in sorted(base.glob(labels)) if labels else ():
+                if match := name.fullmatch(file.relative_to(base).as_posix()):
+                    found.append((base / frames.replace("*", match[1]), file, format))
+    found = found or [(folder, folder / "gt" / "gt.txt", None) for folder in find_sequences(source)]
+    found = [(folder, labels, format) for folder, labels, format in found if os.path.lexists(labels)]
     if not found:
         raise UserError(f"{source}: no sequence with gt/gt.txt in it; there is nothing to import")
     return found
 
 
-def _laid_out(base: Path, format: Format) -> Iterator[_Source]:
-    labels, frames = format.layout
-    name = re.compile(re.escape(labels).replace(r"\*", "([^.].*)"))
-    for file in sorted(base.glob(labels)):
-        if match := name.fullmatch(file.relative_to(base).as_posix()):
-            folder = base / frames.replace("*", match[1])
-            yield _Source(folder, file, folder, None, format)
-
-
-def _read(item: _Source, format: Format | None) -> tuple[LabelledVideo, str]:
-    """The sequence, and what to say of it."""
-    rows = Rows.of(read_text(item.labels), item.labels)
-    format = format or recognise(rows, item.folder)
+def _read(folder: Path, file: Path, format: Format | None) -> tuple[LabelledVideo, str]:
+    """A sequence, and what to say of it; `file` holds the labels."""
+    rows = Rows.of(read_text(file), file)
+    format = format or recognise(rows, folder)
     if not format.converted:
-        raise UserError(f"{item.labels}: rows of {format.name} ({format.says}); {how_to_import(format)}")
-    frames = list_frames(item.frames, item.info, numbered=True)
+        raise UserError(f"{file}: rows of {format.name} ({format.says}); {how_to_import(format)}")
+    info = read_sequence_info(folder) if os.path.lexists(folder / "seqinfo.ini") else None
+    images = folder / (info.image_dir if info is not None else "img1")
+    frames = list_frames(images if info is not None or images.is_dir() else folder, info, numbered=True)
     if frames.fault:
         raise UserError(frames.fault)
-    labels = read_labels(rows, format, item.folder)
+    labels = read_labels(rows, format, folder)
     # Rows of MOTChallenge count from 1, or from 0 if they do, however the files are numbered; those of others as they.
     first = min(1, *labels.table[:, 0]) if format.is_mot and len(rows) else frames.first
     labels.table[:, 0] += 1 - first
     labels.table[:, 6] = labels.table[:, 6] != 0  # whatever is not 0 counts, a confidence too
-    det = item.folder / "det" / "det.txt"
+    det = folder / "det" / "det.txt"
     video = LabelledVideo(
-        name=safe_name(item.folder.name),
-        frame_rate=item.info.frame_rate if item.info is not None else format.frame_rate,
+        name=safe_name(folder.name),
+        frame_rate=info.frame_rate if info is not None else format.frame_rate,
         images=list(frames.files.values()),
         annotations=check_labels(labels, frames.num_frames, "frames there"),
         names=labels.names,
-        detections=read_detections(det, item.info, first) if os.path.lexists(det) else None,
+        detections=read_detections(det, info, int(first)) if os.path.lexists(det) else None,
     )
-    return video, format.name + (f", frames counted from {first}" if first != 1 else "")
+    return video, format.name + (f", frames counted from {first:.0f}" if first != 1 else "")

@@ -182,9 +182,11 @@ def read_labels(rows: Rows, format: Format, folder: Path) -> Labels:
         rows.refuse(~np.isin(table[:, 1], list(roles)), f"id {{:.0f}} is not in {format.roles}", table[:, 1])
         kind, has_class = np.array([roles[int(track)] for track in table[:, 1]]), True
     kind, seen = kind if has_class else table[:, -1], np.where(seen == -1, 1, seen)
-    keep = kind != (names.index(format.regions) if format.regions in names else np.inf)
     table = np.column_stack([table[:, :2], box, table[:, format.flag], kind, seen])
-    return Labels(table[keep], rows.select(keep), dict(enumerate(names)), has_class)
+    if format.regions in names:
+        keep = kind != names.index(format.regions)
+        table, rows = table[keep], rows.select(keep)
+    return Labels(table, rows, dict(enumerate(names)), has_class)
 
 
 def _roles(file: Path) -> tuple[dict[int, int], tuple[str, ...]]:

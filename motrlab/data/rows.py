@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import configparser
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -62,16 +62,16 @@ class Rows:
 
     path: Path | str
     lines: list[str]
-    numbers: list[int]
+    numbers: Sequence[int]
     separator: str | None
 
     @staticmethod
     def of(text: str, path: Path | str) -> Rows:
         """Split a file's text. Separators behind the last column are left out."""
-        stripped = [(number, line.rstrip(" \t,;")) for number, line in enumerate(text.splitlines(), 1)]
-        kept = [(number, line) for number, line in stripped if line]
-        separator = next((sign for sign in ";," if kept and sign in kept[0][1]), None)
-        return Rows(path, [line for _, line in kept], [number for number, _ in kept], separator)
+        lines = [line.rstrip(" \t,;") for line in text.splitlines()]
+        first = next(filter(None, lines), "")
+        rows = Rows(path, lines, range(1, len(lines) + 1), next((sign for sign in ";," if sign in first), None))
+        return rows if all(lines) else rows.select(np.array([line != "" for line in lines]))
 
     def __len__(self) -> int:
         return len(self.lines)
