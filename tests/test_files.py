@@ -43,7 +43,9 @@ def fail(error: BaseException) -> Callable[[], object]:
 @pytest.mark.parametrize("write", [write_file, write_folder])
 def test_the_target_appears_at_the_end_with_usual_rights(write: Callable[..., None], tmp_path: Path) -> None:
     target = tmp_path / "deep" / "name.txt"
-    write(target, then=lambda: [target.exists()].index(False))
+    there: list[bool] = []
+    write(target, then=lambda: there.append(target.exists()))
+    assert there == [False]
     (tmp_path / "plain").mkdir() if target.is_dir() else (tmp_path / "plain").touch()
     assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode
     write(target, "newer")

@@ -22,9 +22,8 @@ from pathlib import Path
 
 import lmdb
 
-from motrlab.data.lmdb_files import forget
 from motrlab.data.motchallenge import Annotations, SequenceInfo
-from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, content_hash, read_value
+from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, content_hash, forget, read_value
 from motrlab.data.validate import Progress
 from motrlab.errors import UserError
 from motrlab.files import MARKER, check_ours, clear_leftovers, free_bytes, hidden_name, replace_folder, writing
@@ -80,9 +79,9 @@ def write_store(
 
 def _hash_sources(sources: Sequence[SequenceSource]) -> str:
     """Changes with any name, size or time of a file, with the annotations and the infos. Raises UserError."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{SCHEMA}".encode())
     for item in sources:
-        digest.update(json.dumps(dataclasses.asdict(item.info), sort_keys=True).encode())
+        digest.update(json.dumps([dataclasses.asdict(item.info), item.annotations.has_class]).encode())
         digest.update(annotation_bytes(item.annotations))
         for file in item.files:
             with _reading(file):

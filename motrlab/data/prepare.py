@@ -91,9 +91,9 @@ def prepare(
     )
 
 
-def _folders(destination: Path, part: str) -> tuple[Path, Path]:
-    """Of a part's frames, and of its gt."""
-    return destination / f"{part}_lmdb", destination / f"{part}_gt"
+def _folders(destination: Path, part: str) -> list[Path]:
+    """Of a part's frames, and of its gt: training reads that from the frames' LMDB."""
+    return [destination / f"{part}_{kind}" for kind in (("lmdb",) if part == "train" else ("lmdb", "gt"))]
 
 
 def _check_writable(destination: Path) -> None:
@@ -161,14 +161,14 @@ def _cut(sequence: CheckedSequence, annotations: Annotations, frames: range) -> 
 
 def _write_part(destination: Path, part: str, members: list[_Part], num_workers: int, progress: Progress) -> str:
     """Pack a part, link its gt, and return its data hash; remove what an earlier run left of a part now empty."""
-    store, gt = _folders(destination, part)
+    store, *others = _folders(destination, part)
     if not members:
-        for folder in (store, gt):
+        for folder in (store, *others):
             check_ours(folder)
             shutil.rmtree(folder, ignore_errors=True)
         return ""
     data_hash = write_store(store, [m.source for m in members], num_workers=num_workers, progress=progress)
-    if part != "train":
+    for gt in others:
         _write_gt(gt, members)
     return data_hash
 

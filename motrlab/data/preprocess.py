@@ -7,14 +7,11 @@ input at scale 1/128 is the byte minus 128.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from motrlab.boxes import box_cxcywh_to_ltwh
 
 # ITU-R BT.601, section 2.5: luma weights of R, G, B; U and V are colour differences scaled to the range of luma.
 _RED, _GREEN, _BLUE = 0.299, 0.587, 0.114
@@ -40,20 +37,20 @@ def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[n
     return resized  # type: ignore[return-value]
 
 
+def _bands(image: NDArray[np.uint8]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Rows of a BGR picture `uint8 [H, W, 3]`, and their YUV on the scale of the input, -1 to 1."""
+    for top in range(0, len(image), _BAND_ROWS):
+        rows = slice(top, top + _BAND_ROWS)
+        yield rows, cv2.transform(image[rows].astype(np.float32), _BGR_TO_INPUT)  # type: ignore[misc]
+
+
 def yuv_normalise(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """BGR `uint8 [..., H, W, 3]` → network input `float32 [..., 3, H, W]`, range -1 to 1."""
-    lead, (height, width) = images.shape[:-3], images.shape[-3:-1]
-    flat = [images[index] for index in np.ndindex(*lead)]  # views, whatever the order in memory
-    return stack_inputs(flat, height, width).reshape(*lead, 3, height, width)
-
-
-def stack_inputs(images: Sequence[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.float32]:
-    """T pictures of that size, BGR `uint8 [height, width, 3]` → network input `float32 [T, 3, height, width]`."""
-    result = np.empty((len(images), 3, height, width), np.float32)
-    for image, target in zip(images, result, strict=True):
-        for top in range(0, height, _BAND_ROWS):
-            band = slice(top, top + _BAND_ROWS)
-            cv2.split(cv2.transform(image[band].astype(np.float32), _BGR_TO_INPUT), list(target[:, band]))
+    *lead, height, width, _ = images.shape
+    result = np.empty((*lead, 3, height, width), np.float32)
+    for index in np.ndindex(*lead):
+        for rows, band in _bands(images[index]):
+            cv2.split(band, list(result[index][:, rows]))
     return result
 
 
@@ -64,13 +61,11 @@ def preprocess(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
 
 def preprocess_bytes(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """The same image as the fixed-point network takes it: `uint8 [height, width, 3]`, `input_bytes` of `preprocess`."""
-    resized = resize_image(image, height, width)
     result = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, _BAND_ROWS):
-        band = cv2.transform(resized[top : top + _BAND_ROWS].astype(np.float32), _BGR_TO_INPUT)
+    for rows, band in _bands(resize_image(image, height, width)):
         np.rint(np.multiply(band, 128, out=band), out=band)
         # With saturation: the bluest blue is 255.5.
-        cv2.add(band, (128.0, 128.0, 128.0, 0.0), result[top : top + _BAND_ROWS], dtype=cv2.CV_8U)  # type: ignore[call-overload]
+        cv2.add(band, (128.0, 128.0, 128.0, 0.0), result[rows], dtype=cv2.CV_8U)  # type: ignore[call-overload]
     return result
 
 
@@ -78,8 +73,3 @@ def input_bytes(inputs: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Network input `float32 [..., 3, H, W]` on its grid of 1/128: `uint8 [..., H, W, 3]`, 128 for zero."""
     steps = np.clip(np.rint(inputs * np.float32(128)), -128, 127) + 128
     return np.ascontiguousarray(np.moveaxis(steps.astype(np.uint8), -3, -1))
-
-
-def boxes_to_pixels(boxes: Any, width: int, height: int) -> Any:
-    """The network's `cxcywh [..., 4]` in fractions → `ltwh` in pixels of an image of that size (NumPy)."""
-    return box_cxcywh_to_ltwh(boxes) * np.array([width, height, width, height], boxes.dtype)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from motrlab.config import StreetConfig
+from motrlab.data.motchallenge import SequenceInfo, format_sequence_info
 from motrlab.data.street_render import Renderer, Silhouette
 from motrlab.data.street_scene import build_scene
 from motrlab.data.street_world import Scene
@@ -37,6 +38,8 @@ DISTRACTOR_CLASS = 8
 JPEG_QUALITY = 90
 _MARKER = "street.json"
 _PREFIX = "STREET-"
+_GT_FORMAT = "%d,%d,%.2f,%.2f,%.2f,%.2f,%d,%d,%.4f"
+_DET_FORMAT = "%d,-1,%.2f,%.2f,%.2f,%.2f,%.3f,-1,-1,-1"
 
 
 def street_names(config: StreetConfig) -> list[str]:
@@ -66,9 +69,7 @@ def annotate_scene(scene: Scene) -> NDArray[np.float64]:
     Columns: frame (from 1), id, left, top, width, height (px), flag, class, visibility (fraction 0 to 1).
     """
     renderer = Renderer(scene)
-    frames = (renderer.silhouettes(i) for i in range(scene.config.num_frames))
-    rows = [_gt_row(i + 1, found) for i, frame in enumerate(frames) for found in frame]
-    return np.array(rows, dtype=np.float64).reshape(-1, 9)
+    return _gt_rows([renderer.silhouettes(i) for i in range(scene.config.num_frames)])
 
 
 def generate_street(
@@ -122,66 +123,53 @@ def _write_sequence(name: str, config: StreetConfig, destination: Path) -> str:
 
 
 def _write_files(scene: Scene, folder: Path) -> None:
+    config, renderer, frames = scene.config, Renderer(scene), []
+    sizes = {name: getattr(config, name) for name in ("num_frames", "width", "height", "frame_rate")}
+    info = SequenceInfo(name=scene.name, **sizes)
     for part in ("img1", "gt", "det"):
         (folder / part).mkdir()
-    renderer = Renderer(scene)
-    rng = np.random.default_rng((*scene.seed, 4))
-    gt: list[str] = []
-    det: list[str] = []
-    for index in range(scene.config.num_frames):
+    for index in range(config.num_frames):
         image, found = renderer.render(index)
         ok, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         assert ok
-        (folder / "img1" / f"{index + 1:06d}.jpg").write_bytes(jpeg.tobytes())
-        gt += [_gt_line(_gt_row(index + 1, silhouette)) for silhouette in found]
-        det += _detections(rng, index + 1, found, scene.config)
-    (folder / "gt" / "gt.txt").write_text("".join(gt), encoding="utf-8")
-    (folder / "det" / "det.txt").write_text("".join(det), encoding="utf-8")
-    (folder / "seqinfo.ini").write_text(_seqinfo(scene), encoding="utf-8")
-    (folder / _MARKER).write_text(_marker(scene.config), encoding="utf-8")
+        info.frame_path(folder, index + 1).write_bytes(jpeg.tobytes())
+        frames.append(found)
+    np.savetxt(folder / "gt" / "gt.txt", _gt_rows(frames), _GT_FORMAT)
+    np.savetxt(folder / "det" / "det.txt", _det_rows(scene, frames), _DET_FORMAT)
+    (folder / "seqinfo.ini").write_text(format_sequence_info(info), encoding="utf-8")
+    (folder / _MARKER).write_text(_marker(config), encoding="utf-8")
 
 
-def _gt_row(frame: int, found: Silhouette) -> list[float]:
-    """Rounded as in the file, so that `annotate_scene` agrees with it."""
-    flag, kind = (0, DISTRACTOR_CLASS) if found.distractor else (1, 1)
-    box = [round(v, 2) for v in found.ltwh]
-    return [frame, found.track_id, *box, flag, kind, round(found.visibility, 4)]
+def _gt_rows(frames: Sequence[Sequence[Silhouette]]) -> NDArray[np.float64]:
+    """Rounded as in the file."""
+    rows = []
+    for frame, found in enumerate(frames, 1):
+        for s in found:
+            flag, kind = (0, DISTRACTOR_CLASS) if s.distractor else (1, 1)
+            rows.append([frame, s.track_id, *(round(v, 2) for v in s.ltwh), flag, kind, round(s.visibility, 4)])
+    return np.array(rows, dtype=np.float64).reshape(-1, 9)
 
 
-def _gt_line(row: Sequence[float]) -> str:
-    frame, track_id, left, top, width, height, flag, kind, visibility = row
-    box = f"{left:.2f},{top:.2f},{width:.2f},{height:.2f}"
-    return f"{frame:.0f},{track_id:.0f},{box},{flag:.0f},{kind:.0f},{visibility:.4f}\n"
-
-
-def _detections(rng: np.random.Generator, frame: int, found: Sequence[Silhouette], config: StreetConfig) -> list[str]:
-    """A plain detector: it shifts boxes, misses who is covered, sees statues and now and then nothing at all."""
-    lines = []
-    for silhouette in found:
-        noise, chance, quality = rng.normal(0, 0.03, 4), rng.random(), rng.normal(0, 0.08)
-        visibility = silhouette.visibility
-        seen = 0.35 if silhouette.distractor else 0.97 * np.clip((visibility - 0.1) / 0.5, 0, 1)
-        if chance < seen:
-            left, top, width, height = silhouette.ltwh
-            box = (left + noise[0] * width, top + noise[1] * height, width * (1 + noise[2]), height * (1 + noise[3]))
-            base = 0.5 if silhouette.distractor else 0.45 + 0.5 * visibility
-            lines.append(_det_line(frame, box, base + quality))
-    for _ in range(int(rng.poisson(0.15))):
-        height = rng.uniform(0.17, 0.45) * config.height
-        left, top = rng.uniform(0, config.width), rng.uniform(0, config.height - height)
-        lines.append(_det_line(frame, (left, top, 0.38 * height, height), rng.uniform(0.2, 0.6)))
-    return lines
-
-
-def _det_line(frame: int, box: tuple[float, ...], score: float) -> str:
-    left, top, width, height = box
-    score = min(max(score, 0.05), 1.0)
-    return f"{frame},-1,{left:.2f},{top:.2f},{width:.2f},{height:.2f},{score:.3f},-1,-1,-1\n"
-
-
-def _seqinfo(scene: Scene) -> str:
-    config = scene.config
-    return (
-        f"[Sequence]\nname={scene.name}\nimDir=img1\nframeRate={config.frame_rate}\nseqLength={config.num_frames}\n"
-        f"imWidth={config.width}\nimHeight={config.height}\nimExt=.jpg\n"
-    )
+def _det_rows(scene: Scene, frames: Sequence[Sequence[Silhouette]]) -> NDArray[np.float64]:
+    """Frame, box and score, of a plain detector: it shifts boxes, misses who is covered, sees statues and now and then
+    nothing at all.
+    """
+    rng, config = np.random.default_rng((*scene.seed, 4)), scene.config
+    rows: list[tuple[float, ...]] = []
+    for frame, found in enumerate(frames, 1):
+        for silhouette in found:
+            shift, chance, quality = rng.normal(0, 0.03, 4), rng.random(), rng.normal(0, 0.08)
+            seen, score = 0.97 * np.clip((silhouette.visibility - 0.1) / 0.5, 0, 1), 0.45 + 0.5 * silhouette.visibility
+            if silhouette.distractor:
+                seen, score = 0.35, 0.5
+            if chance < seen:
+                left, top, width, height = silhouette.ltwh
+                size = (width * (1 + shift[2]), height * (1 + shift[3]))
+                rows.append((frame, left + shift[0] * width, top + shift[1] * height, *size, score + quality))
+        for _ in range(int(rng.poisson(0.15))):
+            height = rng.uniform(0.17, 0.45) * config.height
+            left, top = rng.uniform(0, config.width), rng.uniform(0, config.height - height)
+            rows.append((frame, left, top, 0.38 * height, height, rng.uniform(0.2, 0.6)))
+    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
+    table[:, 5] = table[:, 5].clip(0.05, 1.0)
+    return table

@@ -5,9 +5,9 @@ A pixel belongs to a silhouette where the alpha of its sprite is at least half.
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -19,13 +19,12 @@ from motrlab.data.street_world import Person, Prop, Scene
 
 @dataclass(frozen=True)
 class Silhouette:
-    """One person or statue in one frame: its exact box, and pixels of its mask (all, inside the image, visible)."""
+    """One person or statue in one frame: its exact box, and the pixels of its mask (all of them, the visible ones)."""
 
     track_id: int
     distractor: bool
     ltwh: tuple[float, float, float, float]
     total: int
-    inside: int
     visible: int
 
     @property
@@ -33,34 +32,31 @@ class Silhouette:
         return self.visible / self.total
 
 
-@dataclass
 class Renderer:
     """Draws the frames of one scene. Sprites are made on first use and kept."""
 
-    scene: Scene
-    _sprites: dict[tuple[Any, ...], Sprite] = field(default_factory=dict)
-    _background: Image | None = None
-    _noise: NDArray[np.int16] | None = None
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self._person_sprite, self._prop_sprite = functools.cache(person_sprite), functools.cache(prop_sprite)
 
     def silhouettes(self, frame: int) -> list[Silhouette]:
         """Boxes and exact mask counts of 0-based `frame`, without drawing it."""
-        return self._compose(frame, None)[1]
-
-    def label_map(self, frame: int) -> tuple[Image, list[Silhouette]]:
-        """`silhouettes(frame)`, and the map they are counted on: `uint8 [H, W]`, n for the nth from afar."""
-        return self._compose(frame, None)
+        return self.compose(frame)[1]
 
     def render(self, frame: int) -> tuple[Image, list[Silhouette]]:
         """The picture of 0-based `frame` as BGR `uint8 [H, W, 3]`, and `silhouettes(frame)`."""
         image = self._view(frame)
-        _, found = self._compose(frame, image)
+        _, found = self.compose(frame, image)
         return self._expose(image, frame), found
 
-    def _compose(self, frame: int, image: Image | None) -> tuple[Image, list[Silhouette]]:
-        """Paint from far to near onto `image` (if any) and a map of labels that the masks are counted on."""
-        height, width = self.scene.config.height, self.scene.config.width
-        labels = np.zeros((height, width), dtype=np.uint8)
-        found: list[tuple[int, bool, tuple[float, float, float, float], int, int]] = []
+    def compose(self, frame: int, image: Image | None = None) -> tuple[Image, list[Silhouette]]:
+        """Paint from far to near onto `image` (if any) and a map of labels, `uint8 [H, W]`: n for the nth from afar.
+
+        Returns the map, and the silhouettes, whose masks are counted on it.
+        """
+        labels = np.zeros((self.scene.config.height, self.scene.config.width), dtype=np.uint8)
+        found: list[tuple[int, bool, tuple[float, float, float, float], int]] = []
+        inside: list[int] = []
         for foot, thing, index in self._actors(frame):
             sprite, scale = self._sprite(thing, index)
             if image is not None and isinstance(thing, Person):
@@ -68,14 +64,15 @@ class Renderer:
             patch, corner = _place(sprite, foot, scale)
             mask = patch[:, :, 3] >= 128
             label = len(found) + 1 if isinstance(thing, Person) or thing.kind == "statue" else 0
-            inside = _stamp(labels, image, patch, mask, corner, label)
+            stamped = _stamp(labels, image, patch, mask, corner, label)
             if label:
                 left, top, right, bottom = (edge * scale for edge in sprite.box)
                 box = (foot[0] + left, foot[1] + top, right - left, bottom - top)
                 track_id = thing.track_id if isinstance(thing, Person) else self._statue_id(thing)
-                found.append((track_id, isinstance(thing, Prop), box, int(mask.sum()), inside))
-        visible = np.bincount(labels.ravel(), minlength=len(found) + 1)
-        return labels, [Silhouette(*f, int(visible[i + 1])) for i, f in enumerate(found) if f[4] > 0]
+                found.append((track_id, isinstance(thing, Prop), box, int(mask.sum())))
+                inside.append(stamped)
+        visible = np.bincount(labels.ravel(), minlength=len(found) + 1)[1:]
+        return labels, [Silhouette(*f, int(v)) for f, v, n in zip(found, visible, inside, strict=True) if n > 0]
 
     def _actors(self, frame: int) -> list[tuple[tuple[float, float], Person | Prop, int]]:
         """Everything in the world at `frame` with its foot point in the image, far to near."""
@@ -96,24 +93,18 @@ class Renderer:
 
     def _sprite(self, thing: Person | Prop, row: int) -> tuple[Sprite, float]:
         """The sprite and its body height in the image, px."""
-        key: tuple[Any, ...]
         if isinstance(thing, Prop):
-            key, scale = (thing,), thing.height
-        else:
-            key = (thing.look, int(thing.view[row]), int(thing.phase[row]))
-            scale = float(thing.height[row])
-        if key not in self._sprites:
-            if isinstance(thing, Prop):
-                self._sprites[key] = prop_sprite(thing)
-            else:
-                largest = math.ceil(145 * self.scene.config.height / 270)
-                self._sprites[key] = person_sprite(*key, body=largest)
-        return self._sprites[key], scale
+            return self._prop_sprite(thing), thing.height
+        largest = math.ceil(145 * self.scene.config.height / 270)
+        sprite = self._person_sprite(thing.look, int(thing.view[row]), int(thing.phase[row]), body=largest)
+        return sprite, float(thing.height[row])
+
+    @functools.cached_property
+    def _background(self) -> Image:
+        return draw_background(self.scene)
 
     def _view(self, frame: int) -> Image:
         """The background as the camera sees it."""
-        if self._background is None:
-            self._background = draw_background(self.scene)
         camera = self.scene.camera[frame]
         size = (self.scene.config.width, self.scene.config.height)
         if not camera.any():
@@ -121,13 +112,16 @@ class Renderer:
         shift = np.array([[1.0, 0.0, -camera[0]], [0.0, 1.0, -camera[1]]])
         return np.asarray(cv2.warpAffine(self._background, shift, size, flags=cv2.INTER_LINEAR), dtype=np.uint8)
 
+    @functools.cached_property
+    def _noise(self) -> NDArray[np.int16]:
+        """Twice the picture's height and width, of which each frame gets a part."""
+        size = (2 * self.scene.config.height, 2 * self.scene.config.width, 1)
+        tile = np.random.default_rng((*self.scene.seed, 2)).normal(0, self.scene.noise, size)
+        return np.repeat(np.rint(tile), 3, axis=2).astype(np.int16)
+
     def _expose(self, image: Image, frame: int) -> Image:
         """Brightness of the moment and sensor noise."""
         height, width = image.shape[:2]
-        if self._noise is None:
-            rng = np.random.default_rng((*self.scene.seed, 2))
-            tile = rng.normal(0, self.scene.noise, (2 * height, 2 * width, 1))
-            self._noise = np.repeat(np.rint(tile), 3, axis=2).astype(np.int16)
         rng = np.random.default_rng((*self.scene.seed, 3, frame))
         top, left = int(rng.integers(height)), int(rng.integers(width))
         bright = cv2.multiply(image, np.full(4, float(self.scene.gain[frame])), dtype=cv2.CV_16S)

@@ -1,4 +1,4 @@
-"""The plan of a synthetic street video, without a single pixel: camera, props, people, light.
+"""The plan of a synthetic street video, without a single pixel: camera, props, people and their looks, light.
 
 Scenes depend on the config and the video's index only. About every third camera moves; every fourth video has a
 moment without people in its second half, every other fourth in its first.
@@ -7,14 +7,14 @@ moment without people in its second half, every other fourth in its first.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.config import StreetConfig
-from motrlab.data.street_looks import dress
 from motrlab.data.street_walks import Stage, populate
-from motrlab.data.street_world import REFERENCE_HEIGHT, Colour, Floats, Prop, Scene, body_height
+from motrlab.data.street_world import REFERENCE_HEIGHT, Colour, Floats, Look, Person, Prop, Scene, body_height
 
 _MIN_FRAMES_TO_LEAVE = 96  # a shorter video is over before all have left the street
 
@@ -26,6 +26,19 @@ _PROPS: dict[str, tuple[tuple[float, float], tuple[float, float], Colour]] = {
     "statue": ((104, 150), (0.4, 0.95), (150, 155, 155)),
 }
 
+_LOOK_ALIKES = 0.2  # share of the people who dress like another one
+
+_SHIRTS: tuple[Colour, ...] = (
+    (40, 40, 210), (30, 130, 245), (40, 215, 240), (60, 160, 40), (150, 150, 20), (215, 110, 30), (110, 40, 20),
+    (170, 50, 130), (180, 120, 245), (245, 245, 245), (25, 25, 30), (30, 60, 105), (70, 235, 150), (235, 215, 90),
+)  # fmt: skip
+_TROUSERS: tuple[Colour, ...] = (
+    (25, 25, 25), (120, 60, 25), (50, 70, 100), (225, 225, 230), (35, 35, 120), (40, 90, 40), (165, 130, 60),
+    (110, 190, 220),
+)  # fmt: skip
+_HAIR: tuple[Colour, ...] = ((20, 20, 25), (25, 45, 80), (70, 170, 220), (40, 70, 150), (190, 190, 195))
+_SKIN: tuple[Colour, ...] = ((170, 200, 240), (130, 170, 220), (80, 120, 170), (50, 75, 110))
+
 
 def build_scene(name: str, index: int, config: StreetConfig, *, unseen: bool = False) -> Scene:
     """The scene of video `index` (from 0, counted separately for unseen videos). Depends on its arguments only."""
@@ -36,7 +49,7 @@ def build_scene(name: str, index: int, config: StreetConfig, *, unseen: bool = F
     camera, panorama = _camera(rng, config, unit, moving)
     props = _props(rng, panorama, unit)
     stage = Stage(config, unit, camera, _empty_frames(rng, index, config, unseen), props)
-    people = dress(np.random.default_rng((*seed, 5)), populate(rng, stage))
+    people = _dress(np.random.default_rng((*seed, 5)), populate(rng, stage))
     time = np.arange(config.num_frames)
     period = rng.uniform(0.5, 1.5) * 240
     wave = np.sin(2 * np.pi * time / period + rng.uniform(0, 6))
@@ -93,3 +106,43 @@ def _props(rng: np.random.Generator, panorama: tuple[int, int], unit: float) -> 
         foot = (float(slot) * panorama[0], foot_y)
         props.append(Prop(kind, foot, width * body, height * body, (blue + shade, green + shade, red + shade)))
     return tuple(props)
+
+
+def _dress(rng: np.random.Generator, people: list[Person]) -> list[Person]:
+    """Give everyone a look: a fifth of the people, two at least, share theirs with another one."""
+    looks = _looks(rng, len(people))
+    order = rng.permutation(len(people))
+    for pair in range(max(1, round(_LOOK_ALIKES / 2 * len(people))) if len(people) > 1 else 0):
+        looks[order[2 * pair]] = looks[order[2 * pair + 1]]
+    return [replace(person, track_id=i + 1, look=looks[i]) for i, person in enumerate(people)]
+
+
+def _looks(rng: np.random.Generator, count: int) -> list[Look]:
+    """`count` different looks; a shirt colour comes back only after all the others had their turn."""
+    looks: list[Look] = []
+    shirts: list[int] = []
+    worn: set[tuple[int, int]] = set()
+    while len(looks) < count:
+        shirts = shirts or [int(i) for i in rng.permutation(len(_SHIRTS))]
+        shirt = shirts.pop()
+        fitting = [t for t in range(len(_TROUSERS)) if _contrast(shirt, t)]
+        trousers = [t for t in fitting if (shirt, t) not in worn] or fitting
+        trouser = int(rng.choice(trousers))
+        worn.add((shirt, trouser))
+        others = [colour for colour in _SHIRTS if colour != _SHIRTS[shirt]]
+        look = Look(
+            shirt=_SHIRTS[shirt],
+            trousers=_TROUSERS[trouser],
+            hair=_HAIR[int(rng.integers(len(_HAIR)))],
+            skin=_SKIN[int(rng.integers(len(_SKIN)))],
+            stripe=others[int(rng.integers(len(others)))] if rng.random() < 0.35 else None,
+            bag=others[int(rng.integers(len(others)))] if rng.random() < 0.35 else None,
+            shorts=bool(rng.random() < 0.2),
+            long_hair=bool(rng.random() < 0.4),
+        )
+        looks.append(look)
+    return looks
+
+
+def _contrast(shirt: int, trousers: int) -> bool:
+    return bool(np.abs(np.subtract(_SHIRTS[shirt], _TROUSERS[trousers])).sum() > 120)

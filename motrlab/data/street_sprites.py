@@ -57,9 +57,10 @@ class _Pen:
         self.body = body
         self.canvas: Image = np.zeros((round(1.12 * body), 2 * round(0.45 * body), 4), dtype=np.uint8)
         self.origin = (self.canvas.shape[1] / 2, 1.06 * body)
+        self.drop = 0.0  # added to every y
 
     def _fixed(self, point: Point) -> tuple[int, int]:
-        x, y = self.origin[0] + point[0] * self.body, self.origin[1] + (point[1] - 1) * self.body
+        x, y = self.origin[0] + point[0] * self.body, self.origin[1] + (point[1] + self.drop - 1) * self.body
         return round((x - 0.5) * 2**_SHIFT), round((y - 0.5) * 2**_SHIFT)
 
     def line(self, points: list[Point], thickness: float, colour: Colour, shade: float = 1.0) -> None:
@@ -87,18 +88,16 @@ def _bgra(colour: Colour, shade: float) -> tuple[int, int, int, int]:
 
 def _draw_side(pen: _Pen, look: Look, swing: float, lift: float) -> None:
     """Walking to the right: `swing` from -1 to 1 moves the legs, `lift` bends the knee of the leg in the air."""
-    legs = [_leg(swing, lift), _leg(-swing, -lift)]
-    drop = 0.975 - max(leg[2][1] for leg in legs)  # the lower foot stands on the ground
-    far, near = ([(x, y + drop) for x, y in leg] for leg in legs)
+    far, near = _leg(swing, lift), _leg(-swing, -lift)
+    pen.drop = 0.975 - max(far[2][1], near[2][1])  # the lower foot stands on the ground
     _draw_leg(pen, look, far, 0.045, shade=0.75)
-    _draw_arm(pen, look, (0.0, 0.21 + drop), -swing, shade=0.75)
+    _draw_arm(pen, look, (0.0, 0.21), -swing, shade=0.75)
     if look.bag is not None:
-        pen.polygon(_shifted([(-0.17, 0.2), (-0.06, 0.19), (-0.06, 0.42), (-0.17, 0.42)], drop), look.bag)
+        pen.polygon([(-0.17, 0.2), (-0.06, 0.19), (-0.06, 0.42), (-0.17, 0.42)], look.bag)
     _draw_leg(pen, look, near, 0.045, shade=1.0)
-    torso = [(-0.1, 0.17), (0.09, 0.17), (0.13, 0.25), (0.115, 0.53), (-0.115, 0.53), (-0.13, 0.25)]
-    _draw_torso(pen, look, torso, drop)
-    _draw_head(pen, look, drop, 0.03)
-    _draw_arm(pen, look, (0.0, 0.21 + drop), swing, shade=0.85)
+    _draw_torso(pen, look, [(-0.1, 0.17), (0.09, 0.17), (0.13, 0.25), (0.115, 0.53), (-0.115, 0.53), (-0.13, 0.25)])
+    _draw_head(pen, look, 0.03)
+    _draw_arm(pen, look, (0.0, 0.21), swing, shade=0.85)
 
 
 def _leg(swing: float, lift: float) -> list[Point]:
@@ -125,24 +124,24 @@ def _draw_arm(pen: _Pen, look: Look, shoulder: Point, swing: float, shade: float
     pen.line([shoulder, elbow], 0.068, look.shirt, shade)
 
 
-def _draw_torso(pen: _Pen, look: Look, outline: list[Point], drop: float) -> None:
-    pen.polygon(_shifted(outline, drop), look.shirt)
+def _draw_torso(pen: _Pen, look: Look, outline: list[Point]) -> None:
+    pen.polygon(outline, look.shirt)
     half = outline[2][0]
     if look.stripe is not None:
         for top in (0.27, 0.39):
             band = [(-half, top), (half, top), (half * 0.97, top + 0.06), (-half * 0.97, top + 0.06)]
-            pen.polygon(_shifted(band, drop), look.stripe)
+            pen.polygon(band, look.stripe)
 
 
-def _draw_head(pen: _Pen, look: Look, drop: float, nose: float, facing: bool = True) -> None:
+def _draw_head(pen: _Pen, look: Look, nose: float, facing: bool = True) -> None:
     """`nose` is how far the face is turned to the right."""
-    pen.line([(0.0, 0.14 + drop), (0.0, 0.19 + drop)], 0.06, look.skin, 0.9)
+    pen.line([(0.0, 0.14), (0.0, 0.19)], 0.06, look.skin, 0.9)
     if look.long_hair:
-        pen.ellipse((-nose, 0.11 + drop), (0.075, 0.1), look.hair)
-    pen.ellipse((0.0, 0.085 + drop), (0.066, 0.085), look.skin if facing else look.hair)
-    pen.ellipse((-nose / 2, 0.07 + drop), (0.07, 0.072), look.hair, (175 + 300 * nose, 365 - 300 * nose))
+        pen.ellipse((-nose, 0.11), (0.075, 0.1), look.hair)
+    pen.ellipse((0.0, 0.085), (0.066, 0.085), look.skin if facing else look.hair)
+    pen.ellipse((-nose / 2, 0.07), (0.07, 0.072), look.hair, (175 + 300 * nose, 365 - 300 * nose))
     if nose:
-        pen.ellipse((-nose, 0.075 + drop), (0.045, 0.06), look.hair)
+        pen.ellipse((-nose, 0.075), (0.045, 0.06), look.hair)
 
 
 def _draw_front(pen: _Pen, look: Look, swing: float, facing: bool) -> None:
@@ -151,19 +150,14 @@ def _draw_front(pen: _Pen, look: Look, swing: float, facing: bool) -> None:
         hip, foot = 0.05 * side, 0.975 - 0.05 * up
         _draw_leg(pen, look, [(hip, 0.51), (hip * 1.1, 0.74 - 0.02 * up), (hip * 1.2, foot)], 0.0, 1 - 0.2 * up)
         _draw_arm(pen, look, (0.115 * side, 0.21), -0.3 * side, 0.85 - 0.1 * up, 0.02 * side)
-    torso = [(-0.1, 0.17), (0.1, 0.17), (0.125, 0.22), (0.1, 0.53), (-0.1, 0.53), (-0.125, 0.22)]
-    _draw_torso(pen, look, torso, 0.0)
+    _draw_torso(pen, look, [(-0.1, 0.17), (0.1, 0.17), (0.125, 0.22), (0.1, 0.53), (-0.1, 0.53), (-0.125, 0.22)])
     if look.bag is not None:  # a backpack, of which the front shows the straps
         if facing:
             for side in (-1, 1):
                 pen.line([(0.06 * side, 0.18), (0.07 * side, 0.38)], 0.03, look.bag)
         else:
             pen.polygon([(-0.08, 0.2), (0.08, 0.2), (0.08, 0.42), (-0.08, 0.42)], look.bag)
-    _draw_head(pen, look, 0.0, 0.0, facing)
-
-
-def _shifted(points: list[Point], drop: float) -> list[Point]:
-    return [(x, y + drop) for x, y in points]
+    _draw_head(pen, look, 0.0, facing)
 
 
 def prop_sprite(prop: Prop) -> Sprite:
@@ -171,19 +165,18 @@ def prop_sprite(prop: Prop) -> Sprite:
     if prop.kind == "statue":
         return _statue_sprite(prop)
     height, width = (max(2, round(_OVERSAMPLE * side)) for side in (prop.height, prop.width))
-    canvas: Image = np.zeros((height, width, 4), dtype=np.uint8)
-    canvas[:, :, 3] = 255
+    canvas: Image = np.full((height, width, 4), 255, dtype=np.uint8)
+    colour = canvas[:, :, :3]
     shade = 1.15 - 0.5 * np.abs(np.linspace(-0.7, 1, width))  # round, lit from the left
-    canvas[:, :, :3] = np.clip(shade[None, :, None] * np.array(prop.colour), 0, 255)
-    trim = max(1, round(0.06 * height)) if prop.kind != "pole" else max(1, round(0.015 * height))
-    canvas[:trim, :, :3] = canvas[:trim, :, :3] // 2
-    if prop.kind == "column":  # posters
-        canvas[round(0.3 * height) : round(0.7 * height), :, :3] = (
-            canvas[round(0.3 * height) : round(0.7 * height), :, :3] // 3 + 120
-        )
+    colour[:] = np.clip(shade[None, :, None] * np.array(prop.colour), 0, 255)
+    trim = max(1, round((0.015 if prop.kind == "pole" else 0.06) * height))
+    colour[:trim] //= 2
+    if prop.kind == "column":
+        posters = colour[round(0.3 * height) : round(0.7 * height)]
+        posters[:] = posters // 3 + 120
     if prop.kind == "planter":
         leaves = np.random.default_rng(round(prop.foot[0])).integers(0, 60, (trim * 5, width, 1))
-        canvas[: trim * 5, :, :3] = np.concatenate((30 + leaves // 2, 80 + leaves, 40 + leaves // 2), -1)[:height]
+        colour[: trim * 5] = np.concatenate((30 + leaves // 2, 80 + leaves, 40 + leaves // 2), -1)[:height]
     return _finish(canvas, (width / 2, float(height)), height)
 
 
@@ -260,18 +253,11 @@ def _draw_ground(rng: np.random.Generator, street: NDArray[np.float32], top: int
 
 def _finish(canvas: Image, origin: tuple[float, float], body: float) -> Sprite:
     """Shrink an oversampled drawing to its two levels and take its tight box."""
-    height, width = (4 * math.ceil(side / (2 * _OVERSAMPLE)) for side in canvas.shape[:2])
-    padded = np.zeros((height, width, 4), dtype=np.uint8)
-    padded[: canvas.shape[0], : canvas.shape[1]] = canvas
-    first = cv2.resize(padded, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    second = cv2.resize(padded, (width // 4, height // 4), interpolation=cv2.INTER_AREA)
-    rows = np.flatnonzero((canvas[:, :, 3] >= 128).any(1))
-    columns = np.flatnonzero((canvas[:, :, 3] >= 128).any(0))
-    left, right = (columns[0] - origin[0]) / body, (columns[-1] + 1 - origin[0]) / body
-    top, bottom = (rows[0] - origin[1]) / body, (rows[-1] + 1 - origin[1]) / body
-    return Sprite(
-        (np.asarray(first, dtype=np.uint8), np.asarray(second, dtype=np.uint8)),
-        body / 2,
-        (origin[0] / 2, origin[1] / 2),
-        (float(left), float(top), float(right), float(bottom)),
-    )
+    padded = cv2.copyMakeBorder(canvas, 0, -canvas.shape[0] % 4, 0, -canvas.shape[1] % 4, cv2.BORDER_CONSTANT)
+    height, width = padded.shape[:2]
+    first, second = (cv2.resize(padded, (width // n, height // n), interpolation=cv2.INTER_AREA) for n in (2, 4))
+    x, y, w, h = cv2.boundingRect((canvas[:, :, 3] >= 128).astype(np.uint8))
+    left, right = (x - origin[0]) / body, (x + w - origin[0]) / body
+    top, bottom = (y - origin[1]) / body, (y + h - origin[1]) / body
+    levels = np.asarray(first, np.uint8), np.asarray(second, np.uint8)
+    return Sprite(levels, body / 2, (origin[0] / 2, origin[1] / 2), (left, top, right, bottom))

@@ -158,8 +158,10 @@ def _covers(stage: Stage, people: list[Person], known: list[Floats], group: list
             start = max(everyone[old].start, everyone[new].start)
             stop = max(start, min(everyone[old].stop, everyone[new].stop))
             for far, near in ((old, new), (new, old)):
-                part = result[far][start:stop]
-                np.maximum(part, _cover(everyone[far], everyone[near], start, stop), out=part)
+                part, a, b = result[far][start:stop], everyone[far], everyone[near]
+                rows, hiding = slice(start - a.start, stop - a.start), slice(start - b.start, stop - b.start)
+                height = b.height[hiding]
+                np.maximum(part, _cover(a, rows, b.foot[hiding], height * _WIDTH, height), out=part)
     return result
 
 
@@ -167,32 +169,22 @@ def _too_long(cover: Floats) -> bool:
     return any(_longest_run(cover > share) > limit for share, limit in _COVER_LIMITS)
 
 
-def _cover(far: Person, near: Person, start: int, stop: int) -> Floats:
-    """Share of `far`'s planned box that `near` covers in frames `start..stop`; 0 where it is not nearer."""
-    if stop <= start:
-        return np.zeros(0)
-    a, b = slice(start - far.start, stop - far.start), slice(start - near.start, stop - near.start)
-    width = _overlap(far.foot[a, 0], far.height[a] * _WIDTH, near.foot[b, 0], near.height[b] * _WIDTH)
-    top = np.maximum(far.foot[a, 1] - far.height[a], near.foot[b, 1] - near.height[b])
-    height = np.clip(np.minimum(far.foot[a, 1], near.foot[b, 1]) - top, 0, None)
-    cover = width * height / (far.height[a] ** 2 * _WIDTH)
-    return np.where(near.foot[b, 1] > far.foot[a, 1], cover, 0.0)
-
-
 def _behind_props(stage: Stage, person: Person) -> Floats:
     cover = np.zeros(stage.config.num_frames)
     part = cover[person.start : person.stop]
     for prop in stage.props:
-        width = _overlap(person.foot[:, 0], person.height * _WIDTH, np.float64(prop.foot[0]), np.float64(prop.width))
-        top = np.maximum(person.foot[:, 1] - person.height, prop.foot[1] - prop.height)
-        share = width * np.clip(person.foot[:, 1] - top, 0, None) / (person.height**2 * _WIDTH)
-        np.maximum(part, np.where(prop.foot[1] > person.foot[:, 1], share, 0.0), out=part)
+        np.maximum(part, _cover(person, slice(None), np.array(prop.foot), prop.width, prop.height), out=part)
     return cover
 
 
-def _overlap(a: Floats, width_a: Floats, b: Floats | np.float64, width_b: Floats | np.float64) -> Floats:
-    """Common length of intervals given by centre and width."""
-    return np.clip(np.minimum(a + width_a / 2, b + width_b / 2) - np.maximum(a - width_a / 2, b - width_b / 2), 0, None)
+def _cover(far: Person, rows: slice, foot: Floats, width: Floats | float, height: Floats | float) -> Floats:
+    """Share of `far`'s planned box that a thing `[n or 1]` covers in those rows of it; 0 where it is not nearer."""
+    x, y, size = far.foot[rows, 0], far.foot[rows, 1], far.height[rows]
+    right = np.minimum(x + size * _WIDTH / 2, foot[..., 0] + width / 2)
+    left = np.maximum(x - size * _WIDTH / 2, foot[..., 0] - width / 2)
+    top = np.maximum(y - size, foot[..., 1] - height)
+    cover = np.clip(right - left, 0, None) * np.clip(np.minimum(y, foot[..., 1]) - top, 0, None)
+    return np.where(foot[..., 1] > y, cover / (size**2 * _WIDTH), 0.0)
 
 
 def _longest_run(flags: NDArray[np.bool_]) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,15 +80,6 @@ class DataSummary:
     def metrics(self) -> dict[str, float]:
         """Flat, for a record: `train.num_frames`, `test.fraction_below_07`, ..."""
         return {f"{part}.{key}": value for part, total in self.totals.items() for key, value in total.items()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "data_hash": self.data_hash,
-            "left_out": list(self.left_out),
-            "totals": self.totals,
-            "sequences": [dataclasses.asdict(s) for s in self.sequences],
-        }
 
     def histogram(self, quantity: str) -> dict[str, list[int]]:
         """Counts in the bins of `EDGES[quantity]`, by part; parts without that quantity are left out."""
@@ -195,15 +185,11 @@ def _total(sequences: list[SequenceSummary]) -> dict[str, float]:
         result[key] = sum(getattr(s, key) for s in sequences)
     result["boxes_per_frame"] = result["num_boxes"] / result["num_frames"]
     for key in ("fraction_below_03", "fraction_below_07"):
-        known = [(getattr(s, key), s.num_boxes) for s in sequences if getattr(s, key) is not None]
+        known = [s for s in sequences if getattr(s, key) is not None]
         if known:
-            result[key] = _weighted_mean(known)
+            weights = [s.num_boxes for s in known]
+            result[key] = float(np.average([getattr(s, key) for s in known], weights=weights))
     return result
-
-
-def _weighted_mean(pairs: Iterable[tuple[float, int]]) -> float:
-    values, weights = zip(*pairs, strict=True)
-    return float(np.average(values, weights=weights))
 
 
 def _cell(value: Any) -> str:

@@ -13,11 +13,10 @@ import lmdb
 import pytest
 
 from motrlab.data import packing
-from motrlab.data.lmdb_files import opened
 from motrlab.data.motchallenge import read_annotations, read_sequence_info
 from motrlab.data.packing import SequenceSource, write_store
 from motrlab.data.prepare import prepare
-from motrlab.data.store import FrameStore
+from motrlab.data.store import FrameStore, opened
 from motrlab.errors import UserError
 
 MakeSequence = Callable[..., Path]

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from motrlab.data.preprocess import boxes_to_pixels, preprocess, resize_image, yuv_normalise
+from motrlab.data.preprocess import preprocess, resize_image, yuv_normalise
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,3 @@ def test_areas_are_averaged_below_half(old: tuple[int, int], new: tuple[int, int
     expected = cv2.resize(image, new[::-1], interpolation=interpolation)
     np.testing.assert_array_equal(resize_image(image, *new), expected)
     np.testing.assert_array_equal(preprocess(image, *new), yuv_normalise(expected))
-
-
-def test_boxes_to_pixels() -> None:
-    boxes = np.array([[0.5, 0.5, 0.25, 0.5], [0, 0, 0.1, 0.2]], np.float32)
-    np.testing.assert_allclose(boxes_to_pixels(boxes, 200, 100), [[75, 25, 50, 50], [-10, -10, 20, 20]], atol=1e-5)
-    assert boxes_to_pixels(boxes[:0], 200, 100).shape == (0, 4)

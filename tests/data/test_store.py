@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,11 +17,10 @@ import lmdb
 import numpy as np
 import pytest
 
-from motrlab.data.lmdb_files import forget
 from motrlab.data.motchallenge import read_annotations, read_sequence_info
 from motrlab.data.packing import SequenceSource, write_store
 from motrlab.data.pictures import read_image
-from motrlab.data.store import FrameStore
+from motrlab.data.store import FrameStore, forget
 from motrlab.errors import UserError
 
 MakeSequence = Callable[..., Path]
@@ -69,6 +69,12 @@ def test_same_files_are_not_packed_again_and_changed_ones_are(path: Path, source
     assert store.frame_bytes("A", 1) == store.frame_bytes(
         "A", 2
     )  # a reader opened earlier sees the new file, not a dead one
+
+
+def test_gt_that_loses_its_classes_is_packed_again(path: Path, sources: list[SequenceSource]) -> None:
+    assert FrameStore(path).annotations("A").has_class
+    write_store(path, [replace(s, annotations=replace(s.annotations, has_class=False)) for s in sources])
+    assert not FrameStore(path).annotations("A").has_class
 
 
 def test_the_data_hash_belongs_to_the_content(

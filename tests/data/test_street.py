@@ -197,7 +197,7 @@ def test_boxes_fit_every_pose() -> None:
             view=person.view[row : row + 1], phase=person.phase[row : row + 1],
         )  # fmt: skip
         renderer = Renderer(make_scene([middle], []))
-        labels, (found,) = renderer.label_map(0)
+        labels, (found,) = renderer.compose(0)
         rows, columns = np.flatnonzero((labels == 1).any(1)), np.flatnonzero((labels == 1).any(0))
         drawn = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         np.testing.assert_allclose(drawn, box_ltwh_to_xyxy(np.array(found.ltwh)), atol=1.0)

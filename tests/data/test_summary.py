@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -65,12 +63,6 @@ def test_gt_without_visibility_and_without_boxes() -> None:
     assert counts("track_frames", none) == {"train": {}}
     assert counts("people_per_frame", none) == {"train": {"0": 6}}
     assert summary(bare).histogram_table("visibility").splitlines()[1] == "0-0.1"
-
-
-def test_the_summary_is_plain_json() -> None:
-    one = summary(summarise("train", INFO, annotations(ROWS)))
-    back = json.loads(json.dumps(one.to_dict()))
-    assert dict(back["sequences"][0]["histograms"])["track_frames"] == one.histogram("track_frames")["train"]
 
 
 @pytest.mark.parametrize("quantity", LABELS)
