@@ -104,7 +104,9 @@ def read_sequence_info(folder: Path) -> SequenceInfo:
     """
     file = folder / "seqinfo.ini"
     if not file.is_file():
-        raise UserError(f"{file}: missing; a sequence needs a seqinfo.ini with seqLength, imWidth and imHeight")
+        raise UserError(
+            f"{file}: missing; a sequence needs one with seqLength, and `python -m motrlab import` writes it"
+        )
     said = read_ini(file)
     image_dir = said.get("imdir") or "img1"
     extension = said.get("imext", "")
