@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from motrlab.data.motchallenge import read_text, write_rows
+from motrlab.data.plain_rows import LARGEST, are_whole, have_frame_and_id_once, plain_rows
 from motrlab.errors import UserError
 
 _EXPECTED = "expected frame,id,x,y,w,h[,score,...]"
@@ -53,12 +54,27 @@ class Tracks:
 def read_tracks(path: Path) -> Tracks:
     """Read a MOTChallenge result file; rows keep their order, a missing score is 1, an empty file has no tracks.
 
-    Raises UserError, naming file and line, for a missing file, fewer than six columns, anything but finite numbers,
-    a frame below 1, a negative or fractional id, and an id that stands twice in a frame.
+    Raises UserError, naming file and line, for a missing file, fewer than six columns, anything but finite numbers up
+    to 2^53, a frame below 1, a negative or fractional id, and an id that stands twice in a frame.
     """
+    text = read_text(Path(path))
+    table = plain_rows(text)
+    if table is None or table.shape[1] < 7 or not _is_correct(table):
+        return Tracks.from_rows(_line_by_line(text, path))
+    return Tracks.from_rows(table[:, :7])
+
+
+def _is_correct(table: np.ndarray) -> bool:
+    return bool(
+        (table[:, :2].min(0) >= (1, 0)).all() and are_whole(table[:, :2]) and have_frame_and_id_once(table[:, :2])
+    )
+
+
+def _line_by_line(text: str, path: Path) -> list[tuple[float, ...]]:
+    """Rows of all spellings; finds the line to name in an error."""
     rows: list[tuple[float, ...]] = []
     first_line: dict[tuple[float, float], int] = {}  # of each frame and id
-    for number, line in enumerate(read_text(Path(path)).splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         row = _parse(line, f"{path}:{number}")
@@ -67,7 +83,7 @@ def read_tracks(path: Path) -> Tracks:
         if earlier != number:
             raise UserError(f"{path}:{number}: id {track_id:g} twice in frame {frame:g} (first in line {earlier})")
         rows.append(row)
-    return Tracks.from_rows(rows)
+    return rows
 
 
 def _parse(line: str, where: str) -> tuple[float, ...]:
@@ -91,6 +107,8 @@ def _number(field: str, where: str) -> float:
         raise UserError(f"{where}: {field.strip()!r} is not a number; {_EXPECTED}") from error
     if not math.isfinite(value):
         raise UserError(f"{where}: {field.strip()!r} is not finite; remove the line")
+    if abs(value) > LARGEST:
+        raise UserError(f"{where}: {field.strip()} is beyond 2^53, where numbers are no longer exact; number ids anew")
     return value
 
 
