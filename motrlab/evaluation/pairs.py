@@ -146,10 +146,10 @@ def _overlaps(
         width = np.minimum(gt_x1[gt], x1[pred]) - np.maximum(gt_x0[gt], x0[pred])
         beside = np.flatnonzero(width > 0)
         gt, pred, width = gt[beside], pred[beside], width[beside]
-        height = np.minimum(gt_y1[gt], y1[pred]) - np.maximum(gt_y0[gt], y0[pred])
-        over = np.flatnonzero(height > 0)
-        gt, pred, intersection = gt[over], pred[over], (width * height)[over]
-        yield gt, pred, intersection / (gt_area[gt] + area[pred] - intersection)
+        height = np.maximum(0, np.minimum(gt_y1[gt], y1[pred]) - np.maximum(gt_y0[gt], y0[pred]))
+        iou = width * height / (gt_area[gt] + area[pred] - width * height)
+        over = np.flatnonzero(iou > 0)
+        yield gt[over], pred[over], iou[over]
 
 
 def _matched(sequence: PairedSequence, removed: np.ndarray) -> np.ndarray:

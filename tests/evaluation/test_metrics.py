@@ -91,6 +91,14 @@ CASES: dict[str, tuple[list[tuple[float, ...]], list[tuple[float, ...]], dict[st
         [(1, 1, 0), (3, 1, 2), (3, 2, 0), *rows(9, (1, 2, 3), 100)],
         want(idsw=1, fp=1, fn=1, frag=1),
     ),
+    "an id used again for somebody else": (
+        rows(1, (1, 2)) + rows(2, (3, 4), 100), rows(1, (1, 2)) + rows(1, (3, 4), 100),
+        want(mota=1, idsw=0, idf1=0.5, assa=0.5, mt=2),
+    ),
+    "equal boxes, two for one": (rows(1, FOUR), rows(1, FOUR) + rows(2, FOUR), want(mota=0, fp=4, idsw=0, idr=1)),
+    "equal boxes, two for two": (
+        rows(1, FOUR) + rows(2, FOUR), rows(8, FOUR) + rows(9, FOUR), want(mota=1, idsw=0, idf1=1, hota=1)
+    ),
     "flag 0 is no target, and hides nothing": (
         rows(1, FOUR) + rows(2, FOUR, 50, 0, 1), rows(1, FOUR) + rows(2, FOUR, 50), want(num_gt=4, fp=4, mota=0)
     ),
