@@ -174,12 +174,8 @@ def check_labels(labels: Labels, num_frames: int, counted: str = "frames in seqi
         (kind != np.rint(kind)) | (seen < 0) | (seen > 1),
         "class {:g}, visibility {:g}; a whole number and a fraction from 0 to 1 expected", kind, seen,
     )  # fmt: skip
-    order = np.lexsort((track, frame))
-    table = labels.table[order]
-    same = (table[1:, :2] == table[:-1, :2]).all(axis=1)
-    earlier = np.zeros(len(rows), np.int64)  # line of the same id in the same frame, 0 for none
-    earlier[order[1:][same]] = np.array(rows.numbers, np.int64)[order[:-1][same]]
-    rows.refuse(earlier > 0, "id {:.0f} twice in frame {:.0f} (first in line {})", track, frame, earlier)
+    rows.refuse_repeats(frame, track)
+    table = labels.table[np.lexsort((track, frame))]
     frames, ids, flags, classes = table[:, [0, 1, 6, 7]].astype(np.int64).T
     return Annotations(frames, ids, table[:, 2:6].copy(), flags, classes, table[:, 8].copy(), labels.has_class)
 

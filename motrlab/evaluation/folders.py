@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from motrlab.data.motchallenge import (
+    ENDLESS,
     Annotations,
     SequenceInfo,
     read_annotations,
     read_sequence_info,
-    read_text,
     video_name,
 )
+from motrlab.data.rows import Rows, read_text
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks, read_tracks
-
-_ENDLESS = 2**53  # beyond any frame number, and exact as a float
 
 
 def read_folders(gt_dir: Path, pred_dir: Path) -> tuple[dict[str, Annotations], dict[str, Tracks], list[str]]:
@@ -72,8 +70,8 @@ def _result_files(pred_dir: Path, names: Collection[str]) -> tuple[dict[str, Pat
 def _begins_with_a_row(file: Path) -> bool:
     """Whether the first line is six numbers or more, as those of tracks and detections are."""
     try:
-        line = read_text(file).strip().partition("\n")[0]
-        return len([float(field) for field in re.split(r"[,;\s]+", line)[:6]]) == 6
+        rows = Rows.of(read_text(file), file)
+        return len([float(cell) for cell in rows.cells()[:6]]) == 6 if len(rows) else False
     except ValueError:  # of float, and every UserError
         return False
 
@@ -95,7 +93,7 @@ def _sequence_info(folder: Path) -> SequenceInfo:
     """What seqinfo.ini says; without one, a sequence that is never over."""
     if (folder / "seqinfo.ini").is_file():
         return read_sequence_info(folder)
-    return SequenceInfo(name=folder.name, num_frames=_ENDLESS, width=1, height=1, frame_rate=1)
+    return SequenceInfo(name=folder.name, num_frames=ENDLESS, width=1, height=1, frame_rate=1)
 
 
 def _read_pred(file: Path, info: SequenceInfo) -> Tracks:
