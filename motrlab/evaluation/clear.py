@@ -19,18 +19,18 @@ MOSTLY_TRACKED, MOSTLY_LOST = 0.8, 0.2  # shares of a person's boxes, as used by
 
 def correspondences(sequence: PairedSequence) -> np.ndarray:
     """The pairs that belong together, in the order of frames."""
-    candidates = sequence.iou >= IOU_THRESHOLD - IOU_SLACK
-    matched: np.ndarray = candidates.copy()
     gt_id, pred_id = sequence.gt_id[sequence.pair_gt], sequence.pred_id[sequence.pair_pred]
-    for frame in sequence.contested(candidates):
-        span = sequence.span(frame)
-        before = np.full(len(sequence.gt_length), -1)  # predicted id of each gt id
+    before = np.full(len(sequence.gt_length), -1)  # predicted id of each gt id
+
+    def score(frame: int, matched: np.ndarray) -> np.ndarray:
+        before[:] = -1
         if frame:
             last = sequence.span(frame - 1)
             before[gt_id[last][matched[last]]] = pred_id[last][matched[last]]
-        score = _CONTINUED * (before[gt_id[span]] == pred_id[span]) + sequence.iou[span]
-        matched[span] &= sequence.assign(frame, np.where(candidates[span], score, 0.0))
-    return np.flatnonzero(matched)
+        span = sequence.span(frame)
+        return _CONTINUED * (before[gt_id[span]] == pred_id[span]) + sequence.iou[span]
+
+    return np.flatnonzero(sequence.match(sequence.iou >= IOU_THRESHOLD - IOU_SLACK, score))
 
 
 def count(sequence: PairedSequence) -> dict[str, Any]:

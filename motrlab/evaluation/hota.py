@@ -23,12 +23,9 @@ def count(sequence: PairedSequence) -> dict[str, Any]:
     gt, pred = np.divmod(tracks, num_tracks)
     length = sequence.gt_length[gt] + sequence.pred_length[pred]
 
-    contested = sequence.contested(sequence.iou > 0)
-    together = np.bincount(of_pair, weights=_shares(sequence, contested), minlength=len(tracks))
+    together = np.bincount(of_pair, weights=_shares(sequence), minlength=len(tracks))
     score = (together / (length - together))[of_pair] * sequence.iou  # a soft Jaccard index steers the matching
-    matched = np.ones(len(score), bool)
-    for frame in contested:
-        matched[sequence.span(frame)] = sequence.assign(frame, score[sequence.span(frame)])
+    matched = sequence.match(sequence.iou > 0, lambda frame, _: score[sequence.span(frame)])
 
     hits = sequence.iou[matched] >= ALPHAS[:, None] - IOU_SLACK  # [19, matches]
     tp = hits.sum(1).astype(float)
@@ -38,10 +35,10 @@ def count(sequence: PairedSequence) -> dict[str, Any]:
     return {"tp": tp, "fn": len(sequence.gt_id) - tp, "fp": len(sequence.pred_id) - tp, "association": association}
 
 
-def _shares(sequence: PairedSequence, contested: list[int]) -> np.ndarray:
+def _shares(sequence: PairedSequence) -> np.ndarray:
     """How much of all overlap of its two boxes each pair is, fraction 0 to 1; 1 where neither overlaps another."""
     shares = np.ones(len(sequence.iou))
-    for frame in contested:
+    for frame in sequence.contested(sequence.iou > 0):
         span = sequence.span(frame)
         iou = sequence.matrix(frame, sequence.iou[span])
         overlap = (iou.sum(0)[None, :] + iou.sum(1)[:, None] - iou)[iou > 0]

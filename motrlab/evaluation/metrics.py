@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from motrlab.data.motchallenge import Annotations
 from motrlab.errors import UserError
 from motrlab.evaluation import clear, hota, identity, second_opinion
@@ -65,6 +67,18 @@ def evaluate(
     return results
 
 
+def agreement(reference: Mapping[str, Tracks], other: Mapping[str, Tracks]) -> Results:
+    """Metrics of `other` with `reference` as ground truth, protocol `hat`: 1 for the same tracks under any ids.
+
+    Raises UserError if `other` has a sequence that `reference` lacks.
+    """
+    gt = {}
+    for name, tracks in reference.items():
+        ones = np.ones(len(tracks), np.int64)
+        gt[name] = Annotations(tracks.frame, tracks.track_id, tracks.ltwh, ones, ones, ones.astype(float), False)
+    return evaluate(gt, other, "hat")
+
+
 def evaluate_folders(gt_dir: Path, pred_dir: Path, protocol: str = PROTOCOLS[0], engine: str = "motrlab") -> Results:
     """Metrics of MOTChallenge files, found and read as `read_folders` says; what is left out is told on stderr.
 
@@ -83,13 +97,3 @@ def _kinds(annotations: Iterable[Annotations]) -> str:
     """Classes and flags, and how often: `class 0 with flag 1 (75 boxes), ...`."""
     found = Counter(pair for a in annotations for pair in zip(a.class_id.tolist(), a.flag.tolist(), strict=True))
     return ", ".join(f"class {c} with flag {flag} ({n} boxes)" for (c, flag), n in sorted(found.items()))
-
-
-def flatten(results: Results, protocol: str) -> dict[str, float]:
-    """Keys of a record: `PROTOCOL.mota` for the overall value, `PROTOCOL.SEQ.mota` for a sequence's."""
-    assert protocol in PROTOCOLS, protocol
-    flat = {}
-    for name, metrics in results.items():
-        prefix = protocol if name == OVERALL else f"{protocol}.{name}"
-        flat.update({f"{prefix}.{key}": value for key, value in metrics.items()})
-    return flat

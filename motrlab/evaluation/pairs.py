@@ -7,7 +7,7 @@ solutions are equally good, the one of TrackEval is found: it gets the same matr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from motrlab.boxes import box_ltwh_to_xyxy
 from motrlab.data.motchallenge import Annotations
-from motrlab.evaluation.protocols import RULES, check_protocol
+from motrlab.evaluation.protocols import RULES
 from motrlab.evaluation.tracks import Tracks
 
 IOU_THRESHOLD = 0.5  # of all protocols, DESIGN.md
@@ -79,20 +79,29 @@ class PairedSequence:
         found[self.pair_gt[begin:end] - gt, self.pair_pred[begin:end] - pred] = values
         return found
 
+    def match(self, candidates: np.ndarray, score: Callable[[int, np.ndarray], np.ndarray]) -> np.ndarray:
+        """Which of the `candidates`, bool [n], are matched, one to one, so that each frame's sum of scores is greatest.
+
+        Where no box of a frame has two of them, that is all. In other frames, in order, `score(frame, matched)` gives
+        the positive scores of the frame's pairs; `matched` is settled up to the frame before.
+        """
+        matched = candidates.copy()
+        for frame in self.contested(candidates):
+            gt, gt_end, pred, _, begin, end = self._bounds[frame]
+            scores = np.where(candidates[begin:end], score(frame, matched), 0.0)
+            partner = np.full(gt_end - gt, -1)
+            rows, columns = linear_sum_assignment(self.matrix(frame, scores), maximize=True)
+            partner[rows] = columns
+            together = partner[self.pair_gt[begin:end] - gt] == self.pair_pred[begin:end] - pred
+            matched[begin:end] &= together
+        return matched
+
     def contested(self, candidates: np.ndarray) -> list[int]:
-        """Frames in which a box has several candidates. In all others every candidate is a match."""
+        """Frames in which a box has several candidates."""
         again = np.zeros(len(candidates), bool)
         for rows, num_rows in ((self.pair_gt, len(self.gt_id)), (self.pair_pred, len(self.pred_id))):
             again |= np.bincount(rows[candidates], minlength=num_rows)[rows] > 1
         return np.unique(self.frame[again & candidates]).tolist()
-
-    def assign(self, frame: int, score: np.ndarray) -> np.ndarray:
-        """Which of the frame's pairs belong together, one to one, so that the sum of `score` is greatest."""
-        gt, gt_end, pred, _, begin, end = self._bounds[frame]
-        partner = np.full(gt_end - gt, -1)
-        rows, columns = linear_sum_assignment(self.matrix(frame, score), maximize=True)
-        partner[rows] = columns
-        return partner[self.pair_gt[begin:end] - gt] == self.pair_pred[begin:end] - pred
 
     def select(self, gt: np.ndarray, pred: np.ndarray) -> PairedSequence:
         """The boxes that two masks name, ids numbered anew."""
@@ -109,11 +118,11 @@ class PairedSequence:
 
 
 def pair_sequence(gt: Annotations, pred: Tracks, protocol: str) -> PairedSequence:
-    """Pair the boxes of each frame and apply `protocol`. Raises UserError if there is no such protocol.
+    """Pair the boxes of each frame and apply `protocol`, a name in `RULES`.
 
     Rows of one frame keep their order: it decides between matches that are equally good.
     """
-    rule = RULES[check_protocol(protocol)]
+    rule = RULES[protocol]
     gt_order, pred_order = (np.argsort(frame, kind="stable") for frame in (gt.frame, pred.frame))
     gt_frame, pred_frame = gt.frame[gt_order], pred.frame[pred_order]
     pairs = zip(*_overlaps(gt_frame, gt.ltwh[gt_order], pred_frame, pred.ltwh[pred_order]), strict=True)
@@ -123,9 +132,10 @@ def pair_sequence(gt: Annotations, pred: Tracks, protocol: str) -> PairedSequenc
     counts, keep = gt.flag[gt_order] != 0, np.ones(len(pred_frame), bool)
     if gt.has_class and rule.targets is not None:
         counts &= np.isin(gt.class_id[gt_order], list(rule.targets))
-    if gt.has_class and rule.removed:
+    if gt.has_class and rule.removed:  # all gt boxes compete for the predictions, whatever their class and flag
+        matched = found.match(found.iou >= IOU_THRESHOLD - IOU_SLACK, lambda frame, _: found.iou[found.span(frame)])
         removed = np.isin(gt.class_id[gt_order], list(rule.removed))
-        keep[found.pair_pred[_matched(found, removed)]] = False
+        keep[found.pair_pred[matched & removed[found.pair_gt]]] = False
     return found.select(counts, keep)
 
 
@@ -150,14 +160,3 @@ def _overlaps(
         iou = width * height / (gt_area[gt] + area[pred] - width * height)
         over = np.flatnonzero(iou > 0)
         yield gt[over], pred[over], iou[over]
-
-
-def _matched(sequence: PairedSequence, removed: np.ndarray) -> np.ndarray:
-    """Pairs in which a prediction is matched to a gt box of `removed`, when all gt boxes compete for it."""
-    candidates = sequence.iou >= IOU_THRESHOLD - IOU_SLACK
-    matched = candidates.copy()
-    on_removed = candidates & removed[sequence.pair_gt]
-    for frame in np.intersect1d(sequence.contested(candidates), sequence.frame[on_removed]).tolist():
-        span = sequence.span(frame)
-        matched[span] &= sequence.assign(frame, np.where(candidates[span], sequence.iou[span], 0.0))
-    return matched & on_removed

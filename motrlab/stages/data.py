@@ -21,7 +21,7 @@ from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street, is_unseen
 from motrlab.data.summary import DataSummary
 from motrlab.evaluation.bytetrack import choose_quantiles, track_detections
-from motrlab.evaluation.metrics import Results, evaluate, flatten
+from motrlab.evaluation.metrics import OVERALL, Results, evaluate
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.evaluation.tracks import Tracks, write_tracks
 from motrlab.files import replaced_folder
@@ -113,8 +113,13 @@ def score_tracks(gt: Mapping[str, Annotations], pred: Mapping[str, Tracks]) -> d
 
 
 def flat_scores(scores: Mapping[str, Results]) -> dict[str, float]:
-    """A record's metrics: `PROTOCOL.mota`, `PROTOCOL.SEQ.mota`, ..."""
-    return {key: value for protocol, found in scores.items() for key, value in flatten(found, protocol).items()}
+    """A record's metrics: `PROTOCOL.mota` of all sequences together, `PROTOCOL.SEQ.mota` of one."""
+    return {
+        f"{protocol}.{key}" if name == OVERALL else f"{protocol}.{name}.{key}": value
+        for protocol, results in scores.items()
+        for name, metrics in results.items()
+        for key, value in metrics.items()
+    }
 
 
 def write_track_files(folder: Path, tracks: Mapping[str, Tracks]) -> None:

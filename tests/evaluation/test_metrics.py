@@ -18,7 +18,7 @@ from motrlab.data.motchallenge import Annotations, read_annotations, read_detect
 from motrlab.errors import UserError
 from motrlab.evaluation import clear, identity, metrics, pairs
 from motrlab.evaluation.bytetrack import track_detections
-from motrlab.evaluation.metrics import OVERALL, evaluate, flatten
+from motrlab.evaluation.metrics import OVERALL, agreement, evaluate
 from motrlab.evaluation.pairs import PairedSequence, pair_sequence
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.evaluation.tracks import Tracks, read_tracks, write_tracks
@@ -192,12 +192,15 @@ def test_user_mistakes(make_gt: Callable, make_pred: Callable) -> None:
         evaluate({}, {})
 
 
-def test_flatten_names_record_keys(make_gt: Callable, make_pred: Callable) -> None:
-    results = evaluate({"A": make_gt(rows(1, FOUR))}, {"A": make_pred(rows(1, (1, 2)))}, "hat")
-    flat = flatten(results, "hat")
-    assert len(flat) == 2 * len(KEYS)
-    assert flat["hat.mota"] == results[OVERALL]["mota"] == 0.5
-    assert flat["hat.A.fn"] == 2
+def test_tracks_agree_under_any_ids(make_pred: Callable) -> None:
+    two = make_pred(rows(1, FOUR) + rows(2, FOUR, 100))
+    renamed = Tracks(two.frame, two.track_id + 7, two.ltwh, two.score)
+    assert agreement({"A": two}, {"A": renamed})[OVERALL]["idf1"] == 1
+    swapped = Tracks(two.frame, np.where(two.frame > 2, 3 - two.track_id, two.track_id), two.ltwh, two.score)
+    values = agreement({"A": two, "B": two}, {"A": swapped})
+    assert (values["A"]["idsw"], values["A"]["idf1"], values["B"]["fn"]) == (2, 0.5, 8)
+    with pytest.raises(UserError, match="no ground truth"):
+        agreement({"A": two}, {"B": two})
 
 
 # --- equality with TrackEval ---

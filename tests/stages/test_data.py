@@ -11,7 +11,7 @@ from motrlab.errors import UserError
 from motrlab.evaluation.tracks import read_tracks
 from motrlab.run import Run
 from motrlab.stages.chain import is_done
-from motrlab.stages.data import evaluate_baseline, has_unseen, open_store, prepare_data, read_ground_truth
+from motrlab.stages.data import evaluate_baseline, flat_scores, has_unseen, open_store, prepare_data, read_ground_truth
 
 
 def test_prepare_data_leaves_stores_gt_and_a_record(run: Run) -> None:
@@ -55,6 +55,11 @@ def test_baseline(run: Run) -> None:
     boxes = [len(read_tracks(run.tracks("baseline") / f"{name}.txt")) for name in names]
     assert sum(boxes) > 50
     assert run.last_record("data", "baseline") == record
+
+
+def test_scores_of_a_record_are_flat() -> None:
+    scores = {"hat": {"A.1": {"fn": 2, "mota": 0.5}, "OVERALL": {"fn": 3, "mota": 0.25}}}
+    assert flat_scores(scores) == {"hat.A.1.fn": 2, "hat.A.1.mota": 0.5, "hat.fn": 3, "hat.mota": 0.25}
 
 
 @pytest.fixture
