@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from motrlab.data.halves import cut_detections
+from motrlab.data.halves import cut
 from motrlab.data.motchallenge import (
     Annotations,
     Detections,
@@ -103,7 +103,7 @@ def _train_halves(run: Run) -> tuple[dict[str, Annotations], dict[str, Detection
         if folder.name in infos and file.is_file():
             frames = range(1, infos[folder.name].num_frames + 1)
             gt[folder.name] = store.annotations(folder.name)
-            detections[folder.name] = cut_detections(read_detections(file), frames)
+            detections[folder.name] = cut(read_detections(file), frames)
     return gt, detections
 
 
