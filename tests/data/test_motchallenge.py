@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,12 +122,30 @@ def test_detections_and_track_rows(tmp_path: Path) -> None:
 
 
 def test_seqinfo_is_read_by_key(tmp_path: Path) -> None:
-    text = "[Sequence]\nimHeight=50\nIMWIDTH = 100\nseqLength=10\nname=other\n"
+    text = "[Sequence]\nimHeight=50\nIMWIDTH = 100\nimExt=.jpg\nseqLength=10\nname=other\n"
     write(tmp_path / "seqinfo.ini", b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     info = read_sequence_info(tmp_path)
     assert info == SequenceInfo(name=tmp_path.name, num_frames=10, width=100, height=50, frame_rate=30.0)
     write(tmp_path / "seqinfo.ini", format_sequence_info(info))
     assert read_sequence_info(tmp_path) == info
+
+
+WHOLE = "[Sequence]\nseqLength=10\nimWidth=100\nimHeight=50\n"
+LENIENT = {  # text, what is read
+    "length only": ("[Sequence]\nname=B\nseqLength=10\n", {"width": 0, "height": 0}),
+    "section in lower case": (WHOLE.replace("Seq", "seq", 1), {}),
+    "comments": (WHOLE.replace("=100", "=100 ; wide") + "# end\nframeRate=25 # of the camera\n", {"frame_rate": 25}),
+    "extension without a dot": (WHOLE + "imExt=jpg\n", {"image_ext": ".jpg"}),
+    "quotes and an empty value": (WHOLE + 'imDir="frames"\nframeRate=\n', {"image_dir": "frames"}),
+}
+
+
+@pytest.mark.parametrize("case", LENIENT)
+def test_seqinfo_may_be_written_in_many_ways(case: str, tmp_path: Path) -> None:
+    text, said = LENIENT[case]
+    write(tmp_path / "seqinfo.ini", text)
+    expected = replace(INFO, **{"name": tmp_path.name, "image_ext": "", **said})  # type: ignore[arg-type]
+    assert read_sequence_info(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -135,12 +154,12 @@ def test_seqinfo_is_read_by_key(tmp_path: Path) -> None:
         (None, "missing; a sequence needs"),
         ("name=A\n", "not an ini file"),
         ("[Other]\nseqLength=3\n", "no section"),
-        ("[Sequence]\nseqLength=3\nimWidth=4\n", "no imHeight"),
+        ("[Sequence]\nimWidth=4\nimHeight=4\n", "no seqLength"),
         ("[Sequence]\nseqLength=0\nimWidth=4\nimHeight=4\n", "seqLength must be a positive"),
         ("[Sequence]\nseqLength=3\nimWidth=wide\nimHeight=4\n", "imWidth must be a positive"),
         ("[Sequence]\nseqLength=3.5\nimWidth=4\nimHeight=4\n", "seqLength must be a positive"),
     ],
-    ids=["missing", "no ini", "no section", "no height", "no frames", "letters", "fraction"],
+    ids=["missing", "no ini", "no section", "no length", "no frames", "letters", "fraction"],
 )
 def test_bad_seqinfo_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:
