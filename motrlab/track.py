@@ -16,8 +16,8 @@ from motrlab.data.motchallenge import read_sequence_info
 from motrlab.deploy.runtime import Runtime, load_artifact
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks, write_tracks
-from motrlab.tracking.tracker import TrackedBoxes
-from motrlab.viz.overlay import FrameTracks, TrailHistory, draw_frame, write_image, write_video
+from motrlab.tracking.sequence import FrameTracks
+from motrlab.viz.overlay import TrailHistory, draw_frame, write_image, write_video
 
 Image = NDArray[np.uint8]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -68,15 +68,14 @@ def _draw(
     """Overlays of the tracked frames; collects the rows of the text file and writes pictures on the way."""
     trails = TrailHistory()
     for number, (image, found) in enumerate(_track_images(runtime, frames), 1):
-        rows.append(_table(number, found))
-        tracks = FrameTracks(found.track_id, np.asarray(found.cxcywh, np.float64))
-        overlay = draw_frame(image, tracks, trails.update(tracks))
+        rows.append(found.rows(number))
+        overlay = draw_frame(image, found, trails.update(found))
         if folder is not None:
             write_image(folder / f"{number:06d}.png", overlay)
         yield overlay
 
 
-def _track_images(runtime: Runtime, frames: Iterable[Image]) -> Iterator[tuple[Image, TrackedBoxes]]:
+def _track_images(runtime: Runtime, frames: Iterable[Image]) -> Iterator[tuple[Image, FrameTracks]]:
     """Each image with its boxes; one image at a time is held in memory."""
     current: list[Image] = []
 
@@ -87,12 +86,6 @@ def _track_images(runtime: Runtime, frames: Iterable[Image]) -> Iterator[tuple[I
 
     for found in runtime.track(feed()):
         yield current[0], found
-
-
-def _table(frame: int, found: TrackedBoxes) -> NDArray[np.float64]:
-    """Rows of frame, id, x, y, w, h, score; the runtime's boxes are ltwh already."""
-    first = np.full(len(found.track_id), frame)
-    return np.column_stack((first, found.track_id, found.cxcywh, found.score)).astype(np.float64)
 
 
 def open_source(path: Path) -> FrameSource:

@@ -79,7 +79,7 @@ def test_text_is_what_the_runtime_gives(artifact: Path, images: Any, tmp_path: P
         rows = tracks.frame == number
         order = np.argsort(found.track_id)
         assert tracks.track_id[rows].tolist() == found.track_id[order].tolist()
-        np.testing.assert_allclose(tracks.ltwh[rows], found.cxcywh[order], atol=1e-3)
+        np.testing.assert_allclose(tracks.ltwh[rows], found.ltwh[order], atol=1e-3)
 
 
 def test_frames_are_written_on_request(artifact: Path, images: Any, tmp_path: Path) -> None:
