@@ -1,4 +1,4 @@
-"""Boxes, ids and trails drawn on frames; contact sheets and videos of such frames.
+"""Boxes, ids and trails drawn on frames; contact sheets of such frames.
 
 Images are `uint8 [H, W, 3]` in BGR order, boxes `ltwh` in pixels of the image. Drawing never changes its input.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 import colorsys
 import itertools
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.data.pictures import Image
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks
-from motrlab.files import atomic_path, write_bytes
+from motrlab.files import write_bytes
 from motrlab.tracking.sequence import FrameTracks
 
-Image = NDArray[np.uint8]
 Trails = Mapping[int, NDArray[np.float64]]  # id → points [n, 2] in pixels, oldest first
 
 _GOLDEN = 0.618033988749895  # neighbouring ids get hues far apart
@@ -165,39 +165,3 @@ def write_image(path: Path, image: Image) -> None:
     except cv2.error as error:
         raise UserError(f"{path}: OpenCV cannot write this picture; use .png or .jpg") from error
     write_bytes(path, data.tobytes())
-
-
-def write_video(path: Path, frames: Iterable[Image], fps: float) -> int:
-    """Write `frames` (all of one size) as MPEG-4 video; returns their number.
-
-    Raises UserError if there is no frame, the sizes differ, `fps` is not positive or OpenCV has no encoder here.
-    """
-    if fps <= 0:
-        raise UserError(f"{path}: frames per second must be positive, not {fps}")
-    count, shape, writer = 0, (0, 0), None
-    with atomic_path(path) as temporary:
-        try:
-            for frame in frames:
-                if writer is None:
-                    shape = frame.shape[:2]
-                    writer = _video_writer(path, temporary, fps, shape)
-                if frame.shape[:2] != shape:
-                    raise UserError(f"{path}: frame {count + 1} is {frame.shape[1::-1]}, the first {shape[::-1]}")
-                writer.write(frame)
-                count += 1
-        finally:
-            if writer is not None:
-                writer.release()
-        if count == 0:
-            raise UserError(f"{path}: no frames to write")
-        if temporary.stat().st_size == 0:
-            raise UserError(f"{path}: OpenCV wrote an empty video; write frames as pictures instead (--frames)")
-    return count
-
-
-def _video_writer(path: Path, temporary: Path, fps: float, shape: tuple[int, int]) -> cv2.VideoWriter:
-    code = cv2.VideoWriter.fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(temporary), code, fps, (shape[1], shape[0]))
-    if not writer.isOpened():
-        raise UserError(f"{path}: OpenCV has no mp4v encoder for this name; use .mp4, or pictures (--frames)")
-    return writer

@@ -18,7 +18,6 @@ from motrlab.viz.overlay import (
     tracks_of_frame,
     trails_until,
     write_image,
-    write_video,
 )
 
 PEOPLE = [(1, 4, 10), (1, 9, 60), (2, 4, 12), (3, 4, 14), (3, 9, 66)]  # frame, id, left; id 9 is away in frame 2
@@ -122,38 +121,6 @@ def test_pictures_are_written_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.nothing: .*use \.png"):
         write_image(tmp_path / "a.nothing", image)
     assert [p.name for p in tmp_path.iterdir()] == ["deep"]
-
-
-def test_video_can_be_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "tracks.mp4"
-    frames = (np.full((48, 64, 3), 20 * i, np.uint8) for i in range(7))
-    assert write_video(path, frames, fps=15) == 7
-    video = cv2.VideoCapture(str(path))
-    levels = []
-    while (read := video.read())[0]:
-        levels.append(float(read[1].mean()))
-    assert len(levels) == 7
-    assert levels == sorted(levels)
-    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(15)
-
-
-@pytest.mark.parametrize(
-    ("shapes", "fps", "message"),
-    [
-        ([], 15, "no frames to write"),
-        ([(48, 64), (48, 66)], 15, r"frame 2 is \(66, 48\), the first \(64, 48\)"),
-        ([(48, 64)], 0, "must be positive"),
-    ],
-)
-def test_bad_video_leaves_no_file(tmp_path: Path, shapes: list[tuple[int, int]], fps: float, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        write_video(tmp_path / "x.mp4", (np.zeros((*s, 3), np.uint8) for s in shapes), fps)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_video_without_encoder_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"x\.notavideo: OpenCV has no mp4v encoder"):
-        write_video(tmp_path / "x.notavideo", iter([grey()]), 15)
 
 
 @pytest.mark.parametrize(("width", "expected"), [(40, 40), (200, 100)])
