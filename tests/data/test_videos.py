@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from motrlab.data.videos import VideoFile
 from motrlab.errors import UserError
-from motrlab.viz.video import VideoFile
 
 
 def write(path: Path, *shapes: tuple[int, int], fps: float = 15) -> VideoFile:
@@ -92,7 +92,7 @@ def test_a_video_that_the_disk_cuts_is_removed(tmp_path: Path) -> None:
 import resource
 import numpy as np
 from pathlib import Path
-from motrlab.viz.video import VideoFile
+from motrlab.data.videos import VideoFile
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 video, random = VideoFile(Path({str(tmp_path / "x.mp4")!r}), 15), np.random.default_rng(0)
 for _ in range(30):
