@@ -116,22 +116,17 @@ def accuracy_bars(stages: Sequence[str], metrics: Mapping[str, Sequence[float]])
         points = 100 * np.asarray(metrics[name], np.float64)
         known = np.nan_to_num(points)
         ax.bar(range(len(stages)), known, width=0.68, color=[COLOURS[i % len(COLOURS)] for i in range(len(stages))])
-        _label_bars(ax, points)
+        for i, (value, top, delta) in enumerate(zip(points, known, points - points[0], strict=True)):
+            text = "none" if math.isnan(value) else f"{value:.1f}"
+            if i > 0 and not math.isnan(delta):
+                text += f"\n{delta:+.2f}".replace("-", "−")
+            note(ax, text, (i, max(top, 0.0)), (0, 3), ha="center")
         ax.set_xticks(range(len(stages)), [s.replace("_", "-\n") for s in stages])
         ax.tick_params(axis="x", labelsize=8, length=0)
         ax.set_ylim(min(0.0, float(known.min()) * 1.15), max(100.0, float(known.max()) * 1.05))
         heading(ax, name)
     axes[0].set_ylabel("score, percent")
     return figure
-
-
-def _label_bars(ax: Axes, points: NDArray[np.float64]) -> None:
-    for i, (value, delta) in enumerate(zip(points, points - points[0], strict=True)):
-        text = "none" if math.isnan(value) else f"{value:.1f}"
-        if i > 0 and not math.isnan(delta):
-            text += f"\n{delta:+.2f}".replace("-", "−")
-        note(ax, text, (i, np.nan_to_num(max(value, 0.0))), (0, 3), ha="center")
-    ax.margins(y=0.2)
 
 
 def latency_bars(median_ms: Mapping[str, float], *, emphasis: Sequence[str] = ()) -> Figure:

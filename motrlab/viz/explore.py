@@ -30,9 +30,8 @@ class TrackExplorer:
     def __init__(self, run: Run, stage: str = "fixed_point", sequence: str = "", *, trail_frames: int = 30) -> None:
         files = {file.stem: file for file in sorted(run.tracks(stage).glob("*.txt"))}
         if not files:
-            raise UserError(
-                f"{run.tracks(stage)}: no tracks; run `python -m motrlab evaluate --run {run.name} --stage {stage}`"
-            )
+            command = f"python -m motrlab evaluate --run {run.name} --stage {stage}"
+            raise UserError(f"{run.tracks(stage)}: no tracks; run `{command}`")
         self.stage, self.trail_frames = stage, trail_frames
         self.store = FrameStore(run.data / "test_lmdb")
         packed = [info.name for info in self.store.sequences]
@@ -49,9 +48,7 @@ class TrackExplorer:
         self.sequence = sequence
         self.num_frames = self.store.info(sequence).num_frames
         self.tracks: Tracks = read_tracks(self._files[sequence])
-        gt = self.store.annotations(sequence)
-        wanted = (gt.flag != 0) & (gt.class_id == 1)
-        self._gt_frame, self._gt_ltwh = gt.frame[wanted], gt.ltwh[wanted]
+        self._gt = self.store.annotations(sequence).people
 
     def image(self, frame: int) -> NDArray[np.uint8]:
         """Frame number `frame` (from 1) with boxes, ids and trails; BGR."""
@@ -61,7 +58,7 @@ class TrackExplorer:
             self.store.image(self.sequence, frame),
             tracks_of_frame(self.tracks, frame),
             trails_until(self.tracks, frame, self.trail_frames),
-            gt=self._gt_ltwh[self._gt_frame == frame],
+            gt=self._gt.ltwh[self._gt.frame == frame],
         )
 
     def figure(self, frame: int) -> Figure:
@@ -79,7 +76,7 @@ class TrackExplorer:
     def _timeline(self, ax: Axes, frame: int) -> None:
         frames = np.arange(1, self.num_frames + 1)
         for counted, label, colour, dash in (
-            (self._gt_frame, "ground truth", COLOURS[6], ":"),
+            (self._gt.frame, "ground truth", COLOURS[6], ":"),
             (self.tracks.frame, "tracks", COLOURS[0], "-"),
         ):
             counts = np.bincount(counted, minlength=self.num_frames + 1)[1 : self.num_frames + 1]

@@ -1,7 +1,4 @@
-"""Pictures of the layer comparison: SQNR of every tensor, and of the outputs frame by frame.
-
-Both return a `matplotlib.figure.Figure`, as `curves.py` does.
-"""
+"""Pictures of the layer comparison: SQNR of every tensor, and of the outputs frame by frame."""
 
 from __future__ import annotations
 
@@ -51,7 +48,11 @@ def tensor_sqnr(rows: Sequence[LayerRow]) -> Figure:
     ax.set_ylabel("SQNR against float, dB")
     ax.set_ylim(min(0.0, min(finite, default=0.0) - 2), top + 2)
     ax.margins(x=0.02)
-    _key(ax, [_GRAPHS[graph] for graph in dict.fromkeys(row.graph for row in rows)])
+    graphs = [("s", *_GRAPHS[graph]) for graph in dict.fromkeys(row.graph for row in rows)]
+    kinds = [("o", "fake-quant", INK), (".", "fixed-point", INK), ("_", "its own rounding alone", GREY)]
+    handles = [Line2D([], [], marker=m, linestyle="", color=c, label=name) for m, name, c in (*graphs, *kinds)]
+    handles[-3].set_fillstyle("none")
+    legend_above(ax, handles=handles, ncols=len(handles))
     return figure
 
 
@@ -60,23 +61,12 @@ def _name_worst(ax: Axes, rows: Sequence[LayerRow]) -> None:
     named: list[tuple[int, float]] = []
     for row in worst(rows, _NUM_NAMED):
         index, height = rows.index(row), row.fixed_sqnr_db
-        if not math.isfinite(height) or any(
-            abs(index - i) < 0.15 * len(rows) and abs(height - h) < 3 for i, h in named
-        ):
+        crowded = any(abs(index - i) < 0.15 * len(rows) and abs(height - h) < 3 for i, h in named)
+        if crowded or not math.isfinite(height):
             continue
         named.append((index, height))
         side, distance_pt = ("right", -7) if index > 0.8 * len(rows) else ("left", 7)
         note(ax, row.tensor, (index, height), (distance_pt, -3), ha=side)
-
-
-def _key(ax: Axes, graphs: Sequence[tuple[str, str]]) -> None:
-    handles = [Line2D([], [], marker="s", linestyle="", color=colour, label=name) for name, colour in graphs]
-    handles += [
-        Line2D([], [], marker="o", linestyle="", color=INK, fillstyle="none", label="fake-quant"),
-        Line2D([], [], marker=".", linestyle="", color=INK, label="fixed-point"),
-        Line2D([], [], marker="_", linestyle="", color=GREY, label="its own rounding alone"),
-    ]
-    legend_above(ax, handles=handles, ncols=len(handles))
 
 
 def frame_sqnr(frames: Sequence[FrameRow]) -> Figure:

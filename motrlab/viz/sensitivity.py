@@ -1,7 +1,4 @@
-"""Pictures of the sensitivity analysis and of the calibration sweep.
-
-All return a `matplotlib.figure.Figure`, as `curves.py` does.
-"""
+"""Pictures of the sensitivity analysis and of the calibration sweep."""
 
 from __future__ import annotations
 
