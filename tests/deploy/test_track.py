@@ -27,13 +27,13 @@ def image_folder(folder: Path, images: Any) -> Path:
     return folder
 
 
-def sequence_folder(folder: Path, images: Any) -> Path:
+def sequence_folder(folder: Path, images: Any, ext: str = ".png") -> Path:
     (folder / "img1").mkdir(parents=True)
     for number, image in enumerate(images, 1):
-        cv2.imwrite(str(folder / "img1" / f"{number:06d}.png"), image)
+        cv2.imwrite(str(folder / "img1" / f"{number:06d}{ext}"), image)
     height, width = images[0].shape[:2]
     info = SequenceInfo(
-        name=folder.name, num_frames=len(images), width=width, height=height, frame_rate=12, image_ext=".png"
+        name=folder.name, num_frames=len(images), width=width, height=height, frame_rate=12, image_ext=ext
     )
     (folder / "seqinfo.ini").write_text(format_sequence_info(info))
     return folder
@@ -226,16 +226,35 @@ def test_a_whole_video_is_no_mistake(name: str, artifact: Path, images: Any, tmp
     assert track(artifact, source, tmp_path / "out")["frames"] == len(images)
 
 
-@pytest.mark.parametrize("damage", ["missing", "unreadable"])
-def test_a_frame_that_is_not_there_keeps_the_numbers_of_the_others(
-    damage: str, artifact: Path, images: Any, tmp_path: Path
+def _lose(file: Path, data: bytes) -> None:
+    file.unlink()
+
+
+def _make_empty(file: Path, data: bytes) -> None:
+    file.write_bytes(b"")
+
+
+def _blank(file: Path, data: bytes) -> None:
+    """libjpeg goes on over this, filling in grey."""
+    file.write_bytes(data[: len(data) // 2] + bytes(2000) + data[len(data) // 2 + 2000 :])
+
+
+LOST = {
+    "missing": (_lose, "frame 5 of 10 is missing"),
+    "empty": (_make_empty, r"000005\.jpg: not a readable picture|000005\.jpg: JPEG file does not decode"),
+    "damaged inside": (_blank, r"000005\.jpg: JPEG file is damaged inside"),
+}
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_a_frame_that_is_lost_leaves_the_others_their_numbers(
+    kind: str, artifact: Path, images: Any, tmp_path: Path
 ) -> None:
-    source = sequence_folder(tmp_path / "SEQ-01", images)
-    lost = source / "img1" / "000005.png"
-    lost.unlink()
-    if damage == "unreadable":
-        lost.write_bytes(b"\x89PNG")
-    with pytest.raises(UserError, match=r"frame 5 of 10 is missing|000005\.png: not a readable picture"):
+    lose, message = LOST[kind]
+    source = sequence_folder(tmp_path / "SEQ-01", images, ".jpg")
+    file = source / "img1" / "000005.jpg"
+    lose(file, file.read_bytes())
+    with pytest.raises(UserError, match=message):
         track(artifact, source, tmp_path / "out", write_frames=True)
     numbers = [int(Path(name).stem) for name in shown(tmp_path / "out" / "frames")]
     assert numbers == [1, 2, 3, 4, 6, 7, 8, 9, 10]
