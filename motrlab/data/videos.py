@@ -14,7 +14,8 @@ import numpy as np
 from motrlab.data.frames import FrameFiles, list_frames
 from motrlab.data.motchallenge import read_sequence_info
 from motrlab.data.pictures import Image, decode_image, orientation
-from motrlab.data.validate import check_decodes
+from motrlab.data.rows import why_unreadable
+from motrlab.data.validate import check_decodes, png_size
 from motrlab.errors import UserError
 from motrlab.files import hidden_name, writing
 
@@ -83,17 +84,18 @@ def _read_pictures(listed: FrameFiles) -> Iterator[tuple[int, Image]]:
 
 
 def _read_picture(file: Path) -> Image:
+    """Raises UserError also for damage that a decoder would go over, filling in grey."""
     try:
         data = file.read_bytes()
-        if data.startswith(b"\xff\xd8"):  # libjpeg would go on over damage, filling in grey
+        if data.startswith(b"\xff\xd8"):
             check_decodes(data)
-        return decode_image(data, file)
+        elif data.startswith(b"\x89PNG"):
+            png_size(data)
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); copy it anew") from error
-    except UserError:
-        raise
+        raise UserError(f"{file}: {why_unreadable(file, error)}; copy it anew") from error
     except ValueError as error:
         raise UserError(f"{file}: {error}; copy it anew") from error
+    return decode_image(data, file)
 
 
 def _open_video(path: Path) -> FrameSource:

@@ -135,7 +135,7 @@ BAD_INPUTS = {
     "no such path": (lambda folder: folder / "absent", "no such file or folder"),
     "no pictures": (_empty_folder, "no pictures"),
     "not a video": (_text_file, "cannot read a frame"),
-    "broken picture": (_broken_picture, "1.png: not a readable picture"),
+    "broken picture": (_broken_picture, "1.png: PNG file is cut short"),
     "two sizes": (_two_sizes, "frame 2 is"),
 }
 
@@ -234,6 +234,11 @@ def _make_empty(file: Path, data: bytes) -> None:
     file.write_bytes(b"")
 
 
+def _dangle(file: Path, data: bytes) -> None:
+    file.unlink()
+    file.symlink_to(file.with_name("gone"))
+
+
 def _blank(file: Path, data: bytes) -> None:
     """libjpeg goes on over this, filling in grey."""
     file.write_bytes(data[: len(data) // 2] + bytes(2000) + data[len(data) // 2 + 2000 :])
@@ -241,7 +246,8 @@ def _blank(file: Path, data: bytes) -> None:
 
 LOST = {
     "missing": (_lose, "frame 5 of 10 is missing"),
-    "empty": (_make_empty, r"000005\.jpg: not a readable picture|000005\.jpg: JPEG file does not decode"),
+    "empty": (_make_empty, r"000005\.jpg: not a readable picture"),
+    "dangling link": (_dangle, r"000005\.jpg: a link to .*gone, which is not there"),
     "damaged inside": (_blank, r"000005\.jpg: JPEG file is damaged inside"),
 }
 
