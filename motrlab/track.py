@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks, format_tracks
 from motrlab.files import writing
 from motrlab.tracking.sequence import FrameTracks
-from motrlab.viz.overlay import TrailHistory, draw_frame, write_image
+from motrlab.viz.overlay import TRAIL_FRAMES, draw_frame, trails_of, write_image
 
 _OWNERS = ".motrlab_track"  # in an output folder: whose each result is, a line "name, tab, input" for each
 
@@ -53,7 +54,8 @@ class _Results:
     """What `track` leaves in a folder; it grows frame by frame, and at the end, good or bad, the video is finished."""
 
     def __init__(self, source: FrameSource, out: Path, write_frames: bool) -> None:
-        self.num_frames, self.num_boxes, self.track_ids, self._trails = 0, 0, set[int](), TrailHistory()
+        self.num_frames, self.num_boxes, self.track_ids = 0, 0, set[int]()
+        self._recent: deque[FrameTracks] = deque(maxlen=TRAIL_FRAMES)
         self.text = out / f"{source.name}.txt"
         self.video = VideoFile(out / f"{source.name}.mp4", source.fps)
         self._pictures = [out / "frames"] * write_frames
@@ -71,7 +73,8 @@ class _Results:
         self.num_frames += 1
         self.num_boxes += len(found.track_id)
         self.track_ids.update(found.track_id.tolist())
-        overlay = draw_frame(image, found, self._trails.update(found))
+        self._recent.append(found)
+        overlay = draw_frame(image, found, trails_of(self._recent))
         self.video.write(overlay)
         for folder in self._pictures:
             write_image(folder / f"{number:06d}.png", overlay)

@@ -27,13 +27,12 @@ _NOT_LOSSES = ("step", "epoch", "lr", "seconds", "grad_norm", "clip_frames")
 class TrackExplorer:
     """Frames of the test halves with a stage's tracks over them. Raises UserError where the run has none."""
 
-    def __init__(self, run: Run, stage: str = "fixed_point", sequence: str = "", *, trail_frames: int = 30) -> None:
+    def __init__(self, run: Run, stage: str = "fixed_point", sequence: str = "") -> None:
         files = {file.stem: file for file in sorted(run.tracks(stage).glob("*.txt"))}
         if not files:
             command = f"python -m motrlab evaluate --run {run.name} --stage {stage}"
             raise UserError(f"{run.tracks(stage)}: no tracks; run `{command}`")
-        self.stage, self.trail_frames = stage, trail_frames
-        self.store = FrameStore(run.data / "test_lmdb")
+        self.stage, self.store = stage, FrameStore(run.data / "test_lmdb")
         packed = [info.name for info in self.store.sequences]
         self.sequences = [name for name in packed if name in files]
         if not self.sequences:
@@ -57,7 +56,7 @@ class TrackExplorer:
         return draw_frame(
             self.store.image(self.sequence, frame),
             tracks_of_frame(self.tracks, frame),
-            trails_until(self.tracks, frame, self.trail_frames),
+            trails_until(self.tracks, frame),
             gt=self._gt.ltwh[self._gt.frame == frame],
         )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import colorsys
 import itertools
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from motrlab.tracking.sequence import FrameTracks
 
 Trails = Mapping[int, NDArray[np.float64]]  # id → points [n, 2] in pixels, oldest first
 
+TRAIL_FRAMES = 30
 _GOLDEN = 0.618033988749895  # neighbouring ids get hues far apart
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GT_BGR = (255, 255, 255)
@@ -35,25 +35,13 @@ def tracks_of_frame(tracks: Tracks, frame: int) -> FrameTracks:
     return FrameTracks(tracks.track_id[rows], tracks.ltwh[rows], tracks.score[rows])
 
 
-def trails_until(tracks: Tracks, frame: int, length: int = 30) -> Trails:
+def trails_until(tracks: Tracks, frame: int, length: int = TRAIL_FRAMES) -> Trails:
     """Foot points of the last `length` frames up to `frame`, for the ids that frame shows."""
-    return _trails([tracks_of_frame(tracks, number) for number in range(frame - length + 1, frame + 1)])
+    return trails_of([tracks_of_frame(tracks, number) for number in range(frame - length + 1, frame + 1)])
 
 
-class TrailHistory:
-    """Trails of a stream: hand it each frame's tracks in turn."""
-
-    def __init__(self, length: int = 30) -> None:
-        self._recent: deque[FrameTracks] = deque(maxlen=length)
-
-    def update(self, tracks: FrameTracks) -> Trails:
-        """Add a frame; returns the trails of the ids it shows."""
-        self._recent.append(tracks)
-        return _trails(self._recent)
-
-
-def _trails(frames: Sequence[FrameTracks]) -> Trails:
-    """Middle of the lower edge of the boxes, for the ids of the last frame."""
+def trails_of(frames: Sequence[FrameTracks]) -> Trails:
+    """Foot points, the middle of each box's lower edge, in some frames, for the ids that the last of them shows."""
     ltwh, track_id = np.concatenate([f.ltwh for f in frames]), np.concatenate([f.track_id for f in frames])
     feet = ltwh[:, :2] + ltwh[:, 2:] * (0.5, 1.0)
     return {k: feet[track_id == k] for k in frames[-1].track_id.tolist()}

@@ -10,7 +10,6 @@ from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks
 from motrlab.tracking.sequence import FrameTracks
 from motrlab.viz.overlay import (
-    TrailHistory,
     contact_sheet,
     draw_frame,
     image_jpeg,
@@ -49,16 +48,6 @@ def test_frame_rows_and_trails() -> None:
     np.testing.assert_array_equal(trails[4], [[14, 50], [16, 50], [18, 50]])
     np.testing.assert_array_equal(trails[9], [[64, 50], [70, 50]])
     assert trails_until(ROWS, 3, length=1)[4].tolist() == [[18, 50]]
-
-
-def test_trail_history_equals_random_access() -> None:
-    history = TrailHistory(length=2)
-    for frame in (1, 2, 3):
-        streamed = history.update(tracks_of_frame(ROWS, frame))
-        expected = trails_until(ROWS, frame, length=2)
-        assert streamed.keys() == expected.keys()
-        for track_id, points in expected.items():
-            np.testing.assert_array_equal(streamed[track_id], points)
 
 
 def test_box_has_the_colour_of_its_id_and_the_input_stays() -> None:
