@@ -117,11 +117,12 @@ def _read_video(path: Path, video: cv2.VideoCapture, fps: float) -> Iterator[tup
         raise UserError(f"{path}: OpenCV cannot read a frame of it; give a video such as .mp4 or a folder of images")
     with path.open("rb") as stream:
         start = stream.read(8)
-    # Other containers know their duration only: a sound that goes on for longer, or a varying frame rate, is no loss.
+    # Of other containers OpenCV knows the duration only, which a sound that goes on for longer may have made.
     exact = start[:4] == b"RIFF" or start[4:] in _CONTAINERS_THAT_COUNT
     if number < promised - (0 if exact else min(fps, promised / 4)):
         what = f"{number} of the {promised} frames that it promises can be read"
-        raise UserError(f"{path}: {what}: cut, damaged, or trimmed without a new encoding; copy it anew")
+        cause = "trimmed without a new encoding" if exact else "of a varying frame rate"
+        raise UserError(f"{path}: {what}: cut, damaged, or {cause}; copy it anew if it should be whole")
 
 
 class VideoFile:

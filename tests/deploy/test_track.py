@@ -330,8 +330,9 @@ def test_pictures_of_an_earlier_run_go(artifact: Path, images: Any, tmp_path: Pa
     source = image_folder(tmp_path / "in", images)
     track(artifact, source, tmp_path / "out", write_frames=True)
     (source / "frame10.png").unlink()
+    (tmp_path / "out" / "frames" / "mine.png").write_text("")
     track(artifact, source, tmp_path / "out", write_frames=True)
-    assert shown(tmp_path / "out" / "frames") == [f"{n:06d}.png" for n in range(1, 10)]
+    assert shown(tmp_path / "out" / "frames") == [*(f"{n:06d}.png" for n in range(1, 10)), "mine.png"]
 
 
 def interrupted(source: Any, at: int, error: BaseException) -> Any:
