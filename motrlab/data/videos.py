@@ -170,7 +170,8 @@ class VideoFile:
             if not self._writer.isOpened():
                 raise UserError(f"{self.path}: OpenCV cannot write this video; use .mp4, or pictures (--frames)")
             self._writer.release()
-            if cv2.VideoCapture(str(self._part)).get(cv2.CAP_PROP_FRAME_COUNT) != self.num_frames:
+            # One more, where Ctrl-C came in the middle of writing it.
+            if cv2.VideoCapture(str(self._part)).get(cv2.CAP_PROP_FRAME_COUNT) < self.num_frames:
                 raise UserError(f"{self.path}: the video could not be written whole; is the disk full?")
             with writing(self.path):
                 self._part.replace(self.path)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -79,6 +80,35 @@ def test_frames_of_another_size_are_a_user_error_and_the_others_are_kept(tmp_pat
 def test_no_frames_leave_no_file(tmp_path: Path) -> None:
     write(tmp_path / "x.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+OPENCV_WRITER = cv2.VideoWriter
+
+
+class InterruptedWriter:
+    """Python answers a signal when the encoder has returned: a frame is in the file, but not yet counted."""
+
+    fourcc = cv2.VideoWriter.fourcc
+
+    def __init__(self, *arguments: Any) -> None:
+        self._writer = OPENCV_WRITER(*arguments)
+        self.isOpened, self.release = self._writer.isOpened, self._writer.release
+
+    def write(self, image: Any) -> None:
+        self._writer.write(image)
+        if image.max() > 50:
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_in_the_middle_of_a_frame_leaves_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoWriter", InterruptedWriter)
+    video = VideoFile(tmp_path / "x.mp4", 15)
+    for level in (0, 20, 40):
+        video.write(np.full((48, 64, 3), level, np.uint8))
+    with pytest.raises(KeyboardInterrupt):
+        video.write(np.full((48, 64, 3), 60, np.uint8))
+    video.close()
+    assert cv2.VideoCapture(str(tmp_path / "x.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 4
 
 
 def test_without_an_encoder_it_is_a_user_error_at_the_end(tmp_path: Path) -> None:
