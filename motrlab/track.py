@@ -112,7 +112,7 @@ class _Results:
 def _claim(results: Sequence[Path], origin: Path) -> None:
     """Note in their folder whose results these are. Raises UserError for one that is there already and is not."""
     file = results[0].with_name(_OWNERS)
-    lines = file.read_text(errors="surrogateescape").split("\n") if file.is_file() else []
+    lines = file.read_text("utf-8", "surrogateescape").split("\n") if file.is_file() else []
     owners = dict(line.split("\t", 1) for line in lines if "\t" in line)
     for path in results:
         owner = owners.get(path.name)
@@ -121,5 +121,5 @@ def _claim(results: Sequence[Path], origin: Path) -> None:
         if owner != str(origin) and path.exists() and not (path.is_dir() and not any(path.iterdir())):
             whose = f"of {owner}" if owner else "not written by `track`"
             raise UserError(f"{path}: already there, {whose}; move it away or choose another --out")
-    with file.open("a", errors="surrogateescape") as stream:
+    with file.open("a", encoding="utf-8", errors="surrogateescape") as stream:
         stream.writelines(f"{path.name}\t{origin}\n" for path in results if owners.get(path.name) != str(origin))

@@ -23,7 +23,7 @@ _DEFAULT_FPS = 30.0  # of a folder that does not say
 _CONTAINERS_THAT_COUNT = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # first boxes of MP4 and MOV
 _MAX_SIDE_PX = 8190  # MPEG-4 (ISO/IEC 14496-2) has 13 bits for a side, and FFmpeg wants it even
 _MAX_TICKS = 65535  # and 16 bits for the ticks of its clock, which OpenCV makes a power of ten of the frame rate
-# Both are read at their first use; a bad video is to be told in one line, which is ours.
+# A bad video is to be told in one line, which is ours. FFmpeg reads its level at its first use.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -99,10 +99,18 @@ def _read_picture(file: Path) -> Image:
 
 
 def _open_video(path: Path) -> FrameSource:
-    video = cv2.VideoCapture(str(path))
+    video = cv2.VideoCapture(_utf8(path))
     fps = video.get(cv2.CAP_PROP_FPS)
     fps = fps if 0 < fps <= 1000 else _DEFAULT_FPS
     return FrameSource(path.stem, fps, path.resolve(), _read_video(path, video, fps))
+
+
+def _utf8(path: Path) -> str:
+    """A path for OpenCV's videos. Raises UserError for a name that is not UTF-8, on which OpenCV would crash."""
+    try:
+        return str(path).encode().decode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: OpenCV takes no name that is not UTF-8; rename it") from error
 
 
 def _read_video(path: Path, video: cv2.VideoCapture, fps: float) -> Iterator[tuple[int, Image]]:
@@ -139,6 +147,7 @@ class VideoFile:
         if abs(self._fps - fps) > 1e-3:
             self.notes.append(f"{path}: {self._fps:g} frames a second; MPEG-4 does not take {fps:g}")
         self._part = path.with_name(f"{hidden_name(path)}part{path.suffix}")
+        self._part_name = _utf8(self._part)
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: Image) -> None:
@@ -160,7 +169,7 @@ class VideoFile:
         if shrink < 1:
             size = "{}×{}".format(*self._size)
             self.notes.append(f"{self.path}: {size} pixels; MPEG-4 does not take {width}×{height}")
-        return cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, self._size)
+        return cv2.VideoWriter(self._part_name, cv2.VideoWriter.fourcc(*"mp4v"), self._fps, self._size)
 
     def close(self) -> None:
         """Move the video into place, if it has a frame. Raises UserError, and leaves none, if it cannot be read."""
@@ -171,7 +180,7 @@ class VideoFile:
                 raise UserError(f"{self.path}: OpenCV cannot write this video; use .mp4, or pictures (--frames)")
             self._writer.release()
             # One more, where Ctrl-C came in the middle of writing it.
-            if cv2.VideoCapture(str(self._part)).get(cv2.CAP_PROP_FRAME_COUNT) < self.num_frames:
+            if cv2.VideoCapture(self._part_name).get(cv2.CAP_PROP_FRAME_COUNT) < self.num_frames:
                 raise UserError(f"{self.path}: the video could not be written whole; is the disk full?")
             with writing(self.path):
                 self._part.replace(self.path)

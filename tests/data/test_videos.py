@@ -117,6 +117,24 @@ def test_without_an_encoder_it_is_a_user_error_at_the_end(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_name_that_is_not_utf8_is_a_user_error(tmp_path: Path) -> None:
+    """In a process of its own: OpenCV crashes on it."""
+    code = f"""
+from pathlib import Path
+from motrlab.data.videos import VideoFile, open_source
+from motrlab.errors import UserError
+file = Path({str(tmp_path)!r}) / "x\\udcff.mp4"
+file.touch()
+for use in (open_source, lambda path: VideoFile(path, 15)):
+    try:
+        use(file)
+    except UserError as error:
+        print("not UTF-8; rename it" in str(error))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout.split() == ["True", "True"], result
+
+
 def test_a_video_that_the_disk_cuts_is_removed(tmp_path: Path) -> None:
     code = f"""
 import resource
