@@ -282,7 +282,7 @@ def test_nothing_of_a_sequence_reaches_the_next() -> None:
         images = [np.full((48, 80, 3), i, np.uint8) for i in range(len(video))]
         with torch.no_grad():
             found = track_frames(graphs, images, lambda image: video[image[0, 0, 0]], model.config, rules)
-            return [(f.track_id.tolist(), f.cxcywh) for f in found]
+            return [(f.track_id.tolist(), f.ltwh) for f in found]
 
     alone, _, after = track(second), track(first), track(second)
     assert after[0][0][0] == 1  # ids count from 1 again

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from motrlab.data.motchallenge import write_rows
 from motrlab.data.rows import Rows, read_text
+from motrlab.files import write_text
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,15 @@ def read_tracks(path: Path) -> Tracks:
 
 
 def write_tracks(path: Path, tracks: Tracks) -> None:
-    """Write `frame,id,x,y,w,h,score,-1,-1,-1` in one move, sorted by frame and id, boxes to 0.001 px."""
+    """Write `format_tracks` in one move."""
+    write_text(Path(path), format_tracks(tracks))
+
+
+def format_tracks(tracks: Tracks) -> str:
+    """Lines `frame,id,x,y,w,h,score,-1,-1,-1`, sorted by frame and id, boxes to 0.001 px, scores to five digits."""
     order = np.lexsort((tracks.track_id, tracks.frame))
-    write_rows(
-        Path(path), tracks.frame[order], tracks.track_id[order], tracks.ltwh[order], tracks.score[order], decimals=3
+    columns = (tracks.frame[order], tracks.track_id[order], *tracks.ltwh[order].T, tracks.score[order])
+    return "".join(
+        f"{frame},{track_id},{x:.3f},{y:.3f},{w:.3f},{h:.3f},{score:.5f},-1,-1,-1\n"
+        for frame, track_id, x, y, w, h, score in zip(*(column.tolist() for column in columns), strict=True)
     )

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from motrlab.boxes import box_cxcywh_to_ltwh
 from motrlab.data.clips import Clip
 from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET
+from motrlab.data.summary import aligned
 from motrlab.data.transforms import ClipSample, Transform, network_input
-from motrlab.viz.overlay import FrameTracks, contact_sheet, draw_frame
+from motrlab.tracking.sequence import FrameTracks
+from motrlab.viz.overlay import contact_sheet, draw_frame
 
 _CAPTION_PX = 18
 _CAPTION_BGR, _INK_BGR = (32, 32, 32), (235, 235, 235)
@@ -72,9 +74,7 @@ def sample_table(samples: Mapping[str, ClipSample]) -> str:
         visibility = f"{seen.mean():.2f}" if len(seen) else "-"
         mean = f"{float(values):.2f}" if _is_normalised(sample) else f"{float(values):.0f}"
         rows.append([name, *map(str, _size(sample)), people, visibility, mean])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
-    return "\n".join("  ".join(line) for line in lines)
+    return aligned(rows, left=1)
 
 
 def _size(sample: ClipSample) -> tuple[int, int]:
@@ -106,7 +106,7 @@ def _with_boxes(
     way = cv2.INTER_NEAREST if enlarged >= 4 else cv2.INTER_LINEAR if enlarged > 1 else cv2.INTER_AREA
     resized = cv2.resize(picture, (width, height), interpolation=way)
     ltwh = box_cxcywh_to_ltwh(boxes) * np.array([width, height, width, height])
-    return draw_frame(np.ascontiguousarray(resized), FrameTracks(ids, ltwh), min_width_px=0)
+    return draw_frame(np.ascontiguousarray(resized), FrameTracks(ids, ltwh, np.ones(len(ids))), min_width_px=0)
 
 
 def _captioned(picture: NDArray[np.uint8], text: str, room: tuple[int, int]) -> NDArray[np.uint8]:
