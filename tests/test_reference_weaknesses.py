@@ -65,7 +65,7 @@ from motrlab.tracking.sequence import track_frames
 from motrlab.tracking.step import FrameOutput, FrameStep, TrackState, empty_state, frame_step
 from motrlab.tracking.tracker import EMPTY, Decision, Tracker
 from motrlab.training import trainer
-from motrlab.training.clip_loop import ClipModel
+from motrlab.training.trainee import ClipModel
 
 PRESET = """
 from dataclasses import replace

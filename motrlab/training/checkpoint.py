@@ -22,7 +22,6 @@ from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr
 from motrlab.run import atomic_path
-from motrlab.training.ema import Ema
 
 _FACTS = "motrlab"
 
@@ -68,18 +67,21 @@ def load_model(path: Path, config: Config) -> Motr:
 
 
 def save_training(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: Mapping[str, Any], ema: Ema | None = None
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    facts: Mapping[str, Any],
+    ema: nn.Module | None = None,
 ) -> None:
     """All that a training needs to go on. `facts`: `step` (updates done), `identity`, `seconds`, `best`, any JSON."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | optimizer_tensors(optimizer)
     if ema is not None:
-        tensors |= {f"ema.{name}": tensor for name, tensor in ema.average.items()}
-        facts = {**facts, "ema_updates": ema.updates}
+        tensors |= {f"ema.{name}": tensor for name, tensor in ema.state_dict().items()}
     save_tensors(path, tensors, facts)
 
 
 def load_training(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str, ema: Ema | None = None
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str, ema: nn.Module | None = None
 ) -> dict[str, Any]:
     """Restore model, optimiser and average in place; the file's facts.
 
@@ -91,7 +93,7 @@ def load_training(
     model.load_state_dict(part(tensors, "model"))
     load_optimizer(optimizer, part(tensors, "optimizer"))
     if ema is not None:
-        ema.load(part(tensors, "ema"), int(facts["ema_updates"]))
+        ema.load_state_dict(part(tensors, "ema"))
     return facts
 
 

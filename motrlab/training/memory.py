@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from motrlab.errors import UserError
-from motrlab.tracking.step import Graphs
 
 T = TypeVar("T")
 _MB = 1e6
@@ -56,7 +55,7 @@ class SavedBytes:
 
     def part(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a checkpointed part keeps: its arguments. What it saves inside is kept apart."""
-        for tensor in _tensors(arguments):
+        for tensor in tensors_in(arguments):
             self.count(tensor)
         inside = SavedBytes.__new__(SavedBytes)
         inside._own, inside._kept = self._own | self._kept.keys(), {}
@@ -82,16 +81,13 @@ def _unchanged(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _tensors(values: Iterable[Any]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found += _tensors(value)
-        elif dataclasses.is_dataclass(value):
-            found += _tensors(getattr(value, field.name) for field in dataclasses.fields(value))
-    return found
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors of a value: it, or those in its items (list, tuple) or fields (dataclass), however deep."""
+    if isinstance(value, Tensor):
+        return [value]
+    if dataclasses.is_dataclass(value):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return [tensor for inner in value for tensor in tensors_in(inner)] if isinstance(value, list | tuple) else []
 
 
 def checkpointed(function: Callable[..., T], *arguments: Any) -> T:
@@ -107,29 +103,6 @@ def checkpointed(function: Callable[..., T], *arguments: Any) -> T:
     return result
 
 
-class CheckpointedGraphs:
-    """Graphs of which every call is checkpointed (`tracking.step.Graphs`).
-
-    The decision between base graph and QIM stays outside: it is made once.
-    """
-
-    def __init__(self, graphs: Graphs) -> None:
-        self._graphs = graphs
-        self.decode = graphs.decode
-
-    @property
-    def detect_query(self) -> Tensor:
-        query: Tensor = self._graphs.detect_query
-        return query
-
-    def base(self, *inputs: Tensor) -> Any:
-        return checkpointed(self._graphs.base, *inputs)
-
-    def qim(self, *inputs: Tensor) -> Tensor:
-        updated: Tensor = checkpointed(self._graphs.qim, *inputs)
-        return updated
-
-
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
     """Bytes at the peak of a training step. `optimizer` counts the moments, `average` the EMA of the weights."""
@@ -142,20 +115,16 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        return self.parameters + self.gradients + self.optimizer + self.average + self.activations
+        return sum(dataclasses.astuple(self))
 
     def metrics(self) -> dict[str, float]:
         """For a record: `memory.activations_mb` and so on, in units of 10⁶ bytes."""
-        parts = ("parameters", "gradients", "optimizer", "average", "activations", "total")
-        return {f"memory.{name}_mb": round(getattr(self, name) / _MB, 3) for name in parts}
+        parts = {**dataclasses.asdict(self), "total": self.total}
+        return {f"memory.{name}_mb": round(size / _MB, 3) for name, size in parts.items()}
 
     def text(self) -> str:
         """One line."""
-        parts = ", ".join(
-            f"{name} {getattr(self, name) / _MB:.1f}"
-            for name in ("parameters", "gradients", "optimizer", "average", "activations")
-            if getattr(self, name)
-        )
+        parts = ", ".join(f"{name} {size / _MB:.1f}" for name, size in dataclasses.asdict(self).items() if size)
         return f"memory of a training step, estimated: {self.total / _MB:.1f} MB ({parts})"
 
     def check(self, device: torch.device) -> None:
@@ -195,13 +164,11 @@ def estimate_memory(
     per_frame = saved.kept / clip_frames
     # Of checkpointed parts one at a time is there once more, for all clips of the batch.
     activations = max(per_frame * frames * clips + saved.recomputed * clips for frames, clips in batches)
-    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    whole = sum(value.numel() * value.element_size() for value in state.values())
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     return MemoryEstimate(
-        parameters=parameters,
+        parameters=sum(p.nbytes for p in model.parameters()),
         gradients=trained,
         optimizer=2 * trained,  # AdamW's two moments; Muon keeps one of its matrices
-        average=whole if average else 0,
+        average=sum(value.nbytes for value in state.values()) if average else 0,
         activations=round(activations),
     )

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from motrlab.config import Config, TrainConfig
-from motrlab.data.clips import ClipBatch, ClipKey, StepSampler, collate, keep_freed_memory, make_loader
+from motrlab.data.clips import ClipBatch, ClipKey, LoadedClips, StepSampler, collate, keep_freed_memory, make_loader
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr, build_motr
@@ -158,14 +158,14 @@ class _Training:
         seconds = time.time() - self.began if self.done < train.steps else self.spent
         return FitResult(train.steps, final_means(self.rows), self.curve, seconds, memory, self.best, self.is_main)
 
-    def _update(self, step: int, batches: list[ClipBatch]) -> dict[str, float]:
+    def _update(self, step: int, loaded: list[LoadedClips]) -> dict[str, float]:
         """One step; its row of the curve."""
         keys = self.sampler.micro_batches(step)
         self.trainee.prepare(step)
         statistics = {name: value.clone() for name, value in self.clips.named_buffers()}
         set_lr(self.optimizer.param_groups, lr_factor(self.train, step))
         self.optimizer.zero_grad(set_to_none=True)
-        batches = [batch.to(self.accelerator.device, non_blocking=True) for batch in batches]
+        batches = [clips.to(self.accelerator.device, non_blocking=True) for clips in loaded]
         losses = []
         for number, (batch, own) in enumerate(zip(batches, keys, strict=True)):
             last = number + 1 == len(batches)
@@ -179,7 +179,7 @@ class _Training:
             self._stop(step, batches, keys, statistics)
         self.optimizer.step()
         if self.ema is not None:
-            self.ema.update(self.clips)
+            self.ema.update_parameters(self.clips)
         return {"step": step, "lr": self.optimizer.param_groups[-1]["lr"], **means, "grad_norm": norm}
 
     def _means(self, losses: Sequence[ClipLoss]) -> tuple[dict[str, float], float]:
@@ -298,7 +298,7 @@ def _check_lengths(store: FrameStore, train: TrainConfig) -> None:
         )
 
 
-def _batches(loader: Iterable[ClipBatch]) -> Iterator[ClipBatch]:
+def _batches(loader: Iterable[LoadedClips]) -> Iterator[LoadedClips]:
     """The loader's batches; a user's mistake found in a worker process becomes one line again."""
     try:
         yield from loader

@@ -7,10 +7,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_ltwh
-from motrlab.data.clips import Clip
 from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET
 from motrlab.data.transforms import ClipSample, Transform, network_input
 from motrlab.viz.overlay import FrameTracks, contact_sheet, draw_frame
@@ -26,13 +26,13 @@ def network_input_to_bgr(frame: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.clip(np.rint(bgr), 0, 255).astype(np.uint8)
 
 
-def clip_sheet(clips: Sequence[Clip], width: int = 320) -> NDArray[np.uint8]:
+def clip_sheet(clips: Sequence[ClipSample], width: int = 320) -> NDArray[np.uint8]:
     """One row per clip, one column per frame, boxes and ids drawn; every frame `width` pixels wide."""
     pictures: list[Any] = []
     for clip in clips:
-        inputs = network_input(clip.images, nv12=clip.nv12).numpy()
+        inputs = network_input(torch.from_numpy(np.stack(clip.images)), nv12=clip.nv12).numpy()
         for image, boxes, ids in zip(inputs, clip.boxes, clip.ids, strict=True):
-            pictures.append(_with_boxes(network_input_to_bgr(image), boxes.numpy(), ids.numpy(), width))
+            pictures.append(_with_boxes(network_input_to_bgr(image), boxes, ids, width))
     return contact_sheet(pictures, columns=len(clips[0].boxes))
 
 

@@ -10,6 +10,7 @@ from motrlab.boxes import box_cxcywh_to_xyxy
 from motrlab.config import mot17, street
 from motrlab.data.preprocess import preprocess
 from motrlab.data.transforms import (
+    TRANSFORM_SETS,
     ClipSample,
     Compose,
     RandomSelectOne,
@@ -17,21 +18,20 @@ from motrlab.data.transforms import (
     SeqColourJitter,
     SeqNetworkInput,
     SeqNormalize,
-    SeqNv12Chroma,
     SeqRandomAffine,
     SeqRandomFlip,
     SeqRandomSizeCrop,
     SeqResize,
     SeqToTensor,
     Transform,
+    TransformSet,
     change_view,
     network_input,
     nv12_chroma,
     reference_transforms,
-    street_transforms,
-    training_transforms,
-    validation_transforms,
+    transform_set,
 )
+from motrlab.errors import UserError
 
 HEIGHT, WIDTH = 90, 160
 BRIGHT = (250, 240, 230)
@@ -101,10 +101,9 @@ def test_frames_without_people(case: str) -> None:
 def test_one_choice_for_the_whole_clip() -> None:
     sample = clip([(60, 30, 90, 66)])
     sample = dataclasses.replace(sample, images=[sample.images[0]] * 2, boxes=[sample.boxes[0]] * 2)
-    model = street().model
-    for make in (street_transforms, reference_transforms):
+    for chosen in TRANSFORM_SETS.values():
         for seed in range(5):
-            found = make(model)(sample, np.random.default_rng(seed))
+            found = chosen(street().model)(sample, np.random.default_rng(seed))
             np.testing.assert_array_equal(found.images[0], found.images[1])
             np.testing.assert_array_equal(found.boxes[0], found.boxes[1])
 
@@ -177,9 +176,8 @@ def test_select_one_takes_each_with_its_probability() -> None:
 
 def test_validation_is_the_deployed_preprocessing_to_the_bit() -> None:
     sample = clip([(60, 30, 90, 66)])
-    model = dataclasses.replace(street().model, height=40, width=56)
     expected = np.stack([preprocess(image, 40, 56) for image in sample.images])
-    found = validation_transforms(model)(sample, np.random.default_rng(0))
+    found = Compose([SeqResize([(40, 56)]), SeqNetworkInput()])(sample, np.random.default_rng(0))
     np.testing.assert_array_equal(found.tensor.numpy(), expected)
 
 
@@ -196,24 +194,29 @@ def test_the_three_steps_to_the_network_are_the_one() -> None:
 
 def test_sets_end_at_the_networks_size() -> None:
     model = street().model
-    for make in (street_transforms, reference_transforms):
+    for chosen in TRANSFORM_SETS.values():
         for seed in range(6):
-            found = make(model)(clip([(60, 30, 90, 66)]), np.random.default_rng(seed))
+            found = chosen(model)(clip([(60, 30, 90, 66)]), np.random.default_rng(seed))
             assert [image.shape for image in found.images] == [(model.height, model.width, 3)] * 2
-    found = validation_transforms(model)(clip([(60, 30, 90, 66)]), np.random.default_rng(0))
-    assert found.tensor.shape == (2, 3, model.height, model.width)
-    assert found.tensor.abs().max() <= 1
+
+
+def test_an_unknown_set_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="unknown augmentation 'none'; one of street, reference"):
+        transform_set("none")
+
+
+def test_a_set_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRANSFORM_SETS, "plain", TransformSet(lambda model: SeqResize([(8, 16)]), 0.0, 1.0))
+    found = transform_set("plain")(street().model)(clip([]), np.random.default_rng(0))
+    assert [image.shape for image in found.images] == [(8, 16, 3)] * 2
 
 
 TO_TENSOR: dict[str, tuple[Transform, float]] = {  # and the brightness half way between background and rectangle
     "to tensor": (SeqToTensor(), 130),
     "yuv": (Compose([SeqToTensor(), SeqBgrToYuv444()]), 130),
     "normalised": (Compose([SeqToTensor(), SeqBgrToYuv444(), SeqNormalize()]), 0),
-    "nv12": (Compose([SeqToTensor(), SeqBgrToYuv444(), SeqNv12Chroma()]), 130),
-    "nv12, normalised": (Compose([SeqToTensor(), SeqBgrToYuv444(), SeqNormalize(), SeqNv12Chroma(128, 128)]), 0),
     "one pass": (SeqNetworkInput(), 0),
     "one pass, nv12": (SeqNetworkInput(nv12=True), 0),
-    "validation": (validation_transforms(dataclasses.replace(street().model, height=HEIGHT, width=WIDTH)), 0),
 }
 
 
@@ -292,10 +295,8 @@ def test_select_one_hands_over_what_the_chosen_one_did() -> None:
 @pytest.mark.parametrize("augmentation", ["street", "reference"])
 def test_colour_jitter_goes_with_both_sets(augmentation: str) -> None:
     def colours(strength: float | None, seed: int) -> np.ndarray:
-        train = dataclasses.replace(street().train, augmentation=augmentation, colour_jitter=strength)
-        found = training_transforms(train, street().model)(
-            clip([(0, 0, WIDTH, HEIGHT)], 1), np.random.default_rng(seed)
-        )
+        transform = transform_set(augmentation)(street().model, strength)
+        found = transform(clip([(0, 0, WIDTH, HEIGHT)], 1), np.random.default_rng(seed))
         return found.images[0][found.images[0].shape[0] // 2, found.images[0].shape[1] // 2]
 
     for seed in range(4):
@@ -316,6 +317,6 @@ def test_the_reference_set_has_the_references_sizes() -> None:
     assert (resize.sizes[0], resize.sizes[-1], len(resize.sizes), resize.max_size) == (608, 992, 13, 1536)
     assert isinstance(crop, Compose)
     assert isinstance(crop.transforms[0], SeqResize)
-    assert crop.transforms[0].sizes == (400, 500, 600)
+    assert crop.transforms[0].sizes == [400, 500, 600]
     assert isinstance(crop.transforms[1], SeqRandomSizeCrop)
     assert (crop.transforms[1].min_size, crop.transforms[1].max_size) == (384, 600)

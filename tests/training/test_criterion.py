@@ -45,15 +45,11 @@ def draw_frame(
     """Shares of positive and of empty slots; other positives in every layer, the same empty slots."""
     rng = np.random.default_rng(seed)
     exists = np.broadcast_to(rng.random(shape[1:]) >= empty, shape)
-    clip, slot = zip(
-        *(np.nonzero((rng.random(shape[1:]) < positive) & exists[0]) for _ in range(shape[0])), strict=True
-    )
+    index = np.stack(np.nonzero((rng.random(shape) < positive) & exists))
     return Frame(
         rng.uniform(-4, 4, shape),
         np.concatenate((rng.uniform(0.2, 0.8, (*shape, 2)), rng.uniform(0.1, 0.3, (*shape, 2))), -1),
-        FrameMatch(
-            exists.copy(), clip, slot, tuple(rng.uniform(0.2, 0.6, (len(s), 4)) for s in slot), int(rng.integers(0, 9))
-        ),
+        FrameMatch(exists.copy(), index, rng.uniform(0.2, 0.6, (index.shape[1], 4)), int(rng.integers(0, 9))),
     )
 
 
@@ -61,22 +57,16 @@ def slow_loss(frames: Sequence[Frame], config: TrainConfig) -> dict[str, float]:
     """Every term, slot by slot; not divided."""
     terms = {}
     for f, frame in enumerate(frames):
+        match = frame.match
+        boxes = dict(zip(map(tuple, match.index.T.tolist()), match.box.tolist(), strict=True))
         for layer in range(len(frame.logits)):
-            match = frame.match
-            positive = dict(
-                zip(
-                    zip(match.clip[layer].tolist(), match.slot[layer].tolist(), strict=True),
-                    match.box[layer].tolist(),
-                    strict=True,
-                )
-            )
             class_, l1, giou = 0.0, 0.0, 0.0
             for b in range(frame.logits.shape[1]):
                 for n in range(frame.logits.shape[2]):
                     if not match.valid[layer, b, n]:
                         continue
                     p = 1 / (1 + math.exp(-frame.logits[layer, b, n]))
-                    gt, box = positive.get((b, n)), frame.boxes[layer, b, n].tolist()
+                    gt, box = boxes.get((layer, b, n)), frame.boxes[layer, b, n].tolist()
                     if gt is None:
                         class_ -= (1 - config.focal_alpha) * p**config.focal_gamma * math.log(1 - p)
                         continue
@@ -231,8 +221,9 @@ def test_slots_and_clips_may_come_in_any_order(quiet: TrainConfig) -> None:
         replace(
             match,
             valid=match.valid[:, of_clips][:, :, of_slots],
-            clip=tuple(np.argsort(of_clips)[c] for c in match.clip),
-            slot=tuple(np.argsort(of_slots)[s] for s in match.slot),
+            index=np.stack(
+                (match.index[0], np.argsort(of_clips)[match.index[1]], np.argsort(of_slots)[match.index[2]])
+            ),
         ),
     )
     assert criterion([moved], quiet).named() == pytest.approx(criterion([frame], quiet).named(), rel=1e-5, abs=1e-6)

@@ -16,7 +16,7 @@ from motrlab.data.clips import ClipBatch, ClipDataset, collate
 from motrlab.data.store import FrameStore
 from motrlab.model.motr import Motr, MotrGraphs, build_motr
 from motrlab.training.checkpoint import load_model, load_tensors
-from motrlab.training.clip_loop import clip_loss, clip_objects
+from motrlab.training.clip_loop import clip_loss
 from motrlab.training.criterion import ClipLoss
 from motrlab.training.distributed import cpu_has_bf16, make_accelerator
 from motrlab.training.trainee import Trainee
@@ -45,7 +45,6 @@ def chancy(config: Config, **changes: object) -> Config:
         false_positive_ratio=0.5,
         clone_probability=0.5,
         reference_jitter=0.1,
-        swap_probability=0.5,
         keep_iou=-1.0,
         freeze_bn=False,
         validate_every=4,
@@ -152,12 +151,12 @@ def test_it_learns_one_clip_by_heart(store: FrameStore, config: Config, tmp_path
     )
     config = replace(config, train=train)
     batch = collate([ClipDataset(store, train, config.model, seed=1)[0, i, 2] for i in range(2)]).to("cpu")
-    assert sum(len(ids) for row in batch.ids for ids in row) >= 4
+    assert sum(len(people.ids) for row in batch.objects for people in row) >= 4
 
     def loss(model: Motr, _: ClipBatch, rngs: Sequence[np.random.Generator]) -> ClipLoss:
-        memory = model.base.encode(batch.images.flatten(0, 1)).split(2)
+        values = model.base.value_maps(model.base.encode(batch.images.flatten(0, 1))).split(2, 1)
         rngs = [np.random.default_rng(i) for i in range(2)]
-        return clip_loss(MotrGraphs(model, encoded=True), memory, clip_objects(batch), config.model, train, rngs)
+        return clip_loss(MotrGraphs(model, encoded=True), values, batch.objects, config.model, train, rngs)
 
     _, result = run_fit(store, config, tmp_path, loss)
     header, *rows = (line.split(",") for line in result.curve.read_text().splitlines())
