@@ -164,7 +164,7 @@ class OurClips(ClipDataset):
 
     def __getitem__(self, key: Any) -> ClipSample:
         name, frames = key
-        return self.clip(name, frames, np.random.default_rng(frames))
+        return self.transform(self.load(name, frames), np.random.default_rng(frames))
 
 
 class PngClips(Dataset[Any]):

@@ -112,11 +112,7 @@ class ClipDataset(Dataset[ClipSample]):
     def __getitem__(self, key: ClipKey) -> ClipSample:
         step, index, num_frames = key
         rng = np.random.default_rng((self.seed, step, index))
-        return self.clip(*self.draw_frames(rng, num_frames), rng)
-
-    def clip(self, name: str, frames: Sequence[int], rng: np.random.Generator) -> ClipSample:
-        """Those frames of a sequence, augmented with the randomness of `rng`."""
-        return self.transform(self.load(name, frames), rng)
+        return self.transform(self.load(*self.draw_frames(rng, num_frames)), rng)
 
     def draw_frames(self, rng: np.random.Generator, num_frames: int) -> tuple[str, list[int]]:
         """A sequence's name and `num_frames` of its frames. Raises UserError when every sequence is shorter."""

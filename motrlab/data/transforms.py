@@ -57,26 +57,24 @@ def change_view(sample: ClipSample, scale: tuple[float, float], offset: tuple[fl
     outside the old picture was never visible, and a larger view does not bring it back.
     """
     stretch, shift = np.array([*scale, *np.abs(scale)], np.float32), np.array([*offset, 0, 0], np.float32)
+    low, high = np.sort(np.array([offset, np.add(offset, scale)]), axis=0)  # the old picture in the new view
     boxes, ids, visibility = [], [], []
     for old, frame_ids, seen in zip(sample.boxes, sample.ids, sample.visibility, strict=True):
         new = old * stretch + shift
         corners = box_cxcywh_to_xyxy(new)
-        ends = np.sort(np.array([np.array(offset), np.array(offset) + np.array(scale)]), axis=0)  # old picture in it
-        inside = _area(_clip(corners, ends[0], ends[1]))
-        shown = _area(_clip(corners, np.maximum(ends[0], 0), np.minimum(ends[1], 1)))
+        shown = _area(corners, np.maximum(low, 0), np.minimum(high, 1))
         keep = shown > 0
         boxes.append(new[keep])
         ids.append(frame_ids[keep])
-        visibility.append((seen * shown / np.maximum(inside, 1e-12))[keep].astype(np.float32))
+        share = shown / np.maximum(_area(corners, low, high), 1e-12)
+        visibility.append((seen * share)[keep].astype(np.float32))
     return replace(sample, boxes=boxes, ids=ids, visibility=visibility)
 
 
-def _clip(corners: NDArray[np.float32], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.clip(corners, np.tile(low, 2), np.tile(high, 2))
-
-
-def _area(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (corners[:, 2] - corners[:, 0]).clip(0) * (corners[:, 3] - corners[:, 1]).clip(0)
+def _area(corners: NDArray[np.float32], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of what lies between the points `low` and `high`."""
+    clipped = np.clip(corners, np.tile(low, 2), np.tile(high, 2))
+    return (clipped[:, 2:] - clipped[:, :2]).clip(0).prod(1)
 
 
 @dataclass(frozen=True)

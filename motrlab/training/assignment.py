@@ -19,7 +19,7 @@ from motrlab.config import ModelConfig, TrainConfig
 from motrlab.data.clips import FrameObjects, Objects
 from motrlab.tracking.step import FrameOutput
 from motrlab.tracking.tracker import EMPTY, Decision
-from motrlab.training.matcher import Float, Int, make_matcher
+from motrlab.training.matcher import Float, HungarianMatcher, Int
 
 NO_OBJECT = -1  # a live track slot that follows nobody: a false positive
 _IGNORE_IOU = 0.5  # a detect slot that overlaps an ignored person more is not judged
@@ -75,7 +75,7 @@ class ClipAssignment:
             rng.uniform(0, 0.9) if rng.random() < config.heavy_drop_fraction else config.drop_probability
             for rng in rngs
         ]
-        self.matcher = make_matcher(config)
+        self.matcher = HungarianMatcher(config)
 
     def decide(self, output: FrameOutput) -> Decision:
         """Match this frame, remember the match for the criterion, and choose the tracks of the next frame."""

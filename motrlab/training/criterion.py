@@ -24,7 +24,7 @@ class ClipLoss:
     """Sums over the clips, weighted, not yet divided: `total`, and `terms`, kind → `[F, L]`, detached.
 
     What is minimised is `total` over `num_objects` of all the clips of a step, on whatever processors they are; the
-    values that `named` and `summary` give are divided by the objects of these clips alone.
+    values that `named` and `mean` give are divided by the objects of these clips alone.
     """
 
     total: Tensor
@@ -48,11 +48,6 @@ class ClipLoss:
     def plus(self, kind: str, total: Tensor, table: Tensor) -> ClipLoss:
         """With one more kind of term: its sum, and its share by frame and layer `[F, L]`."""
         return ClipLoss(self.total + total, {**self.terms, kind: table.detach()}, self.num_objects)
-
-    def summary(self) -> dict[str, float]:
-        """Total and sums by kind."""
-        sums = {kind: float(table.sum()) / max(self.num_objects, 1) for kind, table in self.terms.items()}
-        return {"loss": float(self.mean.detach()), **sums}
 
 
 class SetCriterion:

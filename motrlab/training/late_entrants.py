@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from motrlab.boxes import box_cxcywh_to_xyxy, pairwise_iou
-from motrlab.config import ModelConfig
+from motrlab.config import ModelConfig, TrainConfig
 from motrlab.data.clips import Objects, SequencePeople
 from motrlab.data.store import FrameStore
 from motrlab.tracking.step import FrameOutput, Graphs, frame_loop
@@ -31,6 +31,7 @@ DROPPED = 0.4  # share of the live tracks
 _MIN_IOU = 0.5  # of a slot's box and a person's, to be about that person
 _MIN_VISIBILITY = 0.3  # less visible people are neither tracked nor asked for
 _MAX_PIXELS = 1_000_000  # of a batch
+_MATCHER = HungarianMatcher(TrainConfig(steps=1))  # the reference's costs, whatever a run trains with
 Scored = tuple[Float, NDArray[np.bool_]]  # of people: their detect scores, and which of them were dropped
 
 
@@ -56,7 +57,7 @@ class _Followed:
         num_detect, room = self.model.num_detect, self.model.num_track
         for b, people in enumerate(self.frames[0]):
             seen = np.flatnonzero(people.visibility >= _MIN_VISIBILITY)
-            slots, which = HungarianMatcher()(scores[b, :num_detect], boxes[b, :num_detect], people.boxes[seen])
+            slots, which = _MATCHER(scores[b, :num_detect], boxes[b, :num_detect], people.boxes[seen])
             good = _overlaps(boxes[b, slots], people.boxes[seen[which]]).diagonal() > _MIN_IOU
             slots, which = slots[good][:room], seen[which[good][:room]]
             source[b, : len(slots)], self.ids[b, : len(slots)] = slots, people.ids[which]

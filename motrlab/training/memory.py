@@ -32,8 +32,8 @@ class SavedBytes:
     def __init__(self, model: nn.Module) -> None:
         self._own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
         self._kept: dict[int, int] = {}
+        self._hooks = self._hooks_into(self._kept)
         self.recomputed = 0
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, _unchanged)
 
     @property
     def kept(self) -> int:
@@ -43,26 +43,29 @@ class SavedBytes:
     def total(self) -> int:
         return self.kept + self.recomputed
 
-    def _pack(self, tensor: Tensor) -> Tensor:
-        self.count(tensor)
-        return tensor
-
-    def count(self, tensor: Tensor) -> None:
-        """Count a tensor that is kept for the backward pass."""
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._own:
-            self._kept[storage.data_ptr()] = storage.nbytes()
-
     def part(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a checkpointed part keeps: its arguments. What it saves inside is kept apart."""
         for tensor in tensors_in(arguments):
-            self.count(tensor)
-        inside = SavedBytes.__new__(SavedBytes)
-        inside._own, inside._kept = self._own | self._kept.keys(), {}
-        with torch.autograd.graph.saved_tensors_hooks(inside._pack, _unchanged):
+            self._count(tensor, self._kept)
+        inside: dict[int, int] = {}
+        with self._hooks_into(inside):
             result = function(*arguments)
-        self.recomputed = max(self.recomputed, inside.kept)
+        self.recomputed = max(self.recomputed, sum(inside.values()))
         return result
+
+    def _hooks_into(self, sizes: dict[int, int]) -> Any:
+        """Hooks that note what is saved, by storage, in `sizes`."""
+
+        def pack(tensor: Tensor) -> Tensor:
+            self._count(tensor, sizes)
+            return tensor
+
+        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+
+    def _count(self, tensor: Tensor, sizes: dict[int, int]) -> None:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._own and (sizes is self._kept or storage.data_ptr() not in self._kept):
+            sizes[storage.data_ptr()] = storage.nbytes()
 
     def __enter__(self) -> SavedBytes:
         global _recorder
@@ -75,10 +78,6 @@ class SavedBytes:
         global _recorder
         self._hooks.__exit__(*error)
         _recorder = None
-
-
-def _unchanged(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def tensors_in(value: Any) -> list[Tensor]:

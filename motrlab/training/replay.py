@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from motrlab.config import Config
 from motrlab.data.clips import ClipBatch, ClipDataset, ClipKey, FrameObjects
-from motrlab.training.checkpoint import load_tensors, optimizer_tensors, part, save_tensors
+from motrlab.training.checkpoint import load_tensors, optimizer_tensors, part, save_tensors, state_tensors
 from motrlab.training.criterion import ClipLoss
 from motrlab.training.distributed import make_accelerator
 from motrlab.training.memory import tensors_in
@@ -94,7 +94,7 @@ def save_step(
     facts: Mapping[str, Any],
 ) -> None:
     """Weights, optimiser and micro-batches before an update; `facts` must tell how the model is made."""
-    tensors = {f"model.{name}": value for name, value in clips.state_dict().items()} | optimizer_tensors(optimizer)
+    tensors = state_tensors("model", clips) | optimizer_tensors(optimizer)
     for number, batch in enumerate(batches):
         people = [frame for row in batch.objects for frame in row]  # the rows of all frames and clips, joined
         joined = {name: np.concatenate([getattr(frame, name) for frame in people]) for name in _COLUMNS}

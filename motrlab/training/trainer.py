@@ -125,6 +125,7 @@ class _Training:
         self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = make_optimizer(groups, train.beta2)
         self.ema = Ema(self.clips, train.ema_decay) if train.ema_decay else None
+        self.states = {"model": self.clips} | ({"ema": self.ema} if self.ema else {})
         self.best: dict[str, Any] = {}
         self.done, self.spent, self.rows = self._resume()
         _check_lengths(store, train)
@@ -136,7 +137,7 @@ class _Training:
     def _resume(self) -> tuple[int, float, Rows]:
         if not (self.checkpoint.is_file() and self.curve.is_file()):
             return 0, 0.0, []
-        facts = load_training(self.checkpoint, self.clips, self.optimizer, self.identity, self.ema)
+        facts = load_training(self.checkpoint, self.states, self.optimizer, self.identity)
         self.best = facts["best"]
         return facts["step"], facts["seconds"], read_rows(self.curve, facts["step"])
 
@@ -214,7 +215,7 @@ class _Training:
         if self.is_main and _due(step, train.checkpoint_every, last):
             write_rows(self.curve, self.rows)
             facts = {"step": step, "identity": self.identity, "seconds": time.time() - self.began, "best": self.best}
-            save_training(self.checkpoint, self.clips, self.optimizer, facts, self.ema)
+            save_training(self.checkpoint, self.states, self.optimizer, facts)
         if validates or last:
             self.accelerator.wait_for_everyone()
 
