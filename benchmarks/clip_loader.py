@@ -43,7 +43,15 @@ from motrlab.data.motchallenge import Annotations, SequenceInfo, read_annotation
 from motrlab.data.store import FrameStore, SequenceSource, write_store
 from motrlab.data.street import JPEG_QUALITY, street_names, street_scene
 from motrlab.data.street_render import Renderer
-from motrlab.data.transforms import ClipSample, Compose, SeqBgrToYuv444, SeqNormalize, SeqResize, SeqToTensor
+from motrlab.data.transforms import (
+    ClipSample,
+    Compose,
+    FrameObjects,
+    SeqBgrToYuv444,
+    SeqNormalize,
+    SeqResize,
+    SeqToTensor,
+)
 
 WIDTH, HEIGHT = 1920, 1080
 REAL = ("MOT17-02-FRCNN", "MOT17-04-FRCNN", "MOT17-10-FRCNN", "MOT17-13-FRCNN")
@@ -183,8 +191,8 @@ class PngClips(Dataset[Any]):
             data = [transaction.get(f"{key[0]}/{frame:06d}".encode()) for frame in key[1]]
             images: list[Any] = [cv2.imdecode(np.frombuffer(png or b"", np.uint8), cv2.IMREAD_COLOR) for png in data]
         rng = np.random.default_rng(0)
-        nothing: list[Any] = [np.zeros(0)] * len(images)
-        sample = self.resize(ClipSample(images=images, boxes=nothing, ids=nothing, visibility=nothing), rng)
+        nobody = FrameObjects(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
+        sample = self.resize(ClipSample(images=images, objects=[nobody] * len(images)), rng)
         return self.rest(sample, rng).tensor if self.in_steps else sample
 
 

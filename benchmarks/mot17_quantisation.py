@@ -26,8 +26,9 @@ from torch import Tensor
 
 from motrlab.config import Config
 from motrlab.config.presets import load_preset
-from motrlab.data.clips import ClipBatch, FrameObjects
+from motrlab.data.clips import ClipBatch
 from motrlab.data.preprocess import input_bytes
+from motrlab.data.transforms import FrameObjects
 from motrlab.deploy.integer import integer_share
 from motrlab.deploy.kernel_graph import kernel_graphs
 from motrlab.deploy.onnx_graph import save_onnx

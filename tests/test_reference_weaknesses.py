@@ -265,7 +265,7 @@ def test_a_clip_is_of_one_video(tmp_path: Path) -> None:
     seen = []
     for index in range(60):
         clip = data[0, index, 3]
-        (who,) = {i for ids in clip.ids for i in ids.tolist()} or {0}
+        (who,) = {i for people in clip.objects for i in people.ids.tolist()} or {0}
         seen.append(who)
     assert set(seen) >= {1, 2, 3}
 

@@ -22,22 +22,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from motrlab.boxes import box_ltwh_to_cxcywh
 from motrlab.config import Config, ModelConfig, TrainConfig
 from motrlab.data.store import FrameStore
-from motrlab.data.transforms import ClipSample, network_input, transform_set
+from motrlab.data.transforms import ClipSample, FrameObjects, network_input, transform_set
 from motrlab.errors import UserError
 
 ClipKey = tuple[int, int, int]  # step, index in the step, number of frames
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-
-
-@dataclass(frozen=True)
-class FrameObjects:
-    """Ground truth of one frame of one clip: `boxes float32 [n, 4]` cxcywh in fractions of the picture, possibly
-    reaching outside it; `ids int64 [n]`; `visibility float32 [n]`, 0 to 1.
-    """
-
-    boxes: NDArray[np.floating]
-    ids: NDArray[np.int64]
-    visibility: NDArray[np.floating]
 
 
 Objects = list[list[FrameObjects]]  # [frame][clip]
@@ -71,10 +60,9 @@ class LoadedClips:
 
 def collate(clips: Sequence[ClipSample]) -> LoadedClips:
     """Clips of one length → a batch."""
-    people = [list(map(FrameObjects, clip.boxes, clip.ids, clip.visibility)) for clip in clips]
     # In a loader worker this stacks straight into memory that the trainer sees.
     pixels = default_collate([torch.from_numpy(np.stack(clip.images)) for clip in clips])
-    objects = [list(row) for row in zip(*people, strict=True)]
+    objects = [list(row) for row in zip(*(clip.objects for clip in clips), strict=True)]
     return LoadedClips(pixels=pixels.transpose(0, 1), objects=objects, nv12=clips[0].nv12)
 
 
@@ -114,12 +102,18 @@ class ClipDataset(Dataset[ClipSample]):
         rng = np.random.default_rng((self.seed, step, index))
         return self.transform(self.load(*self.draw_frames(rng, num_frames)), rng)
 
+    def lengths(self, num_frames: int) -> NDArray[np.int64]:
+        """Frames of every sequence, 0 of those with fewer than `num_frames`. Raises UserError if these are all."""
+        lengths = np.array([info.num_frames for info in self.store.sequences])
+        if lengths.max() < num_frames:
+            raise UserError(
+                f"{self.store.path}: clips of {num_frames} frames, but no sequence has more than {lengths.max()}"
+            )
+        return np.where(lengths < num_frames, 0, lengths)
+
     def draw_frames(self, rng: np.random.Generator, num_frames: int) -> tuple[str, list[int]]:
         """A sequence's name and `num_frames` of its frames. Raises UserError when every sequence is shorter."""
-        lengths = np.array([s.num_frames if s.num_frames >= num_frames else 0 for s in self.store.sequences])
-        if not lengths.any():
-            longest = max(s.num_frames for s in self.store.sequences)
-            raise UserError(f"{self.store.path}: clips of {num_frames} frames, but no sequence has more than {longest}")
+        lengths = self.lengths(num_frames)
         info = self.store.sequences[rng.choice(len(lengths), p=lengths / lengths.sum())]
         stride = int(rng.integers(1, self.config.stride_max + 1))
         stride = min(stride, (info.num_frames - 1) // max(1, num_frames - 1))
@@ -133,15 +127,12 @@ class ClipDataset(Dataset[ClipSample]):
         """Those frames of a sequence as they are, decoded no larger than the augmentation can make use of."""
         if name not in self._people:
             self._people[name] = SequencePeople(self.store, name)
-        people = [self._people[name].at(frame) for frame in frames]
         info = self.store.info(name)
         needed = (self.model.height * self._useful_scale, self.model.width * self._useful_scale)
         reduce = largest_reduction(info.height, info.width, *needed)
         return ClipSample(
             images=[self.store.image(name, frame, reduce) for frame in frames],
-            boxes=[p.boxes for p in people],
-            ids=[p.ids for p in people],
-            visibility=[p.visibility for p in people],
+            objects=[self._people[name].at(frame) for frame in frames],
             nv12=self.config.nv12,
         )
 

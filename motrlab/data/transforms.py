@@ -29,20 +29,27 @@ _GREY = (128, 128, 128)  # outside the picture; the network's zero
 _REFERENCE_HEIGHT = 800  # the pixel sizes of the reference's augmentation belong to this network height
 
 
+@dataclass(frozen=True)
+class FrameObjects:
+    """Ground truth of one frame of one clip: `boxes float32 [n, 4]`, cxcywh in fractions of the picture, possibly
+    reaching outside it; `ids int64 [n]`, one per person throughout the clip; `visibility float32 [n]`, 0 to 1.
+    """
+
+    boxes: NDArray[np.floating]
+    ids: NDArray[np.int64]
+    visibility: NDArray[np.floating]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipSample:
     """A clip of T frames on its way through the transforms.
 
-    `images`: T BGR pictures `uint8 [H, W, 3]` of one size. Per frame: `boxes float32 [n, 4]`, cxcywh in fractions of
-    the picture, not clipped to it; `ids int64 [n]`, one per person throughout the clip; `visibility float32 [n]`, 0 to
-    1, people of any visibility. `tensor [T, 3, h, w]` is empty until `SeqToTensor`. `nv12`: how `images` become the
-    network's input, see `network_input`.
+    `images`: T BGR pictures `uint8 [H, W, 3]` of one size; `objects`: the people of each, of any visibility.
+    `tensor [T, 3, h, w]` is empty until `SeqToTensor`. `nv12`: how `images` become input, see `network_input`.
     """
 
     images: list[NDArray[np.uint8]]
-    boxes: list[NDArray[np.float32]]
-    ids: list[NDArray[np.int64]]
-    visibility: list[NDArray[np.float32]]
+    objects: list[FrameObjects]
     tensor: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     nv12: bool = False
 
@@ -58,17 +65,15 @@ def change_view(sample: ClipSample, scale: tuple[float, float], offset: tuple[fl
     """
     stretch, shift = np.array([*scale, *np.abs(scale)], np.float32), np.array([*offset, 0, 0], np.float32)
     low, high = np.sort(np.array([offset, np.add(offset, scale)]), axis=0)  # the old picture in the new view
-    boxes, ids, visibility = [], [], []
-    for old, frame_ids, seen in zip(sample.boxes, sample.ids, sample.visibility, strict=True):
-        new = old * stretch + shift
-        corners = box_cxcywh_to_xyxy(new)
+    objects = []
+    for old in sample.objects:
+        boxes = old.boxes * stretch + shift
+        corners = box_cxcywh_to_xyxy(boxes)
         shown = _area(corners, np.maximum(low, 0), np.minimum(high, 1))
         keep = shown > 0
-        boxes.append(new[keep])
-        ids.append(frame_ids[keep])
-        share = shown / np.maximum(_area(corners, low, high), 1e-12)
-        visibility.append((seen * share)[keep].astype(np.float32))
-    return replace(sample, boxes=boxes, ids=ids, visibility=visibility)
+        visibility = (old.visibility * shown / np.maximum(_area(corners, low, high), 1e-12)).astype(np.float32)
+        objects.append(FrameObjects(boxes[keep], old.ids[keep], visibility[keep]))
+    return replace(sample, objects=objects)
 
 
 def _area(corners: NDArray[np.float32], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -280,11 +285,6 @@ class SeqNetworkInput:
         return replace(sample, tensor=network_input(torch.from_numpy(np.stack(sample.images)), nv12=self.nv12))
 
 
-def street_transforms(model: ModelConfig) -> Transform:
-    """Flip, zoom, shift: the geometry of the set `street`."""
-    return SeqRandomAffine(model.height, model.width)
-
-
 def reference_transforms(model: ModelConfig) -> Transform:
     """The reference's set; its pixel sizes shrink with the network's height."""
 
@@ -317,7 +317,7 @@ class TransformSet:
 
 
 TRANSFORM_SETS = {
-    "street": TransformSet(street_transforms, 1.0, math.exp(0.3)),  # the largest zoom
+    "street": TransformSet(lambda m: SeqRandomAffine(m.height, m.width), 1.0, math.exp(0.3)),  # the largest zoom
     "reference": TransformSet(reference_transforms, 0.0, 992 / _REFERENCE_HEIGHT),  # the largest short side
 }
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_xyxy, box_iou, pairwise_iou
 from motrlab.config import ModelConfig, TrainConfig
-from motrlab.data.clips import FrameObjects, Objects
+from motrlab.data.clips import Objects
+from motrlab.data.transforms import FrameObjects
 from motrlab.tracking.step import FrameOutput
 from motrlab.tracking.tracker import EMPTY, Decision
 from motrlab.training.matcher import Float, HungarianMatcher, Int

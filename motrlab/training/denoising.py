@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from motrlab.config import ModelConfig, TrainConfig
-from motrlab.data.clips import FrameObjects, Objects
+from motrlab.data.clips import Objects
+from motrlab.data.transforms import FrameObjects
 from motrlab.model.base import BaseOutput, ExtraSlots
 from motrlab.model.operations import MASKED
 from motrlab.tracking.step import FrameOutput, Graphs
@@ -44,25 +45,16 @@ class Denoising(nn.Module):
 
     def slots(self, noised: NoisedBoxes) -> ExtraSlots:
         """The slots of one frame."""
-        boxes = torch.from_numpy(noised.boxes).to(self.query.device)
-        reference = boxes.transpose(1, 2).unflatten(2, (-1, self.model.slot_columns))
-        query = self.query.expand(len(boxes), -1, *reference.shape[2:])
-        return ExtraSlots(query, reference, torch.from_numpy(self._bias(noised)).to(self.query.device))
-
-    def _bias(self, noised: NoisedBoxes) -> NDArray[np.float32]:
-        """`[B, 1, N + E, N + E]`: who must not see whom."""
         batch, extra = noised.group.shape
-        ordinary = self.model.num_slots
+        ordinary, device = self.model.num_slots, self.query.device
+        reference = torch.from_numpy(noised.boxes).transpose(1, 2).unflatten(2, (-1, self.model.slot_columns))
+        query = self.query.expand(batch, -1, *reference.shape[2:])
         sees = np.zeros((batch, ordinary + extra, ordinary + extra), bool)
         sees[:, :ordinary, :ordinary] = True
         own = noised.group[:, :, None] == noised.group[:, None, :]
         sees[:, ordinary:, ordinary:] = own & noised.real[:, None, :]
-        return np.where(sees, 0, MASKED).astype(np.float32)[:, None]
-
-
-def make_denoising(model: ModelConfig, config: TrainConfig) -> Denoising | None:
-    """None where a training has no denoising."""
-    return Denoising(model, config) if config.denoising_groups else None
+        bias = torch.from_numpy(np.where(sees, 0, MASKED).astype(np.float32))
+        return ExtraSlots(query, reference.to(device), bias[:, None].to(device))
 
 
 @dataclass(frozen=True)
@@ -117,21 +109,19 @@ class DenoisedClips(Extra):
 
     def __init__(self, denoising: Denoising, objects: Objects, rngs: Sequence[np.random.Generator]) -> None:
         self.denoising, self.model, self.config = denoising, denoising.model, denoising.config
-        self.objects, self.rngs = objects, [rng.spawn(1)[0] for rng in rngs]
-        self.most = max(len(_visible(frame, self.config)) for row in objects for frame in row)  # all have equal room
-        self.noised: list[NoisedBoxes] = []
+        most = max(len(_visible(frame, self.config)) for row in objects for frame in row)  # every frame has equal room
+        rngs, columns = [rng.spawn(1)[0] for rng in rngs], self.model.slot_columns
+        self.objects = objects
+        self.noised = [noised_boxes(row, columns, self.config, rngs, most) for row in objects]
         self.outputs: list[FrameOutput] = []
 
     def graphs(self, graphs: Graphs) -> Graphs:
         return with_calls(graphs, base=functools.partial(self._base, graphs))
 
     def _base(self, graphs: Graphs, values: Tensor, query: Tensor, mask: Tensor, reference: Tensor) -> BaseOutput:
-        objects, columns = self.objects[len(self.noised)], self.model.slot_columns
-        noised = noised_boxes(objects, columns, self.config, self.rngs, self.most)
-        slots = self.denoising.slots(noised)
+        slots = self.denoising.slots(self.noised[len(self.outputs)])
         logits, boxes, embedding = graphs.base(values, query, mask, reference, slots)  # type: ignore[call-arg]
-        end = self.model.num_slots // columns
-        self.noised.append(noised)
+        end = self.model.num_slots // self.model.slot_columns
         decoded = tuple(graphs.decode(x[:, :, end:]) for x in boxes)
         self.outputs.append(FrameOutput(tuple(x[:, :, end:] for x in logits), decoded, embedding[:, :, end:]))
         return tuple(x[:, :, :end] for x in logits), tuple(x[:, :, :end] for x in boxes), embedding[:, :, :end]

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from motrlab.config import Config
-from motrlab.data.clips import ClipBatch, ClipDataset, ClipKey, FrameObjects
+from motrlab.data.clips import ClipBatch, ClipDataset, ClipKey
+from motrlab.data.transforms import FrameObjects
 from motrlab.training.checkpoint import load_tensors, optimizer_tensors, part, save_tensors, state_tensors
 from motrlab.training.criterion import ClipLoss
 from motrlab.training.distributed import make_accelerator

@@ -20,12 +20,12 @@ from motrlab.tracking.step import Graphs
 from motrlab.training.checkpoint import save_model
 from motrlab.training.clip_loop import clip_loss, with_calls
 from motrlab.training.criterion import ClipLoss
-from motrlab.training.denoising import make_denoising
+from motrlab.training.denoising import Denoising
 from motrlab.training.memory import checkpointed
 
-# What only training has: shapes and settings → a module that makes a `clip_loop.Extra` of a batch's objects and
-# random generators, or None where the settings want none. A new kind is a file and an entry here.
-EXTRAS: tuple[Callable[[ModelConfig, TrainConfig], nn.Module | None], ...] = (make_denoising,)
+# What only training has: the field of `TrainConfig` that asks for it, and a module that makes a `clip_loop.Extra` of a
+# batch's objects and random generators. A new kind is a file, its field and an entry here.
+EXTRAS: dict[str, Callable[[ModelConfig, TrainConfig], nn.Module]] = {"denoising_groups": Denoising}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ class ClipModel(nn.Module):
         self.motr, self.config = motr, config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            extras = [make(motr.config, config) for make in EXTRAS]
-        self.extras = nn.ModuleList(extra for extra in extras if extra is not None)
+            extras = [make(motr.config, config) for field, make in EXTRAS.items() if getattr(config, field)]
+        self.extras = nn.ModuleList(extras)
 
     def forward(self, batch: ClipBatch, rngs: Sequence[np.random.Generator]) -> ClipLoss:
         """`rngs`: one random generator per clip."""

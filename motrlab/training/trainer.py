@@ -43,7 +43,7 @@ Validate = Callable[[int], Mapping[str, float | None]]  # updates done → metri
 
 @dataclass(frozen=True)
 class FitResult:
-    """`final`: means over the last tenth of the steps (`loss`, `class`, `l1`, `giou`); `curve`: CSV file.
+    """`final`: means over the last tenth of the steps (`loss`, and the terms that add up to it); `curve`: CSV file.
 
     `seconds` counts the parts before an interruption too. `best`: `metric`, `value` and `step` of the best validation,
     empty where none was asked for.
@@ -128,10 +128,10 @@ class _Training:
         self.states = {"model": self.clips} | ({"ema": self.ema} if self.ema else {})
         self.best: dict[str, Any] = {}
         self.done, self.spent, self.rows = self._resume()
-        _check_lengths(store, train)
         self.loader = make_loader(store, config, self.done, self.accelerator.process_index, self.world)
         assert isinstance(self.loader.batch_sampler, StepSampler)
         self.sampler = self.loader.batch_sampler
+        self.dataset: Any = self.loader.dataset
         self.began = time.time() - self.spent
 
     def _resume(self) -> tuple[int, float, Rows]:
@@ -144,6 +144,7 @@ class _Training:
     def run(self) -> FitResult:
         """All updates that are left."""
         train = self.train
+        self.dataset.lengths(max(train.clip_frames))  # a user's mistake, said now and not at the end of the curriculum
         keep_freed_memory()
         memory = self._estimate()
         hidden = not (self.is_main and sys.stderr.isatty())
@@ -188,9 +189,7 @@ class _Training:
         kinds = list(losses[0].terms)
         parts = [torch.stack([x.total.detach(), *(x.terms[kind].sum() for kind in kinds)]) for x in losses]
         objects = torch.tensor([float(sum(x.num_objects for x in losses))], device=parts[0].device)
-        sums = torch.cat((objects, torch.stack(parts).sum(0)))
-        if self.world > 1:
-            sums = self.accelerator.reduce(sums)
+        sums = self.accelerator.reduce(torch.cat((objects, torch.stack(parts).sum(0))))
         found, *values = sums.tolist()
         num_objects = max(found, 1.0)
         return {k: v / num_objects for k, v in zip(("loss", *kinds), values, strict=True)}, num_objects
@@ -241,8 +240,7 @@ class _Training:
         length = min(self.train.clip_frames)
         sizes = _batch_sizes(self.sampler, self.world, self.train)
         self.trainee.prepare(self.done)
-        dataset: Any = self.loader.dataset
-        batch = collate([dataset[0, 0, length]]).to(self.accelerator.device)
+        batch = collate([self.dataset[0, 0, length]]).to(self.accelerator.device)
         generators = clip_generators(self.config.seed, [(0, 0, length)])
         average = self.ema is not None
         estimate = estimate_memory(self.clips, lambda: self.clips(batch, generators), length, sizes, average=average)
@@ -256,8 +254,7 @@ class _Training:
     ) -> None:
         """Find what is not finite, save the step, end the training. Raises UserError."""
         found = find_non_finite(self.clips, batches, self.config.seed, keys, statistics)
-        dataset: Any = self.loader.dataset
-        clips = "; ".join(clip_names(dataset, [key for own in keys for key in own]))
+        clips = "; ".join(clip_names(self.dataset, [key for own in keys for key in own]))
         rank = f"-process-{self.accelerator.process_index}" if self.world > 1 else ""
         file = self.folder / f"replay-{step:06d}-{self.identity}{rank}.safetensors"
         if found or self.is_main:
@@ -288,15 +285,6 @@ def _batch_sizes(sampler: StepSampler, world: int, train: TrainConfig) -> set[tu
             )
         sizes.add((sampler.clip_frames(step), math.ceil(clips / (world * train.accumulate))))
     return sizes
-
-
-def _check_lengths(store: FrameStore, train: TrainConfig) -> None:
-    """Say before the training, not at the end of its curriculum, that no video is long enough."""
-    longest = max((info.num_frames for info in store.sequences), default=0)
-    if longest < max(train.clip_frames):
-        raise UserError(
-            f"{store.path}: clips of {max(train.clip_frames)} frames, but no sequence has more than {longest}"
-        )
 
 
 def _batches(loader: Iterable[LoadedClips]) -> Iterator[LoadedClips]:

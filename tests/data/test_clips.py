@@ -80,7 +80,7 @@ def test_frames_stay_in_one_sequence(store: FrameStore, config: Config) -> None:
 
 
 def test_clips_longer_than_every_sequence_are_refused(store: FrameStore, config: Config) -> None:
-    assert len(dataset(store, config)[0, 0, 9].boxes) == 9
+    assert len(dataset(store, config)[0, 0, 9].objects) == 9
     with pytest.raises(UserError, match="clips of 10 frames, but no sequence has more than 9"):
         dataset(store, config)[0, 0, 10]
 
@@ -99,12 +99,12 @@ def test_only_people_that_count_are_targets(store: FrameStore, config: Config, m
     data = dataset(store, config)
     monkeypatch.setattr(data, "draw_frames", lambda rng, num_frames: ("A", [1, 2, 3, 5]))
     monkeypatch.setattr(data, "transform", lambda sample, rng: sample)
-    found = data[0, 0, 4]
-    assert [ids.tolist() for ids in found.ids] == [[1], [1], [], [4]]  # flag 0 and class 7 left out
-    assert [v.tolist() for v in found.visibility] == [[1.0], [0.25], [], [0.0]]
-    np.testing.assert_allclose(found.boxes[1], [[2 / 96, 25 / 64, 20 / 96, 30 / 64]], rtol=1e-6)
-    assert found.boxes[2].shape == (0, 4)
-    assert found.ids[0].dtype == np.int64
+    found = data[0, 0, 4].objects
+    assert [people.ids.tolist() for people in found] == [[1], [1], [], [4]]  # flag 0 and class 7 left out
+    assert [people.visibility.tolist() for people in found] == [[1.0], [0.25], [], [0.0]]
+    np.testing.assert_allclose(found[1].boxes, [[2 / 96, 25 / 64, 20 / 96, 30 / 64]], rtol=1e-6)
+    assert found[2].boxes.shape == (0, 4)
+    assert found[0].ids.dtype == np.int64
 
 
 def test_the_curriculum(config: Config) -> None:
@@ -181,10 +181,12 @@ def test_pictures_and_people_of_a_clip_are_of_one_video(tmp_path: Path, config: 
         (level,) = {level for level in levels.values() for grey in greys if 0 < grey - level <= 12}
         frames = [grey - level for grey in greys]
         assert len(set(np.diff(frames).tolist())) == 1
-        for frame, boxes, ids, seen_share in zip(frames, clip.boxes, clip.ids, clip.visibility, strict=True):
-            assert ids.tolist() == ([1, 2] if frame > 2 else [1])
-            np.testing.assert_allclose(boxes[0] * [64, 32, 64, 32], [frame + 3.0, level // 10 + 6, 6, 12], rtol=1e-5)
-            assert seen_share.tolist() == [1.0, 0.5][: len(ids)]
+        for frame, people in zip(frames, clip.objects, strict=True):
+            assert people.ids.tolist() == ([1, 2] if frame > 2 else [1])
+            np.testing.assert_allclose(
+                people.boxes[0] * [64, 32, 64, 32], [frame + 3.0, level // 10 + 6, 6, 12], rtol=1e-5
+            )
+            assert people.visibility.tolist() == [1.0, 0.5][: len(people.ids)]
         seen.add(level)
     assert seen == set(levels.values())
 
@@ -194,7 +196,7 @@ def test_people_of_any_visibility_stay_in_the_clip(store: FrameStore, config: Co
     for below in ("leave_out", "ignore"):
         data = dataset(store, config, min_visibility=0.5, below_visibility=below, augmentation="street")
         found = [clip for i in range(60) for clip in [data[0, i, 2]]]
-        low = [v for clip in found for seen in clip.visibility for v in seen.tolist() if v < 0.5]
+        low = [v for clip in found for people in clip.objects for v in people.visibility.tolist() if v < 0.5]
         assert 0.0 in low
         assert any(0 < v <= 0.25 for v in low)
 
@@ -202,7 +204,7 @@ def test_people_of_any_visibility_stay_in_the_clip(store: FrameStore, config: Co
 def test_frames_without_people_make_a_clip(store: FrameStore, config: Config) -> None:
     """C has nobody at all, most frames of A have nobody."""
     data = dataset(store, config, augmentation="reference")
-    empty = [clip for i in range(40) for clip in [data[0, i, 2]] if not any(len(ids) for ids in clip.ids)]
+    empty = [clip for i in range(40) for clip in [data[0, i, 2]] if not any(len(p.ids) for p in clip.objects)]
     assert empty
     batch = collate(empty[:2])
     assert all(people.boxes.shape == (0, 4) for row in batch.objects for people in row)
@@ -231,7 +233,7 @@ def test_batches_survive_the_way_between_processes(store: FrameStore, config: Co
     batch = collate(clips)
     assert batch.pixels.shape == (3, 4, 24, 40, 3)
     np.testing.assert_array_equal(batch.pixels[2, 1], clips[1].images[2])
-    assert batch.objects[2][1].boxes is clips[1].boxes[2]
+    assert batch.objects[2][1] is clips[1].objects[2]
     assert_same(batch, pickle.loads(pickle.dumps(batch)))
 
 

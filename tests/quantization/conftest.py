@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from motrlab.config import Config, smoke
-from motrlab.data.clips import ClipBatch, FrameObjects
+from motrlab.data.clips import ClipBatch
+from motrlab.data.transforms import FrameObjects
 from motrlab.model.motr import Motr, build_motr, folded_copy
 from motrlab.quantization.calibration import calibrate
 from motrlab.quantization.quantized import QuantizedMotr

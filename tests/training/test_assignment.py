@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from motrlab.config import PRESETS, ModelConfig, TrainConfig
-from motrlab.data.clips import FrameObjects
+from motrlab.data.transforms import FrameObjects
 from motrlab.tracking.step import FrameOutput
 from motrlab.tracking.tracker import EMPTY, Decision
 from motrlab.training.assignment import NO_OBJECT, ClipAssignment, FrameMatch

@@ -57,7 +57,9 @@ def test_training_goes_on_as_if_never_interrupted(tmp_path: Path, config: Config
     optimizer = optimizer_of(model, config)
     for seed in range(2):
         step(model, optimizer, seed)
-    save_training(tmp_path / "t.safetensors", {"model": model}, optimizer, {"step": 2, "identity": "abc", "seconds": 1.5})
+    save_training(
+        tmp_path / "t.safetensors", {"model": model}, optimizer, {"step": 2, "identity": "abc", "seconds": 1.5}
+    )
     step(model, optimizer, 2)
 
     again = build_motr(config.model, seed=9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor
 
 from motrlab.config import Config, TrainConfig
-from motrlab.data.clips import ClipDataset, FrameObjects, collate
+from motrlab.data.clips import ClipDataset, collate
 from motrlab.data.store import FrameStore
+from motrlab.data.transforms import FrameObjects
 from motrlab.model.motr import Motr, MotrGraphs, build_motr
-from motrlab.tracking.step import FrameOutput
+from motrlab.tracking.step import FrameOutput, Graphs
 from motrlab.tracking.tracker import Decision
-from motrlab.training.assignment import ClipAssignment
-from motrlab.training.clip_loop import clip_loss, clip_outputs
+from motrlab.training.assignment import ClipAssignment, FrameMatch
+from motrlab.training.clip_loop import Extra, clip_loss, clip_outputs, with_calls
 from motrlab.training.criterion import ClipLoss, SetCriterion
 from motrlab.training.trainee import ClipModel
 
@@ -301,6 +303,35 @@ def test_a_batch_of_pictures_is_its_clips(setting: Setting, store: FrameStore) -
     for kind, table in together.terms.items():
         expected = torch.stack([a.terms[kind] for a in alone]).sum(0)
         torch.testing.assert_close(table, expected, rtol=1e-3, atol=1e-3)
+
+
+class Counted(Extra):
+    """Sees every frame go by, and adds the number of frames to the loss."""
+
+    def __init__(self) -> None:
+        self.masks: list[Tensor] = []
+
+    def graphs(self, graphs: Graphs) -> Graphs:
+        def base(values: Tensor, query: Tensor, mask: Tensor, reference: Tensor) -> Any:
+            self.masks.append(mask)
+            return graphs.base(values, query, mask, reference)
+
+        return with_calls(graphs, base=base)
+
+    def loss(self, loss: ClipLoss, matches: Sequence[FrameMatch]) -> ClipLoss:
+        number = torch.tensor(float(len(matches)))
+        return loss.plus("counted", number, number.expand(len(matches), 2))
+
+
+def test_what_only_training_has_goes_along_and_adds_to_the_loss(setting: Setting) -> None:
+    frames, objects = [setting.values(1, seed) for seed in range(3)], [[people(0, [1, 2, 3])]] * 3
+    graphs, config, extra = MotrGraphs(setting.model, encoded=True), setting.model.config, Counted()
+    plain = setting.loss(frames, objects)
+    loss = clip_loss(graphs, frames, objects, config, setting.train, generators(1), [extra])
+    assert [bool(mask.any()) for mask in extra.masks] == [False, True, True]
+    torch.testing.assert_close(loss.total, plain.total + 3)
+    assert loss.terms.keys() - plain.terms.keys() == {"counted"}
+    assert loss.num_objects == plain.num_objects
 
 
 def test_clips_without_people(setting: Setting) -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from motrlab.config import Config
-from motrlab.data.clips import ClipBatch, FrameObjects, make_loader
+from motrlab.data.clips import ClipBatch, make_loader
 from motrlab.data.store import FrameStore
+from motrlab.data.transforms import FrameObjects
 from motrlab.model.base import ExtraSlots
 from motrlab.model.motr import Motr, build_motr
 from motrlab.model.operations import MASKED

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from motrlab.config import Config, ModelConfig
-from motrlab.data.clips import FrameObjects
 from motrlab.data.preprocess import preprocess
 from motrlab.data.store import FrameStore
+from motrlab.data.transforms import FrameObjects
 from motrlab.model.motr import MotrGraphs, build_motr
 from motrlab.training.late_entrants import NUM_FRAMES, check_clips, detect_scores, late_entrants, roc_auc
 

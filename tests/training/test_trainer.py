@@ -85,6 +85,14 @@ def test_a_finished_training_is_not_done_again(store: FrameStore, config: Config
     assert_bit_identical(load_model(tmp_path / "model.safetensors", config).state_dict(), model.state_dict())
 
 
+def test_the_terms_add_up_to_the_loss(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    """Also those that only training has."""
+    _, result = train_float(store, replace(config, train=replace(config.train, steps=2, denoising_groups=1)), tmp_path)
+    loss, terms = result.final["loss"], {k: v for k, v in result.final.items() if k != "loss"}
+    assert terms.keys() == {"class", "l1", "giou", "denoising"}
+    assert sum(terms.values()) == pytest.approx(loss, rel=1e-4)
+
+
 def test_other_settings_start_anew_and_keep_the_first(store: FrameStore, config: Config, tmp_path: Path) -> None:
     first = replace(config, train=replace(config.train, steps=3))
     other = replace(first, train=replace(first.train, lr=first.train.lr / 2))
