@@ -93,8 +93,6 @@ BAD = {
     "no checkpoints": (broken("train.checkpoint_every", 0), "checkpoint_every must be at least 1"),
     "no validation frames": (broken("train.validate_frames", 0), "validate_frames must be at least 1"),
     "statistics counted twice": (broken("train.checkpoint_frames", True), "checkpoint_frames needs freeze_bn"),
-    "unknown metric": (broken("train.best_metric", "accuracy"), "best_metric is one of mota, "),
-    "best of nothing": (broken("train.best_metric", "idf1"), "best_metric needs validate_every"),
     "field of an earlier version": (broken("train.swap_probability", 0.0), "config.train: unknown field 'swap_prob"),
     "negative groups": (broken("train.denoising_groups", -1), "denoising_groups must not be negative"),
     "negative rate": (broken("train.lr", -1.0), "lr must be positive"),

@@ -74,8 +74,6 @@ class TrainConfig:
     keep_every: int = 0  # steps after which a copy of the model stays; 0: none
     validate_every: int = 0  # steps; 0: only at the end
     validate_frames: int = 60  # of each test half, from its beginning
-    # Of the validation, say idf1: the best model is the result, chosen on frames of the test halves; "": the last one
-    best_metric: str = ""
     late_entrant_clips: int = 96  # of the test halves, for the late-entrant check
 
     def __post_init__(self) -> None:
@@ -99,9 +97,6 @@ class TrainConfig:
         check(self.checkpoint_every >= 1, "train: checkpoint_every must be at least 1")
         check(self.validate_frames >= 1, "train: validate_frames must be at least 1")
         check(self.freeze_bn or not self.checkpoint_frames, "train: checkpoint_frames needs freeze_bn")
-        scored = ("", "mota", "motp", "idf1", "idp", "idr", "hota", "deta", "assa", "late_entrant_auc")
-        check(self.best_metric in scored, f"train: best_metric is one of {', '.join(scored[1:])}, or empty")
-        check(not self.best_metric or self.validate_every > 0, "train: best_metric needs validate_every")
         check(self.lr > 0, f"train: lr must be positive, not {self.lr}")
         check(self.muon_lr_factor > 0, f"train: muon_lr_factor must be positive, not {self.muon_lr_factor}")
         check(self.frozen_stages >= 0, f"train: frozen_stages must not be negative, not {self.frozen_stages}")

@@ -131,7 +131,6 @@ def _train_config(train: TrainConfig, qat: QatConfig) -> TrainConfig:
         # Observers count what passes through them, once.
         checkpoint_frames=False,
         ema_decay=0.0,
-        best_metric="",
         keep_every=0,
         checkpoint_every=max(1, min(train.checkpoint_every, qat.steps // 4)),
     )

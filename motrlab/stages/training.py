@@ -112,8 +112,6 @@ def record_training(
     curve = run.assets / f"{stage}_loss.csv"
     write_text(curve, result.curve.read_text(encoding="utf-8"))
     metrics = {"steps": result.steps, **result.final, **(extra or {})}
-    if result.best:
-        metrics |= {f"best_{result.best['metric']}": result.best["value"], "best_step": result.best["step"]}
     return run.add_record(
         stage, "training", metrics, started=time.time() - result.seconds, assets=[Path(curve)], config=config
     )

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors with their facts in the header. Nothing is pickled.
 
 A training's file holds the weights (`model.…`), the optimiser's moments (`optimizer.INDEX.NAME`), the average of the
-weights (`ema.…`) and a JSON text (step, identity of the training, best so far); it is moved into place in one go, so
+weights (`ema.…`) and a JSON text (step, identity of the training); it is moved into place in one go, so
 that a kill leaves the file before or the file after.
 """
 

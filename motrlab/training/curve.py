@@ -10,7 +10,7 @@ import numpy as np
 from motrlab.run import atomic_path
 
 Rows = list[dict[str, float]]
-_NO_LOSS = ("step", "lr", "grad_norm")
+_NO_TERMS = ("step", "lr", "grad_norm")
 
 
 def read_rows(curve: Path, num_rows: int) -> Rows:
@@ -30,6 +30,6 @@ def write_rows(curve: Path, rows: Rows) -> None:
 
 
 def final_means(rows: Rows) -> dict[str, float]:
-    """Means over the last tenth of the updates: the loss, and all terms that it is the sum of."""
+    """Loss and all its terms: means over the last tenth of the updates."""
     tail = rows[-max(1, len(rows) // 10) :]
-    return {name: float(np.mean([row[name] for row in tail])) for name in rows[0] if name not in _NO_LOSS}
+    return {name: float(np.mean([row[name] for row in tail])) for name in tail[-1] if name not in _NO_TERMS}
