@@ -58,11 +58,7 @@ class ClipAssignment:
     """
 
     def __init__(
-        self,
-        frames: Objects,
-        model: ModelConfig,
-        config: TrainConfig,
-        rngs: Sequence[np.random.Generator],
+        self, frames: Objects, model: ModelConfig, config: TrainConfig, rngs: Sequence[np.random.Generator]
     ) -> None:
         self.frames = frames  # [frame][clip]
         self.model = model

@@ -61,7 +61,7 @@ class Denoising(nn.Module):
 class NoisedBoxes:
     """Where the slots of one frame start: `boxes float32 [B, E, 4]`, and their `group` `[B, E]`, -1 for padding.
 
-    `target` `[B, E]`: the object that a slot is to find again, -1 for background and padding.
+    `target` `[B, E]`: the object that a slot is to find again, -1 for background and padding. `real`: no padding.
     """
 
     boxes: NDArray[np.float32]

@@ -80,16 +80,10 @@ class ClipModel(nn.Module):
 def float_trainee(model: Motr, config: Config) -> Trainee:
     """Float training of `model`. With `freeze_bn`, statistics stay as they came: from ImageNet, from a detector."""
 
-    ready = False
-
     def prepare(step: int) -> None:
-        nonlocal ready
-        if ready and model.training:  # nobody has called eval() since
-            return
-        model.train()
+        model.train()  # a validation has called eval()
         if config.train.freeze_bn:
             freeze_batch_norm(model)
-        ready = True
 
     return Trainee(
         clips=ClipModel(model, config.train),
