@@ -221,6 +221,7 @@ def test_images_travel_as_bytes_and_become_input_where_they_are_used(
     assert batch.pixels.dtype == torch.uint8
     ready = pickle.loads(pickle.dumps(batch)).to("cpu")
     assert ready.images.dtype == torch.float32
+    assert isinstance(ready.objects[0][0].boxes, np.ndarray)  # decisions are made in NumPy, whatever the device
     for i, clip in enumerate(clips):
         expected = torch.stack([torch.from_numpy(preprocess(image, 24, 40)) for image in clip.images])
         expected = nv12_chroma(expected * 128 + 128) / 128 - 1 if nv12 else expected
