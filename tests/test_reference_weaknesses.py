@@ -65,7 +65,7 @@ from motrlab.tracking.sequence import track_frames
 from motrlab.tracking.step import FrameOutput, FrameStep, TrackState, empty_state, frame_step
 from motrlab.tracking.tracker import EMPTY, Decision, Tracker
 from motrlab.training import trainer
-from motrlab.training.clip_loop import ClipModel
+from motrlab.training.trainee import ClipModel
 
 PRESET = """
 from dataclasses import replace
@@ -265,7 +265,7 @@ def test_a_clip_is_of_one_video(tmp_path: Path) -> None:
     seen = []
     for index in range(60):
         clip = data[0, index, 3]
-        (who,) = {i for ids in clip.ids for i in ids.tolist()} or {0}
+        (who,) = {i for people in clip.objects for i in people.ids.tolist()} or {0}
         seen.append(who)
     assert set(seen) >= {1, 2, 3}
 
