@@ -93,6 +93,8 @@ def _add_file_verbs(verbs: Any) -> None:
     files.add_argument("--gt", type=Path, required=True, metavar="DIR", help="holds SEQ/gt/gt.txt")
     files.add_argument("--pred", type=Path, required=True, metavar="DIR", help="holds SEQ.txt")
     files.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
+    files.add_argument("--engine", choices=("motrlab", "motmetrics"), default="motrlab",
+                       help="motmetrics: a second opinion on CLEAR and identity, by py-motmetrics' rules")  # fmt: skip
     files.set_defaults(verb=_eval_files)
 
     track = verbs.add_parser("track", help="run an artefact over a video or a folder of frames")
@@ -104,10 +106,14 @@ def _add_file_verbs(verbs: Any) -> None:
 
 
 def _add_label_verbs(verbs: Any) -> None:
-    labels = verbs.add_parser("import", help="labels of other tools to MOTChallenge folders, for `prepare`")
-    labels.add_argument("--format", choices=("coco", "cvat"), required=True, help="COCO-video JSON, CVAT's MOT 1.1 zip")
-    labels.add_argument("--src", type=Path, required=True, metavar="FILE")
+    labels = verbs.add_parser("import", help="other data sets and tools' labels to MOTChallenge folders, for `prepare`")
+    labels.add_argument("--format", default="", metavar="NAME", help="of the labels, in doubt (coco, kitti, …)")
+    labels.add_argument(
+        "--src", type=Path, required=True, metavar="DIR|FILE", help="a data set's folder, .json or .zip"
+    )
     labels.add_argument("--images", type=Path, metavar="DIR", help="frames (default: beside the JSON, in the zip)")
+    labels.add_argument("--map", dest="classes", action="append", default=[], metavar="NAME=CLASS",
+                        help="a label's class, as player=pedestrian; may be repeated")  # fmt: skip
     labels.add_argument("--dst", type=Path, required=True, metavar="DIR", help="where the sequences' folders go")
     labels.set_defaults(verb=_import)
     export = verbs.add_parser("export", help="packed frames and gt back to MOTChallenge folders")
@@ -180,12 +186,18 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from motrlab.data.coco import import_coco
-    from motrlab.data.cvat import import_cvat
+    from motrlab.data.datasets import import_labels
+    from motrlab.data.importing import parse_class_map
 
-    importer = import_coco if options.format == "coco" else import_cvat
-    for info in importer(options.src, options.dst, options.images):
-        print(f"{options.dst / info.name}: {info.num_frames} frames of {info.width}×{info.height}")
+    found = import_labels(
+        options.src,
+        options.dst,
+        format=options.format,
+        images=options.images,
+        class_map=parse_class_map(options.classes),
+    )
+    for info, said in found:
+        print(f"{options.dst / info.name}: {info.num_frames} frames of {info.width}×{info.height}, from {said}")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -198,7 +210,7 @@ def _export(options: argparse.Namespace) -> None:
 def _eval_files(options: argparse.Namespace) -> None:
     from motrlab.evaluation.metrics import evaluate_folders
 
-    _print_json(evaluate_folders(options.gt, options.pred, options.protocol))
+    _print_json(evaluate_folders(options.gt, options.pred, options.protocol, options.engine))
 
 
 def _track(options: argparse.Namespace) -> None:

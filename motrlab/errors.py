@@ -38,8 +38,8 @@ def exit_status(command: Callable[[], object]) -> int:
         return 0
     except UserError as error:
         message, status = str(error), 2
-    except KeyboardInterrupt:
-        message, status = "interrupted; the same command goes on from here", 1
+    except KeyboardInterrupt as error:
+        message, status = f"interrupted; {str(error) or 'the same command goes on from here'}", 1
     except Exception as error:
         message, status = _one_line(error), 1
         if not message:

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from motrlab.data.motchallenge import Annotations, SequenceInfo, format_annotations, format_sequence_info
+from motrlab.data.motchallenge import ANNOTATION_FIELDS, Annotations, SequenceInfo, label_files, write_files
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.files import replaced_folder
@@ -56,15 +54,12 @@ def _export(name: str, parts: Sequence[FrameStore], destination: Path) -> Sequen
     path = destination / name
     with replaced_folder(path) as folder:
         (folder / info.image_dir).mkdir()
-        (folder / "gt").mkdir()
         written = 0
         for store, part in zip(parts, infos, strict=True):
             for frame in range(1, part.num_frames + 1):
                 info.frame_path(folder, written + frame).write_bytes(store.frame_bytes(name, frame))
             written += part.num_frames
-        gt = _joined([store.annotations(name) for store in parts], infos)
-        (folder / "gt" / "gt.txt").write_text(format_annotations(gt), encoding="utf-8")
-        (folder / "seqinfo.ini").write_text(format_sequence_info(info), encoding="utf-8")
+        write_files(folder, label_files(info, _joined([store.annotations(name) for store in parts], infos)))
     return info
 
 
@@ -80,12 +75,6 @@ def _check_safe(path: Path, info: SequenceInfo) -> None:
 def _joined(parts: Sequence[Annotations], infos: Sequence[SequenceInfo]) -> Annotations:
     """Frames of later parts count on from those before."""
     first = np.cumsum([0, *(info.num_frames for info in infos[:-1])])
-
-    def column(field: str) -> NDArray[Any]:
-        return np.concatenate([getattr(part, field) for part in parts])
-
-    return Annotations(
-        np.concatenate([part.frame + offset for part, offset in zip(parts, first, strict=True)]),
-        column("track_id"), column("ltwh"), column("flag"), column("class_id"), column("visibility"),
-        all(part.has_class for part in parts if len(part)),
-    )  # fmt: skip
+    moved = [replace(part, frame=part.frame + offset) for part, offset in zip(parts, first, strict=True)]
+    arrays = {field: np.concatenate([getattr(part, field) for part in moved]) for field in ANNOTATION_FIELDS}
+    return Annotations(**arrays, has_class=all(part.has_class for part in parts if len(part)))

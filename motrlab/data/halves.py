@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
-import numpy as np
+from motrlab.data.motchallenge import Annotations, Detections
 
-from motrlab.data.motchallenge import Annotations, Detections, SequenceInfo
+Boxes = TypeVar("Boxes", Annotations, Detections)
 
 
 def half_ranges(num_frames: int) -> tuple[range, range]:
@@ -15,17 +16,7 @@ def half_ranges(num_frames: int) -> tuple[range, range]:
     return range(1, middle + 1), range(middle + 1, num_frames + 1)
 
 
-def cut_info(info: SequenceInfo, frames: range) -> SequenceInfo:
-    return replace(info, num_frames=len(frames))
-
-
-def cut_annotations(annotations: Annotations, frames: range) -> Annotations:
+def cut(boxes: Boxes, frames: range) -> Boxes:
     """The rows of `frames`, renumbered so that the first of them is frame 1."""
-    part = annotations.select((annotations.frame >= frames.start) & (annotations.frame < frames.stop))
+    part = boxes.select((boxes.frame >= frames.start) & (boxes.frame < frames.stop))
     return replace(part, frame=part.frame - (frames.start - 1))
-
-
-def cut_detections(detections: Detections, frames: range) -> Detections:
-    """The rows of `frames`, renumbered so that the first of them is frame 1."""
-    rows = np.flatnonzero((detections.frame >= frames.start) & (detections.frame < frames.stop))
-    return Detections(detections.frame[rows] - (frames.start - 1), detections.ltwh[rows], detections.score[rows])

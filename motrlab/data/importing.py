@@ -1,8 +1,9 @@
 """What importers share: a labelled video becomes a MOTChallenge folder that `prepare` takes.
 
-Frames are the original JPEG bytes, as hard links where the file system allows, copies elsewhere; `seqinfo.ini` has the
-size that the JPEG headers say. A folder is made under a temporary name and moved into place; one that is there already
-with the same content is kept, one with another content is never overwritten.
+Frames are the original JPEG or PNG files, as hard links where the file system allows, copies elsewhere; `seqinfo.ini`
+has the size that their headers say. Classes become MOT17's by their names, or as the user maps them. A folder is made
+under a temporary name and moved into place; one that is there already with the same content is kept, one with another
+content is never overwritten.
 """
 
 from __future__ import annotations
@@ -10,33 +11,33 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
+from pathlib import Path, PurePath
 
 import numpy as np
 
-from motrlab.data.motchallenge import Annotations, SequenceInfo, format_annotations, format_sequence_info
-from motrlab.data.validate import jpeg_size
+from motrlab.data.formats import MOT_CLASSES
+from motrlab.data.motchallenge import Annotations, Detections, SequenceInfo, label_files, write_files
+from motrlab.data.rows import counts
+from motrlab.data.validate import Image, read_size
 from motrlab.errors import UserError
 from motrlab.files import replaced_folder
 
 # MOT17's classes by the names that people give them (lower case, letters only); any other object is an occluder (9),
-# which is neither counted nor removed. Only class 1 has flag 1, for the protocol `hat` knows no classes.
+# which is neither counted nor removed. Only class 1 has flag 1, for the protocol `hat` knows no classes. Players and
+# dancers are people on foot; a rider may be what a user wants to track, but MOT17 has a class of its own for it.
 PEDESTRIAN, OTHER = 1, 9
 CLASSES = {
-    "person": 1, "people": 1, "pedestrian": 1, "human": 1, "personwalking": 1, "walker": 1,
-    "persononvehicle": 2, "rider": 2, "cyclist": 2, "motorcyclist": 2,
-    "car": 3, "van": 3, "bus": 3, "truck": 3, "vehicle": 3,
-    "bicycle": 4, "bike": 4, "cycle": 4,
-    "motorbike": 5, "motorcycle": 5, "scooter": 5,
-    "nonmotorizedvehicle": 6, "nonmotorisedvehicle": 6, "nonmotvehicle": 6,
-    "staticperson": 7, "sittingperson": 7, "personsitting": 7,
-    "distractor": 8, "mannequin": 8, "statue": 8,
-    "occluder": 9, "occluderontheground": 10, "occluderfull": 11,
-    "reflection": 12,
+    **{re.sub("[^a-z]", "", name): number for number, name in enumerate(MOT_CLASSES) if name},
+    "person": 1, "people": 1, "human": 1, "personwalking": 1, "walker": 1,
+    "player": 1, "goalkeeper": 1, "goalkeepers": 1, "referee": 1, "dancer": 1, "athlete": 1,
+    "rider": 2, "cyclist": 2, "motorcyclist": 2, "van": 3, "bus": 3, "truck": 3, "vehicle": 3, "bike": 4, "cycle": 4,
+    "motorcycle": 5, "scooter": 5, "nonmotorisedvehicle": 6, "nonmotvehicle": 6,
+    "sittingperson": 7, "personsitting": 7, "mannequin": 8, "statue": 8,
 }  # fmt: skip
+ClassMap = Mapping[str, int]
+_ADVICE = "--images is the folder that the labels' file names start from"
 
 
 def mot_class(name: str) -> int:
@@ -44,20 +45,40 @@ def mot_class(name: str) -> int:
     return CLASSES.get(re.sub(r"[^a-z]", "", name.lower()), OTHER)
 
 
-class Image(Protocol):
-    """A frame's file, on the disk or in an archive; `str` of it stands in messages."""
+def parse_class_map(pairs: Iterable[str]) -> dict[str, int]:
+    """`NAME=CLASS` of the command line: a label (or its number) and a MOT17 class, by number or name."""
+    found = {}
+    for pair in pairs:
+        name, equals, kind = (part.strip() for part in pair.partition("="))
+        number = int(kind) if kind.isdecimal() else CLASSES.get(_key(kind), 0)
+        if not (name and equals and number in CLASSES.values()):
+            known = ", ".join(f"{number} {name}" for number, name in enumerate(MOT_CLASSES) if name)
+            raise UserError(f"--map {pair}: NAME=CLASS expected, CLASS being one of {known}")
+        found[_key(name)] = number
+    return found
 
-    def read_bytes(self) -> bytes: ...
+
+def _key(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledVideo:
-    """`images[i]` is frame `i + 1`; `annotations` count frames the same way."""
+    """`images[i]` is frame `i + 1`; annotations and detections count frames the same way.
+
+    `names` are those of the class numbers in `annotations`; a number that is not among them is its own name.
+    """
 
     name: str
     frame_rate: float
     images: Sequence[Image]
     annotations: Annotations
+    names: Mapping[int, str]
+    detections: Detections | None = None
+
+    def label(self, number: int) -> str:
+        """What a class is called."""
+        return self.names.get(number) or str(number)
 
 
 def safe_name(text: str) -> str:
@@ -68,59 +89,72 @@ def safe_name(text: str) -> str:
     return name
 
 
-def jpeg_files(folder: Path) -> list[Path]:
-    """The JPEG files of a folder in the order that people count in (2 before 10). Raises UserError: none."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder that holds the video's frames")
-    files = [f for f in folder.iterdir() if f.suffix.lower() in (".jpg", ".jpeg")]
-    if not files:
-        raise UserError(f"{folder}: no JPEG file in it; frames must be JPEG files (.jpg)")
-    return sorted(files, key=lambda f: natural_key(f.name))
+def write_videos(
+    videos: Sequence[LabelledVideo], destination: Path, class_map: ClassMap | None = None
+) -> list[SequenceInfo]:
+    """Write every video as `destination/NAME`, its classes being MOT17's: by `class_map`, else by their names.
+
+    Only people keep their flag, all others get flag 0. Raises UserError, before anything is written, where a name of
+    the map is no label or where no label is a person; else as `write_video` does.
+    """
+    class_map = class_map or {}
+    boxes = [video.label(number) for video in videos for number in video.annotations.class_id.tolist()]
+    labels = list(dict.fromkeys([*boxes, *(name for video in videos for name in video.names.values() if name)]))
+    there = counts(boxes) or ", ".join(labels)
+    numbers = {str(n) for video in videos for n in (*video.names, *video.annotations.class_id.tolist())}
+    unknown = sorted(class_map.keys() - {*map(_key, labels)} - numbers)
+    if unknown:
+        raise UserError(f"--map: no label {unknown[0]!r}; there are {there}")
+    finished = [replace(video, annotations=_with_classes(video, class_map)) for video in videos]
+    nobody = not any((video.annotations.class_id == PEDESTRIAN).any() for video in finished)
+    if nobody and (boxes or PEDESTRIAN not in map(mot_class, labels)):
+        raise UserError(f"no label is called person or pedestrian; there are {there}: choose by --map NAME=pedestrian")
+    return [write_video(video, destination) for video in finished]
 
 
-def natural_key(text: str) -> list[tuple[int, str]]:
-    """Sorts `frame2` before `frame10`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
+def _with_classes(video: LabelledVideo, class_map: ClassMap) -> Annotations:
+    gt = video.annotations
+    found = {number: video.label(number) for number in np.unique(gt.class_id).tolist()}
+    classes = {n: class_map.get(_key(name), class_map.get(str(n), mot_class(name))) for n, name in found.items()}
+    class_id = np.array([classes[number] for number in gt.class_id.tolist()], np.int64)
+    flag = np.where(class_id == PEDESTRIAN, gt.flag != 0, 0).astype(np.int64)
+    return replace(gt, class_id=class_id, flag=flag, has_class=True)
 
 
 def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
-    """Write `destination/NAME/{img1, gt/gt.txt, seqinfo.ini}` and return its info.
+    """Write `destination/NAME/{img1, gt/gt.txt, det/det.txt, seqinfo.ini}` and return its info.
 
-    Raises UserError: a frame that is no whole JPEG file or of another size than the first, a folder in the way, a
-    target that cannot be written.
+    Raises UserError: a frame that is no whole JPEG or PNG file or unlike the first in that or in size, a folder in the
+    way, a target that cannot be written.
     """
     path = destination / video.name
-    size = (0, 0)
+    first: tuple[str, tuple[int, int]] | None = None
     for image in video.images:
-        found = _size(image)
-        if found != (size if any(size) else found):
-            raise UserError(f"{image}: {found[0]}×{found[1]} pixels, but the video's first frame {size[0]}×{size[1]}")
-        size = found
+        found = _extension(image), read_size(image, advice=_ADVICE)
+        first = first or found
+        if found != first:
+            what = "{0}, {1[0]}×{1[1]} pixels"
+            raise UserError(f"{image}: {what.format(*found)}, but the video's first frame {what.format(*first)}")
+    assert first is not None, "a video without frames"
+    (width, height), extension = first[1], first[0]
     info = SequenceInfo(
-        name=video.name, num_frames=len(video.images), width=size[0], height=size[1], frame_rate=video.frame_rate
-    )
+        name=video.name, num_frames=len(video.images), width=width, height=height, frame_rate=video.frame_rate,
+        image_ext=extension,
+    )  # fmt: skip
+    texts = label_files(info, video.annotations, video.detections)
     if path.exists():
-        _check_same(path, info, video.annotations)
+        _check_same(path, info, texts)
         return info
     with replaced_folder(path) as folder:
         (folder / "img1").mkdir()
-        (folder / "gt").mkdir()
         for frame, image in enumerate(video.images, 1):
             _put(image, info.frame_path(folder, frame))
-        (folder / "gt" / "gt.txt").write_text(format_annotations(video.annotations), encoding="utf-8")
-        (folder / "seqinfo.ini").write_text(format_sequence_info(info), encoding="utf-8")
+        write_files(folder, texts)
     return info
 
 
-def _size(image: Image) -> tuple[int, int]:
-    try:
-        return jpeg_size(image.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"{image}: missing; --images is the folder that the labels' file names start from") from error
-    except OSError as error:
-        raise UserError(f"{image}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise UserError(f"{image}: {error}; frames must be whole JPEG files") from error
+def _extension(image: Image) -> str:
+    return ".png" if PurePath(str(image)).suffix.lower() == ".png" else ".jpg"
 
 
 def _put(image: Image, target: Path) -> None:
@@ -133,22 +167,8 @@ def _put(image: Image, target: Path) -> None:
         target.write_bytes(image.read_bytes())
 
 
-def _check_same(path: Path, info: SequenceInfo, annotations: Annotations) -> None:
+def _check_same(path: Path, info: SequenceInfo, texts: Mapping[str, str]) -> None:
     """An import run again finds what it wrote before."""
-    expected = {"seqinfo.ini": format_sequence_info(info), "gt/gt.txt": format_annotations(annotations)}
-    same = all((path / n).is_file() and (path / n).read_text(encoding="utf-8") == text for n, text in expected.items())
-    if not same or len(list((path / "img1").glob("*.jpg"))) != info.num_frames:
+    same = all((path / n).is_file() and (path / n).read_text(encoding="utf-8") == text for n, text in texts.items())
+    if not same or len(list((path / "img1").glob(f"*{info.image_ext}"))) != info.num_frames:
         raise UserError(f"{path}: there is something else already; move it away or choose another --dst")
-
-
-def with_classes(annotations: Annotations, names: dict[int, str], where: str) -> Annotations:
-    """Class numbers of a label list (`names`) to MOT17's; only people keep their flag, all others get flag 0.
-
-    Raises UserError where no label of the list is a person: nothing would be tracked.
-    """
-    classes = {key: mot_class(name) for key, name in names.items()}
-    if PEDESTRIAN not in classes.values():
-        raise UserError(f"{where}: no label is called person or pedestrian; there are {', '.join(names.values())}")
-    class_id = np.array([classes[c] for c in annotations.class_id.tolist()], np.int64)
-    flag = np.where(class_id == PEDESTRIAN, annotations.flag, 0)
-    return replace(annotations, class_id=class_id, flag=flag, has_class=True)

@@ -1,34 +1,41 @@
 """MOTChallenge folders and files: `SEQ/{img1/%06d.jpg, gt/gt.txt, det/det.txt, seqinfo.ini}`, read and checked.
 
-A gt file has one row per box, comma separated, in one of two forms told apart by the number of columns:
-9 (MOT16, MOT17, MOT20): `frame,id,left,top,width,height,flag,class,visibility`;
-10 (MOT15): `frame,id,left,top,width,height,flag,x,y,z`, without class and visibility.
-Frames count from 1; flag 0 means "ignore"; boxes are pixels and may reach outside the image.
+A gt file has one row per box, in one of two forms:
+9 columns (MOT16, MOT17, MOT20): `frame,id,left,top,width,height,flag,class,visibility`;
+10 columns (MOT15): `frame,id,left,top,width,height,flag,x,y,z`, without class and visibility.
+Frames count from 1; flag 0 means "ignore"; boxes are pixels and may reach outside the image; -1 is "not said".
+`formats.py` recognises the rows of other data sets, which `import` converts.
 """
 
 from __future__ import annotations
 
-import configparser
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.data.formats import Format, Labels, how_to_import, read_labels, recognise
+from motrlab.data.rows import Rows, read_ini, read_text
 from motrlab.errors import UserError
-from motrlab.files import write_text
 
-_LARGEST = 2.0**53  # beyond it whole numbers are no longer exact
+ENDLESS = 2**53  # frames of a video of which nobody says the length
+_CONFIDENCE = "a confidence? `python -m motrlab import` takes whatever is not 0 as 1"
+_FROM_ZERO = "`python -m motrlab import` takes sequences that count from 0"
+ANNOTATION_FIELDS = ("frame", "track_id", "ltwh", "flag", "class_id", "visibility")  # the arrays of Annotations
 DETECTORS = ("FRCNN", "SDP", "DPM")  # the three detector copies of each MOT17 video, in order of preference
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceInfo:
-    """What `seqinfo.ini` says; `name` is the folder's. Frames count from 1 to `num_frames`."""
+    """What `seqinfo.ini` says; `name` is the folder's. Frames count from 1 to `num_frames`.
+
+    A size that it does not say is 0, an extension "".
+    """
 
     name: str
     num_frames: int
@@ -63,15 +70,12 @@ class Annotations:
 
     def select(self, rows: NDArray[Any]) -> Annotations:
         """The rows that a mask or an index array names."""
-        return Annotations(
-            self.frame[rows], self.track_id[rows], self.ltwh[rows], self.flag[rows], self.class_id[rows],
-            self.visibility[rows], self.has_class,
-        )  # fmt: skip
+        return replace(self, **{field: getattr(self, field)[rows] for field in ANNOTATION_FIELDS})
 
     @property
     def people(self) -> Annotations:
-        """The rows that count: flag 1 and class 1 (pedestrian)."""
-        return self.select((self.flag == 1) & (self.class_id == 1))
+        """The rows that count: class 1 (pedestrian), and a flag other than 0."""
+        return self.select((self.flag != 0) & (self.class_id == 1))
 
     @staticmethod
     def empty(has_class: bool = True) -> Annotations:
@@ -87,45 +91,41 @@ class Detections:
     ltwh: NDArray[np.float64]
     score: NDArray[np.float64]
 
-
-def read_text(path: Path) -> str:
-    """A text file as UTF-8, with or without a byte-order mark. Raises UserError."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text; save the file as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    def select(self, rows: NDArray[Any]) -> Detections:
+        """The rows that a mask or an index array names."""
+        return Detections(self.frame[rows], self.ltwh[rows], self.score[rows])
 
 
 def read_sequence_info(folder: Path) -> SequenceInfo:
-    """Read `folder/seqinfo.ini` by key, whatever the order and the letter case. Raises UserError."""
+    """Read `folder/seqinfo.ini` by key, whatever the order, the letter case and the comments.
+
+    Only seqLength must be there, evaluation needs no more; the rate is 30 where it does not say one. Raises UserError.
+    """
     file = folder / "seqinfo.ini"
     if not file.is_file():
-        raise UserError(f"{file}: missing; a sequence needs a seqinfo.ini with seqLength, imWidth and imHeight")
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read_string(read_text(file))
-    except configparser.Error as error:
-        raise UserError(f"{file}: not an ini file ({str(error).splitlines()[0]})") from error
-    if "Sequence" not in parser:
-        raise UserError(f"{file}: no section [Sequence]")
-    section = parser["Sequence"]
+        raise UserError(
+            f"{file}: missing; a sequence needs one with seqLength, and `python -m motrlab import` writes it"
+        )
+    said = read_ini(file)
+    image_dir = said.get("imdir") or "img1"
+    extension = said.get("imext", "")
     return SequenceInfo(
         name=folder.name or folder.resolve().name,
-        num_frames=int(_positive(section, "seqLength", file)),
-        width=int(_positive(section, "imWidth", file)),
-        height=int(_positive(section, "imHeight", file)),
-        frame_rate=_positive(section, "frameRate", file, default="30"),
-        image_dir=section.get("imDir", "img1"),
-        image_ext=section.get("imExt", ".jpg"),
+        num_frames=int(_positive(said, "seqLength", file)),
+        width=int(_positive(said, "imWidth", file, default=0)),
+        height=int(_positive(said, "imHeight", file, default=0)),
+        frame_rate=_positive(said, "frameRate", file, default=30),
+        image_dir=image_dir,
+        image_ext=f".{extension}" if extension and not extension.startswith(".") else extension,
     )
 
 
-def _positive(section: configparser.SectionProxy, key: str, file: Path, default: str | None = None) -> float:
-    text = section.get(key, default)
-    if text is None:
-        raise UserError(f"{file}: no {key} in [Sequence]")
+def _positive(said: Mapping[str, str], key: str, file: Path, default: float | None = None) -> float:
+    text = said.get(key.lower(), "")
+    if not text:
+        if default is None:
+            raise UserError(f"{file}: no {key} in [Sequence]")
+        return default
     try:
         value = float(text)
     except ValueError:
@@ -144,144 +144,89 @@ def format_sequence_info(info: SequenceInfo) -> str:
     )
 
 
-def _rows(text: str, path: Path | str, min_columns: int) -> Iterator[tuple[int, list[float]]]:
-    """Line number and finite numbers of every row that is not blank; `path` is for messages."""
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        cells = line.split(",")
-        if len(cells) < min_columns:
-            raise UserError(f"{path}:{number}: {len(cells)} columns, at least {min_columns} needed")
-        try:
-            values = [float(cell) for cell in cells]
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: {error}; every column must be a number") from error
-        if not all(map(math.isfinite, values)):
-            raise UserError(f"{path}:{number}: NaN or infinity; every column must be a finite number")
-        if values[0] != int(values[0]) or values[1] != int(values[1]):
-            raise UserError(f"{path}:{number}: frame and id must be whole numbers, not {cells[0]} and {cells[1]}")
-        if max(map(abs, values)) > _LARGEST:
-            raise UserError(f"{path}:{number}: a number beyond {_LARGEST:g}; frames, ids and pixels expected")
-        yield number, values
-
-
-def _check_frame(
-    path: Path | str, number: int, frame: float, info: SequenceInfo | None, counted: str = "frames in seqinfo.ini"
-) -> None:
-    if frame < 1:
-        raise UserError(f"{path}:{number}: frame {frame:.0f}; frames count from 1")
-    if info is not None and frame > info.num_frames:
-        raise UserError(f"{path}:{number}: frame {frame:.0f} is past the end ({info.num_frames} {counted})")
-
-
 def read_annotations(path: Path, info: SequenceInfo) -> Annotations:
     """Read and check a gt file of 9 or 10 columns (module docstring); rows may stand in any order, or be none.
 
     Raises UserError naming file and line: not a number, wrong number of columns, a size that is not positive, a
-    frame outside the sequence, an id twice in a frame, a visibility outside 0 to 1.
+    frame outside the sequence, an id twice in a frame, a visibility outside 0 to 1; rows of another data set.
     """
-    return parse_annotations(read_text(path), path, info)
+    return read_recognised(path, info)[0]
 
 
-def parse_annotations(
-    text: str, path: Path | str, info: SequenceInfo, counted: str = "frames in seqinfo.ini"
-) -> Annotations:
-    """The text of a gt file, read and checked as in `read_annotations`; `path` and `counted` are for messages."""
-    rows: list[list[float]] = []
-    lines: dict[tuple[float, float], int] = {}
-    for number, values in _rows(text, path, 9):
-        columns = len(rows[0]) if rows else len(values)
-        if columns > 10 or len(values) != columns:
-            expected = "9 or 10" if columns > 10 else str(columns)
-            raise UserError(f"{path}:{number}: {len(values)} columns, {expected} expected")
-        _check_frame(path, number, values[0], info, counted)
-        _check_gt_row(path, number, values)
-        first = lines.setdefault((values[0], values[1]), number)
-        if first != number:
-            raise UserError(
-                f"{path}:{number}: id {values[1]:.0f} twice in frame {values[0]:.0f} (first in line {first})"
-            )
-        rows.append(values)
-    if not rows:
-        return Annotations.empty()
-    return _annotations(np.array(rows))
+def read_recognised(path: Path, info: SequenceInfo) -> tuple[Annotations, Format]:
+    """As `read_annotations`, and the format that the rows are of."""
+    rows, folder = Rows.of(read_text(path), path), path.parent.parent
+    format = recognise(rows, folder)
+    if not format.is_mot:
+        raise UserError(f"{path}: rows of {format.name} ({format.says}); {how_to_import(format)}")
+    labels = read_labels(rows, replace(format, roles=""), folder)  # who is who stands in no row
+    return check_labels(labels, info.num_frames), format
 
 
-def _check_gt_row(path: Path | str, number: int, values: list[float]) -> None:
-    width, height, flag = values[4:7]
-    if width <= 0 or height <= 0:
-        raise UserError(f"{path}:{number}: width {width:g} and height {height:g} must be positive")
-    if flag != int(flag):
-        raise UserError(f"{path}:{number}: the flag (column 7) must be a whole number, not {flag:g}")
-    if len(values) == 9 and (values[7] != int(values[7]) or not 0 <= values[8] <= 1):
-        found = f"class {values[7]:g}, visibility {values[8]:g}"
-        raise UserError(f"{path}:{number}: {found}; a whole number and a fraction from 0 to 1 expected")
+def check_labels(labels: Labels, num_frames: int, counted: str = "frames in seqinfo.ini") -> Annotations:
+    """Labels of a video of `num_frames` frames, by frame, then id. Raises UserError as `read_annotations` does."""
+    rows, (frame, track, *_, width, height, flag, kind, seen) = labels.rows, labels.table.T
+    _check_frames(rows, frame, num_frames, counted)
+    rows.refuse((width <= 0) | (height <= 0), "width {:g} and height {:g} must be positive", width, height)
+    rows.refuse(flag != np.rint(flag), f"the flag (column 7) must be a whole number, not {{:g}}; {_CONFIDENCE}", flag)
+    rows.refuse(
+        (kind != np.rint(kind)) | (seen < 0) | (seen > 1),
+        "class {:g}, visibility {:g}; a whole number and a fraction from 0 to 1 expected", kind, seen,
+    )  # fmt: skip
+    rows.refuse_repeats(frame, track)
+    table = labels.table[np.lexsort((track, frame))]
+    frames, ids, flags, classes = table[:, [0, 1, 6, 7]].astype(np.int64).T
+    return Annotations(frames, ids, table[:, 2:6].copy(), flags, classes, table[:, 8].copy(), labels.has_class)
 
 
-def _annotations(table: NDArray[np.float64]) -> Annotations:
-    table = table[np.lexsort((table[:, 1], table[:, 0]))]
-    has_class = table.shape[1] == 9
-    integers = table[:, [0, 1, 6]].astype(np.int64)
-    class_id = table[:, 7].astype(np.int64) if has_class else np.ones(len(table), np.int64)
-    visibility = table[:, 8].copy() if has_class else np.ones(len(table))
-    return Annotations(
-        integers[:, 0], integers[:, 1], table[:, 2:6].copy(), integers[:, 2], class_id, visibility, has_class
-    )
+def _check_frames(rows: Rows, frame: NDArray[np.float64], num_frames: int, counted: str) -> None:
+    rows.refuse(frame < 1, f"frame {{:.0f}}; frames count from 1; {_FROM_ZERO}", frame)
+    rows.refuse(frame > num_frames, f"frame {{:.0f}} is past the end ({num_frames} {counted})", frame)
 
 
 def format_annotations(annotations: Annotations) -> str:
     """gt rows in the form the annotations came in (9 columns with class, 10 without)."""
-    lines = []
-    for i in range(len(annotations)):
-        box = ",".join(_number(v) for v in annotations.ltwh[i])
-        head = f"{annotations.frame[i]},{annotations.track_id[i]},{box},{annotations.flag[i]}"
-        tail = (
-            f"{annotations.class_id[i]},{_number(annotations.visibility[i])}" if annotations.has_class else "-1,-1,-1"
-        )
-        lines.append(f"{head},{tail}\n")
-    return "".join(lines)
+    a = annotations
+    tail = [a.class_id, a.visibility] if a.has_class else [np.full(len(a), -1)] * 3
+    return _format_rows(a.frame, a.track_id, *a.ltwh.T, a.flag, *tail)
 
 
-def _number(value: float) -> str:
-    """The shortest text that reads back as the same number."""
-    return str(int(value)) if value == int(value) else repr(float(value))
+def _format_rows(*columns: NDArray[Any]) -> str:
+    """A line for each row, numbers in the shortest form that reads back the same."""
+    rows = np.column_stack([column.astype(np.float64) for column in columns]).tolist()
+    return "".join(",".join(str(int(v)) if v == int(v) else repr(v) for v in row) + "\n" for row in rows)
 
 
-def read_detections(path: Path, info: SequenceInfo | None = None) -> Detections:
-    """Read a det file (`frame,-1,left,top,width,height,score`, further columns ignored). Raises UserError."""
-    rows = []
-    for number, values in _rows(read_text(path), path, 7):
-        _check_frame(path, number, values[0], info)
-        rows.append(values[:7])
-    table = np.array(rows).reshape(-1, 7)
-    table = table[np.argsort(table[:, 0], kind="stable")]
-    return Detections(table[:, 0].astype(np.int64), table[:, 2:6].copy(), table[:, 6].copy())
+def read_detections(path: Path, info: SequenceInfo | None = None, first: int = 1) -> Detections:
+    """Read a det file (`frame,-1,left,top,width,height,score`, further columns ignored); frames count from `first`.
+
+    Raises UserError.
+    """
+    rows = Rows.of(read_text(path), path)
+    table = rows.first(7)
+    table[:, 0] += 1 - first
+    _check_frames(rows, table[:, 0], info.num_frames if info is not None else ENDLESS, "frames in seqinfo.ini")
+    found = Detections(table[:, 0].astype(np.int64), table[:, 2:6], table[:, 6])
+    return found.select(np.argsort(found.frame, kind="stable"))
 
 
 def format_detections(detections: Detections) -> str:
     """det rows of 10 columns, id -1, numbers as they were read."""
-    lines = []
-    for frame, box, score in zip(detections.frame, detections.ltwh, detections.score, strict=True):
-        lines.append(f"{frame},-1,{','.join(_number(v) for v in box)},{_number(score)},-1,-1,-1\n")
-    return "".join(lines)
+    unknown = np.full(len(detections.frame), -1)
+    return _format_rows(detections.frame, unknown, *detections.ltwh.T, detections.score, unknown, unknown, unknown)
 
 
-def write_rows(
-    path: Path,
-    frame: NDArray[np.int64],
-    track_id: NDArray[np.int64],
-    ltwh: NDArray[np.float64],
-    score: NDArray[np.float64],
-    decimals: int = 3,
-) -> None:
-    """Write tracks as `frame,id,left,top,width,height,score,-1,-1,-1` rows, in the order given.
+def label_files(info: SequenceInfo, annotations: Annotations, detections: Detections | None = None) -> dict[str, str]:
+    """What a sequence's folder holds beside its frames: texts by relative path."""
+    texts = {"seqinfo.ini": format_sequence_info(info), "gt/gt.txt": format_annotations(annotations)}
+    return texts if detections is None else {**texts, "det/det.txt": format_detections(detections)}
 
-    Boxes are rounded to `decimals` digits, scores to five.
-    """
-    lines = []
-    for f, i, box, s in zip(frame, track_id, ltwh, score, strict=True):
-        lines.append(f"{f},{i},{','.join(f'{v:.{decimals}f}' for v in box)},{s:.5f},-1,-1,-1\n")
-    write_text(path, "".join(lines))
+
+def write_files(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write texts by relative path into a folder that is being made. Raises OSError."""
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
@@ -299,7 +244,7 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
         raise UserError(f"{root}: no sequences (folders with seqinfo.ini or img1) in it or its train/{hint}")
     videos: dict[str, list[Path]] = {}
     for folder in folders:
-        videos.setdefault(_video(folder.name), []).append(folder)
+        videos.setdefault(video_name(folder.name), []).append(folder)
     if not names:
         return tuple(copies[0] for copies in videos.values())
     chosen: dict[str, Path] = {}
@@ -307,7 +252,7 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
         found = next((f for f in folders if f.name == name), None) or next(iter(videos.get(name, ())), None)
         if found is None:
             raise UserError(f"{root}: no sequence {name!r}; there are {', '.join(f.name for f in folders)}")
-        other = chosen.setdefault(_video(found.name), found)
+        other = chosen.setdefault(video_name(found.name), found)
         if other != found:
             raise UserError(f"{other.name} and {found.name} are copies of one video: name one of them")
     return tuple(chosen[key] for key in sorted(chosen))
@@ -319,10 +264,11 @@ def _sequence_folders(root: Path) -> list[Path]:
         return []
     shown = [f for f in root.iterdir() if not f.name.startswith(".")]  # hidden ones are what a killed import left
     found = [f for f in shown if (f / "seqinfo.ini").is_file() or (f / "img1").is_dir()]
-    return sorted(found, key=lambda f: (_video(f.name), _preference(f.name), f.name))
+    return sorted(found, key=lambda f: (video_name(f.name), _preference(f.name), f.name))
 
 
-def _video(name: str) -> str:
+def video_name(name: str) -> str:
+    """A sequence's name without the detector: copies of a video have one."""
     return re.sub(rf"-({'|'.join(DETECTORS)})$", "", name)
 
 

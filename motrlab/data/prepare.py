@@ -15,24 +15,30 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from motrlab.data.halves import cut_annotations, cut_detections, cut_info, half_ranges
+from motrlab.data.halves import cut, half_ranges
 from motrlab.data.motchallenge import (
+    Annotations,
     Detections,
     find_sequences,
-    format_annotations,
-    format_detections,
-    format_sequence_info,
+    label_files,
+    write_files,
 )
 from motrlab.data.packing import SequenceSource, write_store
-from motrlab.data.pictures import orientation
 from motrlab.data.summary import DataSummary, summarise
-from motrlab.data.validate import CheckedSequence, Progress, frame_workers, readable_info, validate_sequence
+from motrlab.data.validate import (
+    CheckedSequence,
+    Progress,
+    check_people,
+    frame_workers,
+    open_sequence,
+    validate_sequence,
+)
 from motrlab.errors import UserError
 from motrlab.files import check_ours, locked, replaced_folder, writing
 from motrlab.names import PARTS
@@ -65,7 +71,9 @@ def prepare(
     _check_writable(destination)
     with contextlib.ExitStack() as stack:
         told = progress or stack.enter_context(_bars())
-        parts, left_out, notes = _checked_parts(find_sequences(source, sequences), num_workers, told, unseen)
+        checked = _checked(find_sequences(source, sequences), num_workers, told)
+        check_people(source, checked)
+        parts = _parts(checked, unseen)
         if not parts["train"]:
             raise UserError(f"{source}: no sequence with gt/gt.txt and two frames to train on")
         with writing(destination):
@@ -76,8 +84,8 @@ def prepare(
         sequences=tuple(
             summarise(part, m.source.info, m.source.annotations) for part, members in parts.items() for m in members
         ),
-        left_out=tuple(left_out),
-        notes=tuple(notes),
+        left_out=tuple(s.info.name for s in checked if s.annotations is None),
+        notes=tuple(note for s in checked for note in s.notes),
         data_hash=hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
     )
 
@@ -117,40 +125,37 @@ def _bars() -> Iterator[Progress]:
             bar.close()
 
 
-def _checked_parts(
-    folders: Sequence[Path], num_workers: int, progress: Progress, unseen: Callable[[str], bool] | None
-) -> tuple[dict[str, list[_Part]], list[str], list[str]]:
-    """Every sequence validated and given to its part, the names of those without gt, and what is to be said."""
-    parts: dict[str, list[_Part]] = {part: [] for part in PARTS}
-    left_out, notes = [], []
-    megapixels = sum(i.num_frames * i.width * i.height for i in map(readable_info, folders)) / 1e6
+def _checked(folders: Sequence[Path], num_workers: int, progress: Progress) -> list[CheckedSequence]:
+    """Every sequence, validated."""
+    megapixels = sum(i.num_frames * i.width * i.height for i, _ in map(open_sequence, folders)) / 1e6
     with frame_workers(num_workers, megapixels) as frame_map:
-        for folder in folders:
-            checked = validate_sequence(folder, frame_map=frame_map, progress=progress)
-            num_frames = checked.info.num_frames
-            turned = orientation(checked.info.frame_path(folder, 1).read_bytes())
-            if turned != 1:
-                notes.append(f"{folder.name}: EXIF orientation {turned} is ignored; boxes are of the stored pixels")
-            if checked.annotations is None:
-                left_out.append(folder.name)
-            elif unseen is not None and unseen(folder.name):
-                parts["unseen"].append(_cut(folder, checked, range(1, num_frames + 1)))
-            else:
-                for part, frames in zip(("train", "test"), half_ranges(num_frames), strict=True):
-                    if frames:
-                        parts[part].append(_cut(folder, checked, frames))
-    return parts, left_out, notes
+        return [validate_sequence(folder, frame_map=frame_map, progress=progress) for folder in folders]
 
 
-def _cut(folder: Path, checked: CheckedSequence, frames: range) -> _Part:
+def _parts(checked: Iterable[CheckedSequence], unseen: Callable[[str], bool] | None) -> dict[str, list[_Part]]:
+    """Every sequence with gt given to its part."""
+    parts: dict[str, list[_Part]] = {part: [] for part in PARTS}
+    for sequence in checked:
+        num_frames = sequence.info.num_frames
+        if sequence.annotations is None:
+            continue
+        if unseen is not None and unseen(sequence.info.name):
+            parts["unseen"].append(_cut(sequence, sequence.annotations, range(1, num_frames + 1)))
+            continue
+        for part, frames in zip(("train", "test"), half_ranges(num_frames), strict=True):
+            if frames:
+                parts[part].append(_cut(sequence, sequence.annotations, frames))
+    return parts
+
+
+def _cut(sequence: CheckedSequence, annotations: Annotations, frames: range) -> _Part:
     """The frames of a sequence, renumbered from 1."""
-    assert checked.annotations is not None
     source = SequenceSource(
-        info=cut_info(checked.info, frames),
-        files=tuple(checked.info.frame_path(folder, frame) for frame in frames),
-        annotations=cut_annotations(checked.annotations, frames),
+        info=replace(sequence.info, num_frames=len(frames)),
+        files=sequence.files[frames.start - 1 : frames.stop - 1],
+        annotations=cut(annotations, frames),
     )
-    return _Part(source=source, detections=checked.detections and cut_detections(checked.detections, frames))
+    return _Part(source=source, detections=sequence.detections and cut(sequence.detections, frames))
 
 
 def _write_part(destination: Path, part: str, members: list[_Part], num_workers: int, progress: Progress) -> str:
@@ -170,10 +175,5 @@ def _write_part(destination: Path, part: str, members: list[_Part], num_workers:
 def _write_gt(path: Path, members: Iterable[_Part]) -> None:
     with replaced_folder(path, marked=True) as folder:
         for member in members:
-            target = folder / member.source.info.name
-            (target / "gt").mkdir(parents=True)
-            (target / "gt" / "gt.txt").write_text(format_annotations(member.source.annotations), encoding="utf-8")
-            (target / "seqinfo.ini").write_text(format_sequence_info(member.source.info), encoding="utf-8")
-            if member.detections is not None:
-                (target / "det").mkdir()
-                (target / "det" / "det.txt").write_text(format_detections(member.detections), encoding="utf-8")
+            info, gt = member.source.info, member.source.annotations
+            write_files(folder / info.name, label_files(info, gt, member.detections))

@@ -1,7 +1,7 @@
-"""Is a sequence what its `seqinfo.ini` says? Every frame there, a JPEG of the right size that decodes to its end.
+"""Is a sequence what its `seqinfo.ini` says? Every frame there, a JPEG or PNG file of the right size, whole to its end.
 
-Every frame is decoded at an eighth of its size (3 ms for 1920×1080): a file that lost its middle, or whose end was lost
-and closed with an end marker, has a faultless header and would train on grey.
+Every JPEG is decoded at an eighth of its size (3 ms for 1920×1080): a file that lost its middle, or whose end was lost
+and closed with an end marker, has a faultless header and would train on grey. A PNG has checksums, which are compared.
 """
 
 from __future__ import annotations
@@ -10,31 +10,73 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
 
+from motrlab.data.formats import Format, how_to_import
+from motrlab.data.frames import FrameFiles, list_frames
 from motrlab.data.motchallenge import (
     Annotations,
     Detections,
     SequenceInfo,
-    read_annotations,
     read_detections,
+    read_recognised,
     read_sequence_info,
 )
+from motrlab.data.pictures import orientation
+from motrlab.data.rows import counts, why_unreadable
 from motrlab.data.workers import Map, worker_map
 from motrlab.errors import UserError
 
-_JPEG_SUFFIXES = (".jpg", ".jpeg")
+PACKED_SUFFIXES = (".jpg", ".jpeg", ".png")
+_CHOOSE = "`python -m motrlab import --map CLASS=pedestrian` makes people of a class"
+_PNG = b"\x89PNG\r\n\x1a\n"
 _PADDING_BYTES = 64  # a cache line; a hole of zeros in the data leaves more
 _MEGAPIXELS_PER_WORKER = 1000  # fewer are checked sooner (1.5 s) than a process starts
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many so far, how many in all
+
+
+class Image(Protocol):
+    """A frame's file, on the disk or in an archive; `str` of it stands in messages."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class CheckedSequence:
+    """A sequence that is what it says; `files[i]` is frame `i + 1`.
+
+    `annotations` is None without gt.txt, `detections` without det.txt; `notes`: lines on what a user may not expect.
+    """
+
+    info: SequenceInfo
+    files: tuple[Path, ...]
+    annotations: Annotations | None
+    detections: Detections | None
+    notes: tuple[str, ...]
+
+
+def png_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a PNG file. Raises ValueError: cut short, or a chunk is not what its checksum says."""
+    view, at, kind = memoryview(data), len(_PNG), b""
+    while kind != b"IEND":
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        if end + 4 > len(data):
+            raise ValueError("PNG file is cut short")
+        if zlib.crc32(view[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise ValueError(f"PNG file is damaged inside (chunk {kind.decode('latin-1')!r} from byte {at} on)")
+        at = end + 4
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
@@ -44,7 +86,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     because entropy-coded data never contain one.
     """
     if data[:2] != b"\xff\xd8":
-        raise ValueError("not a JPEG file")
+        raise ValueError("not a JPEG or PNG file")
     size, at = None, 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
@@ -62,7 +104,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def check_decodes(data: bytes) -> None:
-    """Decode at an eighth of the size. Raises ValueError where libjpeg finds the picture's data damaged.
+    """Decode a JPEG at an eighth of the size. Raises ValueError where libjpeg finds the picture's data damaged.
 
     libjpeg goes on over damage, filling in grey, and tells of it on file descriptor 2 only, so that is read. A few
     bytes too many before the end marker are let pass: padding, behind a whole picture.
@@ -98,27 +140,29 @@ def _said_on_stderr() -> Iterator[list[str]]:
         os.close(reader)
 
 
-def check_frame(folder: Path, info: SequenceInfo, frame: int) -> None:
-    """Raises UserError unless the frame is there and a whole JPEG of the sequence's size."""
-    path = info.frame_path(folder, frame)
+def read_size(file: Image, *, decode: bool = False, advice: str = "copy it anew") -> tuple[int, int]:
+    """Width and height of a JPEG or PNG file, with `decode` as `check_decodes` says.
+
+    Raises UserError for one that is damaged or neither, and, with `advice`, for one that cannot be read.
+    """
     try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        others = [p.name for p in path.parent.glob(f"{path.stem}.*")]
-        hint = f"there is {others[0]}, but seqinfo.ini says imExt={info.image_ext}" if others else "copy it anew"
-        raise UserError(f"{path}: frame {frame} of {info.num_frames} is missing; {hint}") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        width, height = jpeg_size(data)
-        if (width, height) == (info.width, info.height):
+        data = file.read_bytes()
+        size = png_size(data) if data.startswith(_PNG) else jpeg_size(data)
+        if decode and not data.startswith(_PNG):
             check_decodes(data)
+        return size
+    except OSError as error:
+        raise UserError(f"{file}: {why_unreadable(file, error)}; {advice}") from error
     except ValueError as error:
-        raise UserError(f"{path}: {error}; copy it anew") from error
+        raise UserError(f"{file}: {error}; copy it anew") from error
+
+
+def check_frame(info: SequenceInfo, file: Path) -> None:
+    """Raises UserError unless the file is a whole JPEG or PNG of the sequence's size."""
+    width, height = read_size(file, decode=True)
     if (width, height) != (info.width, info.height):
-        raise UserError(
-            f"{path}: {width}×{height} pixels, but seqinfo.ini says {info.width}×{info.height}; mend one of them"
-        )
+        said = f"seqinfo.ini says {info.width}×{info.height}; mend one of them"
+        raise UserError(f"{file}: {width}×{height} pixels, but {said}")
 
 
 def frame_workers(num_workers: int, megapixels: float) -> AbstractContextManager[Map]:
@@ -126,34 +170,63 @@ def frame_workers(num_workers: int, megapixels: float) -> AbstractContextManager
     return worker_map(min(num_workers, 1 + int(megapixels / _MEGAPIXELS_PER_WORKER)), chunksize=16)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckedSequence:
-    """A sequence in which nothing is wrong, as it was read: `annotations` and `detections` where it has the files."""
-
-    info: SequenceInfo
-    annotations: Annotations | None
-    detections: Detections | None
-
-
 def validate_sequence(folder: Path, *, frame_map: Map = map, progress: Progress | None = None) -> CheckedSequence:
     """Check seqinfo, every frame, gt and detections. Raises UserError with the first fault found.
 
     `frame_map` is how the frames are gone through: `map`, or what `frame_workers` gives.
     """
-    info = readable_info(folder)
+    info, frames = open_sequence(folder)
+    files, notes = tuple(frames.files.values()), [frames.note] * bool(frames.note)
     gt, det = folder / "gt" / "gt.txt", folder / "det" / "det.txt"
-    annotations = read_annotations(gt, info) if gt.is_file() else None
-    detections = read_detections(det, info) if det.is_file() else None
-    checks = frame_map(partial(check_frame, folder, info), range(1, info.num_frames + 1))
-    for done, _ in enumerate(checks, 1):
+    annotations = None
+    if os.path.lexists(gt):  # a link that leads nowhere is no sequence without gt
+        annotations, format = read_recognised(gt, info)
+        if format.roles:
+            raise UserError(f"{gt}: {format.name}, {format.says}; {how_to_import(format)}")
+        notes += [f"{gt}: {note}" for note in _notes(annotations, format)]
+    detections = read_detections(det, info) if os.path.lexists(det) else None
+    for done, _ in enumerate(frame_map(partial(check_frame, info), files), 1):
         if progress is not None:
             progress(f"validate {info.name}", done, info.num_frames)
-    return CheckedSequence(info=info, annotations=annotations, detections=detections)
+    if (turned := orientation(files[0].read_bytes())) != 1:
+        notes.append(f"{folder.name}: EXIF orientation {turned} is ignored; boxes are of the stored pixels")
+    return CheckedSequence(info, files, annotations, detections, tuple(notes))
 
 
-def readable_info(folder: Path) -> SequenceInfo:
-    """The sequence's `seqinfo.ini`. Raises UserError, also for frames that are no JPEG files."""
+def open_sequence(folder: Path) -> tuple[SequenceInfo, FrameFiles]:
+    """What `seqinfo.ini` says, and the files of all its frames, before any but the first of them is read.
+
+    Size and extension that it does not say are those of the first frame. Raises UserError, also for frames that are
+    missing or that are no JPEG or PNG files.
+    """
     info = read_sequence_info(folder)
-    if info.image_ext.lower() not in _JPEG_SUFFIXES:
-        raise UserError(f"{folder / 'seqinfo.ini'}: imExt={info.image_ext}; frames must be JPEG files (.jpg)")
-    return info
+    frames = list_frames(folder / info.image_dir, info)
+    if frames.fault:
+        raise UserError(frames.fault)
+    first = frames.files[1]
+    if first.suffix.lower() not in PACKED_SUFFIXES:
+        raise UserError(f"{first}: frames must be JPEG or PNG files ({', '.join(PACKED_SUFFIXES)})")
+    width, height = (info.width, info.height) if info.width and info.height else read_size(first)
+    return replace(info, width=width, height=height, image_ext=first.suffix), frames
+
+
+def _notes(annotations: Annotations, format: Format) -> Iterator[str]:
+    if not annotations.has_class:
+        yield f"read as {format.name} without classes: every box is a person"
+    if not np.isin(annotations.flag, (0, 1)).all():
+        yield f"flags {counts(annotations.flag)}: all but 0 count"
+    if len(annotations) and not len(annotations.people):
+        yield f"no box is a person: {_found(annotations)}"
+
+
+def check_people(source: Path, sequences: Iterable[CheckedSequence]) -> None:
+    """Raises UserError, with the classes and flags that there are, where no box of any gt counts as a person."""
+    gts = [s.annotations for s in sequences if s.annotations is not None]
+    if gts and not any(len(gt.people) for gt in gts):
+        boxes = max(gts, key=len)
+        found = f"{_found(boxes)}; {_CHOOSE}" if len(boxes) else "their gt is empty"
+        raise UserError(f"{source}: no person in any sequence (class 1, flag not 0): {found}")
+
+
+def _found(annotations: Annotations) -> str:
+    return f"classes {counts(annotations.class_id)}, flags {counts(annotations.flag)}"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from motrlab.config import Config, TrainConfig
-from motrlab.data.clips import ClipBatch, ClipKey, StepSampler, collate, keep_freed_memory, make_loader
+from motrlab.data.clips import ClipBatch, ClipKey, LoadedClips, StepSampler, collate, keep_freed_memory, make_loader
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr, build_motr
@@ -122,22 +122,24 @@ class _Training:
         self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = make_optimizer(groups, train.beta2)
         self.ema = Ema(self.clips, train.ema_decay) if train.ema_decay else None
+        self.states = {"model": self.clips} | ({"ema": self.ema} if self.ema else {})
         self.done, self.spent, self.rows = self._resume()
-        _check_lengths(store, train)
         self.loader = make_loader(store, config, self.done, self.accelerator.process_index, self.world)
         assert isinstance(self.loader.batch_sampler, StepSampler)
         self.sampler = self.loader.batch_sampler
+        self.dataset: Any = self.loader.dataset
         self.began = time.time() - self.spent
 
     def _resume(self) -> tuple[int, float, Rows]:
         if not (self.checkpoint.is_file() and self.curve.is_file()):
             return 0, 0.0, []
-        facts = load_training(self.checkpoint, self.clips, self.optimizer, self.identity, self.ema)
+        facts = load_training(self.checkpoint, self.states, self.optimizer, self.identity)
         return facts["step"], facts["seconds"], read_rows(self.curve, facts["step"])
 
     def run(self) -> FitResult:
         """All updates that are left."""
         train = self.train
+        self.dataset.lengths(max(train.clip_frames))  # a user's mistake, said now and not at the end of the curriculum
         keep_freed_memory()
         memory = self._estimate()
         hidden = not (self.is_main and sys.stderr.isatty())
@@ -154,14 +156,14 @@ class _Training:
         seconds = time.time() - self.began if self.done < train.steps else self.spent
         return FitResult(train.steps, final_means(self.rows), self.curve, seconds, memory, self.is_main)
 
-    def _update(self, step: int, batches: list[ClipBatch]) -> dict[str, float]:
+    def _update(self, step: int, loaded: list[LoadedClips]) -> dict[str, float]:
         """One step; its row of the curve."""
         keys = self.sampler.micro_batches(step)
         self.trainee.prepare(step)
         statistics = {name: value.clone() for name, value in self.clips.named_buffers()}
         set_lr(self.optimizer.param_groups, lr_factor(self.train, step))
         self.optimizer.zero_grad(set_to_none=True)
-        batches = [batch.to(self.accelerator.device, non_blocking=True) for batch in batches]
+        batches = [clips.to(self.accelerator.device, non_blocking=True) for clips in loaded]
         losses = []
         for number, (batch, own) in enumerate(zip(batches, keys, strict=True)):
             last = number + 1 == len(batches)
@@ -175,7 +177,7 @@ class _Training:
             self._stop(step, batches, keys, statistics)
         self.optimizer.step()
         if self.ema is not None:
-            self.ema.update(self.clips)
+            self.ema.update_parameters(self.clips)
         return {"step": step, "lr": self.optimizer.param_groups[-1]["lr"], **means, "grad_norm": norm}
 
     def _means(self, losses: Sequence[ClipLoss]) -> tuple[dict[str, float], float]:
@@ -183,9 +185,7 @@ class _Training:
         kinds = list(losses[0].terms)
         parts = [torch.stack([x.total.detach(), *(x.terms[kind].sum() for kind in kinds)]) for x in losses]
         objects = torch.tensor([float(sum(x.num_objects for x in losses))], device=parts[0].device)
-        sums = torch.cat((objects, torch.stack(parts).sum(0)))
-        if self.world > 1:
-            sums = self.accelerator.reduce(sums)
+        sums = self.accelerator.reduce(torch.cat((objects, torch.stack(parts).sum(0))))
         found, *values = sums.tolist()
         num_objects = max(found, 1.0)
         return {k: v / num_objects for k, v in zip(("loss", *kinds), values, strict=True)}, num_objects
@@ -211,7 +211,7 @@ class _Training:
         if self.is_main and _due(step, train.checkpoint_every, last):
             write_rows(self.curve, self.rows)
             facts = {"step": step, "identity": self.identity, "seconds": time.time() - self.began}
-            save_training(self.checkpoint, self.clips, self.optimizer, facts, self.ema)
+            save_training(self.checkpoint, self.states, self.optimizer, facts)
         if validates or last:
             self.accelerator.wait_for_everyone()
 
@@ -220,8 +220,7 @@ class _Training:
         length = min(self.train.clip_frames)
         sizes = _batch_sizes(self.sampler, self.world, self.train)
         self.trainee.prepare(self.done)
-        dataset: Any = self.loader.dataset
-        batch = collate([dataset[0, 0, length]]).to(self.accelerator.device)
+        batch = collate([self.dataset[0, 0, length]]).to(self.accelerator.device)
         generators = clip_generators(self.config.seed, [(0, 0, length)])
         average = self.ema is not None
         estimate = estimate_memory(self.clips, lambda: self.clips(batch, generators), length, sizes, average=average)
@@ -235,8 +234,7 @@ class _Training:
     ) -> None:
         """Find what is not finite, save the step, end the training. Raises UserError."""
         found = find_non_finite(self.clips, batches, self.config.seed, keys, statistics)
-        dataset: Any = self.loader.dataset
-        clips = "; ".join(clip_names(dataset, [key for own in keys for key in own]))
+        clips = "; ".join(clip_names(self.dataset, [key for own in keys for key in own]))
         rank = f"-process-{self.accelerator.process_index}" if self.world > 1 else ""
         file = self.folder / f"replay-{step:06d}-{self.identity}{rank}.safetensors"
         if found or self.is_main:
@@ -269,16 +267,7 @@ def _batch_sizes(sampler: StepSampler, world: int, train: TrainConfig) -> set[tu
     return sizes
 
 
-def _check_lengths(store: FrameStore, train: TrainConfig) -> None:
-    """Say before the training, not at the end of its curriculum, that no video is long enough."""
-    longest = max((info.num_frames for info in store.sequences), default=0)
-    if longest < max(train.clip_frames):
-        raise UserError(
-            f"{store.path}: clips of {max(train.clip_frames)} frames, but no sequence has more than {longest}"
-        )
-
-
-def _batches(loader: Iterable[ClipBatch]) -> Iterator[ClipBatch]:
+def _batches(loader: Iterable[LoadedClips]) -> Iterator[LoadedClips]:
     """The loader's batches; a user's mistake found in a worker process becomes one line again."""
     try:
         yield from loader

@@ -25,6 +25,7 @@ from motrlab.data.store import FrameStore
 MakeSequence = Callable[..., Path]
 ROW = "1,1,5,6,7,8,1,1,0.5\n"
 FRAME = "img1/000003.jpg"
+KITTI = "0 2 Pedestrian 0 1 1.5 5 6 12 14 1 1 1 2 2 9 0\n"
 
 
 def one_line(capfd: pytest.CaptureFixture[str]) -> str:
@@ -72,14 +73,17 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "JPEG with a hole": (
         bytes_of(FRAME, lambda _: noise(64, 96)[:2000] + bytes(1500) + noise(64, 96)[3500:]),
         rf"{FRAME}: JPEG file is damaged inside"),
-    "empty JPEG": (bytes_of(FRAME, lambda _: b""), rf"{FRAME}: not a JPEG file"),
-    "PNG called JPEG": (bytes_of(FRAME, lambda _: b"\x89PNG\r\n"), rf"{FRAME}: not a JPEG file"),
+    "empty JPEG": (bytes_of(FRAME, lambda _: b""), rf"{FRAME}: not a JPEG or PNG file"),
+    "PNG called JPEG": (bytes_of(FRAME, lambda _: b"\x89PNG\r\n"), rf"{FRAME}: not a JPEG or PNG file"),
     "JPEG of another size": (
         bytes_of(FRAME, lambda _: noise(60, 96)), rf"{FRAME}: 96×60 pixels, but seqinfo\.ini says 96×64"),
-    "missing frame": (lambda f: (f / FRAME).unlink(), rf"{FRAME}: frame 3 of 8 is missing"),
+    "missing frame": (lambda f: (f / FRAME).unlink(), r"img1: frame 3 of 8 is missing; copy it anew"),
     "frame that is a folder": (
-        lambda f: ((f / FRAME).unlink(), (f / FRAME).mkdir()), rf"{FRAME}: cannot be read \(Is a directory\)"),
-    "no frames": (lambda f: (f / "img1").rename(f / "img2"), r"img1/000001\.jpg: frame 1 of 8 is missing"),
+        lambda f: ((f / FRAME).unlink(), (f / FRAME).mkdir()), r"img1: frame 3 of 8 is missing"),
+    "frames that are missing": (
+        lambda f: [(f / f"img1/00000{i}.jpg").unlink() for i in (2, 3, 7)],
+        r"img1: 3 of 8 frames are missing, the first of them 2; copy it anew"),
+    "no frames": (lambda f: (f / "img1").rename(f / "img2"), r"img1: missing; give the folder that holds the frames"),
     "gt row with letters": (gt(ROW + "2,1,5,x,7,8,1,1,1\n"), r"gt/gt\.txt:2: could not convert string to float: 'x'"),
     "gt row with NaN": (gt(ROW + "2,1,5,nan,7,8,1,1,1\n"), r"gt/gt\.txt:2: NaN or infinity"),
     "gt row with a huge number": (gt("1,1e30,5,6,7,8,1,1,1\n"), r"gt/gt\.txt:1: a number beyond"),
@@ -97,8 +101,24 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "seqinfo without length": (rewrite("seqinfo.ini", "seqLength", "length"), r"seqinfo\.ini: no seqLength"),
     "seqinfo with letters": (rewrite("seqinfo.ini", "=96", "=wide"), r"seqinfo\.ini: imWidth must be"),
     "seqinfo of no frames": (rewrite("seqinfo.ini", "seqLength=8", "seqLength=0"), r"seqinfo\.ini: seqLength must be"),
-    "seqinfo too long": (rewrite("seqinfo.ini", "seqLength=8", "seqLength=9"), r"img1/000009\.jpg: frame 9 of 9 is"),
-    "PNG sequence": (rewrite("seqinfo.ini", ".jpg", ".png"), r"seqinfo\.ini: imExt=\.png; frames must be JPEG files"),
+    "seqinfo too long": (rewrite("seqinfo.ini", "seqLength=8", "seqLength=9"), r"img1: frame 9 of 9 is missing"),
+    "another extension": (
+        rewrite("seqinfo.ini", ".jpg", ".png"), r"img1: no pictures .*000001\.jpg, but seqinfo\.ini says imExt=\.png"),
+    "gt that is a link to nowhere": (
+        lambda f: ((f / "gt/gt.txt").unlink(), (f / "gt/gt.txt").symlink_to("gone.txt")),
+        r"gt/gt\.txt: a link to gone\.txt, which is not there"),
+    "a confidence for a flag": (gt("1,1,5,6,7,8,0.87,1,1\n"), r"gt/gt\.txt:1: the flag .* not 0\.87; a confidence\?"),
+    "rows of VisDrone": (
+        gt("1,1,5,6,7,8,1,4,0,0\n2,1,5,6,7,8,1,1,0,2\n"),
+        r"gt/gt\.txt: rows of VisDrone .*`python -m motrlab import --format visdrone` converts them"),
+    "rows of VisDrone or MOT15": (
+        gt("1,1,5,6,7,8,1,4,0,0\n"), r"gt/gt\.txt: fits MOT15 .* and VisDrone .* --format mot15 or visdrone`"),
+    "rows of KITTI": (gt(KITTI), r"gt/gt\.txt: rows of KITTI .*--format kitti` converts"),
+    "rows of UAVDT": (gt("1,1,5,6,7,8,1,2,3\n"), r"gt/gt\.txt: rows of UAVDT .*not converted: save them as MOTCh"),
+    "rows of DarkLabel": (gt("0,2,7,5,6,9,9,car,8,5,6,9,9,car\n"), r"gt/gt\.txt: rows of DarkLabel .*not converted"),
+    "SoccerNet": (
+        lambda f: (gt("1,1,5,6,7,8,1,-1,-1,-1\n")(f), (f / "gameinfo.ini").touch()),
+        r"gt/gt\.txt: SoccerNet, classes in gameinfo\.ini; `python -m motrlab import --format soccernet`"),
 }  # fmt: skip
 
 
@@ -117,6 +137,11 @@ def test_a_bad_sequence_is_refused(
 ACCEPTED: dict[str, tuple[str | bytes, int]] = {
     "empty gt": ("", 0),
     "gt of blank lines": ("\n\n", 0),
+    "blanks": (ROW.replace(",", " "), 1),
+    "tabs": (ROW.replace(",", "\t"), 1),
+    "semicolons": (ROW.replace(",", ";"), 1),
+    "commas at the end": (ROW.replace("\n", ",,\n"), 1),
+    "unknown visibility": ("1,1,5,6,7,8,1,1,-1\n", 1),
     "frames without people": (ROW + "8,1,5,6,7,8,1,1,0.5\n", 2),
     "boxes outside the image": ("1,1,-50,-60,70,80,1,1,1\n1,2,90,60,700,800,1,1,1\n1,3,500,600,7,8,1,1,1\n", 3),
     "CRLF": ((ROW + "2,1,5,6,7,8,1,1,1\n").replace("\n", "\r\n"), 2),
@@ -132,6 +157,7 @@ def test_what_only_looks_wrong_is_taken(
     case: str, make_sequence: MakeSequence, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     text, boxes = ACCEPTED[case]
+    make_sequence("B")
     folder = make_sequence("A", gt="", det=None)
     (folder / "gt/gt.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "data")]) == 0
@@ -141,6 +167,69 @@ def test_what_only_looks_wrong_is_taken(
     stores = [FrameStore(tmp_path / "data" / f"{half}_lmdb") for half in ("train", "test")]
     assert [store.info("A").num_frames for store in stores] == [4, 4]
     assert sum(len(store.annotations("A").people) for store in stores) == boxes
+
+
+NOBODY: dict[str, tuple[str, str]] = {
+    "class 0": ("1,1,5,6,7,8,1,0,1\n2,1,5,6,7,8,1,0,1\n", r"classes 0 \(2×\), flags 1 \(2×\)"),
+    "class 19 and cars": (
+        "1,1,5,6,7,8,1,19,1\n2,1,5,6,7,8,1,3,1\n2,2,5,6,7,8,1,19,1\n",
+        r"classes 19 \(2×\), 3 \(1×\)",
+    ),
+    "flag 0": ("1,1,5,6,7,8,0,-1,-1,-1\n", r"classes 1 \(1×\), flags 0 \(1×\)"),
+    "empty": ("", "their gt is empty"),
+}
+
+
+@pytest.mark.parametrize("case", NOBODY)
+def test_videos_without_a_person_are_refused(
+    case: str, make_sequence: MakeSequence, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text, message = NOBODY[case]
+    make_sequence("A", gt="", det=None)
+    make_sequence("B", gt=text)
+    assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "data")]) == 2
+    line = one_line(capfd)
+    assert re.search(rf"source: no person in any sequence \(class 1, flag not 0\): {message}", line)
+    assert ("import --map CLASS=pedestrian" in line) == bool(text)
+    assert not (tmp_path / "data").exists()
+
+
+NOTED: dict[str, tuple[str, str]] = {
+    "nobody among others": ("1,1,5,6,7,8,1,0,1\n", "no box is a person: classes 0 (1×), flags 1 (1×)"),
+    "flags of -1": ("1,1,5,6,7,8,-1,1,1\n", "flags -1 (1×): all but 0 count"),
+    "MOT15": ("1,1,5,6,7,8,1,-1,-1,-1\n", "read as MOT15 without classes: every box is a person"),
+    "nine columns, class -1": ("1,1,5,6,7,8,1,-1,-1\n", "read as MOT17 without classes: every box is a person"),
+}
+
+
+@pytest.mark.parametrize("case", NOTED)
+def test_what_a_user_may_not_expect_is_said(
+    case: str, make_sequence: MakeSequence, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, note = NOTED[case]
+    make_sequence("A", gt=text)
+    make_sequence("B")
+    assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "data")]) == 0
+    assert f"{tmp_path}/source/A/gt/gt.txt: {note}\n" in capsys.readouterr().out
+
+
+def test_frames_are_packed_as_they_are(make_sequence: MakeSequence, tmp_path: Path) -> None:
+    """PNG, numbers of eight digits and from 0, an extension without its dot, and what macOS leaves behind."""
+    folder = make_sequence("A")
+    rewrite("seqinfo.ini", "imExt=.jpg", "imExt=png")(folder)
+    frames = []
+    for frame in range(1, 9):
+        old, new = folder / f"img1/{frame:06d}.jpg", folder / f"img1/{frame - 1:08d}.png"
+        cv2.imwrite(str(new), cv2.imread(str(old)))
+        frames.append(new.read_bytes())
+        old.rename(new.with_name(f"._{new.name}"))
+    assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "data")]) == 0
+    train, test = (FrameStore(tmp_path / "data" / f"{half}_lmdb") for half in ("train", "test"))
+    assert [store.frame_bytes("A", frame) for store in (train, test) for frame in range(1, 5)] == frames
+    np.testing.assert_array_equal(train.image("A", 1), cv2.imread(str(folder / "img1/00000000.png")))
+    assert train.image("A", 1, reduce=2).shape == (32, 48, 3)
+    assert main(["export", "--src", str(tmp_path / "data"), "--dst", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/A/img1/000008.png").read_bytes() == frames[-1]
 
 
 def test_seqinfo_with_crlf_and_byte_order_mark(make_sequence: MakeSequence, tmp_path: Path) -> None:

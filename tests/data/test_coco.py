@@ -139,7 +139,8 @@ def test_images_may_lie_elsewhere(images: Path, tmp_path: Path, capsys: pytest.C
     assert "cam1/img1/000001.jpg: missing; --images" in capsys.readouterr().err
     assert main([*arguments, "--images", str(images)]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out == [f"{tmp_path}/mot/street-one: 4 frames of 96×64", f"{tmp_path}/mot/two: 3 frames of 96×64"]
+    frames = {"street-one": 4, "two": 3}
+    assert out == [f"{tmp_path}/mot/{name}: {count} frames of 96×64, from COCO" for name, count in frames.items()]
 
 
 def test_a_video_without_labels_has_an_empty_gt(images: Path, tmp_path: Path) -> None:
@@ -186,17 +187,23 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "no track id": (without("annotations", 0, "instance_id"), "annotation 1: no track_id or instance_id"),
     "null track id": (change("annotations", 0, instance_id=None), "annotation 1: no track_id or instance_id"),
     "a track id in letters": (change("annotations", 0, instance_id="a"), "annotation 1: instance_id='a'"),
-    "an id twice in a frame": (change("annotations", 2, instance_id=3), "annotation 3: id 3 twice in image 10"),
+    "an id twice in a frame": (
+        change("annotations", 2, instance_id=3),
+        "annotation:3: id 3 twice in frame 1 (first in line 2)",
+    ),
     "a box of no image": (change("annotations", 0, image_id=99), "annotation 1: no image 99"),
     "a box of no category": (change("annotations", 0, category_id=99), "annotation 1: no category 99"),
-    "negative width": (change("annotations", 0, bbox=[1, 2, -3, 4]), "annotation 1: width -3 and height 4"),
+    "negative width": (change("annotations", 0, bbox=[1, 2, -3, 4]), "annotation:1: width -3 and height 4"),
     "three numbers": (change("annotations", 0, bbox=[1, 2, 3]), "annotation 1: bbox=[1, 2, 3]"),
     "letters in a box": (change("annotations", 0, bbox=[1, "b", 3, 4]), "annotation 1: bbox=[1, 'b', 3, 4]"),
     "NaN": (change("annotations", 0, bbox=[1, float("nan"), 3, 4]), "annotation 1: bbox=[1, nan, 3, 4]"),
     "a huge number": (change("annotations", 0, bbox=[1, 10**400, 3, 4]), "annotation 1: bbox="),
-    "visibility above 1": (change("annotations", 0, visibility=1.5), "annotation 1: visibility=1.5"),
+    "visibility above 1": (change("annotations", 0, visibility=1.5), "annotation:1: class 1, visibility 1.5"),
     "an annotation that is none": (lambda d: d["annotations"].append(5), "annotations[7] is not an object"),
-    "nobody": (change("categories", 0, name="cat"), "no label is called person or pedestrian; there are cat, car, dog"),
+    "nobody": (
+        change("categories", 0, name="cat"),
+        "no label is called person or pedestrian; there are cat (5×), car (1×), dog (1×)",
+    ),
 }
 
 
@@ -222,7 +229,7 @@ def test_malformed_labels_are_one_line_and_2(
         ("[]", "a list, not an object"),
         ("[" * 100_000, "not JSON"),
         ("9" * 5000, "not JSON"),
-        (None, "cannot be read"),
+        (None, "labels.json: missing"),
     ],
     ids=["half", "a list", "nested too deep", "a number too long", "missing"],
 )
@@ -245,7 +252,7 @@ def test_frames_of_two_sizes_and_other_formats(
     cv2.imwrite(str(images / "cam1/img1/000003.jpg"), np.zeros((10, 20, 3), np.uint8))
     arguments = ["import", "--format", "coco", "--src", str(file), "--dst", str(tmp_path / "mot")]
     assert main(arguments) == 2
-    assert "000003.jpg: 20×10 pixels, but the video's first frame 96×64" in capsys.readouterr().err
+    assert "000003.jpg: .jpg, 20×10 pixels, but the video's first frame .jpg, 96×64" in capsys.readouterr().err
     (images / "cam1/img1/000003.jpg").write_bytes(b"\x89PNG")
     assert main(arguments) == 2
-    assert "000003.jpg: not a JPEG file; frames must be whole JPEG files" in capsys.readouterr().err
+    assert "000003.jpg: not a JPEG or PNG file" in capsys.readouterr().err

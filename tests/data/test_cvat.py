@@ -83,13 +83,14 @@ MALFORMED: dict[str, tuple[dict[str, bytes | str], str]] = {
     "letters": (gt("2,1,x,1,5,5,1,2,1"), "gt/gt.txt:2: could not convert"),
     "NaN": (gt("2,1,nan,1,5,5,1,2,1"), "gt/gt.txt:2: NaN"),
     "negative width": (gt("2,1,1,1,-5,5,1,2,1"), "gt/gt.txt:2: width -5"),
-    "too few columns": (gt("2,1,1,1,5,5,1"), "gt/gt.txt:2: 7 columns, at least 9"),
+    "too few columns": (gt("2,1,1,1,5,5,1"), "gt/gt.txt:2: 7 columns, 9 expected"),
     "an id twice": (gt("1,1,1,1,5,5,1,2,1"), "gt/gt.txt:2: id 1 twice in frame 1"),
     "frame 0": (gt("0,1,1,1,5,5,1,2,1"), "gt/gt.txt:2: frame 0"),
     "past the end": (gt("13,1,1,1,5,5,1,2,1"), "gt/gt.txt:2: frame 13 is past the end (12 frames there)"),
-    "no track": (gt("2,-1,1,1,5,5,1,2,1"), "frame 2, id -1: no track id; label with tracks"),
-    "class 0": (gt("2,1,1,1,5,5,1,0,1"), "frame 2, id 1: class 0, but labels.txt has 3 lines"),
-    "class 4": (gt("2,1,1,1,5,5,1,4,1"), "frame 2, id 1: class 4, but labels.txt has 3 lines"),
+    "shapes": (gt("2,-1,1,1,5,5,1,2,1\n2,-1,9,1,5,5,1,2,1"), "gt/gt.txt:2: no track id; label with tracks"),
+    "no track": (gt("2,-1,1,1,5,5,1,2,1"), "gt/gt.txt:2: no track id; label with tracks, not with shapes"),
+    "class 0": (gt("2,1,1,1,5,5,1,0,1"), "gt/gt.txt:2: class 0, but labels.txt has 3 lines"),
+    "class 4": (gt("2,1,1,1,5,5,1,4,1"), "gt/gt.txt:2: class 4, but labels.txt has 3 lines"),
     "zip slip": ({**GOOD, "img1/../../../evil.jpg": b"x"}, "leads outside the archive"),
     "an absolute name": ({**GOOD, "/tmp/evil": b"x"}, "leads outside the archive"),
     "a drive": ({**GOOD, "C:\\evil": b"x"}, "leads outside the archive"),
@@ -120,9 +121,12 @@ def damaged(path: Path, frames: list[bytes]) -> None:
 
 ARCHIVES: dict[str, tuple[Callable[[Path, list[bytes]], object], str]] = {
     "missing": (lambda path, frames: None, "a.zip: cannot be read"),
-    "no zip": (lambda path, frames: path.write_bytes(b"hello"), "a.zip: not a zip archive"),
-    "cut short": (lambda path, frames: path.write_bytes(archive(path, GOOD, frames).read_bytes()[:-30]), "not a zip"),
-    "damaged": (damaged, "img1/frame_3.jpg: cannot be unpacked (Bad CRC-32"),
+    "no zip": (lambda path, frames: path.write_bytes(b"hello"), "a.zip: not a whole zip archive"),
+    "cut short": (
+        lambda path, frames: path.write_bytes(archive(path, GOOD, frames).read_bytes()[:-30]),
+        "not a whole zip",
+    ),
+    "damaged": (damaged, "a.zip: not a whole zip archive (Bad CRC-32 for file 'img1/frame_3.jpg')"),
     "without frames": (lambda path, frames: archive(path, GOOD), "no frames in img1/; export with images, or"),
 }
 
@@ -143,25 +147,37 @@ def test_a_folder_of_images_that_is_none(tmp_path: Path, capsys: pytest.CaptureF
     source = archive(tmp_path / "a.zip", GOOD)
     (tmp_path / "empty").mkdir()
     assert run(source, "--images", str(tmp_path / "gone")) == 2
-    assert "gone: no such folder" in capsys.readouterr().err
+    assert "gone: missing; give the folder that holds the frames" in capsys.readouterr().err
     assert run(source, "--images", str(tmp_path / "empty")) == 2
-    assert "empty: no JPEG file in it" in capsys.readouterr().err
+    assert "empty: no pictures" in capsys.readouterr().err
 
 
-def test_png_frames_of_a_video_task_become_jpeg(frames: list[bytes], tmp_path: Path) -> None:
-    """As CVAT exports video tasks. Flat pictures, so that encoding them loses nothing."""
-    levels = [20 * i for i in range(12)]
+def test_png_frames_of_a_video_task_stay_as_they_are(frames: list[bytes], tmp_path: Path) -> None:
+    """As CVAT exports video tasks."""
     pngs = {
-        f"img1/frame_{i:06d}.PNG": bytes(cv2.imencode(".png", np.full((48, 64, 3), level, np.uint8))[1])
-        for i, level in enumerate(levels)
+        f"img1/frame_{i:06d}.PNG": bytes(cv2.imencode(".png", np.full((48, 64, 3), 20 * i, np.uint8))[1])
+        for i in range(12)
     }
-    with pytest.warns(UserWarning, match="12 PNG frames are written as JPEG of quality 95"):
-        (info,) = import_cvat(archive(tmp_path / "a.zip", {**GOOD, **pngs}), tmp_path / "mot")
-    assert info.num_frames == 12
-    found = [cv2.imread(str(path)) for path in sorted((tmp_path / "mot" / "a" / "img1").glob("*.jpg"))]
-    assert [round(float(image.mean())) for image in found] == levels
-    pngs["img1/frame_000003.PNG"] = b"x"
-    bad = archive(tmp_path / "b.zip", {**GOOD, **pngs})
-    with pytest.warns(UserWarning, match="12 PNG"), pytest.raises(UserError, match=r"000003\.PNG: not a PNG image"):
-        import_cvat(bad, tmp_path / "mot")
+    mac: dict[str, bytes | str] = {"__MACOSX/img1/._frame_000000.PNG": b"x", "img1/.DS_Store": b"x"}
+    (info,) = import_cvat(archive(tmp_path / "a.zip", {**GOOD, **pngs, **mac}), tmp_path / "mot")
+    assert (info.num_frames, info.image_ext) == (12, ".png")
+    assert [info.frame_path(tmp_path / "mot/a", i).read_bytes() for i in range(1, 13)] == list(pngs.values())
+    pngs["img1/frame_000003.PNG"] = pngs["img1/frame_000003.PNG"][:-9]
+    with pytest.raises(UserError, match=r"000003\.PNG: PNG file is cut short"):
+        import_cvat(archive(tmp_path / "b.zip", {**GOOD, **pngs}), tmp_path / "mot")
     assert not (tmp_path / "mot" / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"), [((0, 1, 2), [1, 2]), ((10, 20, 30), [1, 2]), ((1, 2, 3), [1, 2]), ((5, 6, 7), [2, 3])]
+)
+def test_frames_have_the_numbers_of_their_files(
+    numbers: tuple[int, ...], expected: list[int], frames: list[bytes], tmp_path: Path
+) -> None:
+    """CVAT takes a file's name for the frame where it is a number; only where it cannot be one, frames count from 1."""
+    of = numbers if expected[0] == 1 else (2, 3)
+    gt = "".join(f"{number},1,1,1,5,5,1,2,1\n" for number in of[:2])
+    pictures: dict[str, bytes | str] = {f"img1/{n:06d}.jpg": data for n, data in zip(numbers, frames, strict=False)}
+    (info,) = import_cvat(archive(tmp_path / "a.zip", {**GOOD, "gt/gt.txt": gt, **pictures}), tmp_path / "mot")
+    assert read_annotations(tmp_path / "mot/a/gt/gt.txt", info).frame.tolist() == expected
+    assert info.frame_path(tmp_path / "mot/a", 1).read_bytes() == frames[0]

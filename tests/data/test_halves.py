@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from motrlab.data.halves import cut_annotations, cut_detections, cut_info, half_ranges
-from motrlab.data.motchallenge import Annotations, Detections, SequenceInfo
+from motrlab.data.halves import cut, half_ranges
+from motrlab.data.motchallenge import Annotations, Detections
 
 
 @pytest.mark.parametrize(("num_frames", "train", "test"), [(8, 4, 4), (525, 262, 263), (1, 0, 1), (2, 1, 1)])
@@ -18,12 +18,10 @@ def test_the_second_half_is_renumbered_from_one() -> None:
     frames, none = np.arange(1, 8), np.zeros(7, np.int64)
     boxes = np.arange(28.0).reshape(7, 4)
     whole = Annotations(frames, none, boxes, none, none, np.ones(7), True)
-    train, test = (cut_annotations(whole, part) for part in half_ranges(7))
+    train, test = (cut(whole, part) for part in half_ranges(7))
     assert train.frame.tolist() == [1, 2, 3]
     assert test.frame.tolist() == [1, 2, 3, 4]
     np.testing.assert_array_equal(test.ltwh, boxes[3:])
-    detections = cut_detections(Detections(frames, boxes, boxes[:, 0]), half_ranges(7)[1])
+    detections = cut(Detections(frames, boxes, boxes[:, 0]), half_ranges(7)[1])
     assert detections.frame.tolist() == [1, 2, 3, 4]
     assert detections.score.tolist() == boxes[3:, 0].tolist()
-    info = SequenceInfo(name="A", num_frames=7, width=4, height=3, frame_rate=30.0)
-    assert [cut_info(info, part).num_frames for part in half_ranges(7)] == [3, 4]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from motrlab.data.motchallenge import (
     read_annotations,
     read_detections,
     read_sequence_info,
-    write_rows,
 )
 from motrlab.data.validate import validate_sequence
 from motrlab.errors import UserError
@@ -106,14 +106,12 @@ def test_written_gt_reads_back_the_same(text: str, tmp_path: Path) -> None:
     assert first.has_class == second.has_class
 
 
-def test_detections_and_track_rows(tmp_path: Path) -> None:
+def test_detections(tmp_path: Path) -> None:
     file = write(tmp_path / "det.txt", "2,-1,5,6,7,8,-0.5,-1,-1,-1\n1,-1,1.5,2,3,4,24.256\n")
     found = read_detections(file, INFO)
     assert found.frame.tolist() == [1, 2]
     assert found.score.tolist() == [24.256, -0.5]
     assert format_detections(found).splitlines()[0] == "1,-1,1.5,2,3,4,24.256,-1,-1,-1"
-    write_rows(tmp_path / "out" / "A.txt", found.frame, np.array([4, 5]), found.ltwh, found.score)
-    assert (tmp_path / "out" / "A.txt").read_text().splitlines()[0] == "1,4,1.500,2.000,3.000,4.000,24.25600,-1,-1,-1"
     with pytest.raises(UserError, match=r"det\.txt:1: 6 columns"):
         read_detections(write(file, "1,-1,5,6,7,8\n"))
     with pytest.raises(UserError, match=r"det\.txt:1: frame 11 is past"):
@@ -121,12 +119,30 @@ def test_detections_and_track_rows(tmp_path: Path) -> None:
 
 
 def test_seqinfo_is_read_by_key(tmp_path: Path) -> None:
-    text = "[Sequence]\nimHeight=50\nIMWIDTH = 100\nseqLength=10\nname=other\n"
+    text = "[Sequence]\nimHeight=50\nIMWIDTH = 100\nimExt=.jpg\nseqLength=10\nname=other\n"
     write(tmp_path / "seqinfo.ini", b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     info = read_sequence_info(tmp_path)
     assert info == SequenceInfo(name=tmp_path.name, num_frames=10, width=100, height=50, frame_rate=30.0)
     write(tmp_path / "seqinfo.ini", format_sequence_info(info))
     assert read_sequence_info(tmp_path) == info
+
+
+WHOLE = "[Sequence]\nseqLength=10\nimWidth=100\nimHeight=50\n"
+LENIENT = {  # text, what is read
+    "length only": ("[Sequence]\nname=B\nseqLength=10\n", {"width": 0, "height": 0}),
+    "section in lower case": (WHOLE.replace("Seq", "seq", 1), {}),
+    "comments": (WHOLE.replace("=100", "=100 ; wide") + "# end\nframeRate=25 # of the camera\n", {"frame_rate": 25}),
+    "extension without a dot": (WHOLE + "imExt=jpg\n", {"image_ext": ".jpg"}),
+    "quotes and an empty value": (WHOLE + 'imDir="frames"\nframeRate=\n', {"image_dir": "frames"}),
+}
+
+
+@pytest.mark.parametrize("case", LENIENT)
+def test_seqinfo_may_be_written_in_many_ways(case: str, tmp_path: Path) -> None:
+    text, said = LENIENT[case]
+    write(tmp_path / "seqinfo.ini", text)
+    expected = replace(INFO, **{"name": tmp_path.name, "image_ext": "", **said})  # type: ignore[arg-type]
+    assert read_sequence_info(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -135,12 +151,12 @@ def test_seqinfo_is_read_by_key(tmp_path: Path) -> None:
         (None, "missing; a sequence needs"),
         ("name=A\n", "not an ini file"),
         ("[Other]\nseqLength=3\n", "no section"),
-        ("[Sequence]\nseqLength=3\nimWidth=4\n", "no imHeight"),
+        ("[Sequence]\nimWidth=4\nimHeight=4\n", "no seqLength"),
         ("[Sequence]\nseqLength=0\nimWidth=4\nimHeight=4\n", "seqLength must be a positive"),
         ("[Sequence]\nseqLength=3\nimWidth=wide\nimHeight=4\n", "imWidth must be a positive"),
         ("[Sequence]\nseqLength=3.5\nimWidth=4\nimHeight=4\n", "seqLength must be a positive"),
     ],
-    ids=["missing", "no ini", "no section", "no height", "no frames", "letters", "fraction"],
+    ids=["missing", "no ini", "no section", "no length", "no frames", "letters", "fraction"],
 )
 def test_bad_seqinfo_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:

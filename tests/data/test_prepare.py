@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from motrlab.data.motchallenge import read_annotations, read_detections, read_sequence_info
+from motrlab.data.motchallenge import read_annotations, read_detections, read_recognised, read_sequence_info
 from motrlab.data.prepare import prepare
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
@@ -150,7 +150,7 @@ def test_an_orientation_is_said(source: Path, tmp_path: Path) -> None:
 def test_gt_is_parsed_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
     monkeypatch.setattr(
-        "motrlab.data.validate.read_annotations", lambda p, info: seen.append(p) or read_annotations(p, info)
+        "motrlab.data.validate.read_recognised", lambda p, info: seen.append(p) or read_recognised(p, info)
     )
     prepare(source, tmp_path / "data")
     assert [p.parts[-3] for p in seen] == ["A", "B", "U"]
