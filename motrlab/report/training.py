@@ -37,8 +37,8 @@ def training_table(records: Sequence[Record]) -> Table | None:
             values = {**record["metrics"], "duration_s": round(record["duration_s"])}
             groups.append((STAGE_TITLES[stage], [Row(words(n), [Cell(plain(v))]) for n, v in values.items()]))
     note = (
-        "Loss and terms: means over the last tenth of the steps. The terms of a training add up to its loss; denoising is "
-        "of queries that only float training has."
+        "Loss and terms: means over the last tenth of the steps. The terms of a training add up to its loss; denoising "
+        "is of queries that only float training has."
     )
     return Table(["value"], groups, note=note) if groups else None
 
