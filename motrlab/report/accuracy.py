@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from motrlab.report.values import (
     percent,
     plain,
     scores,
-    sequences,
     stage_word,
 )
 from motrlab.viz.curves import accuracy_bars, figure_png
@@ -70,20 +69,37 @@ def section(source: Source) -> Section:
 
 def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
     """Every accuracy result under `protocol`, in groups; None if there is none."""
-    groups = [(heading, _rows(records, protocol, *kinds)) for heading, *kinds in _BLOCKS]
-    groups = [(heading, rows) for heading, rows in groups if rows]
-    columns = [METRIC_NAMES[m] for m in METRICS]
-    return Table(columns, groups, "Stage", title=f"Protocol {protocol}", note=_NOTES[protocol]) if groups else None
+    groups = [(heading, _rows(records, protocol, EVALUATED, *kinds)) for heading, *kinds in _BLOCKS]
+    return _table(groups, f"Protocol {protocol}", _NOTES[protocol])
 
 
-def _rows(records: Sequence[Record], protocol: str, kind: str, baseline: str) -> list[Row]:
-    """A row per stage, with deltas against the float row, and the baseline."""
-    found = scores(records, EVALUATED, protocol, kind)
+def sequence_table(records: Sequence[Record], protocol: str) -> Table | None:
+    """Each test half by itself: float, the last stage of the line that was evaluated, the baseline."""
+    line = [s for s in CHAIN[1:] if last(records, s, "accuracy")]
+    record, stages = last(records, line[-1], "accuracy") if line else None, dict.fromkeys((*line[:1], *line[-1:]))
+    keys = [
+        k.removeprefix(f"{protocol}.") for k in (record["metrics"] if record else ()) if k.startswith(f"{protocol}.")
+    ]
+    names = dict.fromkeys(key.rpartition(".")[0] for key in keys if "." in key)
+    groups = [(name, _rows(records, f"{protocol}.{name}", stages, "accuracy", "baseline")) for name in names]
+    return _table(groups, f"By sequence, protocol {protocol}", "")
+
+
+def _table(groups: Sequence[tuple[str, Sequence[Row]]], title: str, note: str) -> Table | None:
+    kept = [(heading, rows) for heading, rows in groups if rows]
+    return Table([METRIC_NAMES[m] for m in METRICS], kept, "Stage", title, note) if kept else None
+
+
+def _rows(
+    records: Sequence[Record], head: str, stages: Iterable[str], kind: str = "accuracy", baseline: str = ""
+) -> list[Row]:
+    """A row per stage, with deltas against the float row, and the baseline; `head` as in `overall`."""
+    found = scores(records, stages, head, kind)
     rows = []
     for stage, metrics in found.items():
         cells = [_metric_cell(metrics, m, found.get("float", {}) if stage != "float" else {}) for m in METRICS]
         rows.append(Row(STAGE_TITLES[stage], cells, emphasis=stage == "fixed_point"))
-    metrics = overall(last(records, "data", baseline), protocol)
+    metrics = overall(last(records, "data", baseline), head)
     cells = [_metric_cell(metrics, m, {}) for m in METRICS]
     return [*rows, Row("ByteTrack", cells, note="baseline, boxes of det.txt")] if metrics else rows
 
@@ -94,7 +110,7 @@ def _metric_cell(metrics: Mapping[str, float], metric: str, reference: Mapping[s
         return Cell("–")
     value = metrics[metric]
     if metric not in COMPARED:
-        return Cell(plain(round(value)) if metric in (*COUNTS, "num_gt") else percent(value))
+        return Cell(plain(round(value)) if metric in COUNTS else percent(value))
     return Cell(percent(value, 2), *(delta(value, reference[metric]) if metric in reference else ()))
 
 
@@ -116,8 +132,7 @@ def accuracy_picture(records: Sequence[Record], protocol: str) -> Picture | None
 
 def cost_table(records: Sequence[Record], protocol: str) -> Table | None:
     """What quantisation and conversion cost, in points."""
-    found = scores(records, EVALUATED, protocol)
-    rows = []
+    found, rows = scores(records, EVALUATED, protocol), []
     for stage, other, note in _COSTS:
         if stage in found and other in found:
             a, b = found[stage], found[other]
@@ -125,30 +140,7 @@ def cost_table(records: Sequence[Record], protocol: str) -> Table | None:
             rows.append(Row(f"{STAGE_TITLES[stage]} − {STAGE_TITLES[other]}", cells, note=note))
     columns = [f"{METRIC_NAMES[m]}, points" for m in COMPARED]
     title = f"What quantisation costs, protocol {protocol}"
-    return Table(columns, [("", rows)], "Difference", title=title) if rows else None
-
-
-def sequence_table(records: Sequence[Record], protocol: str) -> Table | None:
-    """MOTA, IDF1 and HOTA of each sequence: float, the last stage of the line that was evaluated, the baseline."""
-    line = [s for s in CHAIN[1:] if last(records, s, "accuracy")]
-    if not line:
-        return None
-    first, final = STAGE_TITLES[line[0]], STAGE_TITLES[line[-1]]
-    results = {STAGE_TITLES[s]: sequences(last(records, s, "accuracy"), protocol) for s in (line[0], line[-1])}
-    if baseline := sequences(last(records, "data", "baseline"), protocol):
-        results["ByteTrack"] = baseline
-    rows = []
-    for name in dict.fromkeys(name for found in results.values() for name in found):
-        own = {title: found.get(name, {}) for title, found in results.items()}
-        cells = [
-            _metric_cell(metrics, metric, own[first] if title == final != first else {})
-            for metric in COMPARED
-            for title, metrics in own.items()
-        ]
-        rows.append(Row(name, [*cells, *(_metric_cell(own[final], m, {}) for m in ("idsw", "num_gt"))]))
-    spans = [*((METRIC_NAMES[m], len(results)) for m in COMPARED), (final, 2)]
-    columns = [*(list(results) * len(COMPARED)), "IDSW", "boxes"]
-    return Table(columns, [("", rows)], "Sequence", spans, f"By sequence, protocol {protocol}") if rows else None
+    return Table(columns, [("", rows)], "Difference", title) if rows else None
 
 
 def agreement_table(records: Sequence[Record]) -> Table | None:

@@ -39,7 +39,6 @@ class Table:
     columns: Sequence[str]
     groups: Sequence[tuple[str, Sequence[Row]]]
     corner: str = ""  # above the labels
-    spans: Sequence[tuple[str, int]] = ()  # headings over so many columns each
     title: str = ""  # above the table
     note: str = ""  # small print between both
 

@@ -11,9 +11,9 @@ from motrlab.names import STAGE_TITLES
 Record = Mapping[str, Any]
 
 COMPARED = ("mota", "idf1", "hota")  # shown with their distance from float
-COUNTS = ("fp", "fn", "idsw", "frag", "mt", "pt", "ml")
+COUNTS = ("fp", "fn", "idsw", "frag", "mt", "pt", "ml", "num_gt")
 METRICS = (*COMPARED, "deta", "assa", "idp", "idr", "motp", *COUNTS)
-METRIC_NAMES = {m: m.upper() for m in METRICS} | {"deta": "DetA", "assa": "AssA", "frag": "Frag"}
+METRIC_NAMES = {m: m.upper() for m in METRICS} | {"deta": "DetA", "assa": "AssA", "frag": "Frag", "num_gt": "boxes"}
 GRAPHS = {"base": "Base graph", "qim": "QIM"}
 
 
@@ -33,28 +33,17 @@ def number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def overall(record: Record | None, protocol: str) -> dict[str, float]:
-    """Metrics of the overall row under `protocol`: `mota`, `idf1`, ...; empty if the record has none."""
+def overall(record: Record | None, head: str) -> dict[str, float]:
+    """Metrics `HEAD.mota`, `HEAD.idf1`, ... by their last names; `head`: a protocol, or PROTOCOL.SEQUENCE."""
     metrics = record["metrics"] if record else {}
-    found = {m: number(metrics.get(f"{protocol}.{m}")) for m in (*METRICS, "num_gt")}
+    found = {m: number(metrics.get(f"{head}.{m}")) for m in METRICS}
     return {m: value for m, value in found.items() if value is not None}
 
 
-def scores(records: Iterable[Record], stages: Iterable[str], protocol: str, kind: str = "accuracy") -> dict[str, Any]:
+def scores(records: Iterable[Record], stages: Iterable[str], head: str, kind: str = "accuracy") -> dict[str, Any]:
     """Stage → `overall` of its last record, of those that have one."""
     records = list(records)
-    return {s: found for s in stages if (found := overall(last(records, s, kind), protocol))}
-
-
-def sequences(record: Record | None, protocol: str) -> dict[str, dict[str, float]]:
-    """Metrics by sequence under `protocol`; sequence names may hold dots."""
-    found: dict[str, dict[str, float]] = {}
-    for key, value in (record["metrics"] if record else {}).items():
-        head, _, metric = key.rpartition(".")
-        prefix, _, sequence = head.partition(".")
-        if prefix == protocol and sequence and number(value) is not None:
-            found.setdefault(sequence, {})[metric] = float(value)
-    return found
+    return {s: found for s in stages if (found := overall(last(records, s, kind), head))}
 
 
 def medians(metrics: Mapping[str, Any], head: str) -> dict[str, float]:

@@ -51,13 +51,17 @@ def test_last_record_counts() -> None:
     assert values.last(records, "perf", "latency") is None
 
 
-def test_keys_of_overall_and_of_sequences_with_dots() -> None:
+def test_metrics_of_all_and_of_a_sequence_with_dots() -> None:
     found = record("float", "accuracy", hat__mota=0.1, motchallenge__mota=0.5)
     found["metrics"]["motchallenge.MOT17-02.v1.mota"] = 0.25
     found["metrics"]["motchallenge.note"] = "text"
     assert values.overall(found, "motchallenge") == {"mota": 0.5}
-    assert values.sequences(found, "motchallenge") == {"MOT17-02.v1": {"mota": 0.25}}
-    assert values.sequences(found, "hat") == {}
+    assert values.overall(found, "motchallenge.MOT17-02.v1") == {"mota": 0.25}
+    assert values.overall(None, "hat") == {}
+    table = accuracy.sequence_table([found], "motchallenge")
+    assert table is not None
+    assert [(name, [row.label for row in rows]) for name, rows in table.groups] == [("MOT17-02.v1", ["Float"])]
+    assert accuracy.sequence_table([found], "hat") is None
 
 
 def test_accuracy_table_compares_with_float_of_the_same_block() -> None:
@@ -84,14 +88,19 @@ def test_accuracy_table_compares_with_float_of_the_same_block() -> None:
     assert accuracy.accuracy_table(records, "motchallenge") is None
 
 
-def test_sequence_table_of_one_stage_has_no_deltas() -> None:
-    only = record("float", "accuracy", hat__A__mota=0.5, hat__A__idsw=3, hat__mota=0.5)
-    table = accuracy.sequence_table([only], "hat")
+def test_sequence_table_has_float_the_last_stage_and_the_baseline() -> None:
+    stages = {"float": 0.5, "qat": 0.4, "fixed_point": 0.6}
+    records = [record(stage, "accuracy", hat__hat1__mota=mota, hat__hat1__idsw=3) for stage, mota in stages.items()]
+    table = accuracy.sequence_table([*records, record("data", "baseline", hat__hat1__mota=0.2)], "hat")
     assert table is not None
-    assert table.columns == ["Float", "Float", "Float", "IDSW", "boxes"]
-    assert table.spans == [("MOTA", 1), ("IDF1", 1), ("HOTA", 1), ("Float", 2)]
-    assert [cell.text for cell in table.rows[0].cells] == ["50.00", "–", "–", "3", "–"]
-    assert table.delta_columns == set()
+    ((name, rows),) = table.groups
+    assert name == "hat1"
+    assert [(row.label, row.cells[0]) for row in rows] == [
+        ("Float", Cell("50.00")),
+        ("Fixed-point", Cell("60.00", "+10.00", "better")),
+        ("ByteTrack", Cell("20.00")),
+    ]
+    assert rows[0].cells[table.columns.index("IDSW")].text == "3"
     assert accuracy.sequence_table([], "hat") is None
 
 
