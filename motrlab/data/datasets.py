@@ -87,4 +87,5 @@ def _read(folder: Path, file: Path, format: Format | None) -> tuple[LabelledVide
         names=labels.names,
         detections=read_detections(det, info, int(first)) if os.path.lexists(det) else None,
     )
-    return video, format.name + (f", frames counted from {first:.0f}" if first != 1 else "")
+    moved = f", frames counted from {first:.0f}" if first != 1 else ""
+    return video, f"{format.name} ({format.says}){moved}"
