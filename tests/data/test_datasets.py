@@ -113,7 +113,7 @@ def test_prepare_says_once_what_it_recognised(tmp_path: Path, capsys: pytest.Cap
     for name in ("dancetrack0001", "dancetrack0002"):
         sequence(name, NINE, "{:08d}.jpg")(tmp_path / "source")
     assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "data")]) == 0
-    assert capsys.readouterr().out.count("\nrecognised: DanceTrack (9 columns)\n") == 1
+    assert capsys.readouterr().out.count("recognised: DanceTrack (9 columns)\n") == 1
 
 
 def test_the_rate_and_detections_come_along(tmp_path: Path) -> None:
