@@ -7,7 +7,6 @@ archive: entries are read and written under names of ours, and an archive with n
 
 from __future__ import annotations
 
-import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -66,8 +65,8 @@ def _read(source: Path, archive: zipfile.ZipFile, images: Path | None) -> Labell
 
 
 def _safe_names(source: Path, archive: zipfile.ZipFile) -> list[str]:
-    """The archive's files, without hidden ones, as macOS adds them to a folder that is packed anew. Raises UserError."""
-    names = [name for name in archive.namelist() if not re.search(r"(^|/)(\.[^/.][^/]*)?$", name)]
+    """The archive's files without hidden ones, which macOS adds when it packs a folder anew. Raises UserError."""
+    names = [n for n in archive.namelist() if not n.endswith("/") and not PurePosixPath(n).name.startswith(".")]
     for name in names:
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if ".." in parts or name.startswith(("/", "\\")) or ":" in (parts or ("",))[0]:
