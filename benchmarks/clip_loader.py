@@ -38,13 +38,21 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from motrlab.config import StreetConfig, mot17
-from motrlab.data.clips import Clip, ClipBatch, ClipDataset, collate, start_worker
+from motrlab.data.clips import ClipDataset, LoadedClips, collate, start_worker
 from motrlab.data.motchallenge import Annotations, SequenceInfo, read_annotations
 from motrlab.data.packing import SequenceSource, write_store
 from motrlab.data.store import FrameStore
 from motrlab.data.street import JPEG_QUALITY, street_names, street_scene
 from motrlab.data.street_render import Renderer
-from motrlab.data.transforms import ClipSample, Compose, SeqBgrToYuv444, SeqNormalize, SeqResize, SeqToTensor
+from motrlab.data.transforms import (
+    ClipSample,
+    Compose,
+    FrameObjects,
+    SeqBgrToYuv444,
+    SeqNormalize,
+    SeqResize,
+    SeqToTensor,
+)
 
 WIDTH, HEIGHT = 1920, 1080
 REAL = ("MOT17-02-FRCNN", "MOT17-04-FRCNN", "MOT17-10-FRCNN", "MOT17-13-FRCNN")
@@ -163,9 +171,9 @@ class OurClips(ClipDataset):
         if augmentation is None:
             self.transform = SeqResize([size])
 
-    def __getitem__(self, key: Any) -> Clip:
+    def __getitem__(self, key: Any) -> ClipSample:
         name, frames = key
-        return self.clip(name, frames, np.random.default_rng(frames))
+        return self.transform(self.load(name, frames), np.random.default_rng(frames))
 
 
 class PngClips(Dataset[Any]):
@@ -184,11 +192,9 @@ class PngClips(Dataset[Any]):
             data = [transaction.get(f"{key[0]}/{frame:06d}".encode()) for frame in key[1]]
             images: list[Any] = [cv2.imdecode(np.frombuffer(png or b"", np.uint8), cv2.IMREAD_COLOR) for png in data]
         rng = np.random.default_rng(0)
-        sample = self.resize(ClipSample(images=images, boxes=[], ids=[], visibility=[]), rng)
-        if self.in_steps:
-            return self.rest(sample, rng).tensor
-        nothing: list[torch.Tensor] = [torch.zeros(0)] * len(images)
-        return Clip(images=torch.from_numpy(np.stack(sample.images)), boxes=nothing, ids=nothing, visibility=nothing)
+        nobody = FrameObjects(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
+        sample = self.resize(ClipSample(images=images, objects=[nobody] * len(images)), rng)
+        return self.rest(sample, rng).tensor if self.in_steps else sample
 
 
 class PilClips(Dataset[Any]):
@@ -206,8 +212,8 @@ class PilClips(Dataset[Any]):
         return tensor.float().div_(255).sub_(128 / 255).div_(128 / 255)
 
 
-def ours_ready(batch: ClipBatch) -> torch.Tensor:
-    return batch.to("cpu").images
+def ours_ready(clips: LoadedClips) -> torch.Tensor:
+    return clips.to("cpu").images
 
 
 def clips_first(batch: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ from motrlab.config import Config
 from motrlab.config.presets import load_preset
 from motrlab.data.clips import ClipBatch
 from motrlab.data.preprocess import input_bytes
+from motrlab.data.transforms import FrameObjects
 from motrlab.deploy.integer import integer_share
 from motrlab.deploy.kernel_graph import kernel_graphs
 from motrlab.deploy.onnx_graph import save_onnx
@@ -84,13 +85,9 @@ def images(config: Config, number: int, seed: int = 0) -> Iterator[Tensor]:
 
 def train(quantised: QuantizedMotr, config: Config, frames: int) -> None:
     """Two steps of QAT; ends in mode `evaluate`."""
-    boxes = torch.tensor([[0.3, 0.4, 0.05, 0.3], [0.7, 0.6, 0.05, 0.3]])
-    batch = ClipBatch(
-        images=torch.cat(list(images(config, frames)))[:, None],
-        boxes=[[boxes]] * frames,
-        ids=[[torch.tensor([1, 2])]] * frames,
-        visibility=[[torch.ones(2)]] * frames,
-    )
+    boxes = np.array([[0.3, 0.4, 0.05, 0.3], [0.7, 0.6, 0.05, 0.3]], np.float32)
+    people = FrameObjects(boxes, np.array([1, 2]), np.ones(2, np.float32))
+    batch = ClipBatch(images=torch.cat(list(images(config, frames)))[:, None], objects=[[people]] * frames)
     adapted = qat_config(config)
     optimizer = torch.optim.AdamW(quantised.parameters(), lr=config.qat.lr, weight_decay=config.qat.weight_decay)
     quantised.mode("train")

@@ -1,6 +1,6 @@
 """What each training flag does on `street`: the same short training with and without it, over several seeds.
 
-    python benchmarks/street_ablation.py --seeds 0 1 2 --steps 500 --flags none denoising swap
+    python benchmarks/street_ablation.py --seeds 0 1 2 --steps 500 --flags none denoising coopetition
 
 One training is about three minutes of one core. Results go to `runs/ablation/ablation.jsonl` one by one; what is there
 already is not done again, so the command may be stopped and given again. Accuracy is that of the float model on the
@@ -33,15 +33,10 @@ FLAGS: dict[str, dict[str, dict[str, Any]]] = {  # name â†’ part of the config â
     "denoising": {"train": {"denoising_groups": 2}},
     "denoising_wide": {"train": {"denoising_groups": 2, "denoising_noise": 0.8}},
     "coopetition": {"train": {"coopetition": True}},
-    "groups": {"train": {"query_groups": 1}},
-    "appearance": {"train": {"appearance_weight": 0.5}},
     "memory": {"model": {"query_memory": 0.5}},
-    "swap": {"train": {"swap_probability": 0.05}},
     "long_clips": {"train": {"clip_frames": (2, 3, 4, 6), "clip_milestones": (0.4, 0.65, 0.85)}},
-    "hold": {"train": {"hold_below": 0.2}},
     "average": {"train": {"ema_decay": 0.998}},
     "no_suppression": {"tracker": {"suppress_iou": None}},
-    "denoising_hold": {"train": {"denoising_groups": 2, "hold_below": 0.2}},
     "denoising_coopetition": {"train": {"denoising_groups": 2, "coopetition": True}},
 }
 SCORES = ("mota", "idf1", "hota")

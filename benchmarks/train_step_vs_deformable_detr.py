@@ -171,7 +171,7 @@ class DetrStep:
     def __call__(self, batch: ClipBatch) -> float:
         """One update; the loss before it."""
         self.module.train()
-        boxes = [b for frame in batch.boxes for b in frame]
+        boxes = [torch.from_numpy(people.boxes) for frame in batch.objects for people in frame]
         labels = [{"class_labels": torch.zeros(len(b), dtype=torch.int64), "boxes": b} for b in boxes]
         loss = self.module(batch.images.flatten(0, 1), labels=labels).loss
         self.optimizer.zero_grad(set_to_none=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.errors import UserError, exit_status
+from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.run import Run
 
-PROTOCOLS = ("motchallenge", "hat")
 EVALUATED_STAGES = ("float", "calibration", "qat", "float_extra", "fixed_point")
 
 
@@ -83,6 +83,8 @@ def _add_file_verbs(verbs: Any) -> None:
     files.add_argument("--gt", type=Path, required=True, metavar="DIR", help="holds SEQ/gt/gt.txt")
     files.add_argument("--pred", type=Path, required=True, metavar="DIR", help="holds SEQ.txt")
     files.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
+    files.add_argument("--engine", choices=("motrlab", "motmetrics"), default="motrlab",
+                       help="motmetrics: a second opinion on CLEAR and identity, by py-motmetrics' rules")  # fmt: skip
     files.set_defaults(verb=_eval_files)
 
     track = verbs.add_parser("track", help="run an artefact over a video or a folder of frames")
@@ -186,7 +188,7 @@ def _export(options: argparse.Namespace) -> None:
 def _eval_files(options: argparse.Namespace) -> None:
     from motrlab.evaluation.metrics import evaluate_folders
 
-    _print_json(evaluate_folders(options.gt, options.pred, options.protocol))
+    _print_json(evaluate_folders(options.gt, options.pred, options.protocol, options.engine))
 
 
 def _track(options: argparse.Namespace) -> None:

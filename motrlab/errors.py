@@ -22,8 +22,8 @@ def exit_status(command: Callable[[], object]) -> int:
     except UserError as error:
         print(f"motrlab: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("motrlab: interrupted; the same command goes on from here", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"motrlab: interrupted; {str(error) or 'the same command goes on from here'}", file=sys.stderr)
         return 1
     except Exception as error:
         details = getattr(error, "details", "")  # of a pipeline.NotebookError: the kernel's traceback

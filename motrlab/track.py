@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import itertools
+import sys
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from motrlab.data.motchallenge import read_sequence_info
-from motrlab.deploy.runtime import Runtime, load_artifact
+from motrlab.data.pictures import Image
+from motrlab.data.videos import FrameSource, VideoFile, open_source
+from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
-from motrlab.evaluation.tracks import Tracks, write_tracks
-from motrlab.tracking.tracker import TrackedBoxes
-from motrlab.viz.overlay import FrameTracks, TrailHistory, draw_frame, write_image, write_video
+from motrlab.evaluation.tracks import Tracks, format_tracks
+from motrlab.files import writing
+from motrlab.tracking.sequence import FrameTracks
+from motrlab.viz.overlay import TRAIL_FRAMES, draw_frame, trails_of, write_image
 
-Image = NDArray[np.uint8]
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_DEFAULT_FPS = 30.0  # of a folder that does not say
-# FFmpeg reads it at its first use; a bad video is to be told in one line, which is ours.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
-
-@dataclass(frozen=True)
-class FrameSource:
-    """Frames of one sequence: `name`, `fps`, and `frames`, an iterable that reads them one by one."""
-
-    name: str
-    fps: float
-    frames: Iterable[Image]
+_OWNERS = ".motrlab_track"  # in an output folder: whose each result is, a line "name, tab, input" for each
 
 
 def track(
@@ -40,125 +25,101 @@ def track(
 ) -> dict[str, int]:
     """Track `source` with `artifact`; write `out/NAME.txt` (MOTChallenge) and `out/NAME.mp4`.
 
+    The text grows as frames come. Whatever ends the work early, it has every frame until then, and so has the video,
+    unless the process is killed.
+
     Args:
         artifact: an artefact's folder.
         source: a video, a folder of images, or a MOTChallenge sequence folder.
-        out: folder, made if need be.
-        write_frames: also write `out/frames/%06d.png`.
+        out: folder, made if need be. What is there and is not of the same input is not replaced.
+        write_frames: also write `out/frames/%06d.png`; those of an earlier call go.
         num_threads: of the inference runtime.
 
     Returns:
-        Numbers of `frames`, `boxes` and `tracks`. Raises UserError for anything that cannot be read or written.
+        Numbers of `frames`, `boxes` and `tracks`. Raises UserError for anything that cannot be read or written, also if
+        frames are missing that the video or `seqinfo.ini` promises; the others are tracked first.
     """
     opened = open_source(Path(source))
     runtime = load_artifact(Path(artifact), num_threads=num_threads)
-    out = _writable_folder(Path(out))
-    rows: list[NDArray[np.float64]] = []
-    frames_folder = out / "frames" if write_frames else None
-    drawn = _draw(runtime, opened.frames, rows, frames_folder)
-    num_frames = write_video(out / f"{opened.name}.mp4", drawn, opened.fps)
-    tracks = Tracks.from_rows(np.concatenate(rows))
-    write_tracks(out / f"{opened.name}.txt", tracks)
-    return {"frames": num_frames, "boxes": len(tracks), "tracks": len(np.unique(tracks.track_id))}
+    numbered, fed = itertools.tee(opened.frames)  # in step: one image at a time is held in memory
+    with _Results(opened, Path(out), write_frames) as results:
+        for (number, image), found in zip(numbered, runtime.track(image for _, image in fed), strict=False):
+            results.add(number, image, found)
+    for note in filter(None, (opened.note, *results.video.notes)):
+        print(f"motrlab: {note}", file=sys.stderr)
+    return {"frames": results.num_frames, "boxes": results.num_boxes, "tracks": len(results.track_ids)}
 
 
-def _draw(
-    runtime: Runtime, frames: Iterable[Image], rows: list[NDArray[np.float64]], folder: Path | None
-) -> Iterator[Image]:
-    """Overlays of the tracked frames; collects the rows of the text file and writes pictures on the way."""
-    trails = TrailHistory()
-    for number, (image, found) in enumerate(_track_images(runtime, frames), 1):
-        rows.append(_table(number, found))
-        tracks = FrameTracks(found.track_id, np.asarray(found.cxcywh, np.float64))
-        overlay = draw_frame(image, tracks, trails.update(tracks))
-        if folder is not None:
+class _Results:
+    """What `track` leaves in a folder; it grows frame by frame, and at the end, good or bad, the video is finished."""
+
+    def __init__(self, source: FrameSource, out: Path, write_frames: bool) -> None:
+        self.num_frames, self.num_boxes, self.track_ids = 0, 0, set[int]()
+        self._recent: deque[FrameTracks] = deque(maxlen=TRAIL_FRAMES)
+        self.text = out / f"{source.name}.txt"
+        self.video = VideoFile(out / f"{source.name}.mp4", source.fps)
+        self._pictures = [out / "frames"] * write_frames
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            _claim([self.text, self.video.path, *self._pictures], source.origin)
+            pictures = (file for folder in self._pictures for file in folder.glob("*.png"))
+            for old in (self.text, self.video.path, *(file for file in pictures if file.stem.isdecimal())):
+                old.unlink(missing_ok=True)
+            self._stream = self.text.open("wb", buffering=0)
+
+    def add(self, number: int, image: Image, found: FrameTracks) -> None:
+        """The frame's rows first, then its overlay."""
+        self._append(format_tracks(Tracks.from_rows(found.rows(number))).encode())
+        self.num_frames += 1
+        self.num_boxes += len(found.track_id)
+        self.track_ids.update(found.track_id.tolist())
+        self._recent.append(found)
+        overlay = draw_frame(image, found, trails_of(self._recent))
+        self.video.write(overlay)
+        for folder in self._pictures:
             write_image(folder / f"{number:06d}.png", overlay)
-        yield overlay
+
+    def _append(self, lines: bytes) -> None:
+        """All of a frame's rows or none: a full disk may have room for half of them."""
+        with writing(self.text):
+            start = self._stream.tell()
+            try:
+                while lines:
+                    lines = lines[self._stream.write(lines) :]
+            except OSError:
+                self._stream.truncate(start)
+                raise
+
+    def __enter__(self) -> _Results:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
+        """Finish the files, and tell what is there if not all is well."""
+        self._stream.close()
+        problems = [str(error)] if isinstance(error, UserError) else []
+        try:
+            self.video.close()
+        except UserError as failed:
+            problems.append(str(failed))
+        kept = ", ".join(path.name for path in (self.text, self.video.path) if path.exists())
+        there = f"{self.num_frames} tracked frames are in {self.text.parent}: {kept}"
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"{'; '.join([*problems, there])}; the same command starts again") from error
+        if problems and (error is None or isinstance(error, UserError)):
+            raise UserError(f"{'; '.join(problems)}; {there}") from error
 
 
-def _track_images(runtime: Runtime, frames: Iterable[Image]) -> Iterator[tuple[Image, TrackedBoxes]]:
-    """Each image with its boxes; one image at a time is held in memory."""
-    current: list[Image] = []
-
-    def feed() -> Iterator[Image]:
-        for image in frames:
-            current[:] = [image]
-            yield image
-
-    for found in runtime.track(feed()):
-        yield current[0], found
-
-
-def _table(frame: int, found: TrackedBoxes) -> NDArray[np.float64]:
-    """Rows of frame, id, x, y, w, h, score; the runtime's boxes are ltwh already."""
-    first = np.full(len(found.track_id), frame)
-    return np.column_stack((first, found.track_id, found.cxcywh, found.score)).astype(np.float64)
-
-
-def open_source(path: Path) -> FrameSource:
-    """What to read frames from. Raises UserError: no such path, no images in the folder, not a readable video."""
-    if path.is_dir():
-        return _open_folder(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file or folder; give a video, a folder of images or a sequence folder")
-    return _open_video(path)
-
-
-def _open_folder(path: Path) -> FrameSource:
-    fps, images = _DEFAULT_FPS, path
-    if (path / "seqinfo.ini").is_file():
-        info = read_sequence_info(path)
-        fps, images = info.frame_rate, path / info.image_dir
-    elif (path / "img1").is_dir():
-        images = path / "img1"
-    files = sorted((f for f in _files(images) if f.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
-    if not files:
-        raise UserError(f"{images}: no images ({', '.join(IMAGE_SUFFIXES)}); give the folder that holds the frames")
-    folder = path.resolve()
-    name = folder.parent.name if folder.name == "img1" else folder.name
-    return FrameSource(name, fps, map(_read_image, files))
-
-
-def _files(folder: Path) -> list[Path]:
-    return [f for f in folder.iterdir() if f.is_file()] if folder.is_dir() else []
-
-
-def _natural_order(file: Path) -> list[tuple[int, str]]:
-    """`frame2` before `frame10`."""
-    parts = re.split(r"(\d+)", file.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-
-def _read_image(file: Path) -> Image:
-    image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(f"{file}: not a readable picture; copy it anew or remove it")
-    return np.asarray(image, np.uint8)
-
-
-def _open_video(path: Path) -> FrameSource:
-    video = cv2.VideoCapture(str(path))
-    done, first = video.read()
-    if not done:
-        raise UserError(f"{path}: OpenCV cannot read a frame of it; give a video such as .mp4 or a folder of images")
-    fps = video.get(cv2.CAP_PROP_FPS)
-
-    def frames() -> Iterator[Image]:
-        image = first
-        while image is not None:
-            yield np.asarray(image, np.uint8)
-            image = video.read()[1]
-        video.release()
-
-    return FrameSource(path.stem, fps if 0 < fps <= 1000 else _DEFAULT_FPS, frames())
-
-
-def _writable_folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".motrlab_probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{path}: cannot write there ({error.strerror}); choose another --out") from error
-    return path
+def _claim(results: Sequence[Path], origin: Path) -> None:
+    """Note in their folder whose results these are. Raises UserError for one that is there already and is not."""
+    file = results[0].with_name(_OWNERS)
+    lines = file.read_text("utf-8", "surrogateescape").split("\n") if file.is_file() else []
+    owners = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    for path in results:
+        owner = owners.get(path.name)
+        if path.resolve() == origin:
+            raise UserError(f"{path}: the input itself would be replaced; choose another --out")
+        if owner != str(origin) and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            whose = f"of {owner}" if owner else "not written by `track`"
+            raise UserError(f"{path}: already there, {whose}; move it away or choose another --out")
+    with file.open("a", encoding="utf-8", errors="surrogateescape") as stream:
+        stream.writelines(f"{path.name}\t{origin}\n" for path in results if owners.get(path.name) != str(origin))

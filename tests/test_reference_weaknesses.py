@@ -65,7 +65,7 @@ from motrlab.tracking.sequence import track_frames
 from motrlab.tracking.step import FrameOutput, FrameStep, TrackState, empty_state, frame_step
 from motrlab.tracking.tracker import EMPTY, Decision, Tracker
 from motrlab.training import trainer
-from motrlab.training.clip_loop import ClipModel
+from motrlab.training.trainee import ClipModel
 
 PRESET = """
 from dataclasses import replace
@@ -265,7 +265,7 @@ def test_a_clip_is_of_one_video(tmp_path: Path) -> None:
     seen = []
     for index in range(60):
         clip = data[0, index, 3]
-        (who,) = {i for ids in clip.ids for i in ids.tolist()} or {0}
+        (who,) = {i for people in clip.objects for i in people.ids.tolist()} or {0}
         seen.append(who)
     assert set(seen) >= {1, 2, 3}
 
@@ -282,7 +282,7 @@ def test_nothing_of_a_sequence_reaches_the_next() -> None:
         images = [np.full((48, 80, 3), i, np.uint8) for i in range(len(video))]
         with torch.no_grad():
             found = track_frames(graphs, images, lambda image: video[image[0, 0, 0]], model.config, rules)
-            return [(f.track_id.tolist(), f.cxcywh) for f in found]
+            return [(f.track_id.tolist(), f.ltwh) for f in found]
 
     alone, _, after = track(second), track(first), track(second)
     assert after[0][0][0] == 1  # ids count from 1 again

@@ -38,6 +38,7 @@ class ModelConfig:
 
     height: int
     width: int
+    backbone: str = "efficientnet"  # an entry of `motrlab.model.backbone.BACKBONES`; the next two fields are its shape
     stem_channels: int
     stages: tuple[BackboneStage, ...]
     upsample: bool = False

@@ -51,34 +51,39 @@ def street() -> Config:
             birth_score=0.4, miss_score=0.5, reset_score=0.5, max_misses=20, output_score=0.5, min_area_px=50.0,
             suppress_iou=0.6, coast=True, coast_written=2,
         ),
-        train=TrainConfig(
-            steps=1100,
-            clip_frames=(2, 3, 4),
-            clip_milestones=(0.5, 0.75),
-            stride_max=5,
-            reverse_probability=0.5,
-            lr=1.5e-3,
-            backbone_lr_factor=1.0,
-            offset_lr_factor=1.0,
-            weight_decay=1e-3,
-            beta2=0.98,
-            clip_norm=1.0,
-            optimizer="muon",  # docs/LOG.md: a third of the steps for the same accuracy
-            muon_lr_factor=2.0,
-            schedule="one_cycle",
-            warmup=0.1,
-            freeze_bn=False,
-            min_visibility=0.2,
-            keep_iou=0.3,
-            heavy_drop_fraction=0.2,
-            false_positive_ratio=0.1,
-            clone_probability=0.15,
-            reference_jitter=0.05,
-            augmentation="street",
-            denoising_groups=2,  # docs/LOG.md: .08 MOTA and .06 IDF1 after 500 steps, for hardly more time
-        ),
+        train=_street_training(),
         qat=QatConfig(lr=2e-5),  # docs/LOG.md: at 1e-4 it wanders off by most of a MOTA point
     )  # fmt: skip
+
+
+def _street_training() -> TrainConfig:
+    """How `street` is trained."""
+    return TrainConfig(
+        steps=1100,
+        clip_frames=(2, 3, 4),
+        clip_milestones=(0.5, 0.75),
+        stride_max=5,
+        reverse_probability=0.5,
+        lr=1.5e-3,
+        backbone_lr_factor=1.0,
+        offset_lr_factor=1.0,
+        weight_decay=1e-3,
+        beta2=0.98,
+        clip_norm=1.0,
+        optimizer="muon",  # docs/LOG.md: a third of the steps for the same accuracy
+        muon_lr_factor=2.0,
+        schedule="one_cycle",
+        warmup=0.1,
+        freeze_bn=False,
+        min_visibility=0.2,
+        keep_iou=0.3,
+        heavy_drop_fraction=0.2,
+        false_positive_ratio=0.1,
+        clone_probability=0.15,
+        reference_jitter=0.05,
+        augmentation="street",
+        denoising_groups=2,  # docs/LOG.md: .08 MOTA and .06 IDF1 after 500 steps, for hardly more time
+    )
 
 
 def smoke() -> Config:

@@ -17,7 +17,7 @@ class CalibrationConfig:
     sequences: tuple[str, ...] = ()  # over these, all of them; empty: over the first num_sequences
     closed_loop: bool = True  # False: every frame alone, with empty track slots, as single images would be
     equalise: bool = False  # before: cross-layer equalisation (arXiv 1906.04721, section 4.1)
-    correct_bias: bool = False  # after: biases take up the mean error of each product (same, section 4.2)
+    adaptive_rounding: bool = True  # after: of weights, for the least error of each product (arXiv 2210.17323)
 
     def __post_init__(self) -> None:
         check(self.num_frames >= 1 and self.num_sequences >= 1, "calibration: needs at least one frame")

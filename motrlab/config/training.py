@@ -61,17 +61,11 @@ class TrainConfig:
     false_positive_ratio: float = 0.3  # detect slots that overlap a track inserted as tracks without an object
     clone_probability: float = 0.0  # shifted copies of tracks, labelled background
     reference_jitter: float = 0.0  # noise on track references, in units of the box size
-    hold_below: float = 0.0  # tracks of people less visible keep their query, as coasting tracks do at run time
-    swap_probability: float = 0.0  # share of tracks whose reference is exchanged with a close neighbour's
     # What only training has (docs/LOG.md: what each does on `street`)
     coopetition: bool = False  # all decoder layers but the last give detect slots the tracked objects too (CO-MOT)
-    query_groups: int = 0  # further sets of detect queries, matched on their own (Group DETR)
     denoising_groups: int = 0  # sets of queries that start from ground truth with noise on it (DN-DETR)
     denoising_noise: float = 0.4  # of their boxes, in half sizes; background starts from one to two times that
-    extra_weight: float = 1.0  # of the loss of all those groups together
-    appearance_weight: float = 0.0  # of the contrast between embeddings of one person and of the others in a clip
-    appearance_temperature: float = 0.1
-    augmentation: str = "reference"  # reference | street
+    augmentation: str = "reference"  # reference | street: an entry of `motrlab.data.transforms.TRANSFORM_SETS`
     # Colour jitter of a clip, 0 to 4: 1 is ±20 % gain a channel, ±25 brightness, channels permuted in a quarter of the
     # clips; 0 none; None: the set's own (street 1, reference 0)
     colour_jitter: float | None = None
@@ -80,7 +74,6 @@ class TrainConfig:
     keep_every: int = 0  # steps after which a copy of the model stays; 0: none
     validate_every: int = 0  # steps; 0: only at the end
     validate_frames: int = 60  # of each test half, from its beginning
-    best_metric: str = ""  # of the validation, say idf1: the best model is the result; "": the last one
     late_entrant_clips: int = 96  # of the test halves, for the late-entrant check
 
     def __post_init__(self) -> None:
@@ -91,9 +84,6 @@ class TrainConfig:
         check(all(a < b for a, b in itertools.pairwise(epochs)), "train: clip_epochs must be positive and rise")
         jitter = self.colour_jitter
         check(jitter is None or 0 <= jitter <= 4, f"train: colour_jitter must be from 0 to 4, not {jitter}")
-        for name in ("query_groups", "denoising_groups", "denoising_noise", "extra_weight", "appearance_weight"):
-            check(getattr(self, name) >= 0, f"train: {name} must not be negative")
-        check(self.appearance_temperature > 0, "train: appearance_temperature must be positive")
         below = self.below_visibility
         check(below in ("leave_out", "ignore"), f"train: below_visibility is leave_out or ignore, not {below!r}")
         schedules = ("step", "cosine", "one_cycle", "constant")
@@ -101,24 +91,15 @@ class TrainConfig:
         check(self.optimizer in ("adamw", "muon"), f"train: optimizer is adamw or muon, not {self.optimizer!r}")
         check(0 <= self.ema_decay < 1, f"train: ema_decay must lie from 0 to below 1, not {self.ema_decay}")
         check(self.accumulate >= 1, f"train: accumulate must be at least 1, not {self.accumulate}")
-        for name in ("clips_per_step", "keep_every", "validate_every", "late_entrant_clips"):
+        counts = ("clips_per_step", "keep_every", "validate_every", "late_entrant_clips")
+        for name in (*counts, "denoising_groups", "denoising_noise"):
             check(getattr(self, name) >= 0, f"train: {name} must not be negative")
         check(self.checkpoint_every >= 1, "train: checkpoint_every must be at least 1")
         check(self.validate_frames >= 1, "train: validate_frames must be at least 1")
         check(self.freeze_bn or not self.checkpoint_frames, "train: checkpoint_frames needs freeze_bn")
-        scored = ("", "mota", "motp", "idf1", "idp", "idr", "hota", "deta", "assa", "late_entrant_auc")
-        check(self.best_metric in scored, f"train: best_metric is one of {', '.join(scored[1:])}, or empty")
-        check(not self.best_metric or self.validate_every > 0, "train: best_metric needs validate_every")
-        check(self.augmentation in ("reference", "street"), f"train: unknown augmentation {self.augmentation!r}")
         check(self.lr > 0, f"train: lr must be positive, not {self.lr}")
         check(self.muon_lr_factor > 0, f"train: muon_lr_factor must be positive, not {self.muon_lr_factor}")
         check(self.frozen_stages >= 0, f"train: frozen_stages must not be negative, not {self.frozen_stages}")
         check(not self.frozen_stages or self.freeze_bn, "train: frozen_stages needs freeze_bn: statistics would move")
-        for name in (
-            "drop_probability",
-            "false_positive_ratio",
-            "clone_probability",
-            "reverse_probability",
-            "swap_probability",
-        ):
+        for name in ("drop_probability", "false_positive_ratio", "clone_probability", "reverse_probability"):
             check(0 <= getattr(self, name) <= 1, f"train: {name} must be a fraction from 0 to 1")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -22,111 +22,67 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from motrlab.boxes import box_ltwh_to_cxcywh
 from motrlab.config import Config, ModelConfig, TrainConfig
 from motrlab.data.store import FrameStore
-from motrlab.data.transforms import USEFUL_SCALE, ClipSample, network_input, training_transforms
+from motrlab.data.transforms import ClipSample, FrameObjects, network_input, transform_set
 from motrlab.errors import UserError
 
 ClipKey = tuple[int, int, int]  # step, index in the step, number of frames
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """`images uint8 [T, H, W, 3]`, BGR at the network's size. Per frame, T of each: `boxes float32 [n, 4]` cxcywh in
-    fractions of the picture, possibly reaching outside it; `ids int64 [n]`, one per person throughout the clip;
-    `visibility float32 [n]`, 0 to 1. People of any visibility are in it. `nv12`: how `images` become input.
-    """
-
-    images: torch.Tensor
-    boxes: list[torch.Tensor]
-    ids: list[torch.Tensor]
-    visibility: list[torch.Tensor]
-    nv12: bool = False
+Objects = list[list[FrameObjects]]  # [frame][clip]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipBatch:
-    """`images uint8 [T, B, H, W, 3]` as a loader delivers them, BGR: a quarter of the bytes between processes and to
-    a device. `to` makes the network's input of them, `float32 [T, B, 3, H, W]`, with `nv12` as `network_input` takes
-    it. `boxes[t][b]`, `ids[t][b]`, `visibility[t][b]` as in `Clip`.
+    """B clips of T frames as the network takes them: `images float32 [T, B, 3, H, W]`. `objects[t][b]` are in main
+    memory whatever the device.
     """
 
     images: torch.Tensor
-    boxes: list[list[torch.Tensor]]
-    ids: list[list[torch.Tensor]]
-    visibility: list[list[torch.Tensor]]
+    objects: Objects
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedClips:
+    """The same as a loader delivers them: `pixels uint8 [T, B, H, W, 3]`, BGR at the network's size, which is a quarter
+    of the bytes between processes and to a device. `nv12`: how they become input, see `network_input`.
+    """
+
+    pixels: torch.Tensor
+    objects: Objects
     nv12: bool = False
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
-        """The batch on another device, or the same, its images ready for the network."""
-
-        def move(values: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
-            return [[v.to(device, non_blocking=non_blocking) for v in row] for row in values]
-
-        images = self.images.to(device, non_blocking=non_blocking)
-        if images.dtype == torch.uint8:
-            images = network_input(images, nv12=self.nv12)
-        return replace(
-            self, images=images, boxes=move(self.boxes), ids=move(self.ids), visibility=move(self.visibility)
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A loader worker sends every tensor through a file of its own: join the many small ones.
-        counts = [[len(ids) for ids in row] for row in self.ids]
-        flat = [torch.cat([v for row in rows for v in row]).numpy() for rows in (self.boxes, self.ids, self.visibility)]
-        return _rebuild_batch, (self.images, self.nv12, counts, *flat)
+        """The network's input, on a device."""
+        pixels = self.pixels.to(device, non_blocking=non_blocking)
+        return ClipBatch(images=network_input(pixels, nv12=self.nv12), objects=self.objects)
 
 
-def _rebuild_batch(
-    images: torch.Tensor,
-    nv12: bool,
-    counts: list[list[int]],
-    boxes: NDArray[np.float32],
-    ids: NDArray[np.int64],
-    visibility: NDArray[np.float32],
-) -> ClipBatch:
-    num_clips = images.shape[1]
-    lengths = [n for row in counts for n in row]
-
-    def split(values: NDArray[Any]) -> list[list[torch.Tensor]]:
-        parts = torch.from_numpy(values).split(lengths)
-        return [list(parts[i : i + num_clips]) for i in range(0, len(parts), num_clips)]
-
-    return ClipBatch(images=images, boxes=split(boxes), ids=split(ids), visibility=split(visibility), nv12=nv12)
-
-
-def collate(clips: Sequence[Clip]) -> ClipBatch:
+def collate(clips: Sequence[ClipSample]) -> LoadedClips:
     """Clips of one length → a batch."""
-    num_frames = len(clips[0].boxes)
-
-    def turn(values: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
-        return [[clip[t] for clip in values] for t in range(num_frames)]
-
-    return ClipBatch(
-        # In a loader worker this stacks straight into memory that the trainer sees.
-        images=default_collate([clip.images for clip in clips]).transpose(0, 1),
-        boxes=turn([clip.boxes for clip in clips]),
-        ids=turn([clip.ids for clip in clips]),
-        visibility=turn([clip.visibility for clip in clips]),
-        nv12=clips[0].nv12,
-    )
+    # In a loader worker this stacks straight into memory that the trainer sees.
+    pixels = default_collate([torch.from_numpy(np.stack(clip.images)) for clip in clips])
+    objects = [list(row) for row in zip(*(clip.objects for clip in clips), strict=True)]
+    return LoadedClips(pixels=pixels.transpose(0, 1), objects=objects, nv12=clips[0].nv12)
 
 
-class _People:
+class SequencePeople:
     """A sequence's people by frame: flag 1 and class 1, boxes as fractions."""
 
     def __init__(self, store: FrameStore, name: str) -> None:
         info, people = store.info(name), store.annotations(name).people
         size = np.array([info.width, info.height, info.width, info.height])
-        self.boxes = (box_ltwh_to_cxcywh(people.ltwh) / size).astype(np.float32)
-        self.ids = people.track_id
-        self.visibility = people.visibility.astype(np.float32)
-        self.first = np.searchsorted(people.frame, np.arange(1, info.num_frames + 2))  # row of each frame's first box
+        self._boxes = (box_ltwh_to_cxcywh(people.ltwh) / size).astype(np.float32)
+        self._ids, self._visibility = people.track_id, people.visibility.astype(np.float32)
+        self._first = np.searchsorted(people.frame, np.arange(1, info.num_frames + 2))  # row of each frame's first box
 
-    def rows(self, frame: int) -> slice:
-        return slice(self.first[frame - 1], self.first[frame])
+    def at(self, frame: int) -> FrameObjects:
+        """Those of a frame, counted from 1."""
+        rows = slice(self._first[frame - 1], self._first[frame])
+        return FrameObjects(self._boxes[rows], self._ids[rows], self._visibility[rows])
 
 
-class ClipDataset(Dataset[Clip]):
+class ClipDataset(Dataset[ClipSample]):
     """Maps a `ClipKey` to a clip: frames of one sequence, evenly spaced, augmented by one random choice.
 
     Sequences are drawn in proportion to their frames, those shorter than the clip never. The stride is drawn from
@@ -137,31 +93,27 @@ class ClipDataset(Dataset[Clip]):
         if not store.sequences:
             raise UserError(f"{store.path}: no sequences to train on")
         self.store, self.config, self.model, self.seed = store, config, model, seed
-        self.transform = training_transforms(config, model)
-        self._people: dict[str, _People] = {}
+        chosen = transform_set(config.augmentation)
+        self.transform, self._useful_scale = chosen(model, config.colour_jitter), chosen.useful_scale
+        self._people: dict[str, SequencePeople] = {}
 
-    def __getitem__(self, key: ClipKey) -> Clip:
+    def __getitem__(self, key: ClipKey) -> ClipSample:
         step, index, num_frames = key
         rng = np.random.default_rng((self.seed, step, index))
-        return self.clip(*self.draw_frames(rng, num_frames), rng)
+        return self.transform(self.load(*self.draw_frames(rng, num_frames)), rng)
 
-    def clip(self, name: str, frames: Sequence[int], rng: np.random.Generator) -> Clip:
-        """Those frames of a sequence, augmented with the randomness of `rng`."""
-        sample = self.transform(self.load(name, frames), rng)
-        return Clip(
-            images=torch.from_numpy(np.stack(sample.images)),
-            boxes=[torch.from_numpy(v) for v in sample.boxes],
-            ids=[torch.from_numpy(v) for v in sample.ids],
-            visibility=[torch.from_numpy(v) for v in sample.visibility],
-            nv12=self.config.nv12,
-        )
+    def lengths(self, num_frames: int) -> NDArray[np.int64]:
+        """Frames of every sequence, 0 of those with fewer than `num_frames`. Raises UserError if these are all."""
+        lengths = np.array([info.num_frames for info in self.store.sequences])
+        if lengths.max() < num_frames:
+            raise UserError(
+                f"{self.store.path}: clips of {num_frames} frames, but no sequence has more than {lengths.max()}"
+            )
+        return np.where(lengths < num_frames, 0, lengths)
 
     def draw_frames(self, rng: np.random.Generator, num_frames: int) -> tuple[str, list[int]]:
         """A sequence's name and `num_frames` of its frames. Raises UserError when every sequence is shorter."""
-        lengths = np.array([s.num_frames if s.num_frames >= num_frames else 0 for s in self.store.sequences])
-        if not lengths.any():
-            longest = max(s.num_frames for s in self.store.sequences)
-            raise UserError(f"{self.store.path}: clips of {num_frames} frames, but no sequence has more than {longest}")
+        lengths = self.lengths(num_frames)
         info = self.store.sequences[rng.choice(len(lengths), p=lengths / lengths.sum())]
         stride = int(rng.integers(1, self.config.stride_max + 1))
         stride = min(stride, (info.num_frames - 1) // max(1, num_frames - 1))
@@ -174,16 +126,14 @@ class ClipDataset(Dataset[Clip]):
     def load(self, name: str, frames: Sequence[int]) -> ClipSample:
         """Those frames of a sequence as they are, decoded no larger than the augmentation can make use of."""
         if name not in self._people:
-            self._people[name] = _People(self.store, name)
-        people = self._people[name]
-        info, rows = self.store.info(name), [people.rows(frame) for frame in frames]
-        useful = USEFUL_SCALE[self.config.augmentation]
-        reduce = largest_reduction(info.height, info.width, self.model.height * useful, self.model.width * useful)
+            self._people[name] = SequencePeople(self.store, name)
+        info = self.store.info(name)
+        needed = (self.model.height * self._useful_scale, self.model.width * self._useful_scale)
+        reduce = largest_reduction(info.height, info.width, *needed)
         return ClipSample(
             images=[self.store.image(name, frame, reduce) for frame in frames],
-            boxes=[people.boxes[r] for r in rows],
-            ids=[people.ids[r] for r in rows],
-            visibility=[people.visibility[r] for r in rows],
+            objects=[self._people[name].at(frame) for frame in frames],
+            nv12=self.config.nv12,
         )
 
 
@@ -265,11 +215,10 @@ def keep_freed_memory() -> None:
 def make_loader(
     store: FrameStore, config: Config, start_step: int = 0, rank: int = 0, world: int = 1
 ) -> DataLoader[Any]:
-    """`ClipBatch` of each micro-batch (`StepSampler`) from `start_step`, in order.
+    """`LoadedClips` of each micro-batch (`StepSampler`) from `start_step`, in order.
 
     `config.num_workers` processes load, 0: this one.
     """
-    worker_init: Callable[[int], None] | None = start_worker if config.num_workers else None
     return DataLoader(
         ClipDataset(store, config.train, config.model, config.seed),
         batch_sampler=StepSampler(
@@ -277,7 +226,7 @@ def make_loader(
         ),
         collate_fn=collate,
         num_workers=config.num_workers,
-        worker_init_fn=worker_init,
+        worker_init_fn=start_worker if config.num_workers else None,
         prefetch_factor=4 if config.num_workers else None,
         persistent_workers=config.num_workers > 0,
     )

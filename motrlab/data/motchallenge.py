@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from motrlab.data.formats import Format, Labels, how_to_import, read_labels, recognise
 from motrlab.data.rows import Rows, read_ini, read_text
 from motrlab.errors import UserError
-from motrlab.files import write_text
 
 ENDLESS = 2**53  # frames of a video of which nobody says the length
 _CONFIDENCE = "a confidence? `python -m motrlab import` takes whatever is not 0 as 1"
@@ -174,12 +173,8 @@ def check_labels(labels: Labels, num_frames: int, counted: str = "frames in seqi
         (kind != np.rint(kind)) | (seen < 0) | (seen > 1),
         "class {:g}, visibility {:g}; a whole number and a fraction from 0 to 1 expected", kind, seen,
     )  # fmt: skip
-    order = np.lexsort((track, frame))
-    table = labels.table[order]
-    same = (table[1:, :2] == table[:-1, :2]).all(axis=1)
-    earlier = np.zeros(len(rows), np.int64)  # line of the same id in the same frame, 0 for none
-    earlier[order[1:][same]] = np.array(rows.numbers, np.int64)[order[:-1][same]]
-    rows.refuse(earlier > 0, "id {:.0f} twice in frame {:.0f} (first in line {})", track, frame, earlier)
+    rows.refuse_repeats(frame, track)
+    table = labels.table[np.lexsort((track, frame))]
     frames, ids, flags, classes = table[:, [0, 1, 6, 7]].astype(np.int64).T
     return Annotations(frames, ids, table[:, 2:6].copy(), flags, classes, table[:, 8].copy(), labels.has_class)
 
@@ -232,24 +227,6 @@ def write_files(folder: Path, texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-
-
-def write_rows(
-    path: Path,
-    frame: NDArray[np.int64],
-    track_id: NDArray[np.int64],
-    ltwh: NDArray[np.float64],
-    score: NDArray[np.float64],
-    decimals: int = 3,
-) -> None:
-    """Write tracks as `frame,id,left,top,width,height,score,-1,-1,-1` rows, in the order given.
-
-    Boxes are rounded to `decimals` digits, scores to five.
-    """
-    lines = []
-    for f, i, box, s in zip(frame, track_id, ltwh, score, strict=True):
-        lines.append(f"{f},{i},{','.join(f'{v:.{decimals}f}' for v in box)},{s:.5f},-1,-1,-1\n")
-    write_text(path, "".join(lines))
 
 
 def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:

@@ -97,7 +97,7 @@ class DataSummary:
         filled = [i for i, row in enumerate(bins) if any(row[1:])] or [0]
         rows = [[LABELS[quantity], *found]]
         rows += [[str(cell) for cell in row] for row in bins[filled[0] : filled[-1] + 1]]
-        return _aligned(rows, left=1)
+        return aligned(rows, left=1)
 
     def table(self) -> str:
         """Aligned text: a row per sequence and part, then the totals, then what was left out."""
@@ -106,7 +106,7 @@ class DataSummary:
         for part, total in self.totals.items():
             shown = {**total, "name": f"all {total['num_sequences']}", "part": part}
             rows.append([_cell(shown.get(key)) for key in _HEADINGS])
-        lines = [_aligned(rows, left=2)]
+        lines = [aligned(rows, left=2)]
         if self.left_out:
             lines.append(f"without gt, left out (usable for `track` only): {', '.join(self.left_out)}")
         return "\n".join([*lines, *self.notes])
@@ -124,7 +124,7 @@ def bin_names(quantity: str) -> list[str]:
     return names
 
 
-def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
+def aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
     """The first `left` columns to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

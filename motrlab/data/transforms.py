@@ -4,15 +4,15 @@ The classes named as in the reference (`SeqRandomFlip`, `RandomSelectOne`, `SeqR
 `SeqToTensor`, `SeqBgrToYuv444`, `SeqNormalize`) take the reference's pixel sizes; `SeqRandomAffine` and
 `SeqColourJitter` are the `street` set. A transform is called as `transform(sample, rng)`.
 
-The training sets end at pictures of the network's size, as bytes; `network_input` does the rest where the batch is
-used, which is what the last three of the reference's transforms do one after the other.
+The training sets (`TRANSFORM_SETS`) end at pictures of the network's size, as bytes; `network_input` does the rest
+where the batch is used, which is what the last three of the reference's transforms do one after the other.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -21,27 +21,37 @@ import torch
 from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_xyxy
-from motrlab.config import ModelConfig, TrainConfig
+from motrlab.config import ModelConfig
 from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET, resize_image, yuv_normalise
+from motrlab.errors import UserError
 
 _GREY = (128, 128, 128)  # outside the picture; the network's zero
 _REFERENCE_HEIGHT = 800  # the pixel sizes of the reference's augmentation belong to this network height
+
+
+@dataclass(frozen=True)
+class FrameObjects:
+    """Ground truth of one frame of one clip: `boxes float32 [n, 4]`, cxcywh in fractions of the picture, possibly
+    reaching outside it; `ids int64 [n]`, one per person throughout the clip; `visibility float32 [n]`, 0 to 1.
+    """
+
+    boxes: NDArray[np.floating]
+    ids: NDArray[np.int64]
+    visibility: NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSample:
     """A clip of T frames on its way through the transforms.
 
-    `images`: T BGR pictures `uint8 [H, W, 3]` of one size. Per frame: `boxes float32 [n, 4]`, cxcywh in fractions of
-    the picture, not clipped to it; `ids int64 [n]`; `visibility float32 [n]`, 0 to 1. `tensor [T, 3, h, w]`
-    is empty until `SeqToTensor`.
+    `images`: T BGR pictures `uint8 [H, W, 3]` of one size; `objects`: the people of each, of any visibility.
+    `tensor [T, 3, h, w]` is empty until `SeqToTensor`. `nv12`: how `images` become input, see `network_input`.
     """
 
     images: list[NDArray[np.uint8]]
-    boxes: list[NDArray[np.float32]]
-    ids: list[NDArray[np.int64]]
-    visibility: list[NDArray[np.float32]]
+    objects: list[FrameObjects]
     tensor: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    nv12: bool = False
 
 
 Transform = Callable[[ClipSample, np.random.Generator], ClipSample]
@@ -54,33 +64,29 @@ def change_view(sample: ClipSample, scale: tuple[float, float], offset: tuple[fl
     outside the old picture was never visible, and a larger view does not bring it back.
     """
     stretch, shift = np.array([*scale, *np.abs(scale)], np.float32), np.array([*offset, 0, 0], np.float32)
-    boxes, ids, visibility = [], [], []
-    for old, frame_ids, seen in zip(sample.boxes, sample.ids, sample.visibility, strict=True):
-        new = old * stretch + shift
-        corners = box_cxcywh_to_xyxy(new)
-        ends = np.sort(np.array([np.array(offset), np.array(offset) + np.array(scale)]), axis=0)  # old picture in it
-        inside = _area(_clip(corners, ends[0], ends[1]))
-        shown = _area(_clip(corners, np.maximum(ends[0], 0), np.minimum(ends[1], 1)))
+    low, high = np.sort(np.array([offset, np.add(offset, scale)]), axis=0)  # the old picture in the new view
+    objects = []
+    for old in sample.objects:
+        boxes = old.boxes * stretch + shift
+        corners = box_cxcywh_to_xyxy(boxes)
+        shown = _area(corners, np.maximum(low, 0), np.minimum(high, 1))
         keep = shown > 0
-        boxes.append(new[keep])
-        ids.append(frame_ids[keep])
-        visibility.append((seen * shown / np.maximum(inside, 1e-12))[keep].astype(np.float32))
-    return replace(sample, boxes=boxes, ids=ids, visibility=visibility)
+        visibility = (old.visibility * shown / np.maximum(_area(corners, low, high), 1e-12)).astype(np.float32)
+        objects.append(FrameObjects(boxes[keep], old.ids[keep], visibility[keep]))
+    return replace(sample, objects=objects)
 
 
-def _clip(corners: NDArray[np.float32], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.clip(corners, np.tile(low, 2), np.tile(high, 2))
+def _area(corners: NDArray[np.float32], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of what lies between the points `low` and `high`."""
+    clipped = np.clip(corners, np.tile(low, 2), np.tile(high, 2))
+    return (clipped[:, 2:] - clipped[:, :2]).clip(0).prod(1)
 
 
-def _area(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (corners[:, 2] - corners[:, 0]).clip(0) * (corners[:, 3] - corners[:, 1]).clip(0)
-
-
+@dataclass(frozen=True)
 class Compose:
     """One transform after the other."""
 
-    def __init__(self, transforms: Sequence[Transform]) -> None:
-        self.transforms = tuple(transforms)
+    transforms: Sequence[Transform]
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
         for transform in self.transforms:
@@ -88,22 +94,22 @@ class Compose:
         return sample
 
 
+@dataclass(frozen=True)
 class RandomSelectOne:
     """One of several transforms, drawn per clip; equally likely without `probabilities`."""
 
-    def __init__(self, transforms: Sequence[Transform], probabilities: Sequence[float] | None = None) -> None:
-        self.transforms = tuple(transforms)
-        self.probabilities = probabilities
+    transforms: Sequence[Transform]
+    probabilities: Sequence[float] | None = None
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
         return self.transforms[rng.choice(len(self.transforms), p=self.probabilities)](sample, rng)
 
 
+@dataclass(frozen=True)
 class SeqRandomFlip:
     """The whole clip mirrored left to right, with `probability`."""
 
-    def __init__(self, probability: float = 0.5) -> None:
-        self.probability = probability
+    probability: float = 0.5
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
         if rng.random() >= self.probability:
@@ -112,6 +118,7 @@ class SeqRandomFlip:
         return change_view(replace(sample, images=images), (-1.0, 1.0), (1.0, 0.0))
 
 
+@dataclass(frozen=True)
 class SeqResize:
     """Resize to one of `sizes`, drawn per clip.
 
@@ -119,11 +126,11 @@ class SeqResize:
     side at most `max_size`. Pixels.
     """
 
-    def __init__(self, sizes: Sequence[int | tuple[int, int]], max_size: int | None = None) -> None:
-        self.sizes, self.max_size = tuple(sizes), max_size
+    sizes: Sequence[int | tuple[int, int]]
+    max_size: int | None = None
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
-        size = self.sizes[rng.integers(len(self.sizes))]
+        size = self.sizes[int(rng.integers(len(self.sizes)))]
         if isinstance(size, int):
             height, width = sample.images[0].shape[:2]
             scale = size / min(height, width)
@@ -133,11 +140,12 @@ class SeqResize:
         return replace(sample, images=[resize_image(image, *size) for image in sample.images])
 
 
+@dataclass(frozen=True)
 class SeqRandomSizeCrop:
     """A crop whose height and width are drawn from `min_size` to `max_size` px (or the picture's), placed at random."""
 
-    def __init__(self, min_size: int, max_size: int) -> None:
-        self.min_size, self.max_size = min_size, max_size
+    min_size: int
+    max_size: int
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
         height, width = sample.images[0].shape[:2]
@@ -147,6 +155,7 @@ class SeqRandomSizeCrop:
         return change_view(replace(sample, images=images), (width / w, height / h), (-left / w, -top / h))
 
 
+@dataclass(frozen=True)
 class SeqRandomAffine:
     """Flip, zoom and shift in one resampling, straight from the decoded picture to `(height, width)`.
 
@@ -154,10 +163,10 @@ class SeqRandomAffine:
     out, the picture inside the view. What lies outside the picture is grey.
     """
 
-    def __init__(
-        self, height: int, width: int, zoom: tuple[float, float] = (-0.25, 0.3), flip_probability: float = 0.5
-    ) -> None:
-        self.height, self.width, self.zoom, self.flip_probability = height, width, zoom, flip_probability
+    height: int
+    width: int
+    zoom: tuple[float, float] = (-0.25, 0.3)
+    flip_probability: float = 0.5
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
         zoom = math.exp(rng.uniform(*self.zoom))
@@ -184,11 +193,13 @@ class SeqRandomAffine:
         )
 
 
+@dataclass(frozen=True)
 class SeqColourJitter:
     """Gain per channel, brightness, and for some clips a permutation of the channels; ids keep their colours."""
 
-    def __init__(self, gain: float = 0.2, brightness: float = 25.0, permute_probability: float = 0.25) -> None:
-        self.gain, self.brightness, self.permute_probability = gain, brightness, permute_probability
+    gain: float = 0.2
+    brightness: float = 25.0
+    permute_probability: float = 0.25
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
         gains = rng.uniform(1 - self.gain, 1 + self.gain, 3)
@@ -217,36 +228,23 @@ class SeqToTensor:
 class SeqBgrToYuv444:
     """`tensor` from BGR to YUV 4:4:4, BT.601 full range, `float32` from 0 to 255, not rounded."""
 
-    def __init__(self) -> None:
-        self.matrix = torch.from_numpy(BGR_TO_YUV)
-        self.offset = torch.from_numpy(YUV_OFFSET)[:, None]
-
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        matrix, offset = torch.from_numpy(BGR_TO_YUV), torch.from_numpy(YUV_OFFSET)[:, None]
         yuv = torch.empty(sample.tensor.shape)
         for source, target in zip(sample.tensor.flatten(2), yuv.flatten(2), strict=True):
-            torch.addmm(self.offset, self.matrix, source.float(), out=target)
+            torch.addmm(offset, matrix, source.float(), out=target)
         return replace(sample, tensor=yuv)
 
 
+@dataclass(frozen=True)
 class SeqNormalize:
     """`(x - mean) / std`, in place where `tensor` is float already: a clip at 800×1422 is tens of megabytes."""
 
-    def __init__(self, mean: float = 128.0, std: float = 128.0) -> None:
-        self.mean, self.std = mean, std
+    mean: float = 128.0
+    std: float = 128.0
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
         return replace(sample, tensor=sample.tensor.float().sub_(self.mean).div_(self.std))
-
-
-class SeqNv12Chroma:
-    """What a camera's NV12 leaves of `tensor` (YUV, before or after `SeqNormalize`): see `nv12_chroma`."""
-
-    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
-        self.mean, self.std = mean, std
-
-    def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
-        yuv = nv12_chroma(sample.tensor * self.std + self.mean)
-        return replace(sample, tensor=yuv.sub_(self.mean).div_(self.std))
 
 
 def nv12_chroma(yuv: torch.Tensor) -> torch.Tensor:
@@ -277,56 +275,55 @@ def network_input(images: torch.Tensor, *, nv12: bool = False) -> torch.Tensor:
     return nv12_chroma(found.mul_(128).add_(128)).sub_(128).div_(128) if nv12 else found
 
 
+@dataclass(frozen=True)
 class SeqNetworkInput:
-    """`SeqToTensor`, `SeqBgrToYuv444` and `SeqNormalize` (and, with `nv12`, `SeqNv12Chroma`) in one pass."""
+    """`SeqToTensor`, `SeqBgrToYuv444` and `SeqNormalize` in one pass; with `nv12`, as a camera's NV12 leaves it."""
 
-    def __init__(self, nv12: bool = False) -> None:
-        self.nv12 = nv12
+    nv12: bool = False
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
         return replace(sample, tensor=network_input(torch.from_numpy(np.stack(sample.images)), nv12=self.nv12))
 
 
-def street_transforms(model: ModelConfig, colour_jitter: float = 1.0) -> Transform:
-    """Flip, zoom, shift, colour: the set of `augmentation="street"`."""
-    return Compose([SeqRandomAffine(model.height, model.width), *_jitter(colour_jitter)])
-
-
-def reference_transforms(model: ModelConfig, colour_jitter: float = 0.0) -> Transform:
+def reference_transforms(model: ModelConfig) -> Transform:
     """The reference's set; its pixel sizes shrink with the network's height."""
 
-    def px(size: int) -> int:
-        return max(1, round(size * model.height / _REFERENCE_HEIGHT))
+    def px(*sizes: int) -> list[int]:
+        return [max(1, round(size * model.height / _REFERENCE_HEIGHT)) for size in sizes]
 
-    resize = SeqResize([px(side) for side in range(608, 993, 32)], max_size=px(1536))
-    crop = Compose([SeqResize([px(400), px(500), px(600)]), SeqRandomSizeCrop(px(384), px(600)), resize])
-    fixed = SeqResize([(model.height, model.width)])
-    return Compose([SeqRandomFlip(), RandomSelectOne([resize, crop]), fixed, *_jitter(colour_jitter)])
-
-
-def _jitter(strength: float) -> list[Transform]:
-    if strength == 0:
-        return []
-    jitter = SeqColourJitter()
-    values = (jitter.gain, jitter.brightness, jitter.permute_probability)
-    return [SeqColourJitter(*(value * strength for value in values))]
+    resize = SeqResize(px(*range(608, 993, 32)), *px(1536))
+    crop = Compose([SeqResize(px(400, 500, 600)), SeqRandomSizeCrop(*px(384, 600)), resize])
+    return Compose([SeqRandomFlip(), RandomSelectOne([resize, crop]), SeqResize([(model.height, model.width)])])
 
 
-def validation_transforms(model: ModelConfig, nv12: bool = False) -> Transform:
-    """No chance in it; gives what `motrlab.data.preprocess.preprocess` gives."""
-    return Compose([SeqResize([(model.height, model.width)]), SeqNetworkInput(nv12)])
+@dataclass(frozen=True)
+class TransformSet:
+    """What `TrainConfig.augmentation` names; called, it is a transform up to pictures of the network's size.
+
+    `colour_jitter`: its own strength, 1 as in `SeqColourJitter`, 0 none. `useful_scale`: the largest picture, relative
+    to the network's input, that it makes use of; what is larger may be decoded at a reduced size.
+    """
+
+    geometry: Callable[[ModelConfig], Transform]
+    colour_jitter: float
+    useful_scale: float
+
+    def __call__(self, model: ModelConfig, colour_jitter: float | None = None) -> Transform:
+        """For pictures of `model`'s size, with colours changed by the set's own strength or another."""
+        strength = self.colour_jitter if colour_jitter is None else colour_jitter
+        usual = astuple(SeqColourJitter())
+        jitter = [SeqColourJitter(*(value * strength for value in usual))] if strength else []
+        return Compose([self.geometry(model), *jitter])
 
 
-def training_transforms(train: TrainConfig, model: ModelConfig) -> Transform:
-    """The set that `train.augmentation` names, up to pictures of the network's size."""
-    make = TRAINING_TRANSFORMS[train.augmentation]
-    return make(model) if train.colour_jitter is None else make(model, train.colour_jitter)
-
-
-TRAINING_TRANSFORMS: dict[str, Callable[..., Transform]] = {
-    "street": street_transforms,
-    "reference": reference_transforms,
+TRANSFORM_SETS = {
+    "street": TransformSet(lambda m: SeqRandomAffine(m.height, m.width), 1.0, math.exp(0.3)),  # the largest zoom
+    "reference": TransformSet(reference_transforms, 0.0, 992 / _REFERENCE_HEIGHT),  # the largest short side
 }
-# The largest picture, relative to the network's input, that a set makes use of (e^.3; 992 / 800): what is larger may
-# be decoded at a reduced size.
-USEFUL_SCALE = {"street": math.exp(0.3), "reference": 992 / _REFERENCE_HEIGHT}
+
+
+def transform_set(name: str) -> TransformSet:
+    """The set of that name. Raises UserError if there is none."""
+    if name not in TRANSFORM_SETS:
+        raise UserError(f"train: unknown augmentation {name!r}; one of {', '.join(TRANSFORM_SETS)}")
+    return TRANSFORM_SETS[name]

@@ -26,7 +26,7 @@ from motrlab.quantization import functions
 from motrlab.quantization.grid_operations import GridOperations
 from motrlab.quantization.grids import CONSTANT_SCALE
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.quantization.tensors import TensorSpec
+from motrlab.quantization.tensors import TensorSpec, Value
 from motrlab.quantization.torch_arithmetic import IntegerLayer
 
 
@@ -75,10 +75,10 @@ class KernelOperations(OnnxOperations):
             value = self.graph.op("Clip", value, self.xp.zero(True), self.graph.constant(np.uint8(spec.high)))
         return Node(self.name(spec, value), shape, float(self.grids.scale(spec)), unsigned)
 
-    def _constant(self, steps: Tensor, scale: float) -> Node:
+    def _constant(self, value: Value) -> Node:
         """Signed integers `[1, C, R, W]`."""
-        value = self.graph.constant((steps.permute(0, 2, 3, 1) + 128).numpy().astype(np.uint8))
-        return Node(value, tuple(steps.shape), scale)
+        steps = self.graph.constant((value.data.permute(0, 2, 3, 1) + 128).numpy().astype(np.uint8))
+        return Node(steps, tuple(value.shape), value.scale)
 
     def image(self, image: Expr) -> Node:
         shape = (1, 3, self.config.height, self.config.width)
@@ -96,11 +96,13 @@ class KernelOperations(OnnxOperations):
         return super().result(x.transpose(1, 0), channels)
 
     def constant(self, x: Tensor) -> Node:
-        return self._constant((x.double() * 127).round(), CONSTANT_SCALE)
+        return self._constant(Value((x.double() * 127).round(), CONSTANT_SCALE))
+
+    def learned(self, detect: DetectQueries) -> Node:
+        return self._constant(self.grids.learned(detect))
 
     def slots(self, detect: DetectQueries, track_query: Node) -> Node:
-        learned = self.grids.detect_query(detect)
-        return self.cat([self._constant(learned.data, learned.scale), track_query])
+        return self.cat([self._constant(self.grids.detect_query(detect)), track_query])
 
     def references(self, detect: DetectQueries, track_reference: Expr) -> Expr:
         """All references `[N, 4]` as float fractions on their grid."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,8 +54,10 @@ class OnnxOperations(Operations):
         """The `TensorSpec` of what a module makes, of its `part`, or of a name; None in float."""
         if self.grids is None:
             return None
-        graph, name = (self.grids.graph, owner) if isinstance(owner, str) else self.grids.paths[id(owner)]
-        return self.grids.specs[graph, name + part]
+        return self.grids.specs[self.grids.key(owner, part)]
+
+    def part(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.grids is None else self.grids.part(name)
 
     def name(self, spec: TensorSpec, value: Expr) -> Expr:
         """Call a value `GRAPH/TENSOR`, with `@1` and so on where a module is called again."""

@@ -77,6 +77,13 @@ class PortableOperations(OnnxOperations):
     def constant(self, x: Tensor, scale: float = CONSTANT_SCALE) -> Node:
         return Node(self._pair(self.graph.constant(x.detach().numpy()), scale), tuple(x.shape), scale)
 
+    def learned(self, detect: DetectQueries) -> Node | None:
+        """Values on their grid, without a pair: OpenVINO 2026.4 cannot add one of a constant to another."""
+        if self.grids is None:
+            return None
+        learned = self.grids.learned(detect)
+        return Node(self.graph.constant(learned.real.numpy()), tuple(learned.shape), learned.scale)
+
     def slots(self, detect: DetectQueries, track_query: Node) -> Node:
         if self.grids is None:
             return self.cat([self.constant(detect.query), track_query])

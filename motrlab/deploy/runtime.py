@@ -20,8 +20,7 @@ from motrlab.deploy.artifact import read_tracker_description, verify_artifact
 from motrlab.deploy.kernels import exact_form, onnxruntime_options, openvino_options
 from motrlab.errors import UserError
 from motrlab.quantization.functions import DELTA, LARGEST_LOGIT, box_table
-from motrlab.tracking.sequence import Seconds, track_frames
-from motrlab.tracking.tracker import TrackedBoxes
+from motrlab.tracking.sequence import FrameTracks, Seconds, track_frames
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -97,11 +96,11 @@ class Runtime:
         result: Array = function(image, self.shapes.height, self.shapes.width)
         return result[None]
 
-    def track(self, images: Iterable[NDArray[np.uint8]], seconds: Seconds | None = None) -> Iterator[TrackedBoxes]:
+    def track(self, images: Iterable[NDArray[np.uint8]], seconds: Seconds | None = None) -> Iterator[FrameTracks]:
         """Track one sequence from its beginning: nothing is kept from the one before.
 
-        `images` are BGR `uint8 [H, W, 3]` in order. Each yields its boxes, ltwh in pixels of that image. `seconds`
-        collects the time of each part of the frame step (`tracking.sequence.track_frames`).
+        `images` are BGR `uint8 [H, W, 3]` in order. Each yields its tracks. `seconds` collects the time of each
+        part of the frame step (`tracking.sequence.track_frames`).
         """
         return track_frames(self.graphs, images, self.preprocess, self.shapes, self.tracker, seconds)
 

@@ -1,70 +1,51 @@
-"""Tracking metrics of sequences and of folders: CLEAR, identity and HOTA under a protocol.
+"""Tracking metrics of sequences: CLEAR, identity and HOTA under a protocol. A metric is one file and one entry here.
 
 Equal to the benchmark's own tool, TrackEval, which the tests hold beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol
 
-from motrlab.data.motchallenge import Annotations, SequenceInfo, read_annotations, read_sequence_info
+import numpy as np
+
+from motrlab.data.motchallenge import Annotations
 from motrlab.errors import UserError
-from motrlab.evaluation.clearmot import ClearCounts, IdCounts, count_clear, count_identity
-from motrlab.evaluation.hota import HotaCounts, count_hota
-from motrlab.evaluation.protocols import PROTOCOLS, check_protocol, prepare_sequence
-from motrlab.evaluation.tracks import Tracks, read_tracks
+from motrlab.evaluation import clear, hota, identity, second_opinion
+from motrlab.evaluation.folders import read_folders
+from motrlab.evaluation.pairs import PairedSequence, pair_sequence
+from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
+from motrlab.evaluation.tracks import Tracks
 
 OVERALL = "OVERALL"
-_ENDLESS = 2**53  # beyond any frame number, and exact as a float
 Results = dict[str, dict[str, float]]
-Counts = TypeVar("Counts", ClearCounts, IdCounts, HotaCounts)
 
 
-@dataclass(frozen=True)
-class SequenceCounts:
-    """Everything that adds up over sequences."""
+class Metric(Protocol):
+    """A file of metrics that are counted together."""
 
-    clear: ClearCounts
-    identity: IdCounts
-    hota: HotaCounts
+    def count(self, sequence: PairedSequence) -> dict[str, Any]:
+        """What adds up over sequences: numbers, or arrays of them."""
 
-    def metrics(self) -> dict[str, float]:
-        """Fractions from 0 to 1 (`mota` can be negative, `motp` is mean IoU) and counts of boxes and people."""
-        clear, identity, hota = self.clear, self.identity, self.hota
-        return {
-            "mota": clear.mota,
-            "motp": clear.motp,
-            "idf1": identity.idf1,
-            "idp": identity.idp,
-            "idr": identity.idr,
-            "hota": hota.hota,
-            "deta": hota.deta,
-            "assa": hota.assa,
-            "fp": clear.fp,
-            "fn": clear.fn,
-            "idsw": clear.idsw,
-            "frag": clear.frag,
-            "mt": clear.mt,
-            "pt": clear.pt,
-            "ml": clear.ml,
-            "num_gt": clear.num_gt,
-        }
+    def metrics(self, counts: Mapping[str, Any], *, overall: bool) -> dict[str, float]:
+        """The metrics that follow from the counts of a sequence, or from those of all (`overall`)."""
 
 
-def count_sequence(gt: Annotations, pred: Tracks, protocol: str) -> SequenceCounts:
-    """All counts of one sequence under `protocol`."""
-    sequence = prepare_sequence(gt, pred, protocol)
-    return SequenceCounts(count_clear(sequence), count_identity(sequence), count_hota(sequence))
+ENGINES: dict[str, tuple[Metric, ...]] = {"motrlab": (clear, identity, hota), "motmetrics": (second_opinion,)}
 
 
-def evaluate(gt: Mapping[str, Annotations], pred: Mapping[str, Tracks], protocol: str = "motchallenge") -> Results:
+def evaluate(
+    gt: Mapping[str, Annotations], pred: Mapping[str, Tracks], protocol: str = PROTOCOLS[0], engine: str = "motrlab"
+) -> Results:
     """Metrics of every sequence of `gt` and, last, of all together (`OVERALL`: counts summed, not metrics averaged).
 
-    A sequence without predictions is all missed. Raises UserError for an unknown protocol, for no sequence at all,
-    and for predictions of a sequence that is not in `gt`.
+    Fractions (from 0 to 1; `mota` can be negative, `motp` is mean IoU) stand before counts. A sequence without
+    predictions is all missed. Raises UserError for an unknown protocol, for no sequence at all, and for predictions
+    of a sequence that is not in `gt`.
     """
     check_protocol(protocol)
     if not gt:
@@ -72,59 +53,47 @@ def evaluate(gt: Mapping[str, Annotations], pred: Mapping[str, Tracks], protocol
     unknown = sorted(set(pred) - set(gt))
     if unknown:
         raise UserError(f"predictions of {unknown[0]!r}, but no ground truth of it; sequences are {', '.join(gt)}")
-    counts = {name: count_sequence(gt[name], pred.get(name, Tracks.empty()), protocol) for name in gt}
-    every = list(counts.values())
-    total = SequenceCounts(
-        _sum([c.clear for c in every]), _sum([c.identity for c in every]), _sum([c.hota for c in every])
-    )
-    return {name: c.metrics() for name, c in {**counts, OVERALL: total}.items()}
+    counts: dict[str, list[dict[str, Any]]] = {}  # for each sequence those of each file of metrics
+    for name in gt:
+        sequence = pair_sequence(gt[name], pred.get(name, Tracks.empty()), protocol)
+        counts[name] = [metric.count(sequence) for metric in ENGINES[engine]]
+    total = [{key: sum(c[key] for c in own) for key in own[0]} for own in zip(*counts.values(), strict=True)]
+    results: Results = {}
+    for name, own in {**counts, OVERALL: total}.items():
+        overall = own is total
+        parts = [metric.metrics(c, overall=overall) for metric, c in zip(ENGINES[engine], own, strict=True)]
+        values = {key: value for part in parts for key, value in part.items()}
+        results[name] = dict(sorted(values.items(), key=lambda item: isinstance(item[1], int)))
+    return results
 
 
-def _sum(counts: Sequence[Counts]) -> Counts:
-    kind = type(counts[0])
-    return kind(**{field.name: sum(getattr(c, field.name) for c in counts) for field in fields(kind)})
+def agreement(reference: Mapping[str, Tracks], other: Mapping[str, Tracks]) -> Results:
+    """Metrics of `other` with `reference` as ground truth, protocol `hat`: 1 for the same tracks under any ids.
 
-
-def evaluate_folders(gt_dir: Path, pred_dir: Path, protocol: str = "motchallenge") -> Results:
-    """Metrics of MOTChallenge files: `gt_dir/SEQ/gt/gt.txt` (seqinfo.ini beside `gt/` optional), `pred_dir/SEQ.txt`.
-
-    Raises UserError for folders without such files, unreadable files, and frames beyond the sequence's end.
+    Raises UserError if `other` has a sequence that `reference` lacks.
     """
-    gt_dir, pred_dir = Path(gt_dir), Path(pred_dir)
-    gt_files = sorted(gt_dir.glob("*/gt/gt.txt"))
-    if not gt_files:
-        raise UserError(f"{gt_dir}: no SEQ/gt/gt.txt in it; --gt is the folder that holds the sequences")
-    if not pred_dir.is_dir():
-        raise UserError(f"{pred_dir}: no such folder; --pred is the folder that holds SEQ.txt files")
-    infos = {file.parent.parent.name: _sequence_info(file.parent.parent) for file in gt_files}
-    gt = {file.parent.parent.name: read_annotations(file, infos[file.parent.parent.name]) for file in gt_files}
-    pred = {file.stem: _read_pred(file, infos.get(file.stem)) for file in sorted(pred_dir.glob("*.txt"))}
-    return evaluate(gt, pred, protocol)
+    gt = {}
+    for name, tracks in reference.items():
+        ones = np.ones(len(tracks), np.int64)
+        gt[name] = Annotations(tracks.frame, tracks.track_id, tracks.ltwh, ones, ones, ones.astype(float), False)
+    return evaluate(gt, other, "hat")
 
 
-def _sequence_info(folder: Path) -> SequenceInfo:
-    """What seqinfo.ini says; without one, a sequence that is never over."""
-    if (folder / "seqinfo.ini").is_file():
-        return read_sequence_info(folder)
-    return SequenceInfo(name=folder.name, num_frames=_ENDLESS, width=1, height=1, frame_rate=1)
+def evaluate_folders(gt_dir: Path, pred_dir: Path, protocol: str = PROTOCOLS[0], engine: str = "motrlab") -> Results:
+    """Metrics of MOTChallenge files, found and read as `read_folders` says; what is left out is told on stderr.
+
+    Raises UserError as `evaluate` and `read_folders` do.
+    """
+    gt, pred, notes = read_folders(Path(gt_dir), Path(pred_dir))
+    results = evaluate(gt, pred, protocol, engine)
+    if not results[OVERALL]["num_gt"] and any(map(len, gt.values())):
+        notes.append(f"no box of the ground truth counts under {protocol}; it has {_kinds(gt.values())}")
+    for note in notes:
+        print(f"motrlab: {note}", file=sys.stderr)
+    return results
 
 
-def _read_pred(file: Path, info: SequenceInfo | None) -> Tracks:
-    tracks = read_tracks(file)
-    last = int(tracks.frame.max(initial=0))
-    if info is not None and last > info.num_frames:
-        raise UserError(
-            f"{file}: a box in frame {last}, but {info.name} has {info.num_frames} frames; the tracks of a whole video"
-            " need the gt of the whole video"
-        )
-    return tracks
-
-
-def flatten(results: Results, protocol: str) -> dict[str, float]:
-    """Keys of a record: `PROTOCOL.mota` for the overall value, `PROTOCOL.SEQ.mota` for a sequence's."""
-    assert protocol in PROTOCOLS, protocol
-    flat = {}
-    for name, metrics in results.items():
-        prefix = protocol if name == OVERALL else f"{protocol}.{name}"
-        flat.update({f"{prefix}.{key}": value for key, value in metrics.items()})
-    return flat
+def _kinds(annotations: Iterable[Annotations]) -> str:
+    """Classes and flags, and how often: `class 0 with flag 1 (75 boxes), ...`."""
+    found = Counter(pair for a in annotations for pair in zip(a.class_id.tolist(), a.flag.tolist(), strict=True))
+    return ", ".join(f"class {c} with flag {flag} ({n} boxes)" for (c, flag), n in sorted(found.items()))

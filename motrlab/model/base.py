@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from motrlab.config import ModelConfig
 from motrlab.model.attention import OverlapBias, PointwiseConv, TokenLinear
-from motrlab.model.efficientnet import EfficientNet
+from motrlab.model.backbone import build_backbone
 from motrlab.model.operations import FLOAT, Operations, inverse_sigmoid, sine_code
 from motrlab.model.transformer import DecoderLayer, EncoderLayer, cell_centres
 
@@ -25,7 +25,7 @@ BaseOutput = tuple[tuple[Any, ...], tuple[Any, ...], Any]
 
 @dataclass(frozen=True)
 class ExtraSlots:
-    """Slots that only training has, E = X·W of them behind the track slots (`training/extra_slots.py`).
+    """Slots that only training has, E = X·W of them behind the track slots (`training/denoising.py`).
 
     `query` `[B, C, X, W]`, `reference` `[B, 4, X, W]`, and what the attention among all slots must not see:
     `bias` `[B or 1, 1, N + E, N + E]`, 0 or `MASKED`.
@@ -74,8 +74,8 @@ class DetectQueries(nn.Module):
 class BaseGraph(nn.Module):
     """Backbone, deformable encoder and decoder, class and box heads of every decoder layer.
 
-    `encode` and `decode` are its halves: only `decode` depends on the tracks, so training encodes all frames of a clip
-    at once. `net` says how it is computed (`operations.py`); shapes below are those of float tensors.
+    Only `decode` depends on the tracks: training runs `encode` and `value_maps` on all frames of a clip at once. `net`
+    says how it is computed (`operations.py`); shapes below are those of float tensors.
     """
 
     cells: Tensor
@@ -85,7 +85,7 @@ class BaseGraph(nn.Module):
         super().__init__()
         self.config = config
         channels, heads = config.d_model, config.num_heads
-        self.backbone = EfficientNet(config)
+        self.backbone = build_backbone(config)
         self.input_projection = PointwiseConv(self.backbone.out_channels, channels)
         rows = math.ceil(config.height / self.backbone.stride)
         columns = math.ceil(config.width / self.backbone.stride)
@@ -130,7 +130,8 @@ class BaseGraph(nn.Module):
             Class logits (a tuple over decoder layers, `[B, 1, R, W]` each), box outputs (likewise `[B, 4, R, W]`, see
             `decode_boxes`) and embeddings `[B, C, R, W]` of the last layer.
         """
-        return self.decode(self.encode(image, net), track_query, track_mask, track_reference, net=net)
+        values = self.value_maps(self.encode(image, net), net)
+        return self.decode(values, track_query, track_mask, track_reference, net=net)
 
     def encode(self, image: Any, net: Operations = FLOAT) -> Any:
         """`[B, 3, height, width]` → memory `[B, C, H, W]`."""
@@ -148,20 +149,19 @@ class BaseGraph(nn.Module):
 
     def decode(
         self,
-        memory: Any,
+        values: Any,
         track_query: Any,
         track_mask: Any,
         track_reference: Any,
         extra: ExtraSlots | None = None,
         net: Operations = FLOAT,
     ) -> BaseOutput:
-        """As `forward`, from the memory of `encode`, or from its `value_maps`.
+        """As `forward`, from the `value_maps` of a frame.
 
         With `extra` (float only), the outputs have its rows at their end.
         """
         config = self.config
         net.enter(self, track_mask)
-        values = self.value_maps(memory, net) if len(memory.shape) == 4 else memory
         x = net.slots(self.detect, net.input("track_query", track_query))
         reference = net.references(self.detect, track_reference)
         track_bias, slot_bias = net.masks(track_mask, config.num_detect)
@@ -176,7 +176,8 @@ class BaseGraph(nn.Module):
             bias = net.bias(slot_bias, self.overlap[index] if config.overlap_bias else None, reference)
             position = net.linear(self.position[0], net.sine(reference, config.d_model // 2), relu=True)
             position = net.linear(self.position[2], position)
-            x = layer(x, position, reference, values[index], track_bias, bias, rows, net)
+            learned = net.learned(self.detect) if index == 0 else None
+            x = layer(x, position, reference, values[index], track_bias, bias, rows, net, learned)
             logits.append(net.head(self.class_heads[index], x))
             boxes.append(net.refine(self, self.box_heads[index](x, net), reference))
             reference = net.next_reference(self, boxes[-1])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from motrlab.config import ModelConfig
-from motrlab.model.base import BaseGraph, BaseOutput, decode_boxes
+from motrlab.model.base import BaseGraph, BaseOutput, ExtraSlots, decode_boxes
 from motrlab.model.efficientnet import fold_batch_norm
 from motrlab.model.qim import QueryInteraction
 
@@ -40,8 +40,8 @@ def folded_copy(model: Motr) -> Motr:
 class MotrGraphs:
     """The graphs of a float model as the frame step wants them (`tracking.step.Graphs`).
 
-    With `encoded=True` the frame step is given a frame's memory, or its value maps, instead of its image: training
-    encodes all frames of a clip in one batch.
+    With `encoded=True` a frame is what `BaseGraph.value_maps` gives instead of an image, with `ExtraSlots` or without:
+    training encodes all frames of a clip in one batch.
     """
 
     def __init__(self, model: Motr, *, encoded: bool = False) -> None:
@@ -52,8 +52,8 @@ class MotrGraphs:
     def detect_query(self) -> Tensor:
         return self._model.base.detect.query
 
-    def base(self, frame: Tensor, query: Tensor, mask: Tensor, reference: Tensor) -> BaseOutput:
-        output: BaseOutput = self._base(frame, query, mask, reference)
+    def base(self, frame: Tensor, query: Tensor, mask: Tensor, reference: Tensor, *extra: ExtraSlots) -> BaseOutput:
+        output: BaseOutput = self._base(frame, query, mask, reference, *extra)  # type: ignore[arg-type]
         return output
 
     def qim(self, embedding: Tensor, query: Tensor, mask: Tensor) -> Tensor:

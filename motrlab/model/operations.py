@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -72,6 +73,14 @@ class Operations:
     def constant(self, x: Tensor) -> Any:
         """Fixed values from -1 to 1."""
         return x
+
+    def learned(self, detect: Any) -> Any:
+        """Learned detect queries on a grid of their own; None where that makes no difference, as here."""
+        return None
+
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """What is computed inside is of the slots `detect` or `track` only: it has grids of its own."""
+        return nullcontext()
 
     def slots(self, detect: Any, track_query: Any) -> Any:
         """Learned detect queries, then `track_query`."""

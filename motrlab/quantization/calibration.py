@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from motrlab.config import CalibrationConfig, Config
 from motrlab.errors import UserError
-from motrlab.quantization.bias_correction import correct_biases
 from motrlab.quantization.equalisation import equalise
 from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.quantization.rounding import adapt_rounding
 from motrlab.tracking.step import Array, FrameOutput, FrameStep, Graphs, frame_loop
 from motrlab.tracking.tracker import Decision, Tracker
 
-_CORRECTION_FRAMES = 16  # of those watched, evenly spread: a mean per channel needs no more
+_ROUNDING_FRAMES = 16  # of those watched, evenly spread
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ def calibrate(quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]], c
     quantised.mode("calibrate")
     steps: list[FrameStep] = []
     live, frames, used = 0, 0, 0
-    wanted = max(1, settings.num_frames // _CORRECTION_FRAMES)
+    wanted = max(1, settings.num_frames // _ROUNDING_FRAMES)
     bar = tqdm(total=settings.num_frames, desc="calibration", disable=not sys.stderr.isatty(), unit="frame")
     for images in shared_out(sequences, settings):
         before = frames
         for step in closed_loop(quantised.graphs, images, config, keep_state=settings.closed_loop):
             quantised.advance()
             live += int(step.qim_inputs[-1].sum())
-            if settings.correct_bias and frames % wanted == 0:
+            if settings.adaptive_rounding and frames % wanted == 0:
                 steps.append(step)
             frames += 1
             bar.update()
@@ -64,8 +64,8 @@ def calibrate(quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]], c
         raise UserError("calibration: the sequences hold no frame; check data_root and sequences")
     quantised.ranges.finish()
     quantised.mode("evaluate")
-    if settings.correct_bias:
-        correct_biases(quantised, steps)
+    if settings.adaptive_rounding:
+        adapt_rounding(quantised, steps)
     return CalibrationResult(frames, used, live / frames)
 
 

@@ -72,9 +72,9 @@ class _Declaring(GridOperations):
         self._numel: dict[Key, int] = {}
 
     def spec(self, module: nn.Module | str, operator: str, sources: Sequence[Value] = (), **facts: Any) -> TensorSpec:
-        key = (self.graph, module) if isinstance(module, str) else self.paths[id(module)]
+        key = self.key(module)
         if key not in self.found:
-            rule = self.scheme.find(key[0], operator, key[1])
+            rule = self.scheme.find(key[0], operator, key[1].partition("/")[0])
             low, high = grid_ends(rule, self.scheme, relu=facts.get("relu", False))
             fixed = _FIXED.get(key[1], rule.scale)
             if rule.scale not in (None, fixed):

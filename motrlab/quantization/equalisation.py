@@ -46,7 +46,7 @@ def equalisable(specs: Mapping[Key, TensorSpec]) -> dict[Key, Key]:
 
 def product(model: Motr, key: Key) -> nn.Conv2d | nn.Linear:
     """The layer that makes a tensor of operator `conv`, `linear` or `head`."""
-    layer = model.get_submodule(".".join(key))
+    layer = model.get_submodule(".".join(key).partition("/")[0])
     found = layer[0] if isinstance(layer, nn.Sequential) else layer
     assert isinstance(found, nn.Conv2d | nn.Linear), key
     return found

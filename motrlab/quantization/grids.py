@@ -60,8 +60,9 @@ class Grids(Operations):
         self.active: Collection[Key] | None = None  # tensors that are quantised; None: as their rules say
         self.watch: Callable[[TensorSpec, Tensor], None] | None = None  # told steps of every tensor, before rounding
         self.record: dict[str, Tensor] | None = None  # real values of the running graph's tensors, by name
-        self.compare: Callable[[Tensor, Tensor, Tensor], None] | None = None  # told bias, product, float product
+        self.watch_product: Callable[[Any, Value, IntegerLayer], None] | None = None  # told what it multiplies
         self.graph = ""
+        self.part_name = ""  # behind the names of what is computed for a part of the slots
         self._mask: Tensor | None = None
         self._scales: list[float] = []
         self._known: dict[Any, Any] = {}  # what follows from weights and scales
@@ -73,8 +74,18 @@ class Grids(Operations):
 
     def spec(self, module: nn.Module | str, operator: str, sources: Sequence[Value] = (), **facts: Any) -> TensorSpec:
         """The tensor that a module makes, or that has a name."""
-        key = (self.graph, module) if isinstance(module, str) else self.paths[id(module)]
-        return self.specs[key]
+        return self.specs[self.key(module)]
+
+    def key(self, module: nn.Module | str, part: str = "") -> Key:
+        """Graph and name of the tensor that a module makes, or of the `part` of it that a name is for."""
+        graph, name = (self.graph, module) if isinstance(module, str) else self.paths[id(module)]
+        return graph, name + part + self.part_name
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        self.part_name = f"/{name}"
+        yield
+        self.part_name = ""
 
     def share(self, *tensors: TensorSpec | None) -> None:
         """These tensors have one grid."""
@@ -187,6 +198,9 @@ class Grids(Operations):
         """The learned queries `[1, C, D / W, W]` on their grid."""
         return self._input(self.spec("detect.query", "input"), detect.query)
 
+    def learned(self, detect: DetectQueries) -> Value:
+        return self._input(self.spec("detect.residual", "input"), detect.query)
+
     def slots(self, detect: DetectQueries, track_query: Value) -> Value:
         learned = self.detect_query(detect)
         spread = replace(learned, data=learned.data.expand(len(track_query.data), -1, -1, -1))
@@ -243,7 +257,9 @@ class Grids(Operations):
 
         def exact() -> Tensor:
             layer = self.layer(x.scale, spec, module)
-            accumulator = self._accumulated(layer, layer.of_map(x.data, module), module, x)
+            accumulator = layer.of_map(x.data, module)
+            if self.watch_product is not None:
+                self.watch_product(module, x, layer)
             scale = self.scale(spec)
             step = torch.as_tensor(scale, dtype=torch.float32, device=x.device)
             factor = (
@@ -254,14 +270,6 @@ class Grids(Operations):
             return functions.product(TORCH, accumulator, factor).permute(0, 3, 1, 2)
 
         return self.finish(spec, lambda: floating(x.real), exact, x.live, differentiable=True)
-
-    def _accumulated(self, layer: IntegerLayer, accumulator: Tensor, module: Any, x: Value) -> Tensor:
-        """`accumulator` `[…, out]`; `compare` is shown what it would be in float."""
-        if self.compare is not None:
-            expected = module(x.real)
-            expected = expected if expected.ndim == 3 else expected.permute(0, 2, 3, 1)
-            self.compare(module.bias, accumulator * layer.step, expected)
-        return accumulator
 
     def conv(self, layer: Any, x: Value) -> Value:
         activation = layer[2] if len(layer) > 2 else None
@@ -284,8 +292,9 @@ class Grids(Operations):
             return out
         (x,) = self.operands(spec, x)
         integers = self.layer(x.scale, spec, layer)
-        accumulator = integers.of_tokens(x.data.flatten(2).transpose(1, 2))
-        return self._accumulated(integers, accumulator, layer, x) * integers.step
+        if self.watch_product is not None:
+            self.watch_product(layer, x, integers)
+        return integers.of_tokens(x.data.flatten(2).transpose(1, 2)) * integers.step
 
     def values(self, attentions: Sequence[DeformableAttention], memory: Value) -> Value:
         each = [self.linear(attention.value, memory) for attention in attentions]

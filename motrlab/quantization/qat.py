@@ -19,7 +19,7 @@ from motrlab.data.clips import ClipBatch
 from motrlab.data.store import FrameStore
 from motrlab.quantization.quantized import QuantizedGraphs, QuantizedMotr
 from motrlab.training.checkpoint import state_hash
-from motrlab.training.clip_loop import clip_loss, clip_objects
+from motrlab.training.clip_loop import clip_loss
 from motrlab.training.criterion import ClipLoss
 from motrlab.training.trainee import Trainee
 from motrlab.training.trainer import FitResult, fit
@@ -101,7 +101,7 @@ def qat_loss(
     maps = base.value_maps(base.encode(batch.images.flatten(0, 1), net), net)  # of all frames at once
     frames = maps.split(batch.images.shape[1], 1)
     graphs = QuantizedGraphs(quantised, encoded=True)
-    return clip_loss(graphs, frames, clip_objects(batch), config.model, config.train, rngs)
+    return clip_loss(graphs, frames, batch.objects, config.model, config.train, rngs)
 
 
 def qat_config(config: Config) -> Config:
@@ -131,7 +131,6 @@ def _train_config(train: TrainConfig, qat: QatConfig) -> TrainConfig:
         # Observers count what passes through them, once.
         checkpoint_frames=False,
         ema_decay=0.0,
-        best_metric="",
         keep_every=0,
         checkpoint_every=max(1, min(train.checkpoint_every, qat.steps // 4)),
     )

@@ -132,8 +132,7 @@ def _track_group(
     for frame, written in enumerate(streams, 1):
         for row, boxes in zip(rows, written, strict=True):
             if boxes is not None:
-                number = np.full(len(boxes.track_id), frame)
-                row.append(np.column_stack((number, boxes.track_id, boxes.cxcywh, boxes.score)))
+                row.append(boxes.rows(frame))
     return {name: Tracks.from_rows(np.concatenate(row)) for name, row in zip(names, rows, strict=True)}
 
 

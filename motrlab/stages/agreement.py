@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.deploy.runtime import Runtime, load_artifact
-from motrlab.evaluation.agreement import track_agreement
-from motrlab.evaluation.metrics import OVERALL
+from motrlab.evaluation.metrics import OVERALL, agreement
 from motrlab.evaluation.tracks import Tracks, write_tracks
 from motrlab.run import Run, num_cpus
 from motrlab.stages.accuracy import Engine, open_engine, track_part
@@ -47,7 +46,7 @@ def measure_agreement(run: Run) -> dict[str, Any]:
         portable = runtime.on_files(run.artifact, num_threads=num_cpus(), backend=backend)
         found = track_part(run, _engine(portable), "test")
         reference = {name: tracks["fixed_point"][name] for name in found}
-        scores = track_agreement(reference, found)[OVERALL]
+        scores = agreement(reference, found)[OVERALL]
         metrics |= {f"portable_{backend}.{score}": scores[score] for score in _SCORES}
     return run.add_record("fixed_point", "agreement", metrics, started=started)
 

@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from motrlab.data.motchallenge import Annotations, read_annotations, read_detections, read_sequence_info
+from motrlab.data.halves import cut
+from motrlab.data.motchallenge import (
+    Annotations,
+    Detections,
+    find_sequences,
+    read_annotations,
+    read_detections,
+    read_sequence_info,
+)
 from motrlab.data.prepare import prepare
 from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street, is_unseen
 from motrlab.data.summary import DataSummary
-from motrlab.evaluation.bytetrack import track_detections
-from motrlab.evaluation.metrics import Results, evaluate, flatten
+from motrlab.evaluation.bytetrack import choose_quantiles, track_detections
+from motrlab.evaluation.metrics import OVERALL, Results, evaluate
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.evaluation.tracks import Tracks, write_tracks
 from motrlab.files import replaced_folder
@@ -25,15 +33,17 @@ PARTS = ("train", "test", "unseen")
 def prepare_data(run: Run, *, num_workers: int = 2) -> DataSummary:
     """Generate the embedded videos (or take `data_root`), validate, split, pack, link; record kind `data`."""
     started = time.time()
-    config = run.config
-    if config.data_root:
-        source, unseen = Path(config.data_root), None
-    else:
-        source, unseen = run.data / "street", is_unseen
+    config, source = run.config, _source(run)
+    if not config.data_root:
         generate_street(config.street, source, num_workers=num_workers)
+    unseen = None if config.data_root else is_unseen
     summary = prepare(source, run.data, config.sequences, num_workers=num_workers, unseen=unseen)
     run.add_record("data", "data", summary.metrics(), started=started, data_hash=summary.data_hash)
     return summary
+
+
+def _source(run: Run) -> Path:
+    return Path(run.config.data_root) if run.config.data_root else run.data / "street"
 
 
 def open_store(run: Run, part: str = "test") -> FrameStore:
@@ -52,24 +62,49 @@ def read_ground_truth(run: Run, part: str = "test") -> dict[str, Annotations]:
     return {f.name: read_annotations(f / "gt" / "gt.txt", read_sequence_info(f)) for f in folders}
 
 
-def evaluate_baseline(run: Run) -> dict[str, Any]:
-    """ByteTrack-style association of the `det.txt` boxes; record kinds `baseline` (returned) and `baseline_unseen`."""
-    record = _evaluate_baseline(run, "test", "baseline")
-    if has_unseen(run):
-        _evaluate_baseline(run, "unseen", "baseline_unseen")
-    return record
+def evaluate_baseline(run: Run) -> dict[str, Any] | None:
+    """ByteTrack-style association of the `det.txt` boxes; record kinds `baseline` (returned) and `baseline_unseen`.
 
-
-def _evaluate_baseline(run: Run, part: str, kind: str) -> dict[str, Any]:
+    Its quantiles are chosen on the train halves. Where no sequence has detections there is no baseline: None, and no
+    record. Where some lack them, the record has the others alone, and no overall row.
+    """
     started = time.time()
-    gt = read_ground_truth(run, part)
-    pred: dict[str, Tracks] = {}
-    for name in gt:
-        file = run.data / f"{part}_gt" / name / "det" / "det.txt"
-        if file.is_file():
-            pred[name] = track_detections(read_detections(file))
-    write_track_files(run.tracks(kind), pred)
-    return run.add_record("data", kind, flat_scores(score_tracks(gt, pred)), started=started)
+    found = {part: _read_detections(run, part) for part in ("test", "unseen")}
+    if not any(found.values()):
+        return None
+    config, chosen = choose_quantiles(*_train_halves(run))
+    records = {}
+    for part, kind in (("test", "baseline"), ("unseen", "baseline_unseen")):
+        pred = {name: track_detections(detections, config) for name, detections in found[part].items()}
+        if pred:
+            gt = read_ground_truth(run, part)
+            write_track_files(run.tracks(kind), pred)
+            scores = flat_scores(score_tracks({name: gt[name] for name in pred}, pred))
+            if len(pred) < len(gt):  # an overall row of other videos than ours would be no baseline
+                scores = {key: value for key, value in scores.items() if key.count(".") > 1}
+            records[kind] = run.add_record("data", kind, scores | chosen, started=started)
+    return records.get("baseline")
+
+
+def _read_detections(run: Run, part: str) -> dict[str, Detections]:
+    """By sequence, those that have any."""
+    files = sorted((run.data / f"{part}_gt").glob("*/det/det.txt"))
+    found = {file.parent.parent.name: read_detections(file) for file in files}
+    return {name: detections for name, detections in found.items() if len(detections.frame)}
+
+
+def _train_halves(run: Run) -> tuple[dict[str, Annotations], dict[str, Detections]]:
+    """Ground truth and detections of the train halves that have any; detections are those of the source."""
+    store = open_store(run, "train")
+    infos = {info.name: info for info in store.sequences}
+    gt, detections = {}, {}
+    for folder in find_sequences(_source(run), run.config.sequences):
+        file = folder / "det" / "det.txt"
+        if folder.name in infos and file.is_file():
+            frames = range(1, infos[folder.name].num_frames + 1)
+            gt[folder.name] = store.annotations(folder.name)
+            detections[folder.name] = cut(read_detections(file), frames)
+    return gt, detections
 
 
 def score_tracks(gt: Mapping[str, Annotations], pred: Mapping[str, Tracks]) -> dict[str, Results]:
@@ -78,8 +113,13 @@ def score_tracks(gt: Mapping[str, Annotations], pred: Mapping[str, Tracks]) -> d
 
 
 def flat_scores(scores: Mapping[str, Results]) -> dict[str, float]:
-    """A record's metrics: `PROTOCOL.mota`, `PROTOCOL.SEQ.mota`, ..."""
-    return {key: value for protocol, found in scores.items() for key, value in flatten(found, protocol).items()}
+    """A record's metrics: `PROTOCOL.mota` of all sequences together, `PROTOCOL.SEQ.mota` of one."""
+    return {
+        f"{protocol}.{key}" if name == OVERALL else f"{protocol}.{name}.{key}": value
+        for protocol, results in scores.items()
+        for name, metrics in results.items()
+        for key, value in metrics.items()
+    }
 
 
 def write_track_files(folder: Path, tracks: Mapping[str, Tracks]) -> None:

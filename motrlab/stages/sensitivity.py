@@ -65,9 +65,9 @@ def measure_sensitivity(
     frames, clips = _sizes(run.config, num_frames, clip_frames)
     quantised = load_quantized(run, "calibration")
     score = _scorer(run, clips)
-    quantised.mode("float")
-    probe = Probe(quantised.graphs, probe_videos(run, frames), run.config)
-    reference = score(quantised.graphs) if score else {}
+    graphs = MotrGraphs(folded_copy(load_float(run)))
+    probe = Probe(graphs, probe_videos(run, frames), run.config)
+    reference = score(graphs) if score else {}
     rows = measure_groups(quantised, probe, score)
     path = search_groups(quantised, probe, rows, max_float_share)
     path = _scored_front(quantised, path, score)

@@ -25,7 +25,7 @@ from motrlab.stages.data import open_store, read_ground_truth
 from motrlab.stages.order import replacing
 from motrlab.training.distributed import is_main_process, launch
 from motrlab.training.initial_weights import initial_model
-from motrlab.training.late_entrants import LateEntrants, late_entrants
+from motrlab.training.late_entrants import late_entrants
 from motrlab.training.trainer import FitResult
 from motrlab.training.trainer import train_float as fit_float
 
@@ -64,7 +64,7 @@ def train_float(run: Run, *, steps: int = 0, lr: float = 0.0, num_processes: int
     if not result.is_main:
         return {}
     late = check_late_entrants(run, config, model)
-    extra = {**late.metrics(), **result.memory.metrics(), **(report.metrics() if report else {})}
+    extra = {**late, **result.memory.metrics(), **(report.metrics() if report else {})}
     return record_training(run, "float", result, config, extra)
 
 
@@ -81,7 +81,7 @@ def validate_float(run: Run, config: Config, model: Motr, step: int) -> dict[str
     tracks = track_part(run, engine, "test", num_frames=num_frames)
     gt = {name: found.select(found.frame <= num_frames) for name, found in read_ground_truth(run).items()}
     scores: dict[str, float | None] = {**evaluate(gt, tracks)[OVERALL]}
-    scores |= check_late_entrants(run, config, model).metrics()
+    scores |= check_late_entrants(run, config, model)
     metrics = {"validation_step": step, "validation_frames": num_frames, **scores}
     finite = {name: None if value is not None and math.isnan(value) else value for name, value in metrics.items()}
     # A training that was killed and goes on makes again the validations after its last checkpoint.
@@ -90,7 +90,7 @@ def validate_float(run: Run, config: Config, model: Motr, step: int) -> dict[str
     return finite
 
 
-def check_late_entrants(run: Run, config: Config, model: Motr) -> LateEntrants:
+def check_late_entrants(run: Run, config: Config, model: Motr) -> dict[str, float | None]:
     """The late-entrant check on the test halves; `model` in eval mode."""
     device = next(model.parameters()).device
     engine = torch_engine(MotrGraphs(model), config.model, device)
@@ -113,8 +113,6 @@ def record_training(
     curve = run.assets / f"{stage}_loss.csv"
     write_text(curve, result.curve.read_text(encoding="utf-8"))
     metrics = {"steps": result.steps, **result.final, **(extra or {})}
-    if result.best:
-        metrics |= {f"best_{result.best['metric']}": result.best["value"], "best_step": result.best["step"]}
     return run.add_record(
         stage, "training", metrics, started=time.time() - result.seconds, assets=[Path(curve)], config=config
     )

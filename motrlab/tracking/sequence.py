@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_ltwh
 from motrlab.config import TrackerConfig
 from motrlab.tracking.step import Array, Clock, FrameOutput, Graphs, Seconds, Shapes, frame_loop
-from motrlab.tracking.tracker import Decision, TrackedBoxes, Tracker
+from motrlab.tracking.tracker import Decision, Float, Int, TrackedBoxes, Tracker
 
 Preprocess = Callable[[Any], Array]  # image `uint8 [H, W, 3]`, BGR → `[1, 3, height, width]`
+
+
+@dataclass(frozen=True)
+class FrameTracks:
+    """Tracks of one frame of one video: `track_id` `[n]`, `ltwh` `[n, 4]` in pixels of the image, `score` `[n]`."""
+
+    track_id: Int
+    ltwh: Float
+    score: Float
+
+    def rows(self, frame: int) -> NDArray[np.float64]:
+        """`[n, 7]`, a row per box, as `evaluation.tracks.Tracks.from_rows` takes them: frame, id, x, y, w, h, score."""
+        number = np.full(len(self.track_id), frame)
+        return np.column_stack((number, self.track_id, self.ltwh, self.score)).astype(np.float64)
 
 
 def track_frames(
@@ -22,8 +38,8 @@ def track_frames(
     model: Shapes,
     tracker_config: TrackerConfig,
     seconds: Seconds | None = None,
-) -> Iterator[TrackedBoxes]:
-    """Track one video from its beginning; boxes come back as ltwh in pixels of each original image.
+) -> Iterator[FrameTracks]:
+    """Track one video from its beginning: the tracks of each frame.
 
     Args:
         graphs: any stage's graphs.
@@ -33,9 +49,9 @@ def track_frames(
         tracker_config: the rules.
         seconds: if given, `preprocess`, the parts of `step.frame_step`, and `total` get one entry a frame.
     """
-    for boxes in track_streams(graphs, [images], preprocess, model, tracker_config, seconds):
-        assert boxes[0] is not None
-        yield boxes[0]
+    for tracks in track_streams(graphs, [images], preprocess, model, tracker_config, seconds):
+        assert tracks[0] is not None
+        yield tracks[0]
 
 
 def track_streams(
@@ -45,7 +61,7 @@ def track_streams(
     model: Shapes,
     tracker_config: TrackerConfig,
     seconds: Seconds | None = None,
-) -> Iterator[list[TrackedBoxes | None]]:
+) -> Iterator[list[FrameTracks | None]]:
     """Track several videos in lock-step, as a batch: for every frame a list with one entry per video.
 
     A video that has ended gives None while the others go on. Arguments as for `track_frames`.
@@ -103,7 +119,7 @@ def _batch(frames: list[Array]) -> Array:
     return torch.cat(frames)
 
 
-def _to_pixels(boxes: TrackedBoxes, size: Any) -> TrackedBoxes:
+def _to_pixels(boxes: TrackedBoxes, size: Any) -> FrameTracks:
     height, width = size
     scale = np.array([width, height, width, height], np.float64)
-    return TrackedBoxes(boxes.track_id, box_cxcywh_to_ltwh(boxes.cxcywh * scale), boxes.score)
+    return FrameTracks(boxes.track_id, box_cxcywh_to_ltwh(boxes.cxcywh * scale), boxes.score)

@@ -155,7 +155,7 @@ def frame_step(
 
     Args:
         graphs: the stage's base graph and QIM.
-        frame: what `graphs.base` takes: an image `[B, 3, H, W]`, or its memory in training.
+        frame: what `graphs.base` takes: an image `[B, 3, H, W]`, or its value maps in training.
         state: from the frame before, `empty_state` at the start of a sequence.
         decide: sees the outputs, answers where each track slot continues from.
         clock: notes the parts `base`, `tracker`, `gather`, `qim` and `state`.

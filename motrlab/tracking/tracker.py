@@ -38,7 +38,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class TrackedBoxes:
-    """Boxes written for one frame of one stream: `track_id` `[n]` from 1, `cxcywh` `[n, 4]`, `score` `[n]`."""
+    """Boxes of one frame of one stream: `track_id` `[n]` from 1, `cxcywh` `[n, 4]` in fractions, `score` `[n]`."""
 
     track_id: Int
     cxcywh: Float

@@ -8,51 +8,46 @@ Shape legend: B clips, L decoder layers, D detect and T track slots, N = D + T, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_xyxy, box_iou, pairwise_iou
 from motrlab.config import ModelConfig, TrainConfig
+from motrlab.data.clips import Objects
+from motrlab.data.transforms import FrameObjects
 from motrlab.tracking.step import FrameOutput
 from motrlab.tracking.tracker import EMPTY, Decision
-from motrlab.training.matcher import make_matcher
+from motrlab.training.matcher import Float, HungarianMatcher, Int
 
-Float = NDArray[np.floating]
-Int = NDArray[np.int64]
 NO_OBJECT = -1  # a live track slot that follows nobody: a false positive
 _IGNORE_IOU = 0.5  # a detect slot that overlaps an ignored person more is not judged
-_CLOSE = 2.0  # centres nearer than so many box sizes: a pair that could be mixed up
-
-
-@dataclass(frozen=True)
-class FrameObjects:
-    """Ground truth of one frame of one clip: `boxes` `[n, 4]`, `ids` `[n]`, `visibility` `[n]`."""
-
-    boxes: Float
-    ids: Int
-    visibility: Float
+Pair = tuple[Int, Int]  # slots and the objects, by number, that they are to find
 
 
 @dataclass(frozen=True)
 class FrameMatch:
     """What one frame is supervised with.
 
-    `valid` `[L, B, N]`: slots that carry a class loss (all detect slots, live track slots). For each layer, `clip`
-    `[k]`, `slot` `[k]` and `box` `[k, 4]` of the positive slots. `num_objects`: newborns and tracks, also those whose
-    object disappeared. `newborn`: per clip, boxes `[n, 4]` of the objects without a track. `ids` `[k]`: the objects of
-    the last layer's positive slots.
+    `valid` `[L, B, N]`: slots that carry a class loss (all detect slots, live track slots). `index` `[3, k]`: layer,
+    clip and slot of the positive ones, by layers; `box` `[k, 4]`: where they are to be. `num_objects`: newborns and
+    tracks, also those whose object disappeared.
     """
 
     valid: NDArray[np.bool_]
-    clip: tuple[Int, ...]
-    slot: tuple[Int, ...]
-    box: tuple[Float, ...]
+    index: Int
+    box: Float
     num_objects: int
-    newborn: tuple[Float, ...] = ()
-    ids: Int = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+def positives(parts: Iterable[tuple[int, int, Int, Float]]) -> tuple[Int, Float]:
+    """`index` and `box` of a `FrameMatch`, from layer, clip, slots `[n]` and boxes `[n, 4]` of each part."""
+    layers, clips, slots, boxes = zip(*parts, strict=True)
+    lengths = [len(own) for own in slots]
+    index = np.stack((np.repeat(layers, lengths), np.repeat(clips, lengths), np.concatenate(slots)))
+    return index.astype(np.int64), np.concatenate(boxes)
 
 
 class ClipAssignment:
@@ -63,11 +58,7 @@ class ClipAssignment:
     """
 
     def __init__(
-        self,
-        frames: list[list[FrameObjects]],
-        model: ModelConfig,
-        config: TrainConfig,
-        rngs: Sequence[np.random.Generator],
+        self, frames: Objects, model: ModelConfig, config: TrainConfig, rngs: Sequence[np.random.Generator]
     ) -> None:
         self.frames = frames  # [frame][clip]
         self.model = model
@@ -81,128 +72,85 @@ class ClipAssignment:
             rng.uniform(0, 0.9) if rng.random() < config.heavy_drop_fraction else config.drop_probability
             for rng in rngs
         ]
-        self.matcher = make_matcher(config)
+        self.matcher = HungarianMatcher(config)
 
     def decide(self, output: FrameOutput) -> Decision:
         """Match this frame, remember the match for the criterion, and choose the tracks of the next frame."""
         objects = self.frames[len(self.matches)]
-        scores, boxes = output.layers()
-        clip_matches = [
-            self._match(b, frame, [s[b] for s in scores], [x[b] for x in boxes]) for b, frame in enumerate(objects)
-        ]
-        self.matches.append(self._collect(objects, clip_matches, boxes))
+        scores, boxes = (np.stack(values) for values in output.layers())  # [L, B, N], [L, B, N, 4]
+        pairs = [self._match(b, frame, scores[:, b], boxes[:, b]) for b, frame in enumerate(objects)]
+        self.matches.append(self._collect(objects, pairs, boxes))
         source = np.full(self.live.shape, EMPTY, np.int64)
         shift = np.zeros((len(objects), 4, self.model.num_track), np.float32)
-        hold = np.zeros_like(self.live)
         next_ids = np.full_like(self.object_id, NO_OBJECT)
         for b, frame in enumerate(objects):
-            chosen, ids, moved, held = self._carry_on(b, frame, clip_matches[b][-1], boxes[-1][b])
+            chosen, ids, moved = self._carry_on(b, frame, pairs[b][-1], boxes[-1, b])
             source[b, : len(chosen)], next_ids[b, : len(ids)] = chosen, ids
             shift[b, :, : len(chosen)] = moved.T
-            hold[b, : len(held)] = held
         self.live, self.object_id = source != EMPTY, next_ids
-        return Decision(source, shift, hold if self.config.hold_below else None)
+        return Decision(source, shift)
 
-    def _match(self, b: int, frame: FrameObjects, scores: list[Float], boxes: list[Float]) -> list[tuple[Int, Int]]:
-        """Per layer, positive slots and their objects: tracks with a visible object, then matched newborns."""
-        num_detect = self.model.num_detect
-        visible = frame.visibility >= self.config.min_visibility
-        tracked = self.live[b, :, None] & (self.object_id[b, :, None] == frame.ids[None])  # [T, n]
-        track, track_object = np.nonzero(tracked & (frame.visibility >= self.config.track_min_visibility))
-        newborn = np.nonzero(visible & ~tracked.any(0))[0]
-        matches = []
+    def _match(self, b: int, frame: FrameObjects, scores: Float, boxes: Float) -> list[Pair]:
+        """Positive slots of each layer: tracks with a visible object, then matched newborns."""
+        num_detect, visible = self.model.num_detect, frame.visibility >= self.config.min_visibility
+        tracked = self.live[b, :, None] & (self.object_id[b, :, None] == frame.ids)  # [T, n]
+        track, followed = np.nonzero(tracked & (frame.visibility >= self.config.track_min_visibility))
+        pairs = []
         for layer, (score, box) in enumerate(zip(scores, boxes, strict=True)):
             shared = self.config.coopetition and layer < len(scores) - 1
-            wanted = np.nonzero(visible)[0] if shared else newborn
+            wanted = np.flatnonzero(visible if shared else visible & ~tracked.any(0))
             slot, which = self.matcher(score[:num_detect], box[:num_detect], frame.boxes[wanted])
-            matches.append((np.concatenate((num_detect + track, slot)), np.concatenate((track_object, wanted[which]))))
-        return matches
+            pairs.append((np.concatenate((num_detect + track, slot)), np.concatenate((followed, wanted[which]))))
+        return pairs
 
-    def _newborn(self, b: int, frame: FrameObjects) -> Float:
-        """Boxes of the visible objects of clip `b` that nobody tracks."""
-        tracked = np.isin(frame.ids, self.object_id[b, self.live[b]])
-        return frame.boxes[(frame.visibility >= self.config.min_visibility) & ~tracked]
-
-    def _valid(self, objects: list[FrameObjects], boxes: list[Float]) -> NDArray[np.bool_]:
+    def _valid(self, objects: Sequence[FrameObjects], boxes: Float) -> NDArray[np.bool_]:
         """`[L, B, N]`; with `below_visibility="ignore"` not the detect slots on people who are too hidden to be one."""
-        exists = np.concatenate((np.ones((len(objects), self.model.num_detect), bool), self.live), 1)
+        num_detect = self.model.num_detect
+        exists = np.concatenate((np.ones((len(objects), num_detect), bool), self.live), 1)
         valid = np.repeat(exists[None], len(boxes), 0)
         if self.config.below_visibility == "ignore":
             for b, frame in enumerate(objects):
                 hidden = box_cxcywh_to_xyxy(frame.boxes[frame.visibility < self.config.min_visibility])
-                for layer, box in enumerate(boxes):
-                    detect = box_cxcywh_to_xyxy(box[b, : self.model.num_detect])
-                    valid[layer, b, : len(detect)] &= ~(pairwise_iou(detect, hidden) > _IGNORE_IOU).any(1)
+                overlap = pairwise_iou(box_cxcywh_to_xyxy(boxes[:, b, :num_detect]), hidden)
+                valid[:, b, :num_detect] &= ~(overlap > _IGNORE_IOU).any(-1)
         return valid
 
-    def _collect(
-        self, objects: list[FrameObjects], matches: list[list[tuple[Int, Int]]], boxes: list[Float]
-    ) -> FrameMatch:
+    def _collect(self, objects: Sequence[FrameObjects], pairs: Sequence[list[Pair]], boxes: Float) -> FrameMatch:
+        index, box = positives(
+            (layer, b, pairs[b][layer][0], frame.boxes[pairs[b][layer][1]])
+            for layer in range(len(boxes))
+            for b, frame in enumerate(objects)
+        )
         valid = self._valid(objects, boxes)
-        layers = range(len(matches[0]))
-        clip = tuple(np.concatenate([np.full(len(m[i][0]), b) for b, m in enumerate(matches)]) for i in layers)
-        slot = tuple(np.concatenate([m[i][0] for m in matches]) for i in layers)
-        box = tuple(np.concatenate([o.boxes[m[i][1]] for o, m in zip(objects, matches, strict=True)]) for i in layers)
+        valid[tuple(index)] = True
         followed = int((self.live & (self.object_id != NO_OBJECT)).sum())
-        born = sum(int((m[-1][0] < self.model.num_detect).sum()) for m in matches)
-        for layer in layers:
-            valid[layer, clip[layer], slot[layer]] = True
-        newborn = tuple(self._newborn(b, frame) for b, frame in enumerate(objects))
-        ids = np.concatenate([o.ids[m[-1][1]] for o, m in zip(objects, matches, strict=True)])
-        return FrameMatch(valid, clip, slot, box, followed + born, newborn, ids)
+        born = sum(int((own[-1][0] < self.model.num_detect).sum()) for own in pairs)
+        return FrameMatch(valid, index, box, followed + born)
 
-    def _carry_on(
-        self, b: int, frame: FrameObjects, match: tuple[Int, Int], boxes: Float
-    ) -> tuple[Int, Int, Float, NDArray[np.bool_]]:
-        """Of the next frame's tracks of clip `b`, at most T: sources, object ids, reference shifts, and who holds its
-        query; the last array may be shorter: the rest does not.
-        """
-        slots, which = match
-        rng = self.rngs[b]
-        iou = box_iou(box_cxcywh_to_xyxy(boxes[slots]), box_cxcywh_to_xyxy(frame.boxes[which]))
-        good = iou > self.config.keep_iou
+    def _carry_on(self, b: int, frame: FrameObjects, pair: Pair, boxes: Float) -> tuple[Int, Int, Float]:
+        """Of the next frame's tracks of clip `b`, at most T: sources, object ids and reference shifts."""
+        slots, which = pair
+        rng, num_detect = self.rngs[b], self.model.num_detect
+        good = box_iou(box_cxcywh_to_xyxy(boxes[slots]), box_cxcywh_to_xyxy(frame.boxes[which])) > self.config.keep_iou
         # A track whose object is hidden or gone goes on, so that it is there when the object comes back.
         lost = self.live[b] & (self.object_id[b] != NO_OBJECT)
-        lost[slots[slots >= self.model.num_detect] - self.model.num_detect] = False
-        hidden = np.nonzero(lost)[0]
-        source = np.concatenate((slots[good], self.model.num_detect + hidden))
+        lost[slots[slots >= num_detect] - num_detect] = False
+        hidden = np.flatnonzero(lost)
+        source = np.concatenate((slots[good], num_detect + hidden))
         ids = np.concatenate((frame.ids[which[good]], self.object_id[b, hidden]))
-        unseen = (slots >= self.model.num_detect) & (frame.visibility[which] < self.config.hold_below)
-        held = np.concatenate((unseen[good], np.ones(len(hidden), bool)))
         stays = rng.random(len(source)) >= self.drop_probability[b]
-        source, ids, held = source[stays], ids[stays], held[stays]
-        false_positives = self._false_positives(
-            source, np.setdiff1d(np.arange(self.model.num_detect), slots), boxes, rng
-        )
+        source, ids = source[stays], ids[stays]
+        false_positives = self._false_positives(source, np.setdiff1d(np.arange(num_detect), slots), boxes, rng)
         clones = source[rng.random(len(source)) < self.config.clone_probability]
         jitter = rng.normal(0, self.config.reference_jitter, (len(source) + len(false_positives), 4))
         clone_shift = np.zeros((len(clones), 4))
         clone_shift[:, :2] = rng.uniform(0.3, 1.0, (len(clones), 2)) * rng.choice((-1, 1), (len(clones), 2))
-        swaps = self._swaps(boxes[source], rng)
+        rng.random(len(source))  # numbers that an augmentation took which is gone: presets train as they did with it
         source = np.concatenate((source, false_positives, clones))
         shift = np.concatenate((jitter, clone_shift)) * boxes[source][:, [2, 3, 2, 3]]
-        shift[: len(swaps)] += swaps
         ids = np.concatenate((ids, np.full(len(source) - len(ids), NO_OBJECT)))
         room = self.model.num_track
-        return source[:room], ids[:room], shift[:room], held[:room]
-
-    def _swaps(self, boxes: Float, rng: np.random.Generator) -> Float:
-        """Reference shifts `[n, 4]` that exchange the places of some close pairs among tracks with `boxes` `[n, 4]`.
-
-        Their queries stay where they are, so who is who must be told by looks (cf. MOTIP, arXiv 2403.16848).
-        """
-        shift = np.zeros_like(boxes)
-        picked = np.nonzero(rng.random(len(boxes)) < self.config.swap_probability)[0]
-        if len(boxes) < 2:
-            return shift
-        for i in picked.tolist():
-            distance = np.abs(boxes[:, :2] - boxes[i, :2]) / boxes[i, 2:]
-            far = distance.max(1)
-            far[i] = np.inf
-            j = int(far.argmin())
-            if far[j] < _CLOSE and not shift[[i, j]].any():
-                shift[i], shift[j] = boxes[j] - boxes[i], boxes[i] - boxes[j]
-        return shift
+        return source[:room], ids[:room], shift[:room]
 
     def _false_positives(self, source: Int, unmatched: Int, boxes: Float, rng: np.random.Generator) -> Int:
         """For a share of the tracks, the unmatched detect slot that overlaps it most becomes a track of nobody."""

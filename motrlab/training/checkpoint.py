@@ -1,7 +1,7 @@
 """Checkpoints: safetensors with their facts in the header. Nothing is pickled.
 
 A training's file holds the weights (`model.…`), the optimiser's moments (`optimizer.INDEX.NAME`), the average of the
-weights (`ema.…`) and a JSON text (step, identity of the training, best so far); it is moved into place in one go, so
+weights (`ema.…`) and a JSON text (step, identity of the training); it is moved into place in one go, so
 that a kill leaves the file before or the file after.
 """
 
@@ -22,7 +22,6 @@ from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.files import atomic_path
 from motrlab.model.motr import Motr
-from motrlab.training.ema import Ema
 
 _FACTS = "motrlab"
 
@@ -48,8 +47,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def save_model(path: Path, model: nn.Module, config: Config, **facts: Any) -> None:
     """Weights only, with the config they belong to."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    save_tensors(path, tensors, {"config": config.to_dict(), **facts})
+    save_tensors(path, state_tensors("model", model), {"config": config.to_dict(), **facts})
 
 
 def load_model(path: Path, config: Config) -> Motr:
@@ -68,30 +66,28 @@ def load_model(path: Path, config: Config) -> Motr:
 
 
 def save_training(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: Mapping[str, Any], ema: Ema | None = None
+    path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, facts: Mapping[str, Any]
 ) -> None:
-    """All that a training needs to go on. `facts`: `step` (updates done), `identity`, `seconds`, `best`, any JSON."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | optimizer_tensors(optimizer)
-    if ema is not None:
-        tensors |= {f"ema.{name}": tensor for name, tensor in ema.average.items()}
-        facts = {**facts, "ema_updates": ema.updates}
+    """All that a training needs to go on, modules under their names. `facts`: `step` (updates done), `identity`, ..."""
+    tensors = optimizer_tensors(optimizer)
+    for name, module in modules.items():
+        tensors |= state_tensors(name, module)
     save_tensors(path, tensors, facts)
 
 
 def load_training(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str, ema: Ema | None = None
+    path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, identity: str
 ) -> dict[str, Any]:
-    """Restore model, optimiser and average in place; the file's facts.
+    """Restore modules and optimiser in place; the file's facts.
 
     Raises UserError if the file is of a training with another identity (config, data, start).
     """
     tensors, facts = load_tensors(path)
     if facts.get("identity") != identity:
         raise UserError(f"{path}: left by a training with other settings; delete it to start anew, or restore them")
-    model.load_state_dict(part(tensors, "model"))
+    for name, module in modules.items():
+        module.load_state_dict(part(tensors, name))
     load_optimizer(optimizer, part(tensors, "optimizer"))
-    if ema is not None:
-        ema.load(part(tensors, "ema"), int(facts["ema_updates"]))
     return facts
 
 
@@ -102,6 +98,11 @@ def state_hash(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def state_tensors(name: str, module: nn.Module) -> dict[str, Tensor]:
+    """A module's state as `NAME.…`; `part` is the inverse."""
+    return {f"{name}.{key}": value for key, value in module.state_dict().items()}
 
 
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

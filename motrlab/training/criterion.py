@@ -24,7 +24,7 @@ class ClipLoss:
     """Sums over the clips, weighted, not yet divided: `total`, and `terms`, kind → `[F, L]`, detached.
 
     What is minimised is `total` over `num_objects` of all the clips of a step, on whatever processors they are; the
-    values that `named` and `summary` give are divided by the objects of these clips alone.
+    values that `named` and `mean` give are divided by the objects of these clips alone.
     """
 
     total: Tensor
@@ -48,11 +48,6 @@ class ClipLoss:
     def plus(self, kind: str, total: Tensor, table: Tensor) -> ClipLoss:
         """With one more kind of term: its sum, and its share by frame and layer `[F, L]`."""
         return ClipLoss(self.total + total, {**self.terms, kind: table.detach()}, self.num_objects)
-
-    def summary(self) -> dict[str, float]:
-        """Total and sums by kind."""
-        sums = {kind: float(table.sum()) / max(self.num_objects, 1) for kind, table in self.terms.items()}
-        return {"loss": float(self.mean.detach()), **sums}
 
 
 class SetCriterion:
@@ -84,22 +79,6 @@ class SetCriterion:
         return ClipLoss(total, {kind: t.detach() for kind, t in terms.items()}, num_objects)
 
 
-def contrast_loss(features: Tensor, ids: Tensor, frames: Tensor, temperature: float) -> Tensor:
-    """Supervised contrast (arXiv 2004.11362, equation 2) of the people of one clip, summed over anchors.
-
-    `features` `[k, C]`, `ids` `[k]` and `frames` `[k]` of embeddings that follow somebody: each is to be nearer
-    (cosine) to those of the same person in other frames than to anybody's there.
-    """
-    unit = F.normalize(features, dim=1)
-    logits = unit @ unit.T / temperature
-    elsewhere = frames[:, None] != frames[None]
-    same = elsewhere & (ids[:, None] == ids[None])
-    # -1e4 stands for "not in the sum": rows without another frame or without the same person drop out below.
-    everyone = torch.logsumexp(logits.masked_fill(~elsewhere, -1e4), 1)
-    loss = ((everyone[:, None] - logits) * same).sum(1) / same.sum(1).clamp(min=1)
-    return loss.sum()
-
-
 def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
     """Elementwise sigmoid focal loss (arXiv 1708.02002); any shape."""
     probability = logits.sigmoid()
@@ -111,14 +90,9 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Te
 
 def _positives(matches: Sequence[FrameMatch], device: torch.device) -> tuple[tuple[Tensor, ...], Tensor]:
     """Index (frame, layer, clip, slot) of the positive slots, each `[k]`, and their boxes `[k, 4]`."""
-    parts = [
-        (np.full(len(slot), f), np.full(len(slot), layer), clip, slot, box)
-        for f, match in enumerate(matches)
-        for layer, (clip, slot, box) in enumerate(zip(match.clip, match.slot, match.box, strict=True))
-    ]
-    frame, layer, clip, slot, box = (np.concatenate(column) for column in zip(*parts, strict=True))
-    index = tuple(torch.from_numpy(i.astype(np.int64)).to(device) for i in (frame, layer, clip, slot))
-    return index, torch.from_numpy(box.astype(np.float32)).reshape(-1, 4).to(device)
+    index = np.concatenate([np.insert(match.index, 0, f, axis=0) for f, match in enumerate(matches)], 1)
+    boxes = np.concatenate([match.box for match in matches]).astype(np.float32)
+    return tuple(torch.from_numpy(index).to(device)), torch.from_numpy(boxes).to(device)
 
 
 def _by_layer(values: Tensor, index: tuple[Tensor, ...], like: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from motrlab.files import atomic_path
 
 Rows = list[dict[str, float]]
-FINAL = ("loss", "class", "l1", "giou")
+_NO_TERMS = ("step", "lr", "grad_norm")
 
 
 def read_rows(curve: Path, num_rows: int) -> Rows:
@@ -30,7 +29,7 @@ def write_rows(curve: Path, rows: Rows) -> None:
         writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
 
 
-def final_means(rows: Rows, names: Sequence[str] = FINAL) -> dict[str, float]:
-    """Means over the last tenth of the updates."""
+def final_means(rows: Rows) -> dict[str, float]:
+    """Loss and all its terms: means over the last tenth of the updates."""
     tail = rows[-max(1, len(rows) // 10) :]
-    return {name: float(np.mean([row[name] for row in tail])) for name in names}
+    return {name: float(np.mean([row[name] for row in tail])) for name in tail[-1] if name not in _NO_TERMS}

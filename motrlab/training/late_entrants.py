@@ -10,92 +10,68 @@ Shape legend: B clips, L decoder layers, D detect and T track slots, N = D + T, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from motrlab.boxes import box_cxcywh_to_xyxy, box_ltwh_to_cxcywh, pairwise_iou
-from motrlab.config import ModelConfig
+from motrlab.boxes import box_cxcywh_to_xyxy, pairwise_iou
+from motrlab.config import ModelConfig, TrainConfig
+from motrlab.data.clips import Objects, SequencePeople
 from motrlab.data.store import FrameStore
 from motrlab.tracking.step import FrameOutput, Graphs, frame_loop
 from motrlab.tracking.tracker import EMPTY, Decision
-from motrlab.training.assignment import NO_OBJECT, FrameObjects
-from motrlab.training.matcher import HungarianMatcher
+from motrlab.training.assignment import NO_OBJECT
+from motrlab.training.matcher import Float, HungarianMatcher, Int
 
-Float = NDArray[np.floating]
-Int = NDArray[np.int64]
 NUM_FRAMES = 3  # births; tracks with a history, of which some are dropped; the frame that is looked at
 DROPPED = 0.4  # share of the live tracks
 _MIN_IOU = 0.5  # of a slot's box and a person's, to be about that person
 _MIN_VISIBILITY = 0.3  # less visible people are neither tracked nor asked for
 _MAX_PIXELS = 1_000_000  # of a batch
-
-
-@dataclass(frozen=True)
-class LateEntrants:
-    """`auc`: 0 to 1, None where nobody was dropped or nobody kept; the numbers of people behind it."""
-
-    auc: float | None
-    num_dropped: int
-    num_tracked: int
-
-    def metrics(self) -> dict[str, float | None]:
-        """For a record."""
-        return {
-            "late_entrant_auc": self.auc,
-            "late_entrants": self.num_dropped,
-            "late_entrant_tracked": self.num_tracked,
-        }
+_MATCHER = HungarianMatcher(TrainConfig(steps=1))  # the reference's costs, whatever a run trains with
+Scored = tuple[Float, NDArray[np.bool_]]  # of people: their detect scores, and which of them were dropped
 
 
 class _Followed:
     """The decision of the check: births by ground truth in the first frame, drops in the last but one."""
 
-    def __init__(self, frames: Sequence[Sequence[FrameObjects]], model: ModelConfig, rng: np.random.Generator) -> None:
-        self.frames, self.model, self.rng = frames, model, rng  # [frame][clip]
+    def __init__(self, frames: Objects, model: ModelConfig, rng: np.random.Generator) -> None:
+        self.frames, self.model, self.rng = frames, model, rng
         self.frame = 0
         self.ids: Int = np.full((len(frames[0]), model.num_track), NO_OBJECT, np.int64)
-        self.dropped: list[Int] = [np.zeros(0, np.int64) for _ in frames[0]]
+        self.dropped = np.zeros_like(self.ids, bool)  # of the tracks in `ids`
 
     def __call__(self, output: FrameOutput) -> Decision:
-        scores, boxes = output.scores_and_boxes()
+        source: Int = np.where(self.ids != NO_OBJECT, self.model.num_detect + np.arange(self.model.num_track), EMPTY)
         if self.frame == 0:
-            source = self._births(scores, boxes)
-        else:
-            own = self.model.num_detect + np.arange(self.model.num_track)
-            source = np.where(self.ids != NO_OBJECT, own, EMPTY)
+            self._births(source, *output.scores_and_boxes())
         self.frame += 1
         if self.frame == NUM_FRAMES - 1:
-            drop = (self.ids != NO_OBJECT) & (self.rng.random(self.ids.shape) < DROPPED)
-            self.dropped = [ids[d] for ids, d in zip(self.ids, drop, strict=True)]
-            self.ids[drop], source[drop] = NO_OBJECT, EMPTY
-        return Decision(source)
+            self.dropped = (self.ids != NO_OBJECT) & (self.rng.random(self.ids.shape) < DROPPED)
+        return Decision(np.where(self.dropped, EMPTY, source))
 
-    def _births(self, scores: Float, boxes: Float) -> Int:
-        source = np.full(self.ids.shape, EMPTY, np.int64)
-        num_detect = self.model.num_detect
+    def _births(self, source: Int, scores: Float, boxes: Float) -> None:
+        num_detect, room = self.model.num_detect, self.model.num_track
         for b, people in enumerate(self.frames[0]):
-            seen = people.visibility >= _MIN_VISIBILITY
-            slots, which = HungarianMatcher()(scores[b, :num_detect], boxes[b, :num_detect], people.boxes[seen])
-            overlap = _overlaps(boxes[b, slots], people.boxes[seen][which]).diagonal()
-            slots, which = slots[overlap > _MIN_IOU], which[overlap > _MIN_IOU]
-            slots, which = slots[: self.model.num_track], which[: self.model.num_track]
-            source[b, : len(slots)], self.ids[b, : len(slots)] = slots, people.ids[seen][which]
-        return source
+            seen = np.flatnonzero(people.visibility >= _MIN_VISIBILITY)
+            slots, which = _MATCHER(scores[b, :num_detect], boxes[b, :num_detect], people.boxes[seen])
+            good = _overlaps(boxes[b, slots], people.boxes[seen[which]]).diagonal() > _MIN_IOU
+            slots, which = slots[good][:room], seen[which[good][:room]]
+            source[b, : len(slots)], self.ids[b, : len(slots)] = slots, people.ids[which]
 
 
 def late_entrants(
     graphs: Graphs,
     store: FrameStore,
-    preprocess: Callable[[Any], Any],
+    preprocess: Callable[[Any], torch.Tensor],
     model: ModelConfig,
     *,
     num_clips: int = 96,
     seed: int = 0,
-) -> LateEntrants:
+) -> dict[str, float | None]:
     """Run the check on clips of three consecutive frames, drawn from all of `store`.
 
     Args:
@@ -105,49 +81,46 @@ def late_entrants(
         model: shapes.
         num_clips: at most; sequences of fewer than three frames give none.
         seed: of the clips and of the tracks that are dropped.
+
+    Returns:
+        `late_entrant_auc`, 0 to 1, None where nobody was dropped or nobody kept; the numbers of people behind it,
+        `late_entrants` (dropped) and `late_entrant_tracked` (kept).
     """
     rng = np.random.default_rng(seed)
     starts = [(s.name, f) for s in store.sequences for f in range(1, s.num_frames - NUM_FRAMES + 2)]
     picked = rng.permutation(len(starts))[:num_clips]
+    people = {name: SequencePeople(store, name) for name in {starts[i][0] for i in picked}}
     size = max(1, min(16, _MAX_PIXELS // (model.height * model.width)))
-    scores: list[Float] = []
-    late: list[NDArray[np.bool_]] = []
+    found: list[Scored] = [(np.zeros(0), np.zeros(0, bool))]
     for first in range(0, len(picked), size):
         clips = [starts[i] for i in picked[first : first + size]]
-        people = [[_people(store, name, start + t) for name, start in clips] for t in range(NUM_FRAMES)]
-        images = [
-            _stack([preprocess(store.image(name, start + t)) for name, start in clips]) for t in range(NUM_FRAMES)
-        ]
-        for found, is_late in check_clips(graphs, images, people, model, rng):
-            scores.append(found)
-            late.append(is_late)
-    labels = np.concatenate([np.zeros(0, bool), *late])
-    return LateEntrants(
-        roc_auc(np.concatenate([np.zeros(0), *scores]), labels), int(labels.sum()), int((~labels).sum())
-    )
+        frames = [[(name, start + t) for name, start in clips] for t in range(NUM_FRAMES)]
+        objects = [[people[name].at(frame) for name, frame in row] for row in frames]
+        images = [torch.cat([preprocess(store.image(name, frame)) for name, frame in row]) for row in frames]
+        found.append(check_clips(graphs, images, objects, model, rng))
+    scores, late = map(np.concatenate, zip(*found, strict=True))
+    tracked = len(late) - int(late.sum())
+    auc = roc_auc(scores, late)
+    return {"late_entrant_auc": auc, "late_entrants": int(late.sum()), "late_entrant_tracked": tracked}
 
 
 def check_clips(
-    graphs: Graphs,
-    images: Sequence[Any],
-    people: Sequence[Sequence[FrameObjects]],
-    model: ModelConfig,
-    rng: np.random.Generator,
-) -> list[tuple[Float, NDArray[np.bool_]]]:
-    """For each clip of a batch, the detect scores of the people in its last frame, and which of them were dropped.
+    graphs: Graphs, images: Sequence[Any], objects: Objects, model: ModelConfig, rng: np.random.Generator
+) -> Scored:
+    """The people of the last frames of a batch of clips, who had a track before.
 
-    `images`: `[B, 3, height, width]` per frame; `people[frame][clip]`.
+    `images`: `[B, 3, height, width]` per frame; `objects[frame][clip]`.
     """
-    followed = _Followed(people, model, rng)
+    followed = _Followed(objects, model, rng)
     *_, last = frame_loop(graphs, images, followed, model)
     scores, boxes = last.output.scores_and_boxes()
-    results = []
-    for b, seen in enumerate(people[-1]):
-        firing = detect_scores(scores[b, : model.num_detect], boxes[b, : model.num_detect], seen.boxes)
-        late = np.isin(seen.ids, followed.dropped[b])
-        asked = (late | np.isin(seen.ids, followed.ids[b])) & (seen.visibility >= _MIN_VISIBILITY)
-        results.append((firing[asked], late[asked]))
-    return results
+    results: list[Scored] = []
+    for b, people in enumerate(objects[-1]):
+        asked = np.isin(people.ids, followed.ids[b]) & (people.visibility >= _MIN_VISIBILITY)
+        own = detect_scores(scores[b, : model.num_detect], boxes[b, : model.num_detect], people.boxes)
+        results.append((own[asked], np.isin(people.ids, followed.ids[b, followed.dropped[b]])[asked]))
+    firing, late = map(np.concatenate, zip(*results, strict=True))
+    return firing, late
 
 
 def detect_scores(scores: Float, boxes: Float, people: Float) -> Float:
@@ -156,12 +129,10 @@ def detect_scores(scores: Float, boxes: Float, people: Float) -> Float:
     A slot (`scores` `[D]`, `boxes` `[D, 4]`) is about the person (`people` `[n, 4]`) it overlaps most, if by IoU > 0.5.
     """
     best = np.zeros(len(people))
-    if len(people) == 0:
-        return best
-    overlap = _overlaps(boxes, people)
-    about = overlap.argmax(1)
-    good = overlap.max(1) > _MIN_IOU
-    np.maximum.at(best, about[good], scores[good])
+    if len(people):
+        overlap = _overlaps(boxes, people)
+        good = overlap.max(1) > _MIN_IOU
+        np.maximum.at(best, overlap.argmax(1)[good], scores[good])
     return best
 
 
@@ -176,19 +147,3 @@ def roc_auc(scores: Float, labels: NDArray[np.bool_]) -> float | None:
 def _overlaps(a: Float, b: Float) -> Float:
     result: Float = pairwise_iou(box_cxcywh_to_xyxy(a), box_cxcywh_to_xyxy(b))
     return result
-
-
-def _people(store: FrameStore, name: str, frame: int) -> FrameObjects:
-    info, people = store.info(name), store.annotations(name).people
-    rows = people.frame == frame
-    size = np.array([info.width, info.height, info.width, info.height])
-    boxes = (box_ltwh_to_cxcywh(people.ltwh[rows]) / size).astype(np.float32)
-    return FrameObjects(boxes, people.track_id[rows], people.visibility[rows])
-
-
-def _stack(images: list[Any]) -> Any:
-    if isinstance(images[0], np.ndarray):
-        return np.concatenate(images)
-    import torch
-
-    return torch.cat(images)

@@ -15,15 +15,11 @@ Float = NDArray[np.floating]
 Int = NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class HungarianMatcher:
     """Costs are those of the criterion: focal classification, L1 and GIoU of the boxes."""
 
-    class_cost: float = 2.0
-    l1_cost: float = 5.0
-    giou_cost: float = 2.0
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
+    config: TrainConfig
 
     def __call__(self, scores: Float, boxes: Float, gt_boxes: Float) -> tuple[Int, Int]:
         """`scores` `[n]` (0 to 1), `boxes` `[n, 4]`, `gt_boxes` `[m, 4]` (cxcywh) → slots and objects, min(n, m) each.
@@ -41,20 +37,9 @@ class HungarianMatcher:
     def cost(self, scores: Float, boxes: Float, gt_boxes: Float) -> Float:
         """`[n, m]`."""
         p = np.clip(scores.astype(np.float64), 1e-8, 1 - 1e-8)
-        positive = self.focal_alpha * (1 - p) ** self.focal_gamma * -np.log(p)
-        negative = (1 - self.focal_alpha) * p**self.focal_gamma * -np.log(1 - p)
+        alpha, gamma = self.config.focal_alpha, self.config.focal_gamma
+        focal = alpha * (1 - p) ** gamma * -np.log(p) - (1 - alpha) * p**gamma * -np.log(1 - p)
         l1 = np.abs(boxes[:, None] - gt_boxes[None]).sum(-1)
         giou = pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(gt_boxes))
-        total: Float = self.class_cost * (positive - negative)[:, None] + self.l1_cost * l1 - self.giou_cost * giou
-        return total
-
-
-def make_matcher(config: TrainConfig) -> HungarianMatcher:
-    """The matcher whose costs are the weights of the criterion."""
-    return HungarianMatcher(
-        class_cost=config.class_weight,
-        l1_cost=config.l1_weight,
-        giou_cost=config.giou_weight,
-        focal_alpha=config.focal_alpha,
-        focal_gamma=config.focal_gamma,
-    )
+        costs = self.config.class_weight * focal[:, None] + self.config.l1_weight * l1 - self.config.giou_weight * giou
+        return np.asarray(costs)

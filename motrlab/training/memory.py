@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from motrlab.errors import UserError
-from motrlab.tracking.step import Graphs
 
 T = TypeVar("T")
 _MB = 1e6
@@ -33,8 +32,8 @@ class SavedBytes:
     def __init__(self, model: nn.Module) -> None:
         self._own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
         self._kept: dict[int, int] = {}
+        self._hooks = self._hooks_into(self._kept)
         self.recomputed = 0
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, _unchanged)
 
     @property
     def kept(self) -> int:
@@ -44,26 +43,29 @@ class SavedBytes:
     def total(self) -> int:
         return self.kept + self.recomputed
 
-    def _pack(self, tensor: Tensor) -> Tensor:
-        self.count(tensor)
-        return tensor
-
-    def count(self, tensor: Tensor) -> None:
-        """Count a tensor that is kept for the backward pass."""
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._own:
-            self._kept[storage.data_ptr()] = storage.nbytes()
-
     def part(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a checkpointed part keeps: its arguments. What it saves inside is kept apart."""
-        for tensor in _tensors(arguments):
-            self.count(tensor)
-        inside = SavedBytes.__new__(SavedBytes)
-        inside._own, inside._kept = self._own | self._kept.keys(), {}
-        with torch.autograd.graph.saved_tensors_hooks(inside._pack, _unchanged):
+        for tensor in tensors_in(arguments):
+            self._count(tensor, self._kept)
+        inside: dict[int, int] = {}
+        with self._hooks_into(inside):
             result = function(*arguments)
-        self.recomputed = max(self.recomputed, inside.kept)
+        self.recomputed = max(self.recomputed, sum(inside.values()))
         return result
+
+    def _hooks_into(self, sizes: dict[int, int]) -> Any:
+        """Hooks that note what is saved, by storage, in `sizes`."""
+
+        def pack(tensor: Tensor) -> Tensor:
+            self._count(tensor, sizes)
+            return tensor
+
+        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+
+    def _count(self, tensor: Tensor, sizes: dict[int, int]) -> None:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._own and (sizes is self._kept or storage.data_ptr() not in self._kept):
+            sizes[storage.data_ptr()] = storage.nbytes()
 
     def __enter__(self) -> SavedBytes:
         global _recorder
@@ -78,20 +80,13 @@ class SavedBytes:
         _recorder = None
 
 
-def _unchanged(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _tensors(values: Iterable[Any]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found += _tensors(value)
-        elif dataclasses.is_dataclass(value):
-            found += _tensors(getattr(value, field.name) for field in dataclasses.fields(value))
-    return found
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors of a value: it, or those in its items (list, tuple) or fields (dataclass), however deep."""
+    if isinstance(value, Tensor):
+        return [value]
+    if dataclasses.is_dataclass(value):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return [tensor for inner in value for tensor in tensors_in(inner)] if isinstance(value, list | tuple) else []
 
 
 def checkpointed(function: Callable[..., T], *arguments: Any) -> T:
@@ -107,29 +102,6 @@ def checkpointed(function: Callable[..., T], *arguments: Any) -> T:
     return result
 
 
-class CheckpointedGraphs:
-    """Graphs of which every call is checkpointed (`tracking.step.Graphs`).
-
-    The decision between base graph and QIM stays outside: it is made once.
-    """
-
-    def __init__(self, graphs: Graphs) -> None:
-        self._graphs = graphs
-        self.decode = graphs.decode
-
-    @property
-    def detect_query(self) -> Tensor:
-        query: Tensor = self._graphs.detect_query
-        return query
-
-    def base(self, *inputs: Tensor) -> Any:
-        return checkpointed(self._graphs.base, *inputs)
-
-    def qim(self, *inputs: Tensor) -> Tensor:
-        updated: Tensor = checkpointed(self._graphs.qim, *inputs)
-        return updated
-
-
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
     """Bytes at the peak of a training step. `optimizer` counts the moments, `average` the EMA of the weights."""
@@ -142,20 +114,16 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        return self.parameters + self.gradients + self.optimizer + self.average + self.activations
+        return sum(dataclasses.astuple(self))
 
     def metrics(self) -> dict[str, float]:
         """For a record: `memory.activations_mb` and so on, in units of 10⁶ bytes."""
-        parts = ("parameters", "gradients", "optimizer", "average", "activations", "total")
-        return {f"memory.{name}_mb": round(getattr(self, name) / _MB, 3) for name in parts}
+        parts = {**dataclasses.asdict(self), "total": self.total}
+        return {f"memory.{name}_mb": round(size / _MB, 3) for name, size in parts.items()}
 
     def text(self) -> str:
         """One line."""
-        parts = ", ".join(
-            f"{name} {getattr(self, name) / _MB:.1f}"
-            for name in ("parameters", "gradients", "optimizer", "average", "activations")
-            if getattr(self, name)
-        )
+        parts = ", ".join(f"{name} {size / _MB:.1f}" for name, size in dataclasses.asdict(self).items() if size)
         return f"memory of a training step, estimated: {self.total / _MB:.1f} MB ({parts})"
 
     def check(self, device: torch.device) -> None:
@@ -195,13 +163,11 @@ def estimate_memory(
     per_frame = saved.kept / clip_frames
     # Of checkpointed parts one at a time is there once more, for all clips of the batch.
     activations = max(per_frame * frames * clips + saved.recomputed * clips for frames, clips in batches)
-    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    whole = sum(value.numel() * value.element_size() for value in state.values())
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     return MemoryEstimate(
-        parameters=parameters,
+        parameters=sum(p.nbytes for p in model.parameters()),
         gradients=trained,
         optimizer=2 * trained,  # AdamW's two moments; Muon keeps one of its matrices
-        average=whole if average else 0,
+        average=sum(value.nbytes for value in state.values()) if average else 0,
         activations=round(activations),
     )

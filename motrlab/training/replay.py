@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +17,29 @@ from torch import Tensor, nn
 
 from motrlab.config import Config
 from motrlab.data.clips import ClipBatch, ClipDataset, ClipKey
-from motrlab.training.checkpoint import load_tensors, optimizer_tensors, part, save_tensors
+from motrlab.data.transforms import FrameObjects
+from motrlab.training.checkpoint import load_tensors, optimizer_tensors, part, save_tensors, state_tensors
 from motrlab.training.criterion import ClipLoss
 from motrlab.training.distributed import make_accelerator
+from motrlab.training.memory import tensors_in
 from motrlab.training.trainee import Trainee
 
-_SHOWN = 3  # names in a message
-_PLAIN = (bool, int, float, str)  # fields of a batch that are facts rather than tensors
+_SHOWN, _LISTED = 3, 10  # names in a message, and in a replay's answer
+_COLUMNS = ("boxes", "ids", "visibility")  # of people
+_WORDS = {"weights": "weight ", "inputs": "input ", "modules": "output of ", "terms": "", "gradients": "gradient of "}
 
 
-@dataclass(frozen=True)
-class NonFinite:
-    """Names of what is not finite, in the order in which a step makes them; at most one kind need be looked at.
+class NonFinite(dict[str, list[str]]):
+    """Kind (`weights`, `inputs`, `modules`, `terms`, `gradients`) → names of what is not finite, none without any.
 
-    `modules` stand in the order of their calls: the first is where it began.
+    Kinds stand in the order in which a step makes them, `modules` in that of their calls: the first is where it began.
     """
 
-    weights: list[str]
-    inputs: list[str]
-    modules: list[str]
-    terms: list[str]
-    gradients: list[str]
-
-    def __bool__(self) -> bool:
-        return any(getattr(self, field.name) for field in dataclasses.fields(self))
-
     def text(self) -> str:
-        """The first of them, for a message."""
-        for kind, names in (
-            ("weight", self.weights),
-            ("input", self.inputs),
-            ("output of", self.modules),
-            ("", self.terms),
-            ("gradient of", self.gradients),
-        ):
-            if names:
-                rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-                return f"{kind} {', '.join(names[:_SHOWN])}{rest}".strip()
+        """The first of them, for a message; empty where all is finite."""
+        for kind, names in self.items():
+            rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            return f"{_WORDS[kind]}{', '.join(names[:_SHOWN])}{rest}"
         return ""
 
 
@@ -76,21 +61,20 @@ def find_non_finite(
     pass): the model has them in the end, and no gradients.
     """
     _restore(clips, buffers)
-    weights = [name for name, p in clips.named_parameters() if not _finite(p)]
+    found: dict[str, list[str]] = {kind: [] for kind in _WORDS}
+    found["weights"] = [name for name, p in clips.named_parameters() if not _finite(p)]
     images = [image for batch in batches for image in batch.images.unbind(1)]
-    inputs = [f"images of clip {number}" for number, image in enumerate(images) if not _finite(image)]
-    modules: dict[str, None] = {}
-    terms: list[str] = []
+    found["inputs"] = [f"images of clip {number}" for number, image in enumerate(images) if not _finite(image)]
     clips.zero_grad(set_to_none=True)
-    with _watched(clips, modules):
+    with _watched(clips, found["modules"]):
         for batch, own in zip(batches, keys, strict=True):
             loss: ClipLoss = clips(batch, clip_generators(seed, own))
-            terms += [name for name, value in loss.named().items() if not np.isfinite(value)]
+            found["terms"] += [name for name, value in loss.named().items() if not np.isfinite(value)]
             loss.total.backward()
-    gradients = [name for name, p in clips.named_parameters() if p.grad is not None and not _finite(p.grad)]
+    found["gradients"] = [n for n, p in clips.named_parameters() if p.grad is not None and not _finite(p.grad)]
     clips.zero_grad(set_to_none=True)
     _restore(clips, buffers)
-    return NonFinite(weights, inputs, list(modules), terms, gradients)
+    return NonFinite({kind: names for kind, names in found.items() if names})
 
 
 def clip_names(dataset: ClipDataset, keys: Sequence[ClipKey]) -> list[str]:
@@ -111,25 +95,28 @@ def save_step(
     facts: Mapping[str, Any],
 ) -> None:
     """Weights, optimiser and micro-batches before an update; `facts` must tell how the model is made."""
-    tensors = {f"model.{name}": value for name, value in clips.state_dict().items()} | optimizer_tensors(optimizer)
-    plain: list[dict[str, Any]] = []
+    tensors = state_tensors("model", clips) | optimizer_tensors(optimizer)
     for number, batch in enumerate(batches):
-        values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        plain.append({name: value for name, value in values.items() if isinstance(value, _PLAIN)})
-        for name in values.keys() - plain[-1].keys():
-            tensors |= _pack(f"batch.{number}.{name}", values[name])
-    save_tensors(path, tensors, {**facts, "keys": [list(own) for own in keys], "plain": plain})
+        people = [frame for row in batch.objects for frame in row]  # the rows of all frames and clips, joined
+        joined = {name: np.concatenate([getattr(frame, name) for frame in people]) for name in _COLUMNS}
+        joined["counts"] = np.array([[len(frame.ids) for frame in row] for row in batch.objects])
+        tensors |= {f"batch.{number}.{name}": torch.from_numpy(values) for name, values in joined.items()}
+        tensors[f"batch.{number}.images"] = batch.images
+    save_tensors(path, tensors, {**facts, "keys": [list(own) for own in keys]})
 
 
 def load_step(path: Path) -> tuple[dict[str, Tensor], list[ClipBatch], list[list[ClipKey]], dict[str, Any]]:
     """The tensors of `save_step`, its micro-batches, their keys and its facts. Raises UserError if it is damaged."""
     tensors, facts = load_tensors(path)
-    names = {field.name for field in dataclasses.fields(ClipBatch)}
-    batches = [
-        ClipBatch(**plain, **{name: _unpack(f"batch.{number}.{name}", tensors) for name in names - plain.keys()})
-        for number, plain in enumerate(facts["plain"])
-    ]
     keys: list[list[ClipKey]] = [[(step, index, n) for step, index, n in own] for own in facts["keys"]]
+    batches = []
+    for number in range(len(keys)):
+        saved = part(tensors, f"batch.{number}")
+        counts = saved["counts"].numpy()
+        columns = [np.split(saved[name].numpy(), counts.cumsum()[:-1]) for name in _COLUMNS]
+        people = map(FrameObjects, *columns)
+        objects = [[next(people) for _ in row] for row in counts]
+        batches.append(ClipBatch(images=saved["images"], objects=objects))
     return tensors, batches, keys, facts
 
 
@@ -141,12 +128,11 @@ def replay_step(path: Path, trainee: Trainee, config: Config) -> str:
     accelerator.prepare_model(trainee.clips)
     trainee.clips.load_state_dict(part(tensors, "model"))
     buffers = {name: value.clone() for name, value in trainee.clips.named_buffers()}
-    found = find_non_finite(trainee.clips, [b.to(accelerator.device) for b in batches], config.seed, keys, buffers)
+    batches = [replace(batch, images=batch.images.to(accelerator.device)) for batch in batches]
+    found = find_non_finite(trainee.clips, batches, config.seed, keys, buffers)
     lines = [f"step {facts['step']}, clips {facts['clips']}"]
-    for field in dataclasses.fields(found):
-        names = getattr(found, field.name)
-        if names:
-            lines.append(f"{field.name} that are not finite ({len(names)}): {', '.join(names[:10])}")
+    for kind, names in found.items():
+        lines.append(f"{kind} that are not finite ({len(names)}): {', '.join(names[:_LISTED])}")
     return "\n".join(lines if found else [*lines, f"all finite here; it was: {facts['found']}"])
 
 
@@ -155,29 +141,13 @@ def _restore(clips: nn.Module, buffers: Mapping[str, Tensor]) -> None:
         value.copy_(buffers[name])
 
 
-def _pack(name: str, value: Any) -> dict[str, Tensor]:
-    """A tensor under its name, or a table `[frame][clip]` of tensors as one and their lengths."""
-    if isinstance(value, Tensor):
-        return {name: value}
-    counts = torch.tensor([[len(cell) for cell in row] for row in value])
-    return {name: torch.cat([cell for row in value for cell in row]), f"{name}.counts": counts}
-
-
-def _unpack(name: str, tensors: Mapping[str, Tensor]) -> Any:
-    if f"{name}.counts" not in tensors:
-        return tensors[name]
-    counts: list[list[int]] = tensors[f"{name}.counts"].tolist()
-    cells = iter(tensors[name].split([n for row in counts for n in row]))
-    return [[next(cells) for _ in row] for row in counts]
-
-
 @contextmanager
-def _watched(model: nn.Module, found: dict[str, None]) -> Iterator[None]:
-    """Inside the block, names of modules whose output is not finite are noted; the inner ones come first."""
+def _watched(model: nn.Module, found: list[str]) -> Iterator[None]:
+    """Inside the block, names of modules whose output is not finite are noted once; the inner ones come first."""
 
     def note(name: str, output: Any) -> None:
-        if not all(_finite(tensor) for tensor in _tensors(output)):
-            found.setdefault(name)
+        if name not in found and not all(map(_finite, tensors_in(output))):
+            found.append(name)
 
     hooks = [
         module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
@@ -189,14 +159,6 @@ def _watched(model: nn.Module, found: dict[str, None]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, list | tuple):
-        return [tensor for inner in value for tensor in _tensors(inner)]
-    return []
 
 
 def _finite(tensor: Tensor) -> bool:

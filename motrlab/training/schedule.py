@@ -13,7 +13,7 @@ from motrlab.config import TrainConfig
 _NEVER_PRETRAINED = (".lateral.", ".smooth.")  # layers of the backbone that no published network has
 _MUON_SIDE = 16  # smallest side of a matrix that Muon takes: heads and depthwise kernels stay with AdamW
 _OUTPUTS = (".offsets.", ".weights.")  # of deformable attention: no hidden layers either
-_TABLES = (".detect.", ".overlap.", ".extra.")  # queries and references of slots, factors of the overlap bias
+_TABLES = (".detect.", ".overlap.", ".extras.")  # queries and references of slots, factors of the overlap bias
 
 
 def lr_factor(config: TrainConfig, step: int) -> float:

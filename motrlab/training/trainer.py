@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from motrlab.config import Config, TrainConfig
-from motrlab.data.clips import ClipBatch, ClipKey, StepSampler, collate, keep_freed_memory, make_loader
+from motrlab.data.clips import ClipBatch, ClipKey, LoadedClips, StepSampler, collate, keep_freed_memory, make_loader
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr, build_motr
-from motrlab.training.checkpoint import load_tensors, load_training, part, save_model, save_training, state_hash
+from motrlab.training.checkpoint import load_training, save_model, save_training, state_hash
 from motrlab.training.criterion import ClipLoss
 from motrlab.training.curve import Rows, final_means, read_rows, write_rows
 from motrlab.training.distributed import make_accelerator, synchronise_batch_norm
@@ -43,10 +43,9 @@ Validate = Callable[[int], Mapping[str, float | None]]  # updates done → metri
 
 @dataclass(frozen=True)
 class FitResult:
-    """`final`: means over the last tenth of the steps (`loss`, `class`, `l1`, `giou`); `curve`: CSV file.
+    """`final`: means over the last tenth of the steps (`loss` and its terms); `curve`: CSV file.
 
-    `seconds` counts the parts before an interruption too. `best`: `metric`, `value` and `step` of the best validation,
-    empty where none was asked for.
+    `seconds` counts the parts before an interruption too.
     """
 
     steps: int
@@ -54,7 +53,6 @@ class FitResult:
     curve: Path
     seconds: float
     memory: MemoryEstimate
-    best: dict[str, Any]
     is_main: bool
 
 
@@ -69,7 +67,7 @@ def train_float(
     """Train from scratch, or from `start`, on the clips of `store`.
 
     `folder` gets `model.safetensors` at the end, and on the way what `fit` writes. The model comes back in eval mode:
-    the last one, or its average (`ema_decay`), or the best of the validations (`best_metric`).
+    the last one, or its average (`ema_decay`).
     """
     model = start or build_motr(config.model, config.seed)
     check = functools.partial(validate, model) if validate is not None else None
@@ -94,8 +92,8 @@ def fit(
 
     `folder` gets, with IDENTITY made from config, data and `origin` (whatever else the start depends on), so that a
     rerun goes on from its own checkpoint, and one with other settings starts anew without losing the first:
-    `training-IDENTITY.safetensors` and `loss-IDENTITY.csv` every `checkpoint_every` steps, `best-IDENTITY.safetensors`
-    where `best_metric` is set, `step-N-IDENTITY.safetensors` every `keep_every`.
+    `training-IDENTITY.safetensors` and `loss-IDENTITY.csv` every `checkpoint_every` steps,
+    `step-N-IDENTITY.safetensors` every `keep_every`. No model is chosen by a validation: those look at test frames.
 
     Raises UserError when the data are too short, when a step's clips are fewer than what they are dealt to, when a GPU
     is too small, and when a loss or a gradient is not finite.
@@ -118,31 +116,30 @@ class _Training:
         self.identity = hashlib.sha256(f"{config.hash} {store.data_hash} {origin}".encode()).hexdigest()[:12]
         self.checkpoint = folder / f"training-{self.identity}.safetensors"
         self.curve = folder / f"loss-{self.identity}.csv"
-        self.best_file = folder / f"best-{self.identity}.safetensors"
         folder.mkdir(parents=True, exist_ok=True)
         self.module = self.accelerator.prepare_model(self.clips)
         groups = parameter_groups(self.clips, train)
         self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = make_optimizer(groups, train.beta2)
         self.ema = Ema(self.clips, train.ema_decay) if train.ema_decay else None
-        self.best: dict[str, Any] = {}
+        self.states = {"model": self.clips} | ({"ema": self.ema} if self.ema else {})
         self.done, self.spent, self.rows = self._resume()
-        _check_lengths(store, train)
         self.loader = make_loader(store, config, self.done, self.accelerator.process_index, self.world)
         assert isinstance(self.loader.batch_sampler, StepSampler)
         self.sampler = self.loader.batch_sampler
+        self.dataset: Any = self.loader.dataset
         self.began = time.time() - self.spent
 
     def _resume(self) -> tuple[int, float, Rows]:
         if not (self.checkpoint.is_file() and self.curve.is_file()):
             return 0, 0.0, []
-        facts = load_training(self.checkpoint, self.clips, self.optimizer, self.identity, self.ema)
-        self.best = facts["best"]
+        facts = load_training(self.checkpoint, self.states, self.optimizer, self.identity)
         return facts["step"], facts["seconds"], read_rows(self.curve, facts["step"])
 
     def run(self) -> FitResult:
         """All updates that are left."""
         train = self.train
+        self.dataset.lengths(max(train.clip_frames))  # a user's mistake, said now and not at the end of the curriculum
         keep_freed_memory()
         memory = self._estimate()
         hidden = not (self.is_main and sys.stderr.isatty())
@@ -154,18 +151,19 @@ class _Training:
             bar.set_postfix(loss=f"{self.rows[-1]['loss']:.3f}", refresh=False)
             self._after(step + 1)
         bar.close()
-        self._take_result()
+        if self.ema is not None:
+            self.clips.load_state_dict(self.ema.average)
         seconds = time.time() - self.began if self.done < train.steps else self.spent
-        return FitResult(train.steps, final_means(self.rows), self.curve, seconds, memory, self.best, self.is_main)
+        return FitResult(train.steps, final_means(self.rows), self.curve, seconds, memory, self.is_main)
 
-    def _update(self, step: int, batches: list[ClipBatch]) -> dict[str, float]:
+    def _update(self, step: int, loaded: list[LoadedClips]) -> dict[str, float]:
         """One step; its row of the curve."""
         keys = self.sampler.micro_batches(step)
         self.trainee.prepare(step)
         statistics = {name: value.clone() for name, value in self.clips.named_buffers()}
         set_lr(self.optimizer.param_groups, lr_factor(self.train, step))
         self.optimizer.zero_grad(set_to_none=True)
-        batches = [batch.to(self.accelerator.device, non_blocking=True) for batch in batches]
+        batches = [clips.to(self.accelerator.device, non_blocking=True) for clips in loaded]
         losses = []
         for number, (batch, own) in enumerate(zip(batches, keys, strict=True)):
             last = number + 1 == len(batches)
@@ -179,7 +177,7 @@ class _Training:
             self._stop(step, batches, keys, statistics)
         self.optimizer.step()
         if self.ema is not None:
-            self.ema.update(self.clips)
+            self.ema.update_parameters(self.clips)
         return {"step": step, "lr": self.optimizer.param_groups[-1]["lr"], **means, "grad_norm": norm}
 
     def _means(self, losses: Sequence[ClipLoss]) -> tuple[dict[str, float], float]:
@@ -187,9 +185,7 @@ class _Training:
         kinds = list(losses[0].terms)
         parts = [torch.stack([x.total.detach(), *(x.terms[kind].sum() for kind in kinds)]) for x in losses]
         objects = torch.tensor([float(sum(x.num_objects for x in losses))], device=parts[0].device)
-        sums = torch.cat((objects, torch.stack(parts).sum(0)))
-        if self.world > 1:
-            sums = self.accelerator.reduce(sums)
+        sums = self.accelerator.reduce(torch.cat((objects, torch.stack(parts).sum(0))))
         found, *values = sums.tolist()
         num_objects = max(found, 1.0)
         return {k: v / num_objects for k, v in zip(("loss", *kinds), values, strict=True)}, num_objects
@@ -207,41 +203,24 @@ class _Training:
         validates = self.validate is not None and _due(step, train.validate_every, last)
         if self.is_main and (validates or _due(step, train.keep_every)):
             with self.ema.applied(self.clips) if self.ema else contextlib.nullcontext():
-                if validates:
-                    self._validate(step)
+                if validates and self.validate is not None:
+                    self.trainee.model.eval()
+                    self.validate(step)
                 if _due(step, train.keep_every):
                     self.trainee.save(self.folder / f"step-{step:06d}-{self.identity}.safetensors")
         if self.is_main and _due(step, train.checkpoint_every, last):
             write_rows(self.curve, self.rows)
-            facts = {"step": step, "identity": self.identity, "seconds": time.time() - self.began, "best": self.best}
-            save_training(self.checkpoint, self.clips, self.optimizer, facts, self.ema)
+            facts = {"step": step, "identity": self.identity, "seconds": time.time() - self.began}
+            save_training(self.checkpoint, self.states, self.optimizer, facts)
         if validates or last:
             self.accelerator.wait_for_everyone()
-
-    def _validate(self, step: int) -> None:
-        """Measure the model; keep it if it is the best so far."""
-        assert self.validate is not None
-        self.trainee.model.eval()
-        metrics, name = self.validate(step), self.train.best_metric
-        value = metrics[name] if name else None
-        if value is not None and value > self.best.get("value", -math.inf):
-            self.trainee.save(self.best_file)
-            self.best = {"metric": name, "value": value, "step": step}
-
-    def _take_result(self) -> None:
-        """The best model if one was asked for, else the average, else the last."""
-        if self.train.best_metric and self.best_file.is_file():
-            self.trainee.model.load_state_dict(part(load_tensors(self.best_file)[0], "model"))
-        elif self.ema is not None:
-            self.clips.load_state_dict(self.ema.average)
 
     def _estimate(self) -> MemoryEstimate:
         """Memory of a step, said before the first one. Raises UserError where a GPU has less."""
         length = min(self.train.clip_frames)
         sizes = _batch_sizes(self.sampler, self.world, self.train)
         self.trainee.prepare(self.done)
-        dataset: Any = self.loader.dataset
-        batch = collate([dataset[0, 0, length]]).to(self.accelerator.device)
+        batch = collate([self.dataset[0, 0, length]]).to(self.accelerator.device)
         generators = clip_generators(self.config.seed, [(0, 0, length)])
         average = self.ema is not None
         estimate = estimate_memory(self.clips, lambda: self.clips(batch, generators), length, sizes, average=average)
@@ -255,8 +234,7 @@ class _Training:
     ) -> None:
         """Find what is not finite, save the step, end the training. Raises UserError."""
         found = find_non_finite(self.clips, batches, self.config.seed, keys, statistics)
-        dataset: Any = self.loader.dataset
-        clips = "; ".join(clip_names(dataset, [key for own in keys for key in own]))
+        clips = "; ".join(clip_names(self.dataset, [key for own in keys for key in own]))
         rank = f"-process-{self.accelerator.process_index}" if self.world > 1 else ""
         file = self.folder / f"replay-{step:06d}-{self.identity}{rank}.safetensors"
         if found or self.is_main:
@@ -289,16 +267,7 @@ def _batch_sizes(sampler: StepSampler, world: int, train: TrainConfig) -> set[tu
     return sizes
 
 
-def _check_lengths(store: FrameStore, train: TrainConfig) -> None:
-    """Say before the training, not at the end of its curriculum, that no video is long enough."""
-    longest = max((info.num_frames for info in store.sequences), default=0)
-    if longest < max(train.clip_frames):
-        raise UserError(
-            f"{store.path}: clips of {max(train.clip_frames)} frames, but no sequence has more than {longest}"
-        )
-
-
-def _batches(loader: Iterable[ClipBatch]) -> Iterator[ClipBatch]:
+def _batches(loader: Iterable[LoadedClips]) -> Iterator[LoadedClips]:
     """The loader's batches; a user's mistake found in a worker process becomes one line again."""
     try:
         yield from loader

@@ -7,13 +7,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_ltwh
-from motrlab.data.clips import Clip
 from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET
+from motrlab.data.summary import aligned
 from motrlab.data.transforms import ClipSample, Transform, network_input
-from motrlab.viz.overlay import FrameTracks, contact_sheet, draw_frame
+from motrlab.tracking.sequence import FrameTracks
+from motrlab.viz.overlay import contact_sheet, draw_frame
 
 _CAPTION_PX = 18
 _CAPTION_BGR, _INK_BGR = (32, 32, 32), (235, 235, 235)
@@ -26,14 +28,14 @@ def network_input_to_bgr(frame: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.clip(np.rint(bgr), 0, 255).astype(np.uint8)
 
 
-def clip_sheet(clips: Sequence[Clip], width: int = 320) -> NDArray[np.uint8]:
+def clip_sheet(clips: Sequence[ClipSample], width: int = 320) -> NDArray[np.uint8]:
     """One row per clip, one column per frame, boxes and ids drawn; every frame `width` pixels wide."""
     pictures: list[Any] = []
     for clip in clips:
-        inputs = network_input(clip.images, nv12=clip.nv12).numpy()
-        for image, boxes, ids in zip(inputs, clip.boxes, clip.ids, strict=True):
-            pictures.append(_with_boxes(network_input_to_bgr(image), boxes.numpy(), ids.numpy(), width))
-    return contact_sheet(pictures, columns=len(clips[0].boxes))
+        inputs = network_input(torch.from_numpy(np.stack(clip.images)), nv12=clip.nv12).numpy()
+        for image, people in zip(inputs, clip.objects, strict=True):
+            pictures.append(_with_boxes(network_input_to_bgr(image), people.boxes, people.ids, width))
+    return contact_sheet(pictures, columns=len(clips[0].images))
 
 
 def apply_each(sample: ClipSample, transforms: Mapping[str, Transform], seed: int = 0) -> dict[str, ClipSample]:
@@ -51,13 +53,14 @@ def sample_sheet(samples: Mapping[str, ClipSample], columns: int = 4, width: int
     height, full = _size(next(iter(samples.values())))
     room, cells = (max(1, round(width * height / full)), width), []
     for name, sample in samples.items():
-        rows, size = zip(_pictures(sample), sample.boxes, sample.ids, strict=True), _size(sample)
+        rows, size = zip(_pictures(sample), sample.objects, strict=True), _size(sample)
         scale = min(width / full, room[0] / size[0], width / size[1])
-        for t, (picture, boxes, ids) in enumerate(rows):
+        for t, (picture, people) in enumerate(rows):
             caption = f"{name}, {size[0]} x {size[1]} px" if t == 0 else f"frame {t + 1}"
             parts = 1 if picture.shape[:2] == size else 2  # planes lie in two rows of two
-            boxes = np.concatenate([(boxes + np.array([i % 2, i // 2, 0, 0])) / parts for i in range(2 * parts - 1)])
-            drawn = _with_boxes(picture, boxes, np.tile(ids, 2 * parts - 1), max(1, round(size[1] * scale)))
+            corners = [np.array([i % 2, i // 2, 0, 0]) for i in range(2 * parts - 1)]
+            boxes, ids = [(people.boxes + corner) / parts for corner in corners], np.tile(people.ids, len(corners))
+            drawn = _with_boxes(picture, np.concatenate(boxes), ids, max(1, round(size[1] * scale)))
             cells.append(_captioned(drawn, caption, room))
     return contact_sheet(cells, columns=columns)
 
@@ -66,15 +69,13 @@ def sample_table(samples: Mapping[str, ClipSample]) -> str:
     """What there is to see, as aligned text: size, people of every frame, their mean visibility, mean of all values."""
     rows = [["transform", "height", "width", "people", "visibility", "mean"]]
     for name, sample in samples.items():
-        seen = np.concatenate(sample.visibility)
+        seen = np.concatenate([people.visibility for people in sample.objects])
         values = sample.tensor.float().mean() if sample.tensor.numel() else np.mean(sample.images)
-        people = " ".join(str(len(ids)) for ids in sample.ids)
+        counts = " ".join(str(len(people.ids)) for people in sample.objects)
         visibility = f"{seen.mean():.2f}" if len(seen) else "-"
         mean = f"{float(values):.2f}" if _is_normalised(sample) else f"{float(values):.0f}"
-        rows.append([name, *map(str, _size(sample)), people, visibility, mean])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
-    return "\n".join("  ".join(line) for line in lines)
+        rows.append([name, *map(str, _size(sample)), counts, visibility, mean])
+    return aligned(rows, left=1)
 
 
 def _size(sample: ClipSample) -> tuple[int, int]:
@@ -106,7 +107,7 @@ def _with_boxes(
     way = cv2.INTER_NEAREST if enlarged >= 4 else cv2.INTER_LINEAR if enlarged > 1 else cv2.INTER_AREA
     resized = cv2.resize(picture, (width, height), interpolation=way)
     ltwh = box_cxcywh_to_ltwh(boxes) * np.array([width, height, width, height])
-    return draw_frame(np.ascontiguousarray(resized), FrameTracks(ids, ltwh), min_width_px=0)
+    return draw_frame(np.ascontiguousarray(resized), FrameTracks(ids, ltwh, np.ones(len(ids))), min_width_px=0)
 
 
 def _captioned(picture: NDArray[np.uint8], text: str, room: tuple[int, int]) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks, read_tracks
 from motrlab.run import Run
-from motrlab.viz.curves import COLOURS, figure_png, loss_curves, read_columns
+from motrlab.viz.curves import COLOURS, figure_png, loss_curves, panels, read_columns
 from motrlab.viz.overlay import draw_frame, tracks_of_frame, trails_until
 
 _NOT_LOSSES = ("step", "epoch", "lr", "seconds", "grad_norm", "clip_frames")
@@ -27,14 +27,12 @@ _NOT_LOSSES = ("step", "epoch", "lr", "seconds", "grad_norm", "clip_frames")
 class TrackExplorer:
     """Frames of the test halves with a stage's tracks over them. Raises UserError where the run has none."""
 
-    def __init__(self, run: Run, stage: str = "fixed_point", sequence: str = "", *, trail_frames: int = 30) -> None:
+    def __init__(self, run: Run, stage: str = "fixed_point", sequence: str = "") -> None:
         files = {file.stem: file for file in sorted(run.tracks(stage).glob("*.txt"))}
         if not files:
-            raise UserError(
-                f"{run.tracks(stage)}: no tracks; run `python -m motrlab evaluate --run {run.name} --stage {stage}`"
-            )
-        self.stage, self.trail_frames = stage, trail_frames
-        self.store = FrameStore(run.data / "test_lmdb")
+            command = f"python -m motrlab evaluate --run {run.name} --stage {stage}"
+            raise UserError(f"{run.tracks(stage)}: no tracks; run `{command}`")
+        self.stage, self.store = stage, FrameStore(run.data / "test_lmdb")
         packed = [info.name for info in self.store.sequences]
         self.sequences = [name for name in packed if name in files]
         if not self.sequences:
@@ -49,9 +47,7 @@ class TrackExplorer:
         self.sequence = sequence
         self.num_frames = self.store.info(sequence).num_frames
         self.tracks: Tracks = read_tracks(self._files[sequence])
-        gt = self.store.annotations(sequence)
-        wanted = (gt.flag != 0) & (gt.class_id == 1)
-        self._gt_frame, self._gt_ltwh = gt.frame[wanted], gt.ltwh[wanted]
+        self._gt = self.store.annotations(sequence).people
 
     def image(self, frame: int) -> NDArray[np.uint8]:
         """Frame number `frame` (from 1) with boxes, ids and trails; BGR."""
@@ -60,30 +56,26 @@ class TrackExplorer:
         return draw_frame(
             self.store.image(self.sequence, frame),
             tracks_of_frame(self.tracks, frame),
-            trails_until(self.tracks, frame, self.trail_frames),
-            gt=self._gt_ltwh[self._gt_frame == frame],
+            trails_until(self.tracks, frame),
+            gt=self._gt.ltwh[self._gt.frame == frame],
         )
 
     def figure(self, frame: int) -> Figure:
         """The frame, and below it how many people were found in each frame of the sequence."""
         image = self.image(frame)
         height = 8.0 * image.shape[0] / image.shape[1]
-        figure = Figure(figsize=(8.0, height + 1.5), layout="constrained", facecolor="white")
-        above, below = figure.subplots(2, 1, height_ratios=(height, 1.2))
+        figure, (above, below) = panels(8.0, height + 1.5, rows=2, grid="", height_ratios=(height, 1.2))
         above.imshow(image[..., ::-1])
         above.set_axis_off()
-        above.set_title(
-            f"{self.sequence}, frame {frame} of {self.num_frames}: {self.stage} tracks, white: ground truth",
-            loc="left",
-            fontsize=9,
-        )
+        shown = f"{self.sequence}, frame {frame} of {self.num_frames}"
+        above.set_title(f"{shown}: {self.stage} tracks, white: ground truth", loc="left", fontsize=9)
         self._timeline(below, frame)
         return figure
 
     def _timeline(self, ax: Axes, frame: int) -> None:
         frames = np.arange(1, self.num_frames + 1)
         for counted, label, colour, dash in (
-            (self._gt_frame, "ground truth", COLOURS[6], ":"),
+            (self._gt.frame, "ground truth", COLOURS[6], ":"),
             (self.tracks.frame, "tracks", COLOURS[0], "-"),
         ):
             counts = np.bincount(counted, minlength=self.num_frames + 1)[1 : self.num_frames + 1]
@@ -93,8 +85,6 @@ class TrackExplorer:
         ax.set_ylabel("people", fontsize=8)
         ax.set_xlim(0.5, self.num_frames + 0.5)
         ax.set_ylim(bottom=0)
-        ax.tick_params(labelsize=8)
-        ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
 
     def png(self, frame: int) -> bytes:
@@ -105,23 +95,17 @@ class TrackExplorer:
         """A sequence list, a play button and a frame slider over the picture (`ipywidgets.VBox`)."""
         import ipywidgets as widgets
 
-        picture = widgets.Image(format="png")
         chosen = widgets.Dropdown(options=self.sequences, value=self.sequence, description="sequence")
         slider = widgets.IntSlider(1, 1, self.num_frames, description="frame", continuous_update=False)
         play = widgets.Play(value=1, min=1, max=self.num_frames, interval=200)
         widgets.jslink((play, "value"), (slider, "value"))
 
-        def draw(_: object = None) -> None:
-            picture.value = self.png(slider.value)
-
         def change_sequence(change: Mapping[str, Any]) -> None:
             self.select(change["new"])
-            slider.max = play.max = self.num_frames  # clips a frame beyond the end, which draws
-            draw()
+            slider.max = play.max = self.num_frames  # clips a frame beyond the end
 
-        slider.observe(draw, names="value")
         chosen.observe(change_sequence, names="value")
-        draw()
+        picture = _live_picture(lambda: self.png(slider.value), chosen, slider)
         return widgets.VBox([widgets.HBox([chosen, play, slider]), picture])
 
 
@@ -154,20 +138,24 @@ class LossExplorer:
         """A list of terms, a smoothing slider and a switch for the log scale over the picture (`ipywidgets.VBox`)."""
         import ipywidgets as widgets
 
-        picture = widgets.Image(format="png")
         terms = widgets.SelectMultiple(options=self.terms, value=self.terms, description="terms")
         longest = max(2, len(self.columns["step"]) // 4)
         window = widgets.IntSlider(1, 1, longest, description="mean over", continuous_update=False)
         log = widgets.Checkbox(False, description="log scale")
-
-        def draw(_: object = None) -> None:
-            picture.value = self.png(terms.value, window.value, log=log.value)
-
-        _observe_all((terms, window, log), draw)
-        draw()
+        picture = _live_picture(lambda: self.png(terms.value, window.value, log=log.value), terms, window, log)
         return widgets.VBox([widgets.HBox([terms, widgets.VBox([window, log])]), picture])
 
 
-def _observe_all(controls: Sequence[Any], draw: Callable[[object], None]) -> None:
+def _live_picture(draw: Callable[[], bytes], *controls: Any) -> Any:
+    """`widgets.Image` of what `draw` gives, drawn again whenever one of the controls changes."""
+    import ipywidgets as widgets
+
+    picture = widgets.Image(format="png")
+
+    def redraw(_: object = None) -> None:
+        picture.value = draw()
+
     for control in controls:
-        control.observe(draw, names="value")
+        control.observe(redraw, names="value")
+    redraw()
+    return picture

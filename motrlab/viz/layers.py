@@ -1,12 +1,10 @@
-"""Pictures of the layer comparison: SQNR of every tensor, and of the outputs frame by frame.
-
-Both return a `matplotlib.figure.Figure`, as `curves.py` does.
-"""
+"""Pictures of the layer comparison: SQNR of every tensor, and of the outputs frame by frame."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,23 +13,25 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from motrlab.quantization.analysis.layers import FrameRow, LayerRow, worst
-from motrlab.viz.curves import COLOURS, _figure
+from motrlab.viz.curves import COLOURS, GREY, INK, heading, legend_above, note, panels
 
 _GRAPHS = {"base": ("base graph", COLOURS[0]), "qim": ("QIM", COLOURS[3])}
-_STAGES = {"fake": ("fake-quant", "o", (0, (5, 2))), "fixed_point": ("fixed-point", ".", "-")}
+_STAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "fake": ("fake-quant", {"marker": "o", "markerfacecolor": "none", "linestyle": (0, (5, 2))}),
+    "fixed_point": ("fixed-point", {"marker": ".", "linestyle": "-"}),
+}
 _OUTPUTS = {"class_logits_db": "class logits", "boxes_db": "boxes", "embedding_db": "embedding"}
 _NUM_NAMED = 5
 _TOP_DB = 60.0  # int8 at its best has 50; int16 would press all else together
-_INK = "#22272e"
 
 
-def tensor_sqnr(rows: Sequence[LayerRow], *, title: str = "") -> Figure:
+def tensor_sqnr(rows: Sequence[LayerRow]) -> Figure:
     """SQNR of every tensor in graph order; the worst are named.
 
     Rings are fake-quant, dots fixed-point, short grey lines the rounding of that quantiser alone. What is
     better than 60 dB, or without any error, stands at the upper edge; tensors without a signal are left out.
     """
-    figure, (ax,) = _figure(10.0, 4.0)
+    figure, (ax,) = panels(10.0, 4.0)
     finite = [v for r in rows for v in (r.fake_sqnr_db, r.fixed_sqnr_db, r.own_sqnr_db) if math.isfinite(v)]
     top = min(max(finite, default=_TOP_DB), _TOP_DB) + 3
     place = np.arange(len(rows))
@@ -40,7 +40,7 @@ def tensor_sqnr(rows: Sequence[LayerRow], *, title: str = "") -> Figure:
         return np.minimum([getattr(row, f"{kind}_sqnr_db") for row in rows], top)
 
     colours = [_GRAPHS[row.graph][1] for row in rows]
-    ax.scatter(place, heights("own"), marker="_", s=36, color="#9aa1a9", linewidths=1.6)
+    ax.scatter(place, heights("own"), marker="_", s=36, color=GREY, linewidths=1.6)
     ax.scatter(place, heights("fake"), s=42, facecolors="none", edgecolors=colours, linewidths=1.1)
     ax.scatter(place, heights("fixed"), s=9, color=colours)
     _name_worst(ax, rows)
@@ -48,9 +48,11 @@ def tensor_sqnr(rows: Sequence[LayerRow], *, title: str = "") -> Figure:
     ax.set_ylabel("SQNR against float, dB")
     ax.set_ylim(min(0.0, min(finite, default=0.0) - 2), top + 2)
     ax.margins(x=0.02)
-    _key(ax, [_GRAPHS[graph] for graph in dict.fromkeys(row.graph for row in rows)])
-    if title:
-        ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
+    graphs = [("s", *_GRAPHS[graph]) for graph in dict.fromkeys(row.graph for row in rows)]
+    kinds = [("o", "fake-quant", INK), (".", "fixed-point", INK), ("_", "its own rounding alone", GREY)]
+    handles = [Line2D([], [], marker=m, linestyle="", color=c, label=name) for m, name, c in (*graphs, *kinds)]
+    handles[-3].set_fillstyle("none")
+    legend_above(ax, handles=handles, ncols=len(handles))
     return figure
 
 
@@ -59,55 +61,25 @@ def _name_worst(ax: Axes, rows: Sequence[LayerRow]) -> None:
     named: list[tuple[int, float]] = []
     for row in worst(rows, _NUM_NAMED):
         index, height = rows.index(row), row.fixed_sqnr_db
-        if not math.isfinite(height) or any(
-            abs(index - i) < 0.15 * len(rows) and abs(height - h) < 3 for i, h in named
-        ):
+        crowded = any(abs(index - i) < 0.15 * len(rows) and abs(height - h) < 3 for i, h in named)
+        if crowded or not math.isfinite(height):
             continue
         named.append((index, height))
         side, distance_pt = ("right", -7) if index > 0.8 * len(rows) else ("left", 7)
-        ax.annotate(
-            row.tensor,
-            (index, height),
-            (distance_pt, -3),
-            textcoords="offset points",
-            ha=side,
-            fontsize=8,
-            color=_INK,
-        )
+        note(ax, row.tensor, (index, height), (distance_pt, -3), ha=side)
 
 
-def _key(ax: Axes, graphs: Sequence[tuple[str, str]]) -> None:
-    handles = [Line2D([], [], marker="s", linestyle="", color=colour, label=name) for name, colour in graphs]
-    handles += [
-        Line2D([], [], marker="o", linestyle="", color=_INK, fillstyle="none", label="fake-quant"),
-        Line2D([], [], marker=".", linestyle="", color=_INK, label="fixed-point"),
-        Line2D([], [], marker="_", linestyle="", color="#9aa1a9", label="its own rounding alone"),
-    ]
-    ax.legend(
-        handles=handles, frameon=False, fontsize=9, ncols=len(handles), loc="lower center", bbox_to_anchor=(0.5, 1)
-    )
-
-
-def frame_sqnr(frames: Sequence[FrameRow], *, title: str = "") -> Figure:
+def frame_sqnr(frames: Sequence[FrameRow]) -> Figure:
     """SQNR of class logits, boxes and embeddings over the frames: mean of the videos, a line for each stage."""
-    figure, axes = _figure(10.0, 3.2, len(_OUTPUTS))
+    figure, axes = panels(10.0, 3.2, len(_OUTPUTS))
     stages = list(dict.fromkeys(row.stage for row in frames))
     numbers = sorted({row.frame for row in frames})
     for ax, (name, output) in zip(axes, _OUTPUTS.items(), strict=True):
         for index, stage in enumerate(stages):
-            label, marker, dash = _STAGES.get(stage, (stage, ".", ":"))
+            label, style = _STAGES.get(stage, (stage, {"marker": ".", "linestyle": ":"}))
             heights = [mean_db(frames, stage, number, name) for number in numbers]
-            ax.plot(
-                numbers,
-                heights,
-                label=label,
-                color=COLOURS[index],
-                marker=marker,
-                markerfacecolor="none" if marker == "o" else None,
-                linestyle=dash,
-                linewidth=1.6,
-            )
-        ax.set_title(output, loc="left", fontsize=11, fontweight="bold", color=_INK)
+            ax.plot(numbers, heights, label=label, color=COLOURS[index], linewidth=1.6, **style)
+        heading(ax, output)
         ax.set_xlabel("frame")
         low, high = ax.get_ylim()
         ax.set_ylim(min(0.0, low), 1.05 * high)
@@ -115,8 +87,6 @@ def frame_sqnr(frames: Sequence[FrameRow], *, title: str = "") -> Figure:
     axes[0].set_ylabel("SQNR against float, dB")
     if stages:
         axes[-1].legend(frameon=False, fontsize=9)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
 

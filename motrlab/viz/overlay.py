@@ -1,4 +1,4 @@
-"""Boxes, ids and trails drawn on frames; contact sheets and videos of such frames.
+"""Boxes, ids and trails drawn on frames; contact sheets of such frames.
 
 Images are `uint8 [H, W, 3]` in BGR order, boxes `ltwh` in pixels of the image. Drawing never changes its input.
 """
@@ -7,81 +7,44 @@ from __future__ import annotations
 
 import colorsys
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.data.pictures import Image
 from motrlab.errors import UserError
-from motrlab.files import atomic_path
+from motrlab.evaluation.tracks import Tracks
+from motrlab.files import write_bytes
+from motrlab.tracking.sequence import FrameTracks
 
-Image = NDArray[np.uint8]
 Trails = Mapping[int, NDArray[np.float64]]  # id → points [n, 2] in pixels, oldest first
 
+TRAIL_FRAMES = 30
 _GOLDEN = 0.618033988749895  # neighbouring ids get hues far apart
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GT_BGR = (255, 255, 255)
 _PAD_BGR = (32, 32, 32)
 
 
-class TrackRows(Protocol):
-    """What is needed of `motrlab.evaluation.tracks.Tracks`."""
-
-    @property
-    def frame(self) -> NDArray[np.int64]: ...
-    @property
-    def track_id(self) -> NDArray[np.int64]: ...
-    @property
-    def ltwh(self) -> NDArray[np.float64]: ...
-
-
-class FrameTracks(NamedTuple):
-    """The tracks of one frame: `track_id [n]`, `ltwh [n, 4]` in pixels."""
-
-    track_id: NDArray[np.int64]
-    ltwh: NDArray[np.float64]
-
-
-def tracks_of_frame(tracks: TrackRows, frame: int) -> FrameTracks:
+def tracks_of_frame(tracks: Tracks, frame: int) -> FrameTracks:
     """The rows of frame number `frame` (from 1)."""
     rows = tracks.frame == frame
-    return FrameTracks(tracks.track_id[rows], tracks.ltwh[rows])
+    return FrameTracks(tracks.track_id[rows], tracks.ltwh[rows], tracks.score[rows])
 
 
-def trails_until(tracks: TrackRows, frame: int, length: int = 30) -> dict[int, NDArray[np.float64]]:
+def trails_until(tracks: Tracks, frame: int, length: int = TRAIL_FRAMES) -> Trails:
     """Foot points of the last `length` frames up to `frame`, for the ids that frame shows."""
-    trails = {}
-    for track_id in tracks_of_frame(tracks, frame).track_id.tolist():
-        rows = (tracks.track_id == track_id) & (tracks.frame <= frame) & (tracks.frame > frame - length)
-        order = np.argsort(tracks.frame[rows], kind="stable")
-        trails[track_id] = _foot_points(tracks.ltwh[rows])[order]
-    return trails
+    return trails_of([tracks_of_frame(tracks, number) for number in range(frame - length + 1, frame + 1)])
 
 
-class TrailHistory:
-    """Trails of a stream: hand it each frame's tracks in turn."""
-
-    def __init__(self, length: int = 30) -> None:
-        self.length = length
-        self._frame = 0
-        self._points: dict[int, list[tuple[int, float, float]]] = {}
-
-    def update(self, tracks: FrameTracks) -> dict[int, NDArray[np.float64]]:
-        """Add a frame; returns the trails of the ids it shows."""
-        self._frame += 1
-        oldest = self._frame - self.length
-        for track_id, (x, y) in zip(tracks.track_id.tolist(), _foot_points(tracks.ltwh).tolist(), strict=True):
-            self._points.setdefault(track_id, []).append((self._frame, x, y))
-        kept = {k: [p for p in points if p[0] > oldest] for k, points in self._points.items()}
-        self._points = {k: points for k, points in kept.items() if points}
-        return {k: np.array(self._points[k])[:, 1:] for k in tracks.track_id.tolist()}
-
-
-def _foot_points(ltwh: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.stack((ltwh[:, 0] + ltwh[:, 2] / 2, ltwh[:, 1] + ltwh[:, 3]), -1)
+def trails_of(frames: Sequence[FrameTracks]) -> Trails:
+    """Foot points, the middle of each box's lower edge, in some frames, for the ids that the last of them shows."""
+    ltwh, track_id = np.concatenate([f.ltwh for f in frames]), np.concatenate([f.track_id for f in frames])
+    feet = ltwh[:, :2] + ltwh[:, 2:] * (0.5, 1.0)
+    return {k: feet[track_id == k] for k in frames[-1].track_id.tolist()}
 
 
 def track_colour(track_id: int) -> tuple[int, int, int]:
@@ -107,9 +70,7 @@ def draw_frame(
     """
     factor = max(1, -(-min_width_px // image.shape[1]))
     size = (image.shape[1] * factor, image.shape[0] * factor)
-    canvas = (
-        image.copy() if factor == 1 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
-    )
+    canvas: Image = image.copy() if factor == 1 else cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)  # type: ignore[assignment]
     thickness = max(2, round(canvas.shape[1] / 500))
     if trails:
         canvas = _draw_trails(canvas, trails, factor, thickness)
@@ -179,63 +140,16 @@ def _to_width(image: Image, width: int) -> Image:
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def image_png(image: Image) -> bytes:
-    """The image as the bytes of a PNG file."""
-    done, data = cv2.imencode(".png", image)
-    assert done
-    return data.tobytes()
-
-
 def image_jpeg(image: Image, max_width_px: int = 1280) -> bytes:
     """The image, no wider than that, as the bytes of a JPEG file: a picture of video frames for a notebook."""
     small = _to_width(image, min(max_width_px, image.shape[1]))
-    done, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])
-    assert done
-    return data.tobytes()
+    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 
 
 def write_image(path: Path, image: Image) -> None:
     """Write `image` as the file type that `path` ends in. Raises UserError if OpenCV cannot."""
-    with atomic_path(path) as temporary:
-        try:
-            done = cv2.imwrite(str(temporary), image)
-        except cv2.error as error:
-            raise UserError(f"{path}: OpenCV cannot write this picture; use .png or .jpg") from error
-        if not done:
-            raise UserError(f"{path}: OpenCV could not write the picture; is the disk full?")
-
-
-def write_video(path: Path, frames: Iterable[Image], fps: float) -> int:
-    """Write `frames` (all of one size) as MPEG-4 video; returns their number.
-
-    Raises UserError if there is no frame, the sizes differ, `fps` is not positive or OpenCV has no encoder here.
-    """
-    if fps <= 0:
-        raise UserError(f"{path}: frames per second must be positive, not {fps}")
-    count, shape, writer = 0, (0, 0), None
-    with atomic_path(path) as temporary:
-        try:
-            for frame in frames:
-                if writer is None:
-                    shape = frame.shape[:2]
-                    writer = _video_writer(path, temporary, fps, shape)
-                if frame.shape[:2] != shape:
-                    raise UserError(f"{path}: frame {count + 1} is {frame.shape[1::-1]}, the first {shape[::-1]}")
-                writer.write(frame)
-                count += 1
-        finally:
-            if writer is not None:
-                writer.release()
-        if count == 0:
-            raise UserError(f"{path}: no frames to write")
-        if temporary.stat().st_size == 0:
-            raise UserError(f"{path}: OpenCV wrote an empty video; write frames as pictures instead (--frames)")
-    return count
-
-
-def _video_writer(path: Path, temporary: Path, fps: float, shape: tuple[int, int]) -> cv2.VideoWriter:
-    code = cv2.VideoWriter.fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(temporary), code, fps, (shape[1], shape[0]))
-    if not writer.isOpened():
-        raise UserError(f"{path}: OpenCV has no mp4v encoder for this name; use .mp4, or pictures (--frames)")
-    return writer
+    try:
+        data = cv2.imencode(path.suffix, image)[1]
+    except cv2.error as error:
+        raise UserError(f"{path}: OpenCV cannot write this picture; use .png or .jpg") from error
+    write_bytes(path, data.tobytes())

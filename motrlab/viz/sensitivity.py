@@ -1,7 +1,4 @@
-"""Pictures of the sensitivity analysis and of the calibration sweep.
-
-All return a `matplotlib.figure.Figure`, as `curves.py` does.
-"""
+"""Pictures of the sensitivity analysis and of the calibration sweep."""
 
 from __future__ import annotations
 
@@ -20,51 +17,46 @@ from motrlab.quantization.analysis.sensitivity_tables import (
     SweepRow,
     pareto_front,
 )
-from motrlab.viz.curves import COLOURS, _figure
+from motrlab.viz.curves import COLOURS, GREY, legend_above, note, panels, rows_downwards
 
-_INK, _GREY, _FAINT = "#22272e", "#9aa1a9", "#d5d9de"
 _MAX_GROUPS = 24
+_SCORES = (("MOTA", "mota", "o", COLOURS[2]), ("IDF1", "idf1", "D", COLOURS[3]))
 _OUTPUT_NAMES = {"class_logits": "class logits", "boxes": "boxes", "embedding": "embedding", "qim": "QIM"}
 
 
-def group_ranking(rows: Sequence[GroupRow], *, title: str = "") -> Figure:
+def group_ranking(rows: Sequence[GroupRow]) -> Figure:
     """Bars of what each group costs, most noise first, at most 24 groups.
 
     Noise of the group alone and what goes when it alone is float, both in percent of all groups' noise; and MOTA and
     IDF1 of the group alone, where they were measured.
     """
     shown = list(rows)[:_MAX_GROUPS]
-    scored = any(not math.isnan(row.mota) for row in shown)
-    figure, axes = _figure(10.0, 1.2 + 0.27 * max(1, len(shown)), 2 if scored else 1)
+    scored = _scored(shown)
+    figure, axes = panels(10.0, 1.2 + 0.27 * max(1, len(shown)), 1 + scored, grid="x")
     place = np.arange(len(shown))
     alone = 100 * np.array([row.alone_noise_share for row in shown])
     removed = 100 * np.array([1 - row.rest_noise_share for row in shown])
     axes[0].barh(place - 0.19, alone, height=0.36, color=COLOURS[0], label="int8 alone")
     axes[0].barh(place + 0.19, removed, height=0.36, color=COLOURS[1], label="taken away when it alone is float")
-    axes[0].axvline(0, color=_GREY, linewidth=0.8)
-    _bars(axes[0], [row.group for row in shown], "output noise, percent of that of all groups")
+    axes[0].axvline(0, color=GREY, linewidth=0.8)
+    rows_downwards(axes[0], [row.group for row in shown], "output noise, percent of that of all groups")
     if scored:
-        ax = axes[1]
-        for name, values, colour, marker in (
-            ("MOTA", [row.mota for row in shown], COLOURS[2], "o"),
-            ("IDF1", [row.idf1 for row in shown], COLOURS[3], "D"),
-        ):
-            ax.plot(100 * np.array(values), place, color=colour, marker=marker, markersize=5, linestyle="", label=name)
-        _bars(ax, [""] * len(shown), "short clips, this group alone in int8, percent")
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        _score_dots(axes[1], shown, "short clips, this group alone in int8, percent")
+    for ax in axes if shown else ():
+        legend_above(ax, ncols=2)
     return figure
 
 
-def _bars(ax: Axes, names: Sequence[str], label: str) -> None:
-    """Names downwards, values to the right."""
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.grid(axis="y", visible=False)
-    ax.grid(axis="x", color=_FAINT, linewidth=0.7)
-    ax.set_xlabel(label)
-    if names:
-        ax.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+def _scored(rows: Sequence[GroupRow | PathPoint | SweepRow]) -> bool:
+    return any(not math.isnan(row.mota) for row in rows)
+
+
+def _score_dots(ax: Axes, rows: Sequence[GroupRow | SweepRow], label: str) -> None:
+    """MOTA and IDF1 of each row, in a panel that stands beside the one with the rows' names."""
+    for score, name, marker, colour in _SCORES:
+        values = [100 * getattr(row, name) for row in rows]
+        ax.plot(values, range(len(rows)), marker, color=colour, markersize=5, label=score)
+    rows_downwards(ax, [""] * len(rows), label)
 
 
 def pareto_plot(
@@ -73,22 +65,21 @@ def pareto_plot(
     *,
     max_float_share: float | None = None,
     reference: tuple[float, float] | None = None,
-    title: str = "",
 ) -> Figure:
     """Output noise, and MOTA and IDF1 where measured, over the share of operations that are not int8.
 
     The line is the greedy path, its dots on the Pareto front are filled; small grey dots are single groups of `rows` in
     float. `reference`: MOTA and IDF1 of float on the same clips, dashed.
     """
-    scored = any(not math.isnan(point.mota) for point in path)
-    figure, axes = _figure(10.0, 3.8, 2 if scored else 1)
+    scored = _scored(path)
+    figure, axes = panels(10.0, 3.8, 1 + scored)
     shares = 100 * np.array([point.float_share for point in path])
     noise = 100 * np.array([point.noise_share for point in path])
     ax = axes[0]
     if rows:
         start = shares[0] if len(path) else 0.0
         costs, left = [start + 100 * r.macs_share for r in rows], [100 * r.rest_noise_share for r in rows]
-        ax.scatter(costs, left, s=14, color=_GREY, label="one group in float")
+        ax.scatter(costs, left, s=14, color=GREY, label="one group in float")
     ax.plot(shares, noise, color=COLOURS[0], linewidth=1.5, label="greedy path")
     front = pareto_front([(point.float_share, point.noise_share) for point in path])
     faces = [COLOURS[0] if i in front else "white" for i in range(len(path))]
@@ -102,10 +93,8 @@ def pareto_plot(
         ax.set_xlabel("multiply-accumulates not in int8, percent")
         ax.margins(x=0.06)
         if max_float_share is not None:
-            ax.axvline(100 * max_float_share, color=_GREY, linewidth=1, linestyle=(0, (1, 1)), label="limit")
-        ax.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+            ax.axvline(100 * max_float_share, color=GREY, linewidth=1, linestyle=(0, (1, 1)), label="limit")
+        legend_above(ax, ncols=4)
     return figure
 
 
@@ -118,14 +107,13 @@ def _name_rounds(ax: Axes, path: Sequence[PathPoint], shares: np.ndarray, noise:
             continue
         last = y
         text = f"+ {point.raised}" if point.raised else "all int8"
-        ax.annotate(text, (x, y), (7, 4), textcoords="offset points", fontsize=8, color=_INK)
+        note(ax, text, (x, y), (7, 4))
 
 
 def _score_lines(
     ax: Axes, path: Sequence[PathPoint], shares: np.ndarray, reference: tuple[float, float] | None
 ) -> None:
-    for index, (label, name, marker) in enumerate((("MOTA", "mota", "o"), ("IDF1", "idf1", "D"))):
-        colour = COLOURS[2 + index]
+    for index, (label, name, marker, colour) in enumerate(_SCORES):
         values = 100 * np.array([getattr(point, name) for point in path])
         known = np.isfinite(values)
         ax.plot(shares[known], values[known], color=colour, marker=marker, markersize=5, linewidth=1.4, label=label)
@@ -134,32 +122,22 @@ def _score_lines(
     ax.set_ylabel("short clips, percent (dashed: float)" if reference else "short clips, percent")
 
 
-def calibration_bars(rows: Sequence[SweepRow], *, title: str = "") -> Figure:
+def calibration_bars(rows: Sequence[SweepRow]) -> Figure:
     """SQNR of each output, share of saturated values, and MOTA and IDF1, for each way to calibrate."""
-    scored = any(not math.isnan(row.mota) for row in rows)
-    figure, axes = _figure(11.0, 1.3 + 0.3 * max(1, len(rows)), 3 if scored else 2)
+    scored = _scored(rows)
+    figure, axes = panels(11.0, 1.3 + 0.3 * max(1, len(rows)), 2 + scored)
     place = np.arange(len(rows))
-    for index, output in enumerate(OUTPUTS):
+    for output, marker, colour in zip(OUTPUTS, "osD^", COLOURS, strict=False):
         values = np.array([getattr(row, f"{output}_db") for row in rows], np.float64)
         values[~np.isfinite(values)] = np.nan
-        axes[0].plot(
-            values, place, "osD^"[index], color=COLOURS[index], markersize=5, linestyle="", label=_OUTPUT_NAMES[output]
-        )
+        axes[0].plot(values, place, marker, color=colour, markersize=5, label=_OUTPUT_NAMES[output])
+    rows_downwards(axes[0], [_name(row) for row in rows], "SQNR against float, dB")
     axes[1].barh(place, [100 * row.saturated_share for row in rows], height=0.6, color=COLOURS[5])
-    panels = [([_name(row) for row in rows], "SQNR against float, dB"), ([""] * len(rows), "saturated values, percent")]
+    rows_downwards(axes[1], [""] * len(rows), "saturated values, percent")
     if scored:
-        axes[2].plot([100 * row.mota for row in rows], place, "o", color=COLOURS[2], label="MOTA")
-        axes[2].plot([100 * row.idf1 for row in rows], place, "D", color=COLOURS[3], label="IDF1")
-        panels.append(([""] * len(rows), "short clips, percent"))
-    for ax, (names, label) in zip(axes, panels, strict=True):
-        ax.set_yticks(range(len(names)), names)
-        ax.set_ylim(len(names) - 0.4, -0.6)
-        ax.grid(axis="y", color=_FAINT, linewidth=0.7)
-        ax.set_xlabel(label)
-        if ax is not axes[1]:
-            ax.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, handletextpad=0)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        _score_dots(axes[2], rows, "short clips, percent")
+    for ax in axes[::2]:
+        legend_above(ax, ncols=4, handletextpad=0)
     return figure
 
 

@@ -15,7 +15,6 @@ from motrlab.data.motchallenge import (
     read_annotations,
     read_detections,
     read_sequence_info,
-    write_rows,
 )
 from motrlab.data.validate import validate_sequence
 from motrlab.errors import UserError
@@ -112,14 +111,12 @@ def test_written_gt_reads_back_the_same(text: str, tmp_path: Path) -> None:
     assert first.has_class == second.has_class
 
 
-def test_detections_and_track_rows(tmp_path: Path) -> None:
+def test_detections(tmp_path: Path) -> None:
     file = write(tmp_path / "det.txt", "2,-1,5,6,7,8,-0.5,-1,-1,-1\n1,-1,1.5,2,3,4,24.256\n")
     found = read_detections(file, INFO)
     assert found.frame.tolist() == [1, 2]
     assert found.score.tolist() == [24.256, -0.5]
     assert format_detections(found).splitlines()[0] == "1,-1,1.5,2,3,4,24.256,-1,-1,-1"
-    write_rows(tmp_path / "out" / "A.txt", found.frame, np.array([4, 5]), found.ltwh, found.score)
-    assert (tmp_path / "out" / "A.txt").read_text().splitlines()[0] == "1,4,1.500,2.000,3.000,4.000,24.25600,-1,-1,-1"
     with pytest.raises(UserError, match=r"det\.txt:1: 6 columns"):
         read_detections(write(file, "1,-1,5,6,7,8\n"))
     with pytest.raises(UserError, match=r"det\.txt:1: frame 11 is past"):

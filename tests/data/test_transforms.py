@@ -10,28 +10,29 @@ from motrlab.boxes import box_cxcywh_to_xyxy
 from motrlab.config import mot17, street
 from motrlab.data.preprocess import preprocess
 from motrlab.data.transforms import (
+    TRANSFORM_SETS,
     ClipSample,
     Compose,
+    FrameObjects,
     RandomSelectOne,
     SeqBgrToYuv444,
     SeqColourJitter,
     SeqNetworkInput,
     SeqNormalize,
-    SeqNv12Chroma,
     SeqRandomAffine,
     SeqRandomFlip,
     SeqRandomSizeCrop,
     SeqResize,
     SeqToTensor,
     Transform,
+    TransformSet,
     change_view,
     network_input,
     nv12_chroma,
     reference_transforms,
-    street_transforms,
-    training_transforms,
-    validation_transforms,
+    transform_set,
 )
+from motrlab.errors import UserError
 
 HEIGHT, WIDTH = 90, 160
 BRIGHT = (250, 240, 230)
@@ -39,7 +40,8 @@ BRIGHT = (250, 240, 230)
 
 def clip(rects: list[tuple[int, int, int, int]], num_frames: int = 2) -> ClipSample:
     """Dark frames with bright rectangles (xyxy px); frame t is shifted by 2 t px; ids count from 10."""
-    images, boxes = [], []
+    images, objects = [], []
+    ids, seen = np.arange(10, 10 + len(rects)), np.full(len(rects), 0.8, np.float32)
     for t in range(num_frames):
         image = np.full((HEIGHT, WIDTH, 3), 20, np.uint8)
         rows = []
@@ -47,10 +49,9 @@ def clip(rects: list[tuple[int, int, int, int]], num_frames: int = 2) -> ClipSam
             image[max(y0, 0) : max(y1, 0), max(x0 + 2 * t, 0) : max(x1 + 2 * t, 0)] = BRIGHT
             rows.append([(x0 + x1) / 2 + 2 * t, (y0 + y1) / 2, x1 - x0, y1 - y0])
         images.append(image)
-        boxes.append((np.array(rows).reshape(-1, 4) / [WIDTH, HEIGHT, WIDTH, HEIGHT]).astype(np.float32))
-    ids = np.arange(10, 10 + len(rects))
-    seen = np.full(len(rects), 0.8, np.float32)
-    return ClipSample(images=images, boxes=boxes, ids=[ids] * num_frames, visibility=[seen] * num_frames)
+        boxes = (np.array(rows).reshape(-1, 4) / [WIDTH, HEIGHT, WIDTH, HEIGHT]).astype(np.float32)
+        objects.append(FrameObjects(boxes, ids, seen))
+    return ClipSample(images=images, objects=objects)
 
 
 def bright_extent(image: np.ndarray) -> np.ndarray:
@@ -78,35 +79,33 @@ def test_boxes_follow_the_pixels(case: str) -> None:
     sample = clip([(60, 30, 90, 66)])
     for seed in range(8):
         found = GEOMETRIC[case](sample, np.random.default_rng(seed))
-        for image, boxes, ids in zip(found.images, found.boxes, found.ids, strict=True):
-            if len(ids) == 0:
+        for image, people in zip(found.images, found.objects, strict=True):
+            if len(people.ids) == 0:
                 assert image.mean() < 60
                 continue
             height, width = image.shape[:2]
-            expected = box_cxcywh_to_xyxy(boxes)[0] * [width, height, width, height]
+            expected = box_cxcywh_to_xyxy(people.boxes)[0] * [width, height, width, height]
             expected = expected.clip(0, [width, height, width, height])
             np.testing.assert_allclose(bright_extent(image), expected, atol=1.01)
-            assert ids.tolist() == [10]
+            assert people.ids.tolist() == [10]
 
 
 @pytest.mark.parametrize("case", GEOMETRIC)
 def test_frames_without_people(case: str) -> None:
     found = GEOMETRIC[case](clip([]), np.random.default_rng(0))
-    assert all(
-        b.shape == (0, 4) and i.shape == v.shape == (0,)
-        for b, i, v in zip(found.boxes, found.ids, found.visibility, strict=True)
-    )
+    for people in found.objects:
+        assert people.boxes.shape == (0, 4)
+        assert people.ids.shape == people.visibility.shape == (0,)
 
 
 def test_one_choice_for_the_whole_clip() -> None:
     sample = clip([(60, 30, 90, 66)])
-    sample = dataclasses.replace(sample, images=[sample.images[0]] * 2, boxes=[sample.boxes[0]] * 2)
-    model = street().model
-    for make in (street_transforms, reference_transforms):
+    sample = dataclasses.replace(sample, images=[sample.images[0]] * 2, objects=[sample.objects[0]] * 2)
+    for chosen in TRANSFORM_SETS.values():
         for seed in range(5):
-            found = make(model)(sample, np.random.default_rng(seed))
+            found = chosen(street().model)(sample, np.random.default_rng(seed))
             np.testing.assert_array_equal(found.images[0], found.images[1])
-            np.testing.assert_array_equal(found.boxes[0], found.boxes[1])
+            np.testing.assert_array_equal(found.objects[0].boxes, found.objects[1].boxes)
 
 
 @pytest.mark.parametrize(
@@ -122,24 +121,24 @@ def test_one_choice_for_the_whole_clip() -> None:
 )
 def test_visibility_falls_with_the_share_that_left(rect: tuple[int, int, int, int], shown: float | None) -> None:
     found = change_view(clip([rect], 1), (2.0, 1.0), (0.0, 0.0))  # the left half of the picture
-    assert len(found.boxes[0]) == (0 if shown is None else 1)
+    assert len(found.objects[0].boxes) == (0 if shown is None else 1)
     if shown is not None:
-        assert found.visibility[0][0] == pytest.approx(shown)
-        assert found.visibility[0].dtype == found.boxes[0].dtype == np.float32
+        assert found.objects[0].visibility[0] == pytest.approx(shown)
+        assert found.objects[0].visibility.dtype == found.objects[0].boxes.dtype == np.float32
         expected = np.array([rect[0] + rect[2], (rect[0] + rect[2]) / 2]) / WIDTH
-        assert found.boxes[0][0, 0] == pytest.approx(expected[0])  # kept unclipped
+        assert found.objects[0].boxes[0, 0] == pytest.approx(expected[0])  # kept unclipped
 
 
 def test_a_wider_view_shows_nothing_more() -> None:
     found = change_view(clip([(-10, 10, 10, 50)], 1), (0.5, 0.5), (0.25, 0.25))
-    assert found.visibility[0][0] == pytest.approx(0.8)
+    assert found.objects[0].visibility[0] == pytest.approx(0.8)
 
 
 def test_a_drawn_zoom_keeps_picture_and_view_in_each_other() -> None:
     sample = clip([(0, 0, WIDTH, HEIGHT)], 1)
     for seed in range(30):
         found = SeqRandomAffine(48, 64)(sample, np.random.default_rng(seed))
-        x0, y0, x1, y1 = box_cxcywh_to_xyxy(found.boxes[0])[0]
+        x0, y0, x1, y1 = box_cxcywh_to_xyxy(found.objects[0].boxes)[0]
         zoom = x1 - x0
         assert zoom == pytest.approx(y1 - y0, abs=1e-5)
         assert np.exp(-0.25) - 1e-5 <= zoom <= np.exp(0.3) + 1e-5
@@ -151,7 +150,7 @@ def test_a_drawn_zoom_keeps_picture_and_view_in_each_other() -> None:
 def test_colour_jitter_leaves_boxes_and_keeps_frames_alike() -> None:
     sample = clip([(60, 30, 90, 66)])
     found = SeqColourJitter(permute_probability=1.0)(sample, np.random.default_rng(3))
-    assert found.boxes is sample.boxes
+    assert found.objects is sample.objects
     np.testing.assert_array_equal(found.images[0][0, 0], found.images[1][0, 0])
     assert not np.array_equal(found.images[0], sample.images[0])
     same = SeqColourJitter(gain=0, brightness=0, permute_probability=0)(sample, np.random.default_rng(3))
@@ -177,9 +176,8 @@ def test_select_one_takes_each_with_its_probability() -> None:
 
 def test_validation_is_the_deployed_preprocessing_to_the_bit() -> None:
     sample = clip([(60, 30, 90, 66)])
-    model = dataclasses.replace(street().model, height=40, width=56)
     expected = np.stack([preprocess(image, 40, 56) for image in sample.images])
-    found = validation_transforms(model)(sample, np.random.default_rng(0))
+    found = Compose([SeqResize([(40, 56)]), SeqNetworkInput()])(sample, np.random.default_rng(0))
     np.testing.assert_array_equal(found.tensor.numpy(), expected)
 
 
@@ -196,24 +194,29 @@ def test_the_three_steps_to_the_network_are_the_one() -> None:
 
 def test_sets_end_at_the_networks_size() -> None:
     model = street().model
-    for make in (street_transforms, reference_transforms):
+    for chosen in TRANSFORM_SETS.values():
         for seed in range(6):
-            found = make(model)(clip([(60, 30, 90, 66)]), np.random.default_rng(seed))
+            found = chosen(model)(clip([(60, 30, 90, 66)]), np.random.default_rng(seed))
             assert [image.shape for image in found.images] == [(model.height, model.width, 3)] * 2
-    found = validation_transforms(model)(clip([(60, 30, 90, 66)]), np.random.default_rng(0))
-    assert found.tensor.shape == (2, 3, model.height, model.width)
-    assert found.tensor.abs().max() <= 1
+
+
+def test_an_unknown_set_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="unknown augmentation 'none'; one of street, reference"):
+        transform_set("none")
+
+
+def test_a_set_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRANSFORM_SETS, "plain", TransformSet(lambda model: SeqResize([(8, 16)]), 0.0, 1.0))
+    found = transform_set("plain")(street().model)(clip([]), np.random.default_rng(0))
+    assert [image.shape for image in found.images] == [(8, 16, 3)] * 2
 
 
 TO_TENSOR: dict[str, tuple[Transform, float]] = {  # and the brightness half way between background and rectangle
     "to tensor": (SeqToTensor(), 130),
     "yuv": (Compose([SeqToTensor(), SeqBgrToYuv444()]), 130),
     "normalised": (Compose([SeqToTensor(), SeqBgrToYuv444(), SeqNormalize()]), 0),
-    "nv12": (Compose([SeqToTensor(), SeqBgrToYuv444(), SeqNv12Chroma()]), 130),
-    "nv12, normalised": (Compose([SeqToTensor(), SeqBgrToYuv444(), SeqNormalize(), SeqNv12Chroma(128, 128)]), 0),
     "one pass": (SeqNetworkInput(), 0),
     "one pass, nv12": (SeqNetworkInput(nv12=True), 0),
-    "validation": (validation_transforms(dataclasses.replace(street().model, height=HEIGHT, width=WIDTH)), 0),
 }
 
 
@@ -221,11 +224,10 @@ TO_TENSOR: dict[str, tuple[Transform, float]] = {  # and the brightness half way
 def test_tensors_show_the_rectangle_where_its_box_is(case: str) -> None:
     sample, (transform, threshold) = clip([(60, 30, 90, 66), (-10, 3, 7, 21)]), TO_TENSOR[case]
     found = transform(sample, np.random.default_rng(0))
-    for name in ("boxes", "ids", "visibility"):
-        assert getattr(found, name) is getattr(sample, name)
-    for frame, boxes in zip(found.tensor, found.boxes, strict=True):
+    assert found.objects is sample.objects
+    for frame, people in zip(found.tensor, found.objects, strict=True):
         expected = np.zeros((HEIGHT, WIDTH), bool)
-        for x0, y0, x1, y1 in np.rint(box_cxcywh_to_xyxy(boxes) * [WIDTH, HEIGHT, WIDTH, HEIGHT]).astype(int):
+        for x0, y0, x1, y1 in np.rint(box_cxcywh_to_xyxy(people.boxes) * [WIDTH, HEIGHT, WIDTH, HEIGHT]).astype(int):
             expected[y0:y1, max(x0, 0) : x1] = True
         np.testing.assert_array_equal(frame[0].numpy() > threshold, expected)  # blue or luma
 
@@ -274,7 +276,7 @@ def test_colour_jitter_keeps_the_rectangle_in_its_box() -> None:
     sample = clip([(60, 30, 90, 66)])
     for seed in range(8):
         found = SeqColourJitter()(sample, np.random.default_rng(seed))
-        assert all(getattr(found, name) is getattr(sample, name) for name in ("boxes", "ids", "visibility"))
+        assert found.objects is sample.objects
         for before, after in zip(sample.images, found.images, strict=True):
             np.testing.assert_array_equal(bright_extent(after), bright_extent(before))
 
@@ -285,17 +287,15 @@ def test_select_one_hands_over_what_the_chosen_one_did() -> None:
     for seed in range(8):
         found = choice(sample, np.random.default_rng(seed))
         height, width = found.images[0].shape[:2]
-        expected = box_cxcywh_to_xyxy(found.boxes[0])[0] * [width, height, width, height]
+        expected = box_cxcywh_to_xyxy(found.objects[0].boxes)[0] * [width, height, width, height]
         np.testing.assert_allclose(bright_extent(found.images[0]), expected, atol=1.01)
 
 
 @pytest.mark.parametrize("augmentation", ["street", "reference"])
 def test_colour_jitter_goes_with_both_sets(augmentation: str) -> None:
     def colours(strength: float | None, seed: int) -> np.ndarray:
-        train = dataclasses.replace(street().train, augmentation=augmentation, colour_jitter=strength)
-        found = training_transforms(train, street().model)(
-            clip([(0, 0, WIDTH, HEIGHT)], 1), np.random.default_rng(seed)
-        )
+        transform = transform_set(augmentation)(street().model, strength)
+        found = transform(clip([(0, 0, WIDTH, HEIGHT)], 1), np.random.default_rng(seed))
         return found.images[0][found.images[0].shape[0] // 2, found.images[0].shape[1] // 2]
 
     for seed in range(4):
@@ -316,6 +316,6 @@ def test_the_reference_set_has_the_references_sizes() -> None:
     assert (resize.sizes[0], resize.sizes[-1], len(resize.sizes), resize.max_size) == (608, 992, 13, 1536)
     assert isinstance(crop, Compose)
     assert isinstance(crop.transforms[0], SeqResize)
-    assert crop.transforms[0].sizes == (400, 500, 600)
+    assert crop.transforms[0].sizes == [400, 500, 600]
     assert isinstance(crop.transforms[1], SeqRandomSizeCrop)
     assert (crop.transforms[1].min_size, crop.transforms[1].max_size) == (384, 600)

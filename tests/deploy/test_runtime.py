@@ -13,8 +13,7 @@ import torch
 from motrlab.data.preprocess import preprocess
 from motrlab.deploy.runtime import BACKENDS, Runtime, load_artifact, load_networks
 from motrlab.errors import UserError
-from motrlab.tracking.sequence import track_frames
-from motrlab.tracking.tracker import TrackedBoxes
+from motrlab.tracking.sequence import FrameTracks, track_frames
 
 WITHOUT_TORCH = """
 import json, sys
@@ -28,15 +27,15 @@ print(json.dumps([len(f.track_id) for f in found]))
 """
 
 
-def run_all(runtime: Runtime, images: Any) -> list[TrackedBoxes]:
+def run_all(runtime: Runtime, images: Any) -> list[FrameTracks]:
     return list(runtime.track(images))
 
 
-def assert_same_tracks(a: list[TrackedBoxes], b: list[TrackedBoxes], tolerance_px: float) -> None:
+def assert_same_tracks(a: list[FrameTracks], b: list[FrameTracks], tolerance_px: float) -> None:
     assert len(a) == len(b)
     for one, other in zip(a, b, strict=True):
         assert one.track_id.tolist() == other.track_id.tolist()
-        np.testing.assert_allclose(one.cxcywh, other.cxcywh, atol=tolerance_px)
+        np.testing.assert_allclose(one.ltwh, other.ltwh, atol=tolerance_px)
         np.testing.assert_allclose(one.score, other.score, atol=1e-3)
 
 
@@ -70,7 +69,7 @@ def test_gives_the_tracks_of_the_network_it_was_made_from(
     found = run_all(runtime, images)
     assert len({i for f in found for i in f.track_id.tolist()}) > 1
     for one, other in zip(found, expected, strict=True):
-        for field in ("track_id", "cxcywh", "score"):
+        for field in ("track_id", "ltwh", "score"):
             np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
 
 
@@ -91,7 +90,7 @@ def test_boxes_are_in_pixels_of_each_image(artifact: Path, images: Any) -> None:
     small, large = (run_all(load_artifact(artifact), x)[0] for x in (images[:1], doubled))
     common = np.intersect1d(small.track_id, large.track_id)
     assert common.size > 0
-    ratio = large.cxcywh[np.isin(large.track_id, common)] / small.cxcywh[np.isin(small.track_id, common)]
+    ratio = large.ltwh[np.isin(large.track_id, common)] / small.ltwh[np.isin(small.track_id, common)]
     np.testing.assert_allclose(np.median(ratio), 2, rtol=0.05)
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from motrlab.data.motchallenge import Detections
+from motrlab.data.motchallenge import Annotations, Detections
 from motrlab.errors import UserError
 from motrlab.evaluation import kalman
-from motrlab.evaluation.bytetrack import ByteTrackConfig, track_detections
+from motrlab.evaluation.bytetrack import GRID, ByteTrackConfig, choose_quantiles, track_detections
 
 EVERYTHING = ByteTrackConfig(low_quantile=0, high_quantile=0, birth_quantile=0)
 
@@ -70,6 +70,29 @@ def test_only_the_order_of_scores_matters() -> None:
     assert 0 < len(ours) < len(rows)
     np.testing.assert_array_equal(ours.track_id, theirs.track_id)
     np.testing.assert_array_equal(ours.ltwh, theirs.ltwh)
+
+
+@pytest.mark.parametrize(("noise", "chosen"), [(0, (0.0, 0.0)), (1, (0.1, 0.2))])
+def test_quantiles_are_those_that_suit_the_training_data(noise: int, chosen: tuple[float, float]) -> None:
+    """A weak fifth of the boxes is a person, or is none: then it is best left out, if need be by births alone."""
+    people = [walk(range(1, 41), 200 * i, 2, score=1 + i) for i in range(4)]
+    weakest = walk(range(1, 41), 900, 2, score=0.5)
+    truth = [row for rows in (people if noise else [*people, weakest]) for row in rows]
+    table = np.array(truth)
+    ones = np.ones(len(table), np.int64)
+    ids = np.repeat(np.arange(len(table) // 40), 40)
+    gt = Annotations(table[:, 0].astype(np.int64), ids, table[:, 1:5], ones, ones, ones.astype(float), True)
+    config, record = choose_quantiles({"A": gt}, {"A": detections(*people, weakest)})
+    assert (config.high_quantile, config.birth_quantile) == chosen
+    assert chosen in GRID
+    assert (record["chosen.high_quantile"], record["chosen.birth_quantile"]) == chosen
+    assert record["chosen.train_idf1"] > 0.95
+
+
+def test_without_training_data_quantiles_are_the_defaults() -> None:
+    config, record = choose_quantiles({}, {})
+    assert config == ByteTrackConfig()
+    assert set(record) == {"chosen.high_quantile", "chosen.birth_quantile"}
 
 
 @pytest.mark.parametrize("frames", [[], [7], [3, 4, 90]])

@@ -126,8 +126,8 @@ def test_permuted_track_slots_give_permuted_outputs(model: Motr, config: ModelCo
 
 def test_decode_of_encode_is_forward(model: Motr, frame: Any) -> None:
     with torch.no_grad():
-        memory = model.base.encode(frame.image)
-        halves = model.base.decode(memory, frame.query, frame.mask, frame.reference)[2]
+        values = model.base.value_maps(model.base.encode(frame.image))
+        halves = model.base.decode(values, frame.query, frame.mask, frame.reference)[2]
         torch.testing.assert_close(halves, model.base(*frame.as_tuple())[2], rtol=0, atol=0)
 
 
@@ -137,7 +137,8 @@ def test_value_maps_are_what_every_layer_would_project(model: Motr, frame: Any) 
     base, outcomes = model.base, []
     for at_once in (False, True):
         memory = base.encode(images)
-        parts = base.value_maps(memory).split(len(frame.image), 1) if at_once else memory.split(len(frame.image))
+        own = torch.stack([layer.cross_attention.value(memory) for layer in base.decoder])
+        parts = (base.value_maps(memory) if at_once else own).split(len(frame.image), 1)
         outputs = [x for part in parts for x in base.decode(part, frame.query, frame.mask, frame.reference)[1]]
         outcomes.append(
             [*outputs, *torch.autograd.grad(sum(x.sum() for x in outputs), list(base.parameters()), allow_unused=True)]

@@ -31,13 +31,13 @@ def test_folded_copy_keeps_outputs_and_the_original(model: Motr, frame: Any) -> 
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_graphs_of_memory_equal_graphs_of_images(model: Motr, frame: Any) -> None:
+def test_graphs_of_value_maps_equal_graphs_of_images(model: Motr, frame: Any) -> None:
     whole, encoded = MotrGraphs(model), MotrGraphs(model, encoded=True)
     with torch.no_grad():
-        memory = model.base.encode(frame.image)
+        values = model.base.value_maps(model.base.encode(frame.image))
         from_image = whole.base(*frame.as_tuple())
-        from_memory = encoded.base(memory, frame.query, frame.mask, frame.reference)
-    torch.testing.assert_close(from_memory[2], from_image[2], rtol=0, atol=0)
+        from_values = encoded.base(values, frame.query, frame.mask, frame.reference)
+    torch.testing.assert_close(from_values[2], from_image[2], rtol=0, atol=0)
 
 
 def test_decoded_boxes_are_fractions(model: Motr, config: ModelConfig, frame: Any) -> None:

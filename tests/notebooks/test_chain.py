@@ -163,8 +163,7 @@ def _tracks(run: Run, runtime: Any) -> Tracks:
     info = store.sequences[0]
     rows = []
     for frame, boxes in enumerate(runtime.track(store.image(info.name, f) for f in range(1, info.num_frames + 1)), 1):
-        number = np.full(len(boxes.track_id), frame)
-        rows.append(np.column_stack((number, boxes.track_id, boxes.cxcywh, boxes.score)))
+        rows.append(boxes.rows(frame))
     return Tracks.from_rows(np.concatenate(rows))
 
 

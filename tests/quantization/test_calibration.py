@@ -11,10 +11,8 @@ from torch import Tensor
 
 from motrlab.config import Config
 from motrlab.errors import UserError
-from motrlab.quantization.bias_correction import correct_biases
 from motrlab.quantization.calibration import calibrate, closed_loop, shared_out
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.tracking.step import FrameStep
 
 
 def frames(config: Config, number: int) -> Iterator[Tensor]:
@@ -99,32 +97,3 @@ def test_single_frames_never_see_a_track(quantised: QuantizedMotr, config: Confi
     assert live[0] == 0
     assert live[1] > 0
     assert torch.equal(steps[0].qim_inputs[2].reshape(steps[1].before.mask.shape), steps[1].before.mask)
-
-
-@torch.no_grad()
-def test_bias_correction_takes_out_the_mean_error_of_every_product(quantised: QuantizedMotr, config: Config) -> None:
-    steps = list(closed_loop(quantised.graphs, frames(config, 3), config))
-    before = mean_errors(quantised, steps)
-    biases = {key: bias.clone() for key, (bias, _) in before.items()}
-    assert correct_biases(quantised, steps) == len(before) > 30
-    # The meter compares at the biases there are; the error against the old ones is what was corrected.
-    after = {key: error + bias - biases[key] for key, (bias, error) in mean_errors(quantised, steps).items()}
-    norms = [torch.cat(errors).norm() for errors in ([e for _, e in before.values()], list(after.values()))]
-    assert norms[1] < 0.3 * norms[0]  # not nothing: every input has moved a little with the biases before it
-
-
-def mean_errors(quantised: QuantizedMotr, steps: list[FrameStep]) -> dict[int, tuple[Tensor, Tensor]]:
-    """id of each bias → the bias, and the mean error `[C]` of its product over all frames."""
-    found: dict[int, list[Tensor]] = {}
-    biases: dict[int, Tensor] = {}
-
-    def compare(bias: Tensor, result: Tensor, expected: Tensor) -> None:
-        biases[id(bias)] = bias
-        found.setdefault(id(bias), []).append((result - expected).flatten(0, -2))
-
-    quantised.net.compare = compare
-    for step in steps:
-        quantised.graphs.base(*step.base_inputs)
-        quantised.graphs.qim(*step.qim_inputs)
-    quantised.net.compare = None
-    return {key: (biases[key], torch.cat(errors).mean(0)) for key, errors in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from motrlab.errors import UserError
 from motrlab.evaluation.tracks import read_tracks
 from motrlab.run import Run
 from motrlab.stages.chain import is_done
-from motrlab.stages.data import evaluate_baseline, has_unseen, open_store, prepare_data, read_ground_truth
+from motrlab.stages.data import evaluate_baseline, flat_scores, has_unseen, open_store, prepare_data, read_ground_truth
 
 
 def test_prepare_data_leaves_stores_gt_and_a_record(run: Run) -> None:
@@ -54,6 +55,48 @@ def test_baseline(run: Run) -> None:
     boxes = [len(read_tracks(run.tracks("baseline") / f"{name}.txt")) for name in names]
     assert sum(boxes) > 50
     assert run.last_record("data", "baseline") == record
+
+
+def test_scores_of_a_record_are_flat() -> None:
+    scores = {"hat": {"A.1": {"fn": 2, "mota": 0.5}, "OVERALL": {"fn": 3, "mota": 0.25}}}
+    assert flat_scores(scores) == {"hat.A.1.fn": 2, "hat.A.1.mota": 0.5, "hat.fn": 3, "hat.mota": 0.25}
+
+
+@pytest.fixture
+def own_run(prepared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A copy of the prepared run, to be changed."""
+    shutil.copytree(prepared_home, tmp_path / "home", symlinks=True)
+    monkeypatch.setenv("MOTRLAB_HOME", str(tmp_path / "home"))
+    return Run.open("tiny", create=False)
+
+
+def test_the_baseline_is_tuned_on_train_halves_alone(own_run: Run) -> None:
+    """Test frames without sense change its scores and nothing that was chosen."""
+    before = evaluate_baseline(own_run)
+    for file in own_run.data.glob("test_gt/*/det/det.txt"):
+        file.write_text("".join(f"{frame},-1,0,0,5,5,{frame}\n" for frame in range(1, 13)))
+    after = evaluate_baseline(own_run)
+    assert before is not None
+    assert after is not None
+    chosen = {key: value for key, value in before["metrics"].items() if key.startswith("chosen.")}
+    assert len(chosen) == 4
+    assert chosen == {key: value for key, value in after["metrics"].items() if key.startswith("chosen.")}
+    assert after["metrics"]["motchallenge.idf1"] == 0 < before["metrics"]["motchallenge.idf1"]
+
+
+def test_without_detections_there_is_no_baseline(own_run: Run) -> None:
+    shutil.rmtree(own_run.data / "test_gt" / "STREET-02" / "det")
+    record = evaluate_baseline(own_run)
+    assert record is not None
+    assert "motchallenge.STREET-01.mota" in record["metrics"]
+    assert not {"motchallenge.STREET-02.mota", "motchallenge.mota", "hat.mota"} & set(record["metrics"])
+    (own_run.data / "test_gt" / "STREET-01" / "det" / "det.txt").write_text("")
+    assert evaluate_baseline(own_run) is None
+    assert own_run.last_record("data", "baseline") == record
+    kinds = [r["kind"] for r in own_run.records()]
+    shutil.rmtree(own_run.data / "unseen_gt" / "STREET-U1" / "det")
+    assert evaluate_baseline(own_run) is None
+    assert [r["kind"] for r in own_run.records()] == kinds
 
 
 def test_a_part_that_is_missing_is_named(home: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from motrlab.config import TrackerConfig
-from motrlab.tracking.sequence import track_frames, track_streams
-from motrlab.tracking.tracker import TrackedBoxes
+from motrlab.tracking.sequence import FrameTracks, track_frames, track_streams
 
 RULES = TrackerConfig(birth_score=0.55, miss_score=0.5, reset_score=0.52, output_score=0.4, max_misses=2, min_area_px=1)
 
@@ -30,7 +29,7 @@ def shrink(image: Any) -> Any:
     return ((cells - 64) / 32).transpose(2, 0, 1)[None]
 
 
-def run(graphs: Any, images: Any, sizes: Any, preprocess: Any = shrink) -> list[TrackedBoxes]:
+def run(graphs: Any, images: Any, sizes: Any, preprocess: Any = shrink) -> list[FrameTracks]:
     return list(track_frames(graphs, images, preprocess, sizes, RULES))
 
 
@@ -38,7 +37,7 @@ def assert_same(a: list[Any], b: list[Any], tolerance: float = 1e-4) -> None:
     assert len(a) == len(b)
     for one, other in zip(a, b, strict=True):
         assert one.track_id.tolist() == other.track_id.tolist()
-        np.testing.assert_allclose(one.cxcywh, other.cxcywh, atol=tolerance)
+        np.testing.assert_allclose(one.ltwh, other.ltwh, atol=tolerance)
 
 
 def test_numpy_equals_torch(numpy_graphs: Any, torch_graphs: Any, sizes: Any) -> None:
@@ -92,8 +91,8 @@ def test_boxes_are_ltwh_pixels_of_each_image(numpy_graphs: Any, sizes: Any) -> N
     strict = replace(RULES, birth_score=0.0, output_score=0.0)
     small, large = track_frames(numpy_graphs, images, shrink, sizes, strict)
     one = track_frames(numpy_graphs, images[1:], shrink, sizes, strict)
-    np.testing.assert_allclose(next(one).cxcywh, small.cxcywh * 2, rtol=1e-5)
-    assert large.cxcywh.max() > 1.5 * small.cxcywh.max()
+    np.testing.assert_allclose(next(one).ltwh, small.ltwh * 2, rtol=1e-5)
+    assert large.ltwh.max() > 1.5 * small.ltwh.max()
 
 
 def test_seconds_of_every_part(numpy_graphs: Any, sizes: Any) -> None:

@@ -47,7 +47,7 @@ def slots() -> ModelConfig:
 
 @pytest.fixture
 def quiet() -> TrainConfig:
-    """No chance in the assignment: no drops, no false positives, no clones, no jitter, no swaps."""
+    """No chance in the assignment: no drops, no false positives, no clones, no jitter."""
     return replace(
         smoke().train,
         drop_probability=0.0,
@@ -55,7 +55,6 @@ def quiet() -> TrainConfig:
         false_positive_ratio=0.0,
         clone_probability=0.0,
         reference_jitter=0.0,
-        swap_probability=0.0,
         min_visibility=0.2,
         track_min_visibility=0.2,
         keep_iou=0.5,

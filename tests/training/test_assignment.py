@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from motrlab.config import PRESETS, ModelConfig, TrainConfig
+from motrlab.data.transforms import FrameObjects
 from motrlab.tracking.step import FrameOutput
 from motrlab.tracking.tracker import EMPTY, Decision
-from motrlab.training.assignment import NO_OBJECT, ClipAssignment, FrameMatch, FrameObjects
+from motrlab.training.assignment import NO_OBJECT, ClipAssignment, FrameMatch
 
 MakeOutput = Callable[..., FrameOutput]
 PLACE = {10: (0.2, 0.3, 0.1, 0.2), 20: (0.5, 0.3, 0.1, 0.2), 30: (0.8, 0.3, 0.1, 0.2), 40: (0.2, 0.7, 0.1, 0.2)}
@@ -57,9 +58,11 @@ class Story:
     def positives(self, clip: int = 0) -> dict[int, int]:
         """Slot → object, the same in both layers."""
         found = []
-        for clips, slots, boxes in zip(self.match.clip, self.match.slot, self.match.box, strict=True):
-            here = clips == clip
-            names = [min(PLACE, key=lambda i: float(np.abs(np.array(PLACE[i]) - box).sum())) for box in boxes[here]]
+        layers, clips, slots = self.match.index
+        for layer in range(2):
+            here = (layers == layer) & (clips == clip)
+            places = self.match.box[here]
+            names = [min(PLACE, key=lambda i: float(np.abs(np.array(PLACE[i]) - box).sum())) for box in places]
             found.append(dict(zip(slots[here].tolist(), names, strict=True)))
         assert found[0] == found[1]
         return found[0]
@@ -200,9 +203,9 @@ def test_tracked_people_are_shared_with_detect_slots_before_the_last_layer(
     story.frame({0: 10})
     (track,) = story.followed()
     decision = story.frame({track: 10, 0: 10, 1: 20})
+    layers, _, slot = story.match.index
     first, last = (
-        {int(s): tuple(b) for s, b in zip(*pair, strict=True)}
-        for pair in zip(story.match.slot, story.match.box, strict=True)
+        {int(s): tuple(b) for s, b in zip(slot[layers == i], story.match.box[layers == i], strict=True)} for i in (0, 1)
     )
     assert first.keys() == {track, 0, 1}
     assert first[track] == first[0] == last[track]
@@ -292,20 +295,6 @@ def test_reference_jitter_scales_with_the_box(tell: Tell) -> None:
     np.testing.assert_allclose(spread, 0.05 * np.array([0.1, 0.2, 0.1, 0.2]), rtol=0.25)
 
 
-def test_close_tracks_may_exchange_their_references(tell: Tell) -> None:
-    close = (0.3, 0.35, 0.12, 0.24)  # one box beside person 10
-    story = tell([objects(10, 20, 30)], swap_probability=1.0, keep_iou=-1.0)
-    decision = story.frame({0: 10, 1: close, 2: 30})
-    assert sources(decision) == [0, 1, 2]
-    assert decision.shift is not None
-    references = np.array([PLACE[10], close, PLACE[30]]) + decision.shift[0, :, :3].T
-    np.testing.assert_allclose(references, [close, PLACE[10], PLACE[30]], atol=1e-6)  # who is far stays
-    assert not decision.shift[0, :, 3].any()
-    alone = tell([objects(10)], swap_probability=1.0).frame({0: 10})
-    assert alone.shift is not None
-    assert not alone.shift.any()
-
-
 def test_capacity_is_never_exceeded(slots: ModelConfig, quiet: TrainConfig, make_output: MakeOutput) -> None:
     model = replace(slots, num_detect=8)
     config = replace(quiet, false_positive_ratio=1.0, clone_probability=1.0)
@@ -353,7 +342,6 @@ def test_what_happens_to_a_clip_does_not_depend_on_its_neighbours(
         false_positive_ratio=0.5,
         clone_probability=0.5,
         reference_jitter=0.1,
-        swap_probability=0.5,
     )
 
     def run(clips: list[int]) -> list[Decision]:
@@ -382,7 +370,7 @@ def test_layers_match_newborns_on_their_own(slots: ModelConfig, quiet: TrainConf
     boxes = np.tile(np.array(NOWHERE), (2, 1, 8, 1))
     boxes[0, 0, 1], boxes[1, 0, 2] = PLACE[10], PLACE[10]
     decision = story.assignment.decide(make_output(np.full((2, 1, 8), 0.3), boxes))
-    assert [slot.tolist() for slot in story.match.slot] == [[1], [2]]
+    assert story.match.index.tolist() == [[0, 1], [0, 0], [1, 2]]
     assert sources(decision) == [2]  # the last layer's match goes on
 
 
@@ -392,31 +380,3 @@ def test_nobody_at_all(tell: Tell) -> None:
         assert sources(story.frame({0: 10})) == []
         assert story.positives() == {}
         assert story.match.num_objects == 0
-
-
-def test_tracks_of_hidden_people_hold_their_query(
-    slots: ModelConfig, quiet: TrainConfig, make_output: MakeOutput
-) -> None:
-    """Object 1 stays in sight, 2 is hidden in the second frame, 3 is gone there; nobody holds by default."""
-    boxes = np.array([[0.2, 0.5, 0.1, 0.3], [0.5, 0.5, 0.1, 0.3], [0.8, 0.5, 0.1, 0.3]], np.float32)
-    frames = [
-        [FrameObjects(boxes, np.array([1, 2, 3]), np.ones(3))],
-        [FrameObjects(boxes[:2], np.array([1, 2]), np.array([1.0, 0.05]))],
-    ]
-    for below, expected in ((0.1, [False, True, True]), (0.0, None)):
-        config = replace(quiet, hold_below=below, track_min_visibility=0.0)
-        assignment = ClipAssignment(frames, slots, config, [np.random.default_rng(0)])
-        placed = np.full((1, 1, 8, 4), 0.05, np.float32)
-        placed[0, 0, :3] = boxes
-        scores = np.full((1, 1, 8), 0.1)
-        first = assignment.decide(make_output(scores, placed))
-        assert first.hold is None or not first.hold.any()  # newborns take the QIM's query
-        placed[0, 0, 4:7] = boxes[first.source[0][:3]]
-        second = assignment.decide(make_output(scores, placed))
-        if expected is None:
-            assert second.hold is None
-            continue
-        assert second.hold is not None
-        ids = assignment.object_id[0]
-        held = {int(i): bool(h) for i, h in zip(ids, second.hold[0], strict=True) if i >= 0}
-        assert held == dict(zip((1, 2, 3), expected, strict=True))

@@ -57,12 +57,14 @@ def test_training_goes_on_as_if_never_interrupted(tmp_path: Path, config: Config
     optimizer = optimizer_of(model, config)
     for seed in range(2):
         step(model, optimizer, seed)
-    save_training(tmp_path / "t.safetensors", model, optimizer, {"step": 2, "identity": "abc", "seconds": 1.5})
+    save_training(
+        tmp_path / "t.safetensors", {"model": model}, optimizer, {"step": 2, "identity": "abc", "seconds": 1.5}
+    )
     step(model, optimizer, 2)
 
     again = build_motr(config.model, seed=9)
     restored = optimizer_of(again, config)
-    facts = load_training(tmp_path / "t.safetensors", again, restored, "abc")
+    facts = load_training(tmp_path / "t.safetensors", {"model": again}, restored, "abc")
     assert (facts["step"], facts["seconds"]) == (2, 1.5)
     step(again, restored, 2)
     assert_same_weights(again, model)
@@ -107,9 +109,9 @@ def test_weights_of_another_preset_are_refused(tmp_path: Path, config: Config) -
 def test_training_with_other_settings_is_refused(tmp_path: Path, config: Config) -> None:
     file = tmp_path / "t.safetensors"
     model = build_motr(config.model)
-    save_training(file, model, optimizer_of(model, config), {"step": 2, "identity": "abc"})
+    save_training(file, {"model": model}, optimizer_of(model, config), {"step": 2, "identity": "abc"})
     with pytest.raises(UserError, match=r"t\.safetensors: left by a training with other settings"):
-        load_training(file, model, optimizer_of(model, config), "abd")
+        load_training(file, {"model": model}, optimizer_of(model, config), "abd")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +14,14 @@ from torch import Tensor
 from motrlab.config import Config, TrainConfig
 from motrlab.data.clips import ClipDataset, collate
 from motrlab.data.store import FrameStore
+from motrlab.data.transforms import FrameObjects
 from motrlab.model.motr import Motr, MotrGraphs, build_motr
-from motrlab.tracking.step import FrameOutput
+from motrlab.tracking.step import FrameOutput, Graphs
 from motrlab.tracking.tracker import Decision
-from motrlab.training.assignment import ClipAssignment, FrameObjects
-from motrlab.training.clip_loop import ClipModel, clip_loss, clip_outputs
+from motrlab.training.assignment import ClipAssignment, FrameMatch
+from motrlab.training.clip_loop import Extra, clip_loss, clip_outputs, with_calls
 from motrlab.training.criterion import ClipLoss, SetCriterion
+from motrlab.training.trainee import ClipModel
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,11 @@ class Setting:
     model: Motr
     train: TrainConfig
 
-    def memory(self, batch: int, seed: int) -> Tensor:
+    def values(self, batch: int, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         rows, columns = self.model.base.cells.shape[2:]
-        return torch.randn(batch, self.model.config.d_model, rows, columns, generator=generator)
+        shape = (self.model.config.decoder_layers, batch, self.model.config.d_model, rows, columns)
+        return torch.randn(shape, generator=generator)
 
     def assignment(self, objects: list[list[FrameObjects]], **changes: float) -> ClipAssignment:
         config = replace(self.train, **changes)  # type: ignore[arg-type]
@@ -85,7 +89,7 @@ class DetachedQueries(MotrGraphs):
 )
 def test_gradients_flow_through_track_queries(setting: Setting, drop: float, detached: bool, flows: bool) -> None:
     """From the loss of the third frame to what the network saw in the first: through the queries, and nothing else."""
-    frames = [setting.memory(1, seed).requires_grad_() for seed in range(3)]
+    frames = [setting.values(1, seed).requires_grad_() for seed in range(3)]
     graphs = DetachedQueries(setting.model, encoded=True) if detached else None
     assignment = setting.assignment([[people(0, [1, 2, 3])]] * 3, drop_probability=drop)
     outputs = setting.outputs(frames, assignment, graphs)
@@ -100,20 +104,21 @@ def test_gradients_flow_through_track_queries(setting: Setting, drop: float, det
 
 def test_only_the_slots_that_go_on_carry_gradients(setting: Setting) -> None:
     """Of the first frame's embeddings, those of the people who are tracked."""
-    frames = [setting.memory(1, seed) for seed in range(2)]
+    frames = [setting.values(1, seed) for seed in range(2)]
     assignment = setting.assignment([[people(0, [1, 2, 3])]] * 2)
     outputs = setting.outputs(frames, assignment)
     last = SetCriterion(setting.train)(outputs[1:], assignment.matches[1:]).total
     (gradient,) = torch.autograd.grad(last, outputs[0].embedding)
     reached = np.nonzero(gradient.flatten(2)[0].abs().sum(0).numpy())[0]
-    born = assignment.matches[0].slot[-1][assignment.matches[0].slot[-1] < setting.model.config.num_detect]
+    layer, _, slot = assignment.matches[0].index
+    born = slot[(layer == layer.max()) & (slot < setting.model.config.num_detect)]
     visible = int((people(0, [1, 2, 3]).visibility >= setting.train.min_visibility).sum())
     assert len(born) == visible
     assert reached.tolist() == sorted(born.tolist())
 
 
 def test_the_qim_learns_from_the_next_frame_only(setting: Setting) -> None:
-    frames = [setting.memory(1, seed) for seed in range(2)]
+    frames = [setting.values(1, seed) for seed in range(2)]
     assignment = setting.assignment([[people(0, [1, 2])]] * 2)
     outputs = setting.outputs(frames, assignment)
     criterion = SetCriterion(setting.train)
@@ -132,7 +137,7 @@ def test_references_carry_no_gradient(setting: Setting) -> None:
     reference = torch.full((1, 4, rows, model.config.slot_columns), 0.4, requires_grad=True)
     query = torch.randn(1, model.config.d_model, rows, model.config.slot_columns, requires_grad=True)
     mask = torch.ones(1, 1, 1, model.config.num_track)
-    logits, boxes, embedding = model.base.decode(setting.memory(1, 0), query, mask, reference)
+    logits, boxes, embedding = model.base.decode(setting.values(1, 0), query, mask, reference)
     total = sum(x.sum() for x in (*logits, *boxes, embedding))
     assert isinstance(total, Tensor)
     of_query, of_reference = torch.autograd.grad(total, (query, reference), allow_unused=True)
@@ -153,7 +158,7 @@ def test_track_slots_may_come_in_any_order(setting: Setting) -> None:
         q, r = query[:, :, slots].unflatten(2, shape), reference[:, :, slots].unflatten(2, shape)
         m = mask[:, None, :, slots]
         with torch.no_grad():
-            logits, boxes, embedding = model.base.decode(setting.memory(1, 0), q, m, r)
+            logits, boxes, embedding = model.base.decode(setting.values(1, 0), q, m, r)
             new = model.qim(embedding.flatten(2)[:, :, None, config.num_detect :], q.flatten(2)[:, :, None], m)
         return [x.flatten(2) for x in (*logits, *boxes, embedding)], new.flatten(2)
 
@@ -184,7 +189,7 @@ class Shuffled(ClipAssignment):
 
 
 def test_tracks_may_sit_in_any_slots(setting: Setting) -> None:
-    frames = [setting.memory(2, seed) for seed in range(3)]
+    frames = [setting.values(2, seed) for seed in range(3)]
     ids = [[1, 2, 3, 4], [2, 3, 4, 5], [1, 3, 5, 6]]
     objects = [[people(10 * t + b, ids[t]) for b in range(2)] for t in range(3)]
     plain = setting.assignment(objects)
@@ -192,11 +197,11 @@ def test_tracks_may_sit_in_any_slots(setting: Setting) -> None:
     criterion = SetCriterion(setting.train)
     loss, other = (criterion(setting.outputs(frames, a), a.matches).named() for a in (plain, shuffled_slots))
     assert other == pytest.approx(loss, rel=1e-4, abs=1e-5)
-    assert plain.matches[1].slot[0].tolist() != shuffled_slots.matches[1].slot[0].tolist()
+    assert plain.matches[1].index.tolist() != shuffled_slots.matches[1].index.tolist()
 
 
 def test_padding_slots_carry_no_loss_in_any_layer(setting: Setting) -> None:
-    frames = [setting.memory(2, seed) for seed in range(3)]
+    frames = [setting.values(2, seed) for seed in range(3)]
     objects = [[people(t, [1, 2, 3]), people(t + 50, [1, 4])] for t in range(3)]
     assignment = setting.assignment(objects)
     outputs = setting.outputs(frames, assignment)
@@ -239,7 +244,7 @@ class Watched(MotrGraphs):
 def test_clips_start_without_tracks(setting: Setting) -> None:
     """Also where the clip before, on the same graphs, ended with some."""
     graphs = Watched(setting.model)
-    frames = [setting.memory(1, seed) for seed in range(2)]
+    frames = [setting.values(1, seed) for seed in range(2)]
     objects = [[people(0, [1, 2, 3])]] * 2
     losses = []
     for _ in range(2):
@@ -254,7 +259,7 @@ def test_clips_start_without_tracks(setting: Setting) -> None:
 
 
 def test_objects_may_come_in_any_order(setting: Setting) -> None:
-    frames = [setting.memory(2, seed) for seed in range(3)]
+    frames = [setting.values(2, seed) for seed in range(3)]
     ids = [[1, 2, 3, 4], [2, 3, 4, 5], [1, 3, 5, 6]]
     objects = [[people(10 * t + b, ids[t]) for b in range(2)] for t in range(3)]
     mixed = [[shuffled(frame, 7 * t + b) for b, frame in enumerate(row)] for t, row in enumerate(objects)]
@@ -264,10 +269,10 @@ def test_objects_may_come_in_any_order(setting: Setting) -> None:
 
 def test_a_batch_is_its_clips(setting: Setting) -> None:
     """Sums add up, numbers of objects too, and so do the gradients."""
-    frames = [setting.memory(2, seed).requires_grad_() for seed in range(3)]
+    frames = [setting.values(2, seed).requires_grad_() for seed in range(3)]
     objects = [[people(t, [1, 2, 3]), people(t + 50, [1, 4])] for t in range(3)]
     together = setting.loss(frames, objects)
-    alone = [setting.loss([f[b : b + 1] for f in frames], [[row[b]] for row in objects]) for b in range(2)]
+    alone = [setting.loss([f[:, b : b + 1] for f in frames], [[row[b]] for row in objects]) for b in range(2)]
     assert together.num_objects == sum(a.num_objects for a in alone)
     assert min(a.num_objects for a in alone) > 0
     for kind, table in together.terms.items():
@@ -288,7 +293,6 @@ def test_a_batch_of_pictures_is_its_clips(setting: Setting, store: FrameStore) -
         false_positive_ratio=0.5,
         clone_probability=0.5,
         reference_jitter=0.1,
-        swap_probability=0.5,
     )
     clips = [ClipDataset(store, train, setting.model.config, seed=1)[0, i, 2] for i in range(2)]
     model = ClipModel(setting.model, train).eval()
@@ -301,8 +305,37 @@ def test_a_batch_of_pictures_is_its_clips(setting: Setting, store: FrameStore) -
         torch.testing.assert_close(table, expected, rtol=1e-3, atol=1e-3)
 
 
+class Counted(Extra):
+    """Sees every frame go by, and adds the number of frames to the loss."""
+
+    def __init__(self) -> None:
+        self.masks: list[Tensor] = []
+
+    def graphs(self, graphs: Graphs) -> Graphs:
+        def base(values: Tensor, query: Tensor, mask: Tensor, reference: Tensor) -> Any:
+            self.masks.append(mask)
+            return graphs.base(values, query, mask, reference)
+
+        return with_calls(graphs, base=base)
+
+    def loss(self, loss: ClipLoss, matches: Sequence[FrameMatch]) -> ClipLoss:
+        number = torch.tensor(float(len(matches)))
+        return loss.plus("counted", number, number.expand(len(matches), 2))
+
+
+def test_what_only_training_has_goes_along_and_adds_to_the_loss(setting: Setting) -> None:
+    frames, objects = [setting.values(1, seed) for seed in range(3)], [[people(0, [1, 2, 3])]] * 3
+    graphs, config, extra = MotrGraphs(setting.model, encoded=True), setting.model.config, Counted()
+    plain = setting.loss(frames, objects)
+    loss = clip_loss(graphs, frames, objects, config, setting.train, generators(1), [extra])
+    assert [bool(mask.any()) for mask in extra.masks] == [False, True, True]
+    torch.testing.assert_close(loss.total, plain.total + 3)
+    assert loss.terms.keys() - plain.terms.keys() == {"counted"}
+    assert loss.num_objects == plain.num_objects
+
+
 def test_clips_without_people(setting: Setting) -> None:
-    frames = [setting.memory(2, seed) for seed in range(2)]
+    frames = [setting.values(2, seed) for seed in range(2)]
     loss = setting.loss(frames, [[people(0, []), people(0, [])]] * 2)
     terms = loss.named()
     assert loss.num_objects == 0

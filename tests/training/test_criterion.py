@@ -45,15 +45,11 @@ def draw_frame(
     """Shares of positive and of empty slots; other positives in every layer, the same empty slots."""
     rng = np.random.default_rng(seed)
     exists = np.broadcast_to(rng.random(shape[1:]) >= empty, shape)
-    clip, slot = zip(
-        *(np.nonzero((rng.random(shape[1:]) < positive) & exists[0]) for _ in range(shape[0])), strict=True
-    )
+    index = np.stack(np.nonzero((rng.random(shape) < positive) & exists))
     return Frame(
         rng.uniform(-4, 4, shape),
         np.concatenate((rng.uniform(0.2, 0.8, (*shape, 2)), rng.uniform(0.1, 0.3, (*shape, 2))), -1),
-        FrameMatch(
-            exists.copy(), clip, slot, tuple(rng.uniform(0.2, 0.6, (len(s), 4)) for s in slot), int(rng.integers(0, 9))
-        ),
+        FrameMatch(exists.copy(), index, rng.uniform(0.2, 0.6, (index.shape[1], 4)), int(rng.integers(0, 9))),
     )
 
 
@@ -61,22 +57,16 @@ def slow_loss(frames: Sequence[Frame], config: TrainConfig) -> dict[str, float]:
     """Every term, slot by slot; not divided."""
     terms = {}
     for f, frame in enumerate(frames):
+        match = frame.match
+        boxes = dict(zip(map(tuple, match.index.T.tolist()), match.box.tolist(), strict=True))
         for layer in range(len(frame.logits)):
-            match = frame.match
-            positive = dict(
-                zip(
-                    zip(match.clip[layer].tolist(), match.slot[layer].tolist(), strict=True),
-                    match.box[layer].tolist(),
-                    strict=True,
-                )
-            )
             class_, l1, giou = 0.0, 0.0, 0.0
             for b in range(frame.logits.shape[1]):
                 for n in range(frame.logits.shape[2]):
                     if not match.valid[layer, b, n]:
                         continue
                     p = 1 / (1 + math.exp(-frame.logits[layer, b, n]))
-                    gt, box = positive.get((b, n)), frame.boxes[layer, b, n].tolist()
+                    gt, box = boxes.get((layer, b, n)), frame.boxes[layer, b, n].tolist()
                     if gt is None:
                         class_ -= (1 - config.focal_alpha) * p**config.focal_gamma * math.log(1 - p)
                         continue
@@ -107,6 +97,12 @@ def criterion(frames: Sequence[Frame], config: TrainConfig) -> ClipLoss:
 
 def total(frames: Sequence[Frame], config: TrainConfig) -> float:
     return float(criterion(frames, config).total.detach())
+
+
+def summarised(loss: ClipLoss) -> dict[str, float]:
+    """Total and kinds of terms, per object."""
+    sums = {kind: float(table.sum()) / max(loss.num_objects, 1) for kind, table in loss.terms.items()}
+    return {"loss": float(loss.mean.detach()), **sums}
 
 
 def gradients(loss: ClipLoss, outputs: list[FrameOutput]) -> list[torch.Tensor]:
@@ -186,7 +182,7 @@ def test_a_sum_over_frames_that_is_divided_once(quiet: TrainConfig) -> None:
     for objects in ((1, 5), (3, 3), (6, 0)):
         assert float(loss(*objects).mean.detach()) == pytest.approx(sum(alone) / 6, rel=1e-5)
     assert float(loss(0, 0).mean.detach()) == float(loss(1, 0).mean.detach())
-    summary = loss(1, 5).summary()
+    summary = summarised(loss(1, 5))
     assert summary["loss"] == pytest.approx(sum(alone) / 6, rel=1e-5)
     assert summary["loss"] == pytest.approx(sum(summary[kind] for kind in ("class", "l1", "giou")), rel=1e-5)
 
@@ -195,7 +191,7 @@ def test_no_objects_at_all(quiet: TrainConfig) -> None:
     frames = [draw_frame(positive=0.0, seed=s) for s in range(2)]
     outputs = [f.output() for f in frames]
     loss = SetCriterion(quiet)(outputs, [f.match for f in frames])
-    summary = loss.summary()
+    summary = summarised(loss)
     assert np.isfinite(float(loss.total.detach()))
     assert summary["l1"] == summary["giou"] == 0
     assert summary["class"] > 0
@@ -231,8 +227,9 @@ def test_slots_and_clips_may_come_in_any_order(quiet: TrainConfig) -> None:
         replace(
             match,
             valid=match.valid[:, of_clips][:, :, of_slots],
-            clip=tuple(np.argsort(of_clips)[c] for c in match.clip),
-            slot=tuple(np.argsort(of_slots)[s] for s in match.slot),
+            index=np.stack(
+                (match.index[0], np.argsort(of_clips)[match.index[1]], np.argsort(of_slots)[match.index[2]])
+            ),
         ),
     )
     assert criterion([moved], quiet).named() == pytest.approx(criterion([frame], quiet).named(), rel=1e-5, abs=1e-6)
@@ -243,6 +240,6 @@ def test_weights(quiet: TrainConfig, kind: str) -> None:
     frames = [draw_frame(seed=6)]
     field = f"{kind}_weight"
     doubled = replace(quiet, **{field: 2 * getattr(quiet, field)})  # type: ignore[arg-type]
-    before, after = (criterion(frames, c).summary() for c in (quiet, doubled))
+    before, after = (summarised(criterion(frames, c)) for c in (quiet, doubled))
     assert after[kind] == pytest.approx(2 * before[kind])
     assert after["loss"] - before["loss"] == pytest.approx(before[kind], rel=1e-4)

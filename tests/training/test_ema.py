@@ -32,7 +32,7 @@ def test_it_is_the_weighted_mean_of_what_came() -> None:
     ema = Ema(model, decay)
     for seed in range(5):
         changed(model, seed)
-        ema.update(model)
+        ema.update_parameters(model)
         states.append({name: value.clone() for name, value in model.state_dict().items()})
     weights = torch.tensor([decay ** (4 - i) for i in range(5)])
     for name, average in ema.average.items():
@@ -48,7 +48,7 @@ def test_after_one_update_it_is_the_model() -> None:
     model = nn.Linear(3, 2)
     ema = Ema(model, 0.999)
     changed(model, 1)
-    ema.update(model)
+    ema.update_parameters(model)
     torch.testing.assert_close(ema.average["weight"], model.weight.detach())
 
 
@@ -57,7 +57,7 @@ def test_applied_and_given_back() -> None:
     ema = Ema(model, 0.5)
     for seed in range(2):
         changed(model, seed)
-        ema.update(model)
+        ema.update_parameters(model)
     own = model.weight.detach().clone()
     with ema.applied(model):
         assert torch.equal(model.weight, ema.average["weight"])
@@ -83,7 +83,7 @@ def test_the_average_is_validated_and_saved(store: FrameStore, config: Config, t
     kept = part(load_tensors(next(tmp_path.glob("step-000002-*.safetensors")))[0], "model")
     assert [step for step, _ in seen] == [2, 4]
     for name, value in model.state_dict().items():
-        assert torch.equal(value, average[f"motr.{name}"]), name
+        assert torch.equal(value, average[f"module.motr.{name}"]), name
         assert torch.equal(value, saved[name]), name
         assert torch.equal(value, seen[1][1][name]), name
         assert torch.equal(seen[0][1][name], kept[name]), name

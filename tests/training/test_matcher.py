@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from motrlab.config import TrainConfig
 from motrlab.training.matcher import HungarianMatcher
 
+CONFIG = TrainConfig(steps=1)
+MATCHER = HungarianMatcher(CONFIG)
 SIZES = {
     "as many slots as objects": (4, 4),
     "more slots": (6, 3),
@@ -63,7 +67,7 @@ def cheapest(cost: list[list[float]], num_slots: int, num_objects: int) -> float
 
 def check(scores: np.ndarray, boxes: np.ndarray, gt: np.ndarray) -> None:
     """One partner each, as many pairs as there can be, and no pairing is cheaper."""
-    slots, objects = HungarianMatcher()(scores, boxes, gt)
+    slots, objects = MATCHER(scores, boxes, gt)
     assert len(slots) == len(objects) == min(len(scores), len(gt))
     assert len(set(objects.tolist())) == len(objects)
     assert np.all(np.diff(slots) > 0)  # ascending, so different
@@ -96,42 +100,41 @@ def test_the_order_of_slots_and_objects_does_not_matter(seed: int) -> None:
     scores, boxes, gt = draw(6, 4, seed)
     rng = np.random.default_rng(seed)
     of_slots, of_objects = rng.permutation(6), rng.permutation(4)
-    pairs = set(zip(*(x.tolist() for x in HungarianMatcher()(scores, boxes, gt)), strict=True))
-    slots, objects = HungarianMatcher()(scores[of_slots], boxes[of_slots], gt[of_objects])
+    pairs = set(zip(*(x.tolist() for x in MATCHER(scores, boxes, gt)), strict=True))
+    slots, objects = MATCHER(scores[of_slots], boxes[of_slots], gt[of_objects])
     assert set(zip(of_slots[slots].tolist(), of_objects[objects].tolist(), strict=True)) == pairs
 
 
 def test_the_cost_of_every_pair() -> None:
     scores, boxes, gt = draw(7, 5, 3)
     expected = [[pair_cost(float(s), b, g) for g in gt] for s, b in zip(scores, boxes, strict=True)]
-    np.testing.assert_allclose(HungarianMatcher().cost(scores, boxes, gt), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(MATCHER.cost(scores, boxes, gt), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_scale_their_terms() -> None:
     scores, boxes, gt = draw(3, 2, 0)
-    only = {
-        name: HungarianMatcher(**{"class_cost": 0.0, "l1_cost": 0.0, "giou_cost": 0.0, name: 1.0})
-        for name in ("class_cost", "l1_cost", "giou_cost")
-    }
+    names = ("class_weight", "l1_weight", "giou_weight")
+    none = replace(CONFIG, **dict.fromkeys(names, 0.0))  # type: ignore[arg-type]
+    only = {name: HungarianMatcher(replace(none, **{name: 1.0})) for name in names}  # type: ignore[arg-type]
     parts = {name: matcher.cost(scores, boxes, gt) for name, matcher in only.items()}
-    whole = 2 * parts["class_cost"] + 5 * parts["l1_cost"] + 2 * parts["giou_cost"]
-    np.testing.assert_allclose(HungarianMatcher().cost(scores, boxes, gt), whole, rtol=1e-6)
+    whole = 2 * parts["class_weight"] + 5 * parts["l1_weight"] + 2 * parts["giou_weight"]
+    np.testing.assert_allclose(MATCHER.cost(scores, boxes, gt), whole, rtol=1e-6)
 
 
 def test_ties_are_settled_and_settled_the_same_way() -> None:
     scores = np.full(3, 0.5, np.float32)
     boxes = np.tile(np.array([[0.5, 0.5, 0.2, 0.2]], np.float32), (3, 1))
-    found, objects = HungarianMatcher()(scores, boxes, boxes[:2])
+    found, objects = MATCHER(scores, boxes, boxes[:2])
     assert len(set(found.tolist())) == 2
     assert sorted(objects.tolist()) == [0, 1]
-    again = HungarianMatcher()(scores, boxes, boxes[:2])
+    again = MATCHER(scores, boxes, boxes[:2])
     assert (found.tolist(), objects.tolist()) == (again[0].tolist(), again[1].tolist())
 
 
 @pytest.mark.parametrize("score", [0.0, 1.0])
 def test_certain_scores_have_a_finite_cost(score: float) -> None:
     _, boxes, gt = draw(2, 2, 1)
-    assert np.isfinite(HungarianMatcher().cost(np.full(2, score, np.float32), boxes, gt)).all()
+    assert np.isfinite(MATCHER.cost(np.full(2, score, np.float32), boxes, gt)).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -140,6 +143,6 @@ def test_a_network_that_has_blown_up_is_matched_all_the_same(value: float) -> No
     scores, boxes, gt = draw(4, 2, 0)
     boxes[1], scores[2] = value, np.nan
     with np.errstate(invalid="ignore"):
-        slots, objects = HungarianMatcher()(scores, boxes, gt)
+        slots, objects = MATCHER(scores, boxes, gt)
     assert sorted(objects.tolist()) == [0, 1]
     assert len(set(slots.tolist())) == 2

@@ -20,9 +20,9 @@ from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.model.efficientnet import freeze_batch_norm
 from motrlab.model.motr import build_motr
-from motrlab.training.clip_loop import ClipModel
 from motrlab.training.criterion import ClipLoss
 from motrlab.training.memory import MemoryEstimate, SavedBytes, checkpointed, estimate_memory
+from motrlab.training.trainee import ClipModel
 from motrlab.training.trainer import train_float
 
 

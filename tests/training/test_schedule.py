@@ -7,8 +7,8 @@ import torch
 
 from motrlab.config import Config, TrainConfig, smoke
 from motrlab.model.motr import Motr, build_motr
-from motrlab.training.clip_loop import ClipModel
 from motrlab.training.schedule import lr_factor, parameter_groups, set_lr
+from motrlab.training.trainee import ClipModel
 
 BASE = replace(smoke().train, steps=1000, warmup=0.0, step_milestones=(0.5, 0.8))
 STEP = replace(BASE, schedule="step")
@@ -96,15 +96,12 @@ def test_muon_has_its_own_factor_and_leaves_initialised_weights_alone(model: Mot
 
 
 def test_what_only_training_has_is_in_the_groups(model: Motr, rates: TrainConfig) -> None:
-    """Extra slots are tables like the detect slots; the head of the appearance term is an ordinary layer."""
-    rates = replace(rates, query_groups=1, denoising_groups=1, appearance_weight=0.5)
+    """The query of denoising is a table like the detect queries."""
+    rates = replace(rates, denoising_groups=1)
     clips = ClipModel(model, rates)
     found = {id(p): group["weight_decay"] for group in parameter_groups(clips, rates) for p in group["params"]}
-    names = {name for name, _ in clips.named_parameters() if not name.startswith("motr.")}
-    assert {name.partition(".")[0] for name in names} == {"extra", "looks"}
-    for name, parameter in clips.named_parameters():
-        if name in names:
-            assert found[id(parameter)] == (0.02 if name == "looks.weight" else 0.0), name
+    own = [parameter for name, parameter in clips.named_parameters() if not name.startswith("motr.")]
+    assert [found[id(parameter)] for parameter in own] == [0.0]
 
 
 def test_frozen_parameters_are_left_out(model: Motr, rates: TrainConfig) -> None:

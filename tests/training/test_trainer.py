@@ -16,7 +16,7 @@ from motrlab.data.clips import ClipBatch, ClipDataset, collate
 from motrlab.data.store import FrameStore
 from motrlab.model.motr import Motr, MotrGraphs, build_motr
 from motrlab.training.checkpoint import load_model, load_tensors
-from motrlab.training.clip_loop import clip_loss, clip_objects
+from motrlab.training.clip_loop import clip_loss
 from motrlab.training.criterion import ClipLoss
 from motrlab.training.distributed import cpu_has_bf16, make_accelerator
 from motrlab.training.trainee import Trainee
@@ -45,7 +45,6 @@ def chancy(config: Config, **changes: object) -> Config:
         false_positive_ratio=0.5,
         clone_probability=0.5,
         reference_jitter=0.1,
-        swap_probability=0.5,
         keep_iou=-1.0,
         freeze_bn=False,
         validate_every=4,
@@ -84,6 +83,14 @@ def test_a_finished_training_is_not_done_again(store: FrameStore, config: Config
     assert_bit_identical(again.state_dict(), model.state_dict())
     assert same.final == pytest.approx(result.final, rel=1e-4)  # read back from the curve
     assert_bit_identical(load_model(tmp_path / "model.safetensors", config).state_dict(), model.state_dict())
+
+
+def test_the_terms_add_up_to_the_loss(store: FrameStore, config: Config, tmp_path: Path) -> None:
+    """Also those that only training has."""
+    _, result = train_float(store, replace(config, train=replace(config.train, steps=2, denoising_groups=1)), tmp_path)
+    loss, terms = result.final["loss"], {k: v for k, v in result.final.items() if k != "loss"}
+    assert terms.keys() == {"class", "l1", "giou", "denoising"}
+    assert sum(terms.values()) == pytest.approx(loss, rel=1e-4)
 
 
 def test_other_settings_start_anew_and_keep_the_first(store: FrameStore, config: Config, tmp_path: Path) -> None:
@@ -152,12 +159,12 @@ def test_it_learns_one_clip_by_heart(store: FrameStore, config: Config, tmp_path
     )
     config = replace(config, train=train)
     batch = collate([ClipDataset(store, train, config.model, seed=1)[0, i, 2] for i in range(2)]).to("cpu")
-    assert sum(len(ids) for row in batch.ids for ids in row) >= 4
+    assert sum(len(people.ids) for row in batch.objects for people in row) >= 4
 
     def loss(model: Motr, _: ClipBatch, rngs: Sequence[np.random.Generator]) -> ClipLoss:
-        memory = model.base.encode(batch.images.flatten(0, 1)).split(2)
+        values = model.base.value_maps(model.base.encode(batch.images.flatten(0, 1))).split(2, 1)
         rngs = [np.random.default_rng(i) for i in range(2)]
-        return clip_loss(MotrGraphs(model, encoded=True), memory, clip_objects(batch), config.model, train, rngs)
+        return clip_loss(MotrGraphs(model, encoded=True), values, batch.objects, config.model, train, rngs)
 
     _, result = run_fit(store, config, tmp_path, loss)
     header, *rows = (line.split(",") for line in result.curve.read_text().splitlines())

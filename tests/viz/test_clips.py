@@ -4,13 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
-from motrlab.data.clips import Clip
 from motrlab.data.preprocess import preprocess
 from motrlab.data.transforms import (
     ClipSample,
     Compose,
+    FrameObjects,
     SeqBgrToYuv444,
     SeqNormalize,
     SeqRandomFlip,
@@ -22,6 +21,7 @@ from motrlab.viz.clips import apply_each, clip_sheet, network_input_to_bgr, samp
 from motrlab.viz.overlay import track_colour
 
 HEIGHT, WIDTH = 40, 80
+NOBODY = FrameObjects(np.zeros((0, 4), np.float32), np.zeros(0, int), np.zeros(0, np.float32))
 
 
 def sample(num_frames: int = 2) -> ClipSample:
@@ -29,12 +29,8 @@ def sample(num_frames: int = 2) -> ClipSample:
     image = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
     image[:20, :40] = (200, 60, 30)
     box = np.array([[0.75, 0.75, 0.25, 0.25]], np.float32)
-    return ClipSample(
-        images=[image] * num_frames,
-        boxes=[box] * num_frames,
-        ids=[np.array([3])] * num_frames,
-        visibility=[np.full(1, 0.5, np.float32)] * num_frames,
-    )
+    people = FrameObjects(box, np.array([3]), np.full(1, 0.5, np.float32))
+    return ClipSample(images=[image] * num_frames, objects=[people] * num_frames)
 
 
 def coloured(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
@@ -52,11 +48,7 @@ def test_the_network_input_can_be_looked_at() -> None:
 def test_a_clip_is_shown_as_the_network_sees_it() -> None:
     pictures = np.zeros((2, HEIGHT, WIDTH, 3), np.uint8)
     pictures[:, :, ::2] = (255, 0, 0)  # columns of blue: NV12 has no such colour
-    nobody = [torch.zeros(0)] * 2
-    clip = Clip(
-        images=torch.from_numpy(pictures), boxes=[torch.zeros(0, 4)] * 2, ids=[torch.zeros(0).long()] * 2,
-        visibility=nobody,
-    )  # fmt: skip
+    clip = ClipSample(images=list(pictures), objects=[NOBODY] * 2)
     plain = clip_sheet([clip, clip], width=WIDTH)
     assert plain.shape == (2 * HEIGHT + 6, 2 * WIDTH + 6, 3)
     assert plain[3, 2].tolist() == [255, 0, 0]
@@ -68,14 +60,14 @@ def test_a_clip_is_shown_as_the_network_sees_it() -> None:
 def test_each_transform_starts_from_the_clip() -> None:
     found = apply_each(sample(), {"a": SeqRandomFlip(1.0), "b": SeqResize([(20, 40)])})
     assert list(found) == ["before", "a", "b"]
-    assert found["b"].boxes[0][0, 0] == pytest.approx(0.75)  # not mirrored
-    assert found["a"].boxes[0][0, 0] == pytest.approx(0.25)
+    assert found["b"].objects[0].boxes[0, 0] == pytest.approx(0.75)  # not mirrored
+    assert found["a"].objects[0].boxes[0, 0] == pytest.approx(0.25)
 
 
 def test_chance_is_of_the_seed() -> None:
     flips = {"flip": SeqRandomFlip(0.5)}
-    found = [apply_each(sample(), flips, seed)["flip"].boxes[0][0, 0] for seed in range(20)]
-    assert found == [apply_each(sample(), flips, seed)["flip"].boxes[0][0, 0] for seed in range(20)]
+    found = [apply_each(sample(), flips, seed)["flip"].objects[0].boxes[0, 0] for seed in range(20)]
+    assert found == [apply_each(sample(), flips, seed)["flip"].objects[0].boxes[0, 0] for seed in range(20)]
     assert {round(float(x), 2) for x in found} == {0.25, 0.75}
 
 
@@ -117,6 +109,5 @@ def test_the_table_has_the_numbers() -> None:
         ["half", "20", "40", "1", "1", "0.50", "92"],
         ["input", "40", "80", "1", "1", "0.50", "-0.08"],  # (117.47 - 128) / 128
     ]
-    nobody = dataclasses.replace(sample(1), boxes=[np.zeros((0, 4), np.float32)], ids=[np.zeros(0, int)],
-                                 visibility=[np.zeros(0, np.float32)])  # fmt: skip
+    nobody = dataclasses.replace(sample(1), objects=[NOBODY])
     assert sample_table({"before": nobody}).splitlines()[1].split()[3:5] == ["0", "-"]

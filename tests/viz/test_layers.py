@@ -24,7 +24,7 @@ def rows() -> list[LayerRow]:
 
 
 def test_every_tensor_is_a_point_and_the_worst_are_named() -> None:
-    figure = tensor_sqnr(rows(), title="Layers")
+    figure = tensor_sqnr(rows())
     (ax,) = figure.axes
     own, fake, fixed = ax.collections
     for points, kind in ((own, "own"), (fake, "fake"), (fixed, "fixed")):

@@ -7,27 +7,20 @@ import numpy as np
 import pytest
 
 from motrlab.errors import UserError
+from motrlab.evaluation.tracks import Tracks
+from motrlab.tracking.sequence import FrameTracks
 from motrlab.viz.overlay import (
-    FrameTracks,
-    TrailHistory,
     contact_sheet,
     draw_frame,
     image_jpeg,
-    image_png,
     track_colour,
     tracks_of_frame,
     trails_until,
     write_image,
-    write_video,
 )
 
-
-class Rows:
-    """Two people over three frames; id 9 is away in frame 2."""
-
-    frame = np.array([1, 1, 2, 3, 3])
-    track_id = np.array([4, 9, 4, 4, 9])
-    ltwh = np.array([[10, 20, 8, 30], [60, 20, 8, 30], [12, 20, 8, 30], [14, 20, 8, 30], [66, 20, 8, 30]], float)
+PEOPLE = [(1, 4, 10), (1, 9, 60), (2, 4, 12), (3, 4, 14), (3, 9, 66)]  # frame, id, left; id 9 is away in frame 2
+ROWS = Tracks.from_rows([(frame, track_id, left, 20, 8, 30, 0.9) for frame, track_id, left in PEOPLE])
 
 
 def grey(height: int = 90, width: int = 160) -> np.ndarray:
@@ -36,7 +29,7 @@ def grey(height: int = 90, width: int = 160) -> np.ndarray:
 
 def tracks(*rows: tuple[int, float, float, float, float]) -> FrameTracks:
     table = np.array(rows, float).reshape(-1, 5)
-    return FrameTracks(table[:, 0].astype(int), table[:, 1:])
+    return FrameTracks(table[:, 0].astype(int), table[:, 1:], np.ones(len(table)))
 
 
 def test_track_colours_are_stable_and_apart() -> None:
@@ -49,22 +42,12 @@ def test_track_colours_are_stable_and_apart() -> None:
 
 
 def test_frame_rows_and_trails() -> None:
-    assert tracks_of_frame(Rows(), 2).track_id.tolist() == [4]
-    assert tracks_of_frame(Rows(), 7).ltwh.shape == (0, 4)
-    trails = trails_until(Rows(), 3)
+    assert tracks_of_frame(ROWS, 2).track_id.tolist() == [4]
+    assert tracks_of_frame(ROWS, 7).ltwh.shape == (0, 4)
+    trails = trails_until(ROWS, 3)
     np.testing.assert_array_equal(trails[4], [[14, 50], [16, 50], [18, 50]])
     np.testing.assert_array_equal(trails[9], [[64, 50], [70, 50]])
-    assert trails_until(Rows(), 3, length=1)[4].tolist() == [[18, 50]]
-
-
-def test_trail_history_equals_random_access() -> None:
-    history = TrailHistory(length=2)
-    for frame in (1, 2, 3):
-        streamed = history.update(tracks_of_frame(Rows(), frame))
-        expected = trails_until(Rows(), frame, length=2)
-        assert streamed.keys() == expected.keys()
-        for track_id, points in expected.items():
-            np.testing.assert_array_equal(streamed[track_id], points)
+    assert trails_until(ROWS, 3, length=1)[4].tolist() == [[18, 50]]
 
 
 def test_box_has_the_colour_of_its_id_and_the_input_stays() -> None:
@@ -120,47 +103,13 @@ def test_contact_sheet() -> None:
         contact_sheet([], 2)
 
 
-def test_png_and_files_round_trip(tmp_path: Path) -> None:
+def test_pictures_are_written_as_they_are(tmp_path: Path) -> None:
     image = draw_frame(grey(), tracks((5, 40, 30, 20, 40)))
-    decoded = cv2.imdecode(np.frombuffer(image_png(image), np.uint8), cv2.IMREAD_COLOR)
-    np.testing.assert_array_equal(decoded, image)
     write_image(tmp_path / "deep" / "a.png", image)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "deep" / "a.png")), image)
     with pytest.raises(UserError, match=r"a\.nothing: .*use \.png"):
         write_image(tmp_path / "a.nothing", image)
     assert [p.name for p in tmp_path.iterdir()] == ["deep"]
-
-
-def test_video_can_be_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "tracks.mp4"
-    frames = (np.full((48, 64, 3), 20 * i, np.uint8) for i in range(7))
-    assert write_video(path, frames, fps=15) == 7
-    video = cv2.VideoCapture(str(path))
-    levels = []
-    while (read := video.read())[0]:
-        levels.append(float(read[1].mean()))
-    assert len(levels) == 7
-    assert levels == sorted(levels)
-    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(15)
-
-
-@pytest.mark.parametrize(
-    ("shapes", "fps", "message"),
-    [
-        ([], 15, "no frames to write"),
-        ([(48, 64), (48, 66)], 15, r"frame 2 is \(66, 48\), the first \(64, 48\)"),
-        ([(48, 64)], 0, "must be positive"),
-    ],
-)
-def test_bad_video_leaves_no_file(tmp_path: Path, shapes: list[tuple[int, int]], fps: float, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        write_video(tmp_path / "x.mp4", (np.zeros((*s, 3), np.uint8) for s in shapes), fps)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_video_without_encoder_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"x\.notavideo: OpenCV has no mp4v encoder"):
-        write_video(tmp_path / "x.notavideo", iter([grey()]), 15)
 
 
 @pytest.mark.parametrize(("width", "expected"), [(40, 40), (200, 100)])

@@ -113,7 +113,7 @@ def _offset(rows: Sequence[LayerRow]) -> list[str]:
 
 def _level(row: LayerRow) -> str:
     if row.operator in PRODUCTS:
-        return "calibration.correct_bias or more QAT steps take it back"
+        return "calibration.adaptive_rounding, if it is off, or more QAT steps take it back"
     return "it has no bias to correct: more QAT steps take it back"
 
 

@@ -46,9 +46,9 @@ def measure_groups(
 ) -> list[GroupRow]:
     """A row for each group, most noise alone first.
 
-    `probe` holds what `quantised` gives in mode `float`. `score` measures graphs on the short clips. The noise of boxes
-    and constants is there whatever is on (less than a percent of all); it is not taken for that of a group that changes
-    nothing else.
+    `probe` holds what the float model gives. `score` measures graphs on the short clips. The noise of boxes, constants
+    and of weights that calibration has rounded is there whatever is on (a few percent of all); it is not taken for that
+    of a group that changes nothing else.
     """
     groups, costs = groups_of(quantised), Costs.of(group_macs(quantised))
     whole, least = _error(quantised, groups, probe), _error(quantised, (), probe)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -28,8 +29,8 @@ Videos = Sequence[Iterable[Tensor]]
 def calibration_variants(config: Config) -> dict[str, Config]:
     """`config` itself, then each with one thing changed; those that would be the same as `config` are left out.
 
-    Names: the observers, `single_frames`, `per_tensor_weights`, `equalise`, `correct_bias` and both together; where
-    `config` has an option on, `no_…` is without it.
+    Names: the observers, `single_frames`, `per_tensor_weights`, `equalise`, `adaptive_rounding`; where `config` has an
+    option on, `no_…` is without it.
     """
     found = {AS_CONFIGURED: config}
     found |= {name: replace(config, scheme=config.scheme.with_observer(name)) for name in OBSERVERS}
@@ -37,13 +38,10 @@ def calibration_variants(config: Config) -> dict[str, Config]:
     found["single_frames"] = replace(config, calibration=replace(settings, closed_loop=False))
     rules = tuple(replace(rule, per_channel=False) for rule in config.scheme.rules)
     found["per_tensor_weights"] = replace(config, scheme=replace(config.scheme, rules=rules))
-    equalised, corrected = settings.equalise, settings.correct_bias
-    options = {
-        "no_equalise" if equalised else "equalise": replace(settings, equalise=not equalised),
-        "no_correct_bias" if corrected else "correct_bias": replace(settings, correct_bias=not corrected),
-        "equalise_and_correct_bias": replace(settings, equalise=True, correct_bias=True),
-    }
-    found |= {name: replace(config, calibration=changed) for name, changed in options.items()}
+    for option in ("equalise", "adaptive_rounding"):
+        on = getattr(settings, option)
+        changed: dict[str, Any] = {option: not on}
+        found[f"no_{option}" if on else option] = replace(config, calibration=replace(settings, **changed))
     return {name: c for name, c in found.items() if name == AS_CONFIGURED or c != config}
 
 

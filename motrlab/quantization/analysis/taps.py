@@ -58,7 +58,10 @@ def recorded(quantised: QuantizedMotr, graph: str, inputs: Sequence[Tensor]) -> 
 
 
 def slot_tensors(quantised: QuantizedMotr) -> set[Key]:
-    """Tensors of slots, which are somebody's or empty: all that is made of the inputs of that kind."""
+    """Tensors of slots, which are somebody's or empty: all that is made of the inputs of that kind.
+
+    Without those of the detect slots alone, which are nobody's yet.
+    """
     found: set[Key] = set()
     waiting = [key for key, spec in quantised.specs.items() if spec.operator == "input" and spec.name in _OF_SLOTS]
     while waiting:
@@ -66,4 +69,4 @@ def slot_tensors(quantised: QuantizedMotr) -> set[Key]:
         if key not in found:
             found.add(key)
             waiting.extend(quantised.specs[key].readers)
-    return found
+    return {key for key in found if not key[1].endswith("/detect")}

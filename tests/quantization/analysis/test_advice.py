@@ -121,12 +121,12 @@ def test_a_grid_that_others_need_is_not_told_to_shrink() -> None:
     assert "observer percentile or mse for all 6 tensors that share the grid" in only(coarse)
 
 
-def test_equalisation_and_bias_correction_only_where_they_reach() -> None:
+def test_equalisation_and_adaptive_rounding_only_where_they_reach() -> None:
     coarse = CASES["steps too coarse"]
     assert "equalise" in only(replace(coarse, equalisable=True))
     assert "equalise" not in only(coarse)
-    assert "correct_bias" in only(CASES["offset"])
-    assert "correct_bias" not in only(replace(CASES["offset"], operator="norm"))
+    assert "adaptive_rounding" in only(CASES["offset"])
+    assert "adaptive_rounding" not in only(replace(CASES["offset"], operator="norm"))
 
 
 def test_any_difference_between_the_two_integers_is_told() -> None:

@@ -103,7 +103,7 @@ def test_empty_slots_do_not_count(quantised: QuantizedMotr, config: Config) -> N
     found = {(r.graph, r.tensor): r.num_values for r in rows}
     assert ("base", "track_query") not in found, "nobody is tracked in the first frame"
     assert ("base", "decoder.0.track_attention.mixed") not in found
-    assert found["base", "decoder.0.norm2"] == model.d_model * model.num_detect
+    assert found["base", "decoder.0.norm2/detect"] == model.d_model * model.num_detect
     assert found["base", "position.2"] == model.d_model * model.num_slots
     assert found["base", "encoder.0.norm1"] % model.d_model == 0
     assert {key for key in found if key[0] == "qim"} == {key for key in slot_tensors(quantised) if key[0] == "qim"} - {

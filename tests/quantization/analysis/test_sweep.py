@@ -31,7 +31,7 @@ def test_variants_differ_from_the_config_in_one_thing() -> None:
     found = calibration_variants(config)
     assert list(found) == [
         "as_configured", "min_max", "percentile", "mse", "kl", "single_frames", "per_tensor_weights", "equalise",
-        "correct_bias", "equalise_and_correct_bias",
+        "no_adaptive_rounding",
     ]  # fmt: skip
     assert found["as_configured"] == config
     assert found["kl"] == replace(config, scheme=config.scheme.with_observer("kl"))
@@ -43,15 +43,10 @@ def test_variants_differ_from_the_config_in_one_thing() -> None:
 
 def test_variants_of_a_config_that_has_an_option_on() -> None:
     config = smoke()
-    config = replace(
-        config,
-        calibration=replace(config.calibration, correct_bias=True),
-        scheme=config.scheme.with_observer("mse"),
-    )
-    found = calibration_variants(config)
-    assert {"moving_average", "no_correct_bias", "equalise"} < set(found)
-    assert not {"mse", "correct_bias"} & set(found)
-    assert found["equalise_and_correct_bias"] is not config
+    config = replace(config, scheme=config.scheme.with_observer("mse"))
+    found = calibration_variants(replace(config, calibration=replace(config.calibration, equalise=True)))
+    assert {"moving_average", "no_equalise", "no_adaptive_rounding"} < set(found)
+    assert not {"mse", "equalise"} & set(found)
 
 
 def test_per_tensor_weights_change_nothing_else() -> None:
@@ -66,7 +61,7 @@ def test_per_tensor_weights_change_nothing_else() -> None:
 def test_rows(float_model: Motr, config: Config) -> None:
     probe = Probe(MotrGraphs(float_model), videos(config), config)
     every = calibration_variants(config)
-    names = [name for name in every if name not in ("mse", "kl", "equalise_and_correct_bias")]
+    names = [name for name in every if name not in ("mse", "kl")]
     watched: list[bool] = []
 
     def watch(variant: Config) -> Iterable[Iterable[Tensor]]:

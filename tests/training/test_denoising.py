@@ -1,8 +1,7 @@
-"""Training-only slots: what they see, what they are supervised with, and that nothing else notices them."""
+"""Denoising: what its slots see, what they are supervised with, and that nothing else notices them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,21 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from motrlab.config import Config, TrainConfig
+from motrlab.config import Config
 from motrlab.data.clips import ClipBatch, make_loader
 from motrlab.data.store import FrameStore
+from motrlab.data.transforms import FrameObjects
 from motrlab.model.base import ExtraSlots
 from motrlab.model.motr import Motr, build_motr
 from motrlab.model.operations import MASKED
-from motrlab.training.assignment import FrameObjects
-from motrlab.training.clip_loop import ClipModel
-from motrlab.training.extra_slots import ExtraQueries, NoisedBoxes
-
-KINDS: dict[str, dict[str, float]] = {
-    "groups": {"query_groups": 2},
-    "denoising": {"denoising_groups": 2},
-    "both": {"query_groups": 1, "denoising_groups": 1},
-}
+from motrlab.training.denoising import Denoising, noised_boxes
+from motrlab.training.trainee import ClipModel
 
 
 @pytest.fixture
@@ -58,23 +51,21 @@ def decoded(motr: Motr, extra: ExtraSlots | None, live: int) -> list[Tensor]:
     config = motr.config
     generator = torch.Generator().manual_seed(0)
     rows, columns = motr.base.cells.shape[2:]
-    memory = torch.randn(2, config.d_model, rows, columns, generator=generator)
+    values = torch.randn(config.decoder_layers, 2, config.d_model, rows, columns, generator=generator)
     shape = (config.num_track // config.slot_columns, config.slot_columns)
     query = torch.randn(2, config.d_model, *shape, generator=generator)
     reference = torch.rand(2, 4, *shape, generator=generator) * 0.4 + 0.2
     mask = (torch.arange(config.num_track) < live).float().reshape(1, 1, 1, -1).expand(2, -1, -1, -1)
     with torch.no_grad():
-        logits, boxes, embedding = motr.base.decode(memory, query, mask, reference, extra)
+        logits, boxes, embedding = motr.base.decode(values, query, mask, reference, extra)
     return [x[:, :, : config.num_slots // config.slot_columns] for x in (*logits, *boxes, embedding)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_ordinary_slots_do_not_notice_the_extra_ones(motr: Motr, config: Config, kind: str) -> None:
-    train = replace(config.train, **KINDS[kind])  # type: ignore[arg-type]
-    queries = ExtraQueries(motr.config, train)
-    noised = NoisedBoxes([people(3), people(5, 1)], motr.config, train, generators(2))
+def test_ordinary_slots_do_not_notice_the_extra_ones(motr: Motr, config: Config) -> None:
+    train = replace(config.train, denoising_groups=2)
+    noised = noised_boxes([people(3), people(5, 1)], config.model.slot_columns, train, generators(2), most=5)
     with torch.no_grad():
-        extra = queries.slots(noised, 2)
+        extra = Denoising(motr.config, train).slots(noised)
     for plain, beside in zip(decoded(motr, None, 4), decoded(motr, extra, 4), strict=True):
         torch.testing.assert_close(beside, plain, rtol=1e-4, atol=1e-5)
     # The comparison would see it: without the bias they do notice.
@@ -84,20 +75,14 @@ def test_ordinary_slots_do_not_notice_the_extra_ones(motr: Motr, config: Config,
 
 
 def test_who_sees_whom(motr: Motr, config: Config) -> None:
-    train = replace(config.train, query_groups=1, denoising_groups=2)
-    queries, model = ExtraQueries(motr.config, train), motr.config
-    noised = NoisedBoxes([people(2), people(3)], model, train, generators(2))
-    sees = (queries.slots(noised, 2).bias == 0)[:, 0]
-    assert bool((queries.slots(noised, 2).bias[~sees[:, None]] == MASKED).all())
-    detect, ordinary = model.num_detect, model.num_slots
-    group, noise = slice(ordinary, ordinary + detect), ordinary + detect
-    assert bool(sees[:, :ordinary, :ordinary].all())
-    assert not bool(sees[:, :ordinary, ordinary:].any())
-    assert bool(sees[:, group, group].all())
-    assert bool(sees[:, group, detect:ordinary].all())  # the tracks
-    assert not bool(sees[:, group, :detect].any())
-    assert not bool(sees[:, group, noise:].any())
-    for b, n in enumerate((2, 3)):  # of each denoising group: n to be found, n background
+    train, model = replace(config.train, denoising_groups=2), motr.config
+    noised = noised_boxes([people(2), people(3)], model.slot_columns, train, generators(2), most=3)
+    bias = Denoising(model, train).slots(noised).bias
+    sees, noise = (bias == 0)[:, 0], model.num_slots
+    assert bool((bias[~sees[:, None]] == MASKED).all())
+    assert bool(sees[:, :noise, :noise].all())
+    assert not bool(sees[:, :noise, noise:].any())
+    for b, n in enumerate((2, 3)):  # of each group: n to be found, n background
         first, second = range(noise, noise + 2 * n), range(noise + 2 * n, noise + 4 * n)
         for own, other in ((first, second), (second, first)):
             assert bool(sees[b][own][:, own].all())
@@ -106,10 +91,10 @@ def test_who_sees_whom(motr: Motr, config: Config) -> None:
             assert not bool(sees[b][own][:, noise + 4 * n :].any())  # padding
 
 
-def test_noise_is_as_large_as_it_says(motr: Motr, config: Config) -> None:
+def test_noise_is_as_large_as_it_says(config: Config) -> None:
     train = replace(config.train, denoising_groups=3, denoising_noise=0.4)
     frame = people(30)
-    noised = NoisedBoxes([frame], motr.config, train, generators(1))
+    noised = noised_boxes([frame], config.model.slot_columns, train, generators(1), most=30)
     own = noised.target[0] >= 0
     assert own.sum() == 3 * 30
     assert noised.real[0].sum() == 6 * 30
@@ -127,20 +112,17 @@ def test_noise_is_as_large_as_it_says(motr: Motr, config: Config) -> None:
     assert far.max() <= 0.8 + 1e-5
 
 
-def test_hidden_people_are_not_denoised(motr: Motr, config: Config) -> None:
+def test_hidden_people_are_not_denoised(config: Config) -> None:
     train = replace(config.train, denoising_groups=1, min_visibility=0.5)
-    noised = NoisedBoxes([people(4, visibility=0.3)], motr.config, train, generators(1))
+    noised = noised_boxes([people(4, visibility=0.3)], config.model.slot_columns, train, generators(1), most=0)
     assert not noised.real.any()
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "appearance"])
-def test_they_add_a_term_that_trains_the_network(motr: Motr, config: Config, batch: ClipBatch, kind: str) -> None:
-    changes = KINDS.get(kind, {"appearance_weight": 0.5})
+def test_it_adds_a_term_that_trains_the_network(motr: Motr, config: Config, batch: ClipBatch) -> None:
     plain = ClipModel(motr, config.train)(batch, generators(batch.images.shape[1]))
-    model = ClipModel(motr, replace(config.train, **changes))  # type: ignore[arg-type]
+    model = ClipModel(motr, replace(config.train, denoising_groups=2))
     loss = model(batch, generators(batch.images.shape[1]))
-    name = "appearance" if kind == "appearance" else "extra"
-    own = float(loss.terms[name].sum())
+    own = float(loss.terms["denoising"].sum())
     assert own > 0
     assert loss.num_objects == plain.num_objects
     assert float(loss.total.detach()) == pytest.approx(float(plain.total.detach()) + own, rel=1e-3)
@@ -149,18 +131,15 @@ def test_they_add_a_term_that_trains_the_network(motr: Motr, config: Config, bat
     reached = [n for n, g in of.items() if g is not None and bool(g.abs().max() > 1e-7)]
     assert any(n.startswith("motr.base.decoder") for n in reached)
     assert any(n.startswith("motr.base.backbone") for n in reached)
-    assert any(n.startswith(("extra.", "looks.")) for n in reached)
+    assert any(n.startswith("extras.") for n in reached)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_is_its_clips(motr: Motr, config: Config, batch: ClipBatch, kind: str) -> None:
+def test_a_batch_is_its_clips(motr: Motr, config: Config, batch: ClipBatch) -> None:
     """Padding to the frame with the most people changes nothing."""
-    people = [[len(ids) for ids in row] for row in batch.ids]
-    assert len({n for row in people for n in row}) > 1
-    batch.boxes[0][0], batch.ids[0][0], batch.visibility[0][0] = (
-        x[0][0][:2] for x in (batch.boxes, batch.ids, batch.visibility)
-    )
-    model = ClipModel(motr, replace(config.train, **KINDS[kind]))  # type: ignore[arg-type]
+    first = batch.objects[0][0]
+    batch.objects[0][0] = FrameObjects(first.boxes[:2], first.ids[:2], first.visibility[:2])
+    assert len({len(people.ids) for row in batch.objects for people in row}) > 1
+    model = ClipModel(motr, replace(config.train, denoising_groups=2))
     with torch.no_grad():
         together = model(batch, generators(batch.images.shape[1]))
         alone = [model(one(batch, b), [generators(4)[b]]) for b in range(batch.images.shape[1])]
@@ -171,8 +150,7 @@ def test_a_batch_is_its_clips(motr: Motr, config: Config, batch: ClipBatch, kind
 def test_checkpointed_frames_give_the_same_gradients(motr: Motr, config: Config, batch: ClipBatch) -> None:
     found = []
     for again in (False, True):
-        train = replace(config.train, query_groups=1, denoising_groups=1, freeze_bn=True, checkpoint_frames=again)
-        model = ClipModel(motr, train)
+        model = ClipModel(motr, replace(config.train, denoising_groups=1, freeze_bn=True, checkpoint_frames=again))
         loss = model(batch, generators(batch.images.shape[1])).total
         found.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)])
     for plain, checkpointed in zip(*found, strict=True):
@@ -180,20 +158,4 @@ def test_checkpointed_frames_give_the_same_gradients(motr: Motr, config: Config,
 
 
 def one(batch: ClipBatch, b: int) -> ClipBatch:
-    def pick(rows: list[list[Tensor]]) -> list[list[Tensor]]:
-        return [[row[b]] for row in rows]
-
-    return replace(
-        batch, images=batch.images[:, b : b + 1], boxes=pick(batch.boxes), ids=pick(batch.ids),
-        visibility=pick(batch.visibility),
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "change",
-    [lambda c: replace(c, query_groups=-1), lambda c: replace(c, appearance_temperature=0.0)],
-    ids=["groups", "temperature"],
-)
-def test_settings_are_checked(config: Config, change: Callable[[TrainConfig], TrainConfig]) -> None:
-    with pytest.raises(ValueError, match="train: "):
-        change(config.train)
+    return ClipBatch(images=batch.images[:, b : b + 1], objects=[[row[b]] for row in batch.objects])

@@ -1,0 +1,194 @@
+"""Videos in and out: frames of a video or a folder, one by one, and MPEG-4 files that grow frame by frame."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from motrlab.data.frames import FrameFiles, list_frames
+from motrlab.data.motchallenge import read_sequence_info
+from motrlab.data.pictures import Image, decode_image, orientation
+from motrlab.data.rows import why_unreadable
+from motrlab.data.validate import check_decodes, png_size
+from motrlab.errors import UserError
+from motrlab.files import hidden_name, writing
+
+_DEFAULT_FPS = 30.0  # of a folder that does not say
+_CONTAINERS_THAT_COUNT = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # first boxes of MP4 and MOV
+_MAX_SIDE_PX = 8190  # MPEG-4 (ISO/IEC 14496-2) has 13 bits for a side, and FFmpeg wants it even
+_MAX_TICKS = 65535  # and 16 bits for the ticks of its clock, which OpenCV makes a power of ten of the frame rate
+# A bad video is to be told in one line, which is ours. FFmpeg reads its level at its first use.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+@dataclass(frozen=True)
+class FrameSource:
+    """Frames of one sequence, named `name`, read from `origin`, a video or a folder of pictures.
+
+    `frames` reads number (from 1) and image of each; it ends with a UserError where some were missing. `note` is a line
+    on what a user may not expect, or "".
+    """
+
+    name: str
+    fps: float
+    origin: Path
+    frames: Iterator[tuple[int, Image]]
+    note: str = ""
+
+
+def open_source(path: Path) -> FrameSource:
+    """What to read frames from. Raises UserError: no such path, no pictures in the folder, not a readable video."""
+    if not os.path.exists(path):  # also where Path.exists raises an error, for a name that is too long
+        raise UserError(f"{path}: no such file or folder; give a video, a folder of images or a sequence folder")
+    source = _open_folder(path) if path.is_dir() else _open_video(path)
+    first = next(source.frames)  # a UserError where there is none
+    return replace(source, frames=itertools.chain((first,), source.frames))
+
+
+def _open_folder(path: Path) -> FrameSource:
+    fps, images, info = _DEFAULT_FPS, path, None
+    if (path / "seqinfo.ini").is_file():
+        info = read_sequence_info(path)
+        fps, images = info.frame_rate, path / info.image_dir
+    elif (path / "img1").is_dir():
+        images = path / "img1"
+    listed = list_frames(images, info)
+    folder = path.resolve()
+    name = folder.parent.name if folder.name == "img1" else folder.name
+    notes, first = [listed.note] * bool(listed.note), next(iter(listed.files.values()), path)
+    if first.is_file() and orientation(first.read_bytes()) != 1:
+        notes.append(f"{first}: its EXIF orientation is ignored; boxes are of the pixels as they are stored")
+    return FrameSource(name, fps, images.resolve(), _read_pictures(listed), "; ".join(notes))
+
+
+def _read_pictures(listed: FrameFiles) -> Iterator[tuple[int, Image]]:
+    """The pictures that are there and can be read; at the end a UserError on the others."""
+    faults, unreadable = [listed.fault] * bool(listed.fault), []
+    for number, file in listed.files.items():
+        try:
+            yield number, _read_picture(file)
+        except UserError as error:
+            unreadable.append(str(error))
+    if unreadable:
+        more = f" ({len(unreadable)} such pictures)" if len(unreadable) > 1 else ""
+        faults.append(unreadable[0] + more)
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def _read_picture(file: Path) -> Image:
+    """Raises UserError also for damage that a decoder would go over, filling in grey."""
+    try:
+        data = file.read_bytes()
+        if data.startswith(b"\xff\xd8"):
+            check_decodes(data)
+        elif data.startswith(b"\x89PNG"):
+            png_size(data)
+    except OSError as error:
+        raise UserError(f"{file}: {why_unreadable(file, error)}; copy it anew") from error
+    except ValueError as error:
+        raise UserError(f"{file}: {error}; copy it anew") from error
+    return decode_image(data, file)
+
+
+def _open_video(path: Path) -> FrameSource:
+    video = cv2.VideoCapture(_utf8(path))
+    fps = video.get(cv2.CAP_PROP_FPS)
+    fps = fps if 0 < fps <= 1000 else _DEFAULT_FPS
+    return FrameSource(path.stem, fps, path.resolve(), _read_video(path, video, fps))
+
+
+def _utf8(path: Path) -> str:
+    """A path for OpenCV's videos. Raises UserError for a name that is not UTF-8, on which OpenCV would crash."""
+    try:
+        return str(path).encode().decode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: OpenCV takes no name that is not UTF-8; rename it") from error
+
+
+def _read_video(path: Path, video: cv2.VideoCapture, fps: float) -> Iterator[tuple[int, Image]]:
+    """Frames to the last that OpenCV can read; then a UserError if the file promises more."""
+    number = 0
+    while (image := video.read()[1]) is not None:
+        number += 1
+        yield number, np.asarray(image, np.uint8)
+    promised = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    video.release()
+    if number == 0:
+        raise UserError(f"{path}: OpenCV cannot read a frame of it; give a video such as .mp4 or a folder of images")
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    # Of other containers OpenCV knows the duration only, which a sound that goes on for longer may have made.
+    exact = start[:4] == b"RIFF" or start[4:] in _CONTAINERS_THAT_COUNT
+    if number < promised - (0 if exact else min(fps, promised / 4)):
+        what = f"{number} of the {promised} frames that it promises can be read"
+        cause = "trimmed without a new encoding" if exact else "of a varying frame rate"
+        raise UserError(f"{path}: {what}: cut, damaged, or {cause}; copy it anew if it should be whole")
+
+
+class VideoFile:
+    """A video in the making: `write` frames of one size, then `close`, whatever happened in between.
+
+    It grows under a hidden name beside `path`, the same each time, so that what a kill leaves is written over. A frame
+    rate or a size that MPEG-4 does not take gives way to the nearest that it does, and `notes` has a line on it.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.num_frames = path, 0
+        self.notes: list[str] = []
+        self._fps = _encodable_rate(fps)
+        if abs(self._fps - fps) > 1e-3:
+            self.notes.append(f"{path}: {self._fps:g} frames a second; MPEG-4 does not take {fps:g}")
+        self._part = path.with_name(f"{hidden_name(path)}part{path.suffix}")
+        self._part_name = _utf8(self._part)
+        self._writer: cv2.VideoWriter | None = None
+
+    def write(self, frame: Image) -> None:
+        """Append a frame. Raises UserError if it has not the size of the first."""
+        if self._writer is None:
+            self._writer = self._open(frame)
+        if frame.shape != self._shape:
+            frames = f"frame {self.num_frames + 1} is {frame.shape[1::-1]}, the first {self._shape[1::-1]}"
+            raise UserError(f"{self.path}: {frames} (width, height); give frames of one size")
+        same = self._size == frame.shape[1::-1]
+        self._writer.write(frame if same else cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA))
+        self.num_frames += 1
+
+    def _open(self, frame: Image) -> cv2.VideoWriter:
+        self._shape = frame.shape
+        height, width = frame.shape[:2]
+        shrink = min(1.0, _MAX_SIDE_PX / max(height, width))
+        self._size = max(2, round(width * shrink)), max(2, round(height * shrink))
+        if shrink < 1:
+            size = "{}×{}".format(*self._size)
+            self.notes.append(f"{self.path}: {size} pixels; MPEG-4 does not take {width}×{height}")
+        return cv2.VideoWriter(self._part_name, cv2.VideoWriter.fourcc(*"mp4v"), self._fps, self._size)
+
+    def close(self) -> None:
+        """Move the video into place, if it has a frame. Raises UserError, and leaves none, if it cannot be read."""
+        if self._writer is None:
+            return
+        try:
+            if not self._writer.isOpened():
+                raise UserError(f"{self.path}: OpenCV cannot write this video; use .mp4, or pictures (--frames)")
+            self._writer.release()
+            # One more, where Ctrl-C came in the middle of writing it.
+            if cv2.VideoCapture(self._part_name).get(cv2.CAP_PROP_FRAME_COUNT) < self.num_frames:
+                raise UserError(f"{self.path}: the video could not be written whole; is the disk full?")
+            with writing(self.path):
+                self._part.replace(self.path)
+        finally:
+            self._part.unlink(missing_ok=True)
+
+
+def _encodable_rate(fps: float) -> float:
+    """The nearest rate that OpenCV counts exactly with at most 65,535 ticks a second."""
+    fps = min(max(fps, 0.01), _MAX_TICKS)
+    return next(rate for digits in (3, 2, 1, 0) if round((rate := round(fps, digits)) * 10**digits) <= _MAX_TICKS)
