@@ -29,14 +29,14 @@ from motrlab.config import Config
 from motrlab.config.presets import PRESETS, load_preset
 from motrlab.data.preprocess import preprocess
 from motrlab.deploy.conversion import save_artifact, save_float_graphs
-from motrlab.deploy.kernels import may_saturate
 from motrlab.deploy.perf import STEP_STAGES, measure_latency
 from motrlab.doctor import cpu_features
 from motrlab.errors import UserError
+from motrlab.machine import hardware, may_saturate
 from motrlab.model.motr import Motr, build_motr, folded_copy
 from motrlab.quantization.calibration import calibrate
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.run import Run, hardware
+from motrlab.run import Run
 from motrlab.stages.chain import require
 from motrlab.stages.deployment import measure_performance
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.config import TrackerConfig, mot17, street
-from motrlab.run import hardware
+from motrlab.machine import hardware
 from motrlab.tracking.sequence import track_streams
 
 Float32 = NDArray[np.float32]

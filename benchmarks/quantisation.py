@@ -27,6 +27,7 @@ from scipy import stats
 
 from motrlab.config.presets import load_preset
 from motrlab.data.clips import make_loader
+from motrlab.lineage import MAKING
 from motrlab.quantization.qat import qat_config, qat_trainee
 from motrlab.run import Run
 from motrlab.stages.accuracy import evaluate_stage, evaluate_unseen, torch_engine, track_part
@@ -34,7 +35,6 @@ from motrlab.stages.agreement import FORMS, measure_agreement
 from motrlab.stages.data import open_store, prepare_data
 from motrlab.stages.deployment import convert
 from motrlab.stages.models import load_quantized
-from motrlab.stages.order import checkpoint_file, is_done
 from motrlab.stages.quantization import calibrate, train_float_extra, train_qat
 from motrlab.stages.training import train_float
 from motrlab.training.memory import SavedBytes
@@ -79,20 +79,23 @@ def build(seed: int, options: argparse.Namespace, first: Run | None) -> Run:
     run = Run.open(name, options.preset, seed=seed, qat=asdict(qat), data_root=options.data_root)
     if first is not None and not run.data.exists():
         run.data.symlink_to(first.data)
+        _adopt(run, "data", first.path)
         for stage in ("float", "calibration"):
             shutil.copytree(first.checkpoints(stage), run.checkpoints(stage))
-    elif not is_done(run, "data"):
+            _adopt(run, stage, first.path)
+    elif not run.has("data"):
         prepare_data(run)
-    file = checkpoint_file(run, "float")
+    file = run.model_file("float")
     if not file.is_file() and options.float:
         file.parent.mkdir(parents=True, exist_ok=True)
         given = options.float / f"{seed}.safetensors" if options.float.is_dir() else options.float
         shutil.copy(given, file)
+        _adopt(run, "float", given)
     stages = (train_float, calibrate, train_qat, train_float_extra, convert)
     todo = list(zip(STAGES, stages, strict=True))
     for stage, work in todo[2:4] if first else todo:
         if run.last_record(stage, "accuracy") is None:
-            if not is_done(run, stage):
+            if not run.has(stage):
                 work(run)
             evaluate_stage(run, stage)
             evaluate_unseen(run, stage)
@@ -104,6 +107,11 @@ def build(seed: int, options: argparse.Namespace, first: Run | None) -> Run:
         child.start()
         child.join()
     return run
+
+
+def _adopt(run: Run, stage: str, source: Path) -> None:
+    """Say that what is there of a stage was made elsewhere, from the same things: otherwise it would not count."""
+    run.add_record(stage, MAKING[stage], {"copied_from": str(source)}, started=time.time())
 
 
 def _agree(name: str, num_threads: int) -> None:

@@ -24,7 +24,6 @@ from motrlab.model.motr import MotrGraphs
 from motrlab.run import Run
 from motrlab.stages.accuracy import torch_engine, track_part
 from motrlab.stages.data import open_store, prepare_data, read_ground_truth, score_tracks
-from motrlab.stages.order import is_done
 from motrlab.training.trainer import train_float
 
 FLAGS: dict[str, dict[str, dict[str, Any]]] = {  # name → part of the config → fields; all start from `none`
@@ -51,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     run = Run.open("ablation", "street")
-    if not is_done(run, "data"):
+    if not run.has("data"):
         prepare_data(run)
     for seed in options.seeds:
         for flag in options.flags:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,18 +15,21 @@ from typing import Any
 
 from motrlab.errors import UserError, exit_status
 from motrlab.evaluation.protocols import PROTOCOLS
+from motrlab.names import EVALUATED
 from motrlab.run import Run
-
-EVALUATED_STAGES = ("float", "calibration", "qat", "float_extra", "fixed_point")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
+    return exit_status(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and options.verb is not _not_built:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return exit_status(lambda: options.verb(options))
+    options.verb(options)
 
 
 def _sequence_names(text: str) -> tuple[str, ...]:
@@ -66,6 +68,14 @@ def _add_run_verb(verbs: Any) -> None:
     run.add_argument("-p", dest="parameters", action="append", default=[], metavar="name=value",
                      help="a notebook's parameter, also as 04_qat.name=value")  # fmt: skip
     run.set_defaults(verb=_run)
+
+    train = verbs.add_parser("train", help="float training of a run: one process, or `torchrun -m -- motrlab train`")
+    what = train.add_mutually_exclusive_group()
+    what.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    what.add_argument("--replay", type=Path, metavar="FILE", help="a step saved because something was not finite")
+    train.add_argument("--steps", type=int, default=0, help="optimiser updates (default: the run's)")
+    train.add_argument("--lr", type=float, default=0.0, help="learning rate (default: the run's)")
+    train.set_defaults(verb=_train)
 
 
 def _add_file_verbs(verbs: Any) -> None:
@@ -114,7 +124,7 @@ def _add_label_verbs(verbs: Any) -> None:
 
 def _add_stage_verbs(verbs: Any) -> None:
     evaluate = verbs.add_parser("evaluate", help="metrics of a stage of a run, as JSON")
-    evaluate.add_argument("--stage", choices=EVALUATED_STAGES, required=True)
+    evaluate.add_argument("--stage", choices=EVALUATED, required=True)
     evaluate.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
     evaluate.set_defaults(verb=_evaluate)
     calops = verbs.add_parser("calops", help="parameters and operations of both graphs, as JSON")
@@ -129,14 +139,8 @@ def _add_stage_verbs(verbs: Any) -> None:
 
 
 def _print_json(values: Mapping[str, Any]) -> None:
-    print(json.dumps(_without_nan(values), indent=2, allow_nan=False))
-
-
-def _without_nan(value: Any) -> Any:
     """JSON has no NaN: a metric without a value is null."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(json.loads(json.dumps(values), parse_constant=lambda _: None), indent=2))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -153,6 +157,24 @@ def _run(options: argparse.Namespace) -> None:
     )
     if report is not None:
         print(report)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from motrlab.stages.chain import require
+    from motrlab.stages.training import replay, train_float
+    from motrlab.training.distributed import leave
+
+    try:
+        if options.replay:
+            print(replay(options.replay))
+            return
+        run = Run.open(options.run, create=False)
+        require(run, "data")
+        metrics = train_float(run, steps=options.steps, lr=options.lr).get("metrics", {})  # of the first process
+        if metrics:
+            print(", ".join(f"{k} {round(v, 4) if isinstance(v, float) else v}" for k, v in metrics.items()))
+    finally:
+        leave()
 
 
 def _prepare(options: argparse.Namespace) -> None:

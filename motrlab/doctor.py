@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from motrlab.deploy.kernels import cpu_flags, may_saturate
-from motrlab.run import hardware, package_versions, project_root
+from motrlab.machine import cpu_flags, hardware, may_saturate, package_versions
+from motrlab.run import project_root
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Flag in /proc/cpuinfo → what it is good for here.
@@ -44,8 +44,6 @@ def examine() -> dict[str, str]:
     runs = sorted(p.parent.name for p in (root / "runs").glob("*/config.json"))
     findings["runs"] = ", ".join(runs) or "none yet"
     mot = os.environ.get("MOTRLAB_MOT_ROOT", "")
-    if not mot:
-        findings["MOTRLAB_MOT_ROOT"] = "not set: tests on real sequences are skipped"
-    else:
-        findings["MOTRLAB_MOT_ROOT"] = mot if Path(mot).is_dir() else f"{mot}: no such folder"
+    found = mot if Path(mot).is_dir() else f"{mot}: no such folder"
+    findings["MOTRLAB_MOT_ROOT"] = found if mot else "not set: tests on real sequences are skipped"
     return findings

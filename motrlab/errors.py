@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
+
+DISK_ADVICE = {  # what the user can do where the system refuses to write
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space and run again"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that can be written"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 class UserError(ValueError):
@@ -16,20 +25,40 @@ class UserError(ValueError):
 
 
 def exit_status(command: Callable[[], object]) -> int:
-    """Run a command line's work: 0 when it ends well, 2 for a user's mistake (one line on stderr), 1 otherwise."""
+    """Run a command line's work: 0 when it ends well, 2 for a user's mistake (one line on stderr), 1 otherwise.
+
+    What the terminal's encoding lacks is printed as "?". A disk that is full or cannot be written, and output that
+    nobody reads any more, are one line, too.
+    """
+    with contextlib.suppress(AttributeError):  # of a stream that is not a text file
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         command()
+        sys.stdout.flush()
+        return 0
     except UserError as error:
-        print(f"motrlab: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        message, status = str(error), 2
     except KeyboardInterrupt as error:
-        print(f"motrlab: interrupted; {str(error) or 'the same command goes on from here'}", file=sys.stderr)
-        return 1
+        message, status = f"interrupted; {str(error) or 'the same command goes on from here'}", 1
     except Exception as error:
-        details = getattr(error, "details", "")  # of a pipeline.NotebookError: the kernel's traceback
-        if details:
-            print(f"{details}\nmotrlab: {error}", file=sys.stderr)
-        else:
+        message, status = _one_line(error), 1
+        if not message:
             traceback.print_exc()
-        return 1
-    return 0
+            return 1
+    print(f"motrlab: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _one_line(error: Exception) -> str:
+    """What is no bug of ours, in words; "" where a traceback is wanted."""
+    if isinstance(error, OSError) and error.errno in (*DISK_ADVICE, errno.EPIPE):
+        with contextlib.suppress(OSError, ValueError):  # or the interpreter would write what is left when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:
+            return "nobody reads the output any more: stopped; what was done is kept"
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{os.strerror(error.errno)}; {DISK_ADVICE[error.errno]}"
+    details = getattr(error, "details", None)  # of a pipeline.NotebookError: the kernel's traceback
+    if details:
+        print(details, file=sys.stderr)
+    return "" if details is None else str(error)

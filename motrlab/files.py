@@ -16,14 +16,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from motrlab.errors import UserError
+from motrlab.errors import DISK_ADVICE, UserError
 
 MARKER = ".motrlab"  # file in a folder that we wrote, and may replace or remove
-_ADVICE = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run again"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that can be written"),
-    errno.ENAMETOOLONG: "choose a shorter name",
-}
 _FULL_BYTES = 1 << 20  # a disk with less than this is full
 _MAX_NAME_BYTES = 200  # of the 255 that file systems take; the rest is for what temporary names add
 
@@ -40,11 +35,11 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         code, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
-        if code not in _ADVICE and free_bytes(path) < _FULL_BYTES:
+        if code not in DISK_ADVICE and free_bytes(path) < _FULL_BYTES:
             code, reason = errno.ENOSPC, os.strerror(errno.ENOSPC)
         elif not isinstance(error, OSError):
             raise
-        advice = _ADVICE.get(code or 0, "mend that and run again")
+        advice = DISK_ADVICE.get(code or 0, "mend that and run again")
         raise UserError(f"{path}: cannot be written ({reason}); {advice}") from error
 
 

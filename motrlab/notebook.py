@@ -18,6 +18,7 @@ from motrlab.data.motchallenge import find_sequences
 from motrlab.errors import UserError
 from motrlab.run import Run
 
+WORDS = {"true": True, "false": False, "null": None}  # as YAML spells them; papermill's -p leaves them texts
 _INJECTED = "# Parameters"  # papermill's first line in the cell it injects
 
 
@@ -79,6 +80,8 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
     if isinstance(value, Run) and name == "run":  # `run = begin(globals())` executed a second time
         return value
     allowed = _plain_types(annotation)
+    if isinstance(value, str) and value in WORDS and str not in allowed:
+        value = WORDS[value]
     if float in allowed and isinstance(value, int) and not isinstance(value, bool) and int not in allowed:
         return float(value)
     if not allowed or type(value) in allowed:

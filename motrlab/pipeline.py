@@ -8,17 +8,19 @@ Each executed notebook is kept in `runs/NAME/notebooks/`.
 from __future__ import annotations
 
 import ast
+import builtins
+import logging
 import os
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from motrlab.errors import UserError
-from motrlab.notebook import checked_source
+from motrlab.notebook import WORDS, checked_source
 from motrlab.run import Run, project_root
 
 NOTEBOOKS = (
@@ -31,7 +33,6 @@ NOTEBOOKS = (
     "07_compile_perf",
     "08_report",
 )
-_WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None}  # as YAML spells them
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 _OPTIONS = ("run", "preset", "data_root", "sequences")  # parameters that have an option of their own
@@ -58,12 +59,8 @@ def notebooks_folder() -> Path:
 
 def find_notebook(text: str) -> str:
     """The notebook with that number or (part of a) name, such as `4`, `04`, `qat`, `04_qat`. Raises UserError."""
-    if text.isdecimal():
-        found = [name for name in NOTEBOOKS if int(name[:2]) == int(text)]
-    elif text in NOTEBOOKS:
-        found = [text]
-    else:
-        found = [name for name in NOTEBOOKS if text and text in name]
+    exact = [name for name in NOTEBOOKS if text == name or (text.isdecimal() and int(name[:2]) == int(text))]
+    found = exact or [name for name in NOTEBOOKS if text.strip("0123456789") and text in name]
     if len(found) != 1:
         problem = "fits none" if not found else f"fits {' and '.join(found)}"
         raise UserError(f"notebook {text!r} {problem}: give a number or a name of {', '.join(NOTEBOOKS)}")
@@ -83,13 +80,9 @@ def parse_value(text: str, kind: str = "") -> Any:
     """A value as papermill's `-p` reads it, lists and YAML's words included; `kind` "str" keeps text as it is."""
     if kind == "str":
         return text
-    if text in _WORDS:
-        return _WORDS[text]
-    for read in (int, float, ast.literal_eval):
-        try:
+    for read in (WORDS.__getitem__, int, float, ast.literal_eval):
+        with suppress(KeyError, ValueError, SyntaxError):
             return read(text)
-        except (ValueError, SyntaxError):
-            continue
     return text
 
 
@@ -161,7 +154,7 @@ def run_notebooks(
     given = parse_parameters(parameters, known)
     builds = names[0] == NOTEBOOKS[0] or preset in ("", "smoke")  # what makes a run from nothing
     run = Run.open(name, preset, create=builds, **checked_source(data_root, sequences))
-    with _kernel_environment():
+    with run.held(), _kernel_environment():
         for notebook in names:
             values = {"run": run.name, "preset": run.config.preset, **given[notebook]}
             print(f"[{NOTEBOOKS.index(notebook) + 1}/{len(NOTEBOOKS)}] {notebook} ... ", end="", flush=True)
@@ -180,23 +173,23 @@ def _kernel_environment() -> Iterator[None]:
     """Kernels get this interpreter's kernel spec and this project, whatever else the user has installed."""
     paths = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
     changes = {"JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "MOTRLAB_HOME": str(project_root())}
-    before = {key: os.environ.get(key) for key in changes}
+    before = {key: value for key, value in os.environ.items() if key in changes}
     os.environ.update(changes)
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
+        for key in changes:
+            del os.environ[key]
+        os.environ.update(before)
 
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
     """Execute one notebook in its own folder, saving after every cell. Raises UserError and NotebookError."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     output.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what goes wrong is raised as well
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -205,13 +198,22 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None
             kernel_name="python3",
             cwd=str(notebook.parent),
             progress_bar=False,
-            extra_arguments=["--log-level=ERROR"],  # the kernel warns of TCP, which never leaves this machine
+            extra_arguments=["--log-level=CRITICAL"],  # it warns of TCP, which never leaves this machine
         )
     except papermill.PapermillExecutionError as error:
-        message = _ESCAPES.sub("", error.evalue)
+        if error.ename == "KeyboardInterrupt":
+            raise KeyboardInterrupt from error
+        message = _ESCAPES.sub("", error.evalue).strip()
         where = f"{notebook.name}, cell [{error.exec_count}]"
         if error.ename == "UserError":
             raise UserError(f"{where}: {message}") from error
-        line = message.strip().splitlines()[-1] if message.strip() else "no message"
-        details = _ESCAPES.sub("", "\n".join(error.traceback))
-        raise NotebookError(f"{where}: {error.ename}: {line} (executed so far: {output})", details) from error
+        line = message.splitlines()[-1] if message else "no message"
+        told = f"{where}: {error.ename}: {line} (executed so far: {output})"
+        of_the_system = isinstance(kind := getattr(builtins, error.ename, None), type) and issubclass(kind, OSError)
+        details = "" if of_the_system else _ESCAPES.sub("", "\n".join(error.traceback))
+        raise NotebookError(told, details) from error
+    except DeadKernelError as error:
+        told = (
+            f"{notebook.name}: its kernel died (killed, or out of memory?); the same command starts this notebook again"
+        )
+        raise NotebookError(told) from error

@@ -7,26 +7,32 @@ reports and comparisons read records and the files they name, nothing else.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import json
 import os
-import platform
 import re
-import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from motrlab.config import Config, load_preset
 from motrlab.errors import UserError
-from motrlab.files import write_text
+from motrlab.files import locked, write_text, writing
+from motrlab.lineage import config_hash, counts, present, stage_hash, tracks_hash
+from motrlab.machine import git_state, hardware, package_versions
+from motrlab.names import STAGE_TITLES, lineage
 
-SCHEMA = 1
-STAGES = ("data", "float", "calibration", "qat", "float_extra", "fixed_point", "perf")
-_REPORTED_PACKAGES = ("motrlab", "torch", "onnx", "onnxruntime", "openvino", "numpy", "motmetrics")
+SCHEMA = 2
+_HELD = "MOTRLAB_HELD_RUN"  # environment: the run that this process, or one that started it, holds
+
+Record = dict[str, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def project_root() -> Path:
@@ -53,7 +59,7 @@ class Run:
         """Open run `name`, creating it when it is new and `create` is set.
 
         `preset` "" means the run's own, `smoke` for a new run. `overrides` are fields of `Config` (data_root,
-        sequences) for a new run; for an existing one they must agree. Raises UserError.
+        sequences) for a new run; for one that has data they must agree. Raises UserError.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise UserError(f"run name {name!r}: use letters, digits, '.', '_' and '-'")
@@ -61,13 +67,11 @@ class Run:
         overrides = {key: value for key, value in overrides.items() if value not in (None, "", ())}
         file = path / "config.json"
         if file.is_file():
-            return Run(path, _existing_config(file, name, preset, overrides))
+            return Run(path, _stored_config(file, name, preset))._with(overrides)
         if not create:
             raise UserError(f"no run {name!r} in {path.parent}: start one with `python -m motrlab run --run {name}`")
         config = load_preset(preset or "smoke")
-        config = Config.from_dict({**config.to_dict(), **overrides})
-        write_text(file, json.dumps(config.to_dict(), indent=2) + "\n")
-        return Run(path, config)
+        return _new_run(path, Config.from_dict({**config.to_dict(), **overrides}))
 
     @property
     def name(self) -> str:
@@ -98,8 +102,30 @@ class Run:
         """`reports/NAME/`."""
         return self.path.parent.parent / "reports" / self.name
 
-    def records(self, stage: str | None = None, kind: str | None = None) -> list[dict[str, Any]]:
-        """The run's records in order, optionally of one stage or kind."""
+    def model_file(self, stage: str) -> Path:
+        """`checkpoints/STAGE/model.safetensors`: what a stage but `data` and `fixed_point` leaves."""
+        return self.checkpoints(stage) / "model.safetensors"
+
+    def records(self, stage: str | None = None, kind: str | None = None, *, stale: bool = False) -> list[Record]:
+        """The run's records in order, optionally of one stage or kind: those that count (see `motrlab.lineage`).
+
+        With `stale` the others instead, made from what has changed since or by an older motrlab.
+        """
+        every = self._every_record()
+        state = present(self.path, self.config, every)
+        found = [r for r in every if counts(r, state) is not stale]
+        return [r for r in found if stage in (None, r["stage"]) and kind in (None, r["kind"])]
+
+    def last_record(self, stage: str, kind: str) -> Record | None:
+        """The last record counts."""
+        found = self.records(stage, kind)
+        return found[-1] if found else None
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage has left what the next one needs, made from what is there now."""
+        return stage in present(self.path, self.config, self._every_record())
+
+    def _every_record(self) -> list[Record]:
         file = self.path / "records.jsonl"
         if not file.is_file():
             return []
@@ -110,12 +136,7 @@ class Run:
                 records.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise UserError(f"{file}:{number}: not JSON ({error.msg}); remove the line") from error
-        return [r for r in records if stage in (None, r["stage"]) and kind in (None, r["kind"])]
-
-    def last_record(self, stage: str, kind: str) -> dict[str, Any] | None:
-        """The last record counts."""
-        found = self.records(stage, kind)
-        return found[-1] if found else None
+        return records
 
     def add_record(
         self,
@@ -126,11 +147,18 @@ class Run:
         started: float,
         assets: Sequence[Path] = (),
         config: Config | None = None,
-        data_hash: str = "",
-    ) -> dict[str, Any]:
-        """Append one result. `metrics` is flat with units in the names; `started` is `time.time()` at the start."""
-        assert stage in STAGES, stage
+        made_from: Sequence[str] | None = None,
+        tracks: Path | None = None,
+    ) -> Record:
+        """Append one result. `metrics` is flat with units in the names; `started` is `time.time()` at the start.
+
+        `made_from`: the stages that the result depends on, beside the config; None: `stage` and all before it.
+        `tracks`: the folder of tracks that were scored.
+        """
+        assert stage in STAGE_TITLES, stage
         used = config or self.config
+        hashes = {"config": config_hash(self.config)}
+        hashes |= {s: stage_hash(self.path, s) for s in (lineage(stage) if made_from is None else made_from)}
         record = {
             "schema": SCHEMA,
             "run": self.name,
@@ -140,7 +168,8 @@ class Run:
             "assets": [Path(a).relative_to(self.path).as_posix() for a in assets],
             "config": used.to_dict(),
             "config_hash": used.hash,
-            "data_hash": data_hash or self._data_hash(),
+            "data_hash": stage_hash(self.path, "data"),
+            "made_from": hashes | ({"tracks": tracks_hash(tracks)} if tracks else {}),
             "seed": used.seed,
             **git_state(),
             "versions": package_versions(),
@@ -149,68 +178,69 @@ class Run:
             "duration_s": round(time.time() - started, 3),
         }
         file = self.path / "records.jsonl"
-        kept = file.read_bytes() if file.is_file() else b""
-        with file.open("r+b" if kept else "wb") as stream:
-            stream.seek(kept.rfind(b"\n") + 1)  # over a line that a kill has cut
-            stream.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-            stream.truncate()
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        with writing(file), file.open("a+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # a moment: another verb may have a result, too
+            stream.seek(0)
+            stream.truncate(stream.read().rfind(b"\n") + 1)  # over a line that a kill has cut
+            stream.write(line)
         return record
 
-    def _data_hash(self) -> str:
-        record = self.last_record("data", "data")
-        return str(record["data_hash"]) if record else ""
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else works on the run meanwhile; processes that this one starts may.
+
+        Raises UserError if another one does, and where the run's folder cannot be written.
+        """
+        before = os.environ.get(_HELD)
+        if before == str(self.path) or os.environ.get("RANK", "0") != "0":  # of several that train, the first holds it
+            yield
+            return
+        if not os.access(self.path, os.W_OK):
+            raise UserError(f"{self.path}: cannot be written; copy the run to a place that can")
+        with locked(self.path, "working on"):
+            os.environ[_HELD] = str(self.path)
+            try:
+                yield
+            finally:
+                os.environ.pop(_HELD)
+                os.environ |= {_HELD: before} if before else {}
+
+    def _with(self, overrides: Mapping[str, Any]) -> Run:
+        """As long as no data have been prepared, the source of the data may still be another one."""
+        kept, new = self.config.to_dict(), json.loads(json.dumps(overrides))
+        changed = {name: value for name, value in new.items() if kept[name] != value}
+        if not changed:
+            return self
+        told = ", ".join(f"{name}={kept[name]!r}, not {value!r}" for name, value in changed.items())
+        if any(record["stage"] == "data" for record in self._every_record()):
+            raise UserError(f"run {self.name!r} was made with {told}: choose another run name")
+        print(f"run {self.name!r} had {told}; no data were prepared yet, so the new value replaces it", file=sys.stderr)
+        with self.held():
+            return _new_run(self.path, Config.from_dict({**kept, **new}))
 
 
-def _existing_config(file: Path, name: str, preset: str, overrides: Mapping[str, Any]) -> Config:
+def exclusive(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, P], R]:
+    """A stage that has the run to itself while it works (`Run.held`)."""
+
+    @functools.wraps(stage)
+    def alone(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
+        with run.held():
+            return stage(run, *args, **kwargs)
+
+    return alone
+
+
+def _new_run(path: Path, config: Config) -> Run:
+    write_text(path / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+    return Run(path, config)
+
+
+def _stored_config(file: Path, name: str, preset: str) -> Config:
     try:
         config = Config.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:  # of JSON, and every UserError
         raise UserError(f"{file}: not a config of this motrlab ({error}); choose another run name") from error
     if preset and preset != config.preset:
         raise UserError(f"run {name!r} was made with preset {config.preset!r}, not {preset!r}: choose another run name")
-    kept = config.to_dict()
-    for key, value in overrides.items():
-        plain = json.loads(json.dumps(value))
-        if kept[key] != plain:
-            raise UserError(f"run {name!r} was made with {key}={kept[key]!r}, not {plain!r}: choose another run name")
     return config
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    versions = {"python": platform.python_version()}
-    for package in _REPORTED_PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions
-
-
-def num_cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def hardware() -> dict[str, Any]:
-    """Processor name and the number of processors this process may use."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    return {"cpu": model, "num_cpus": num_cpus(), "platform": platform.platform()}
-
-
-def git_state() -> dict[str, Any]:
-    """`git_commit` ("" outside git) and `git_dirty` of the checkout this package lies in."""
-
-    def git(*arguments: str) -> str | None:
-        folder = Path(__file__).resolve().parent
-        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
-        return result.stdout.strip() if result.returncode == 0 else None
-
-    try:
-        commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    except OSError:  # git is not installed
-        commit, status = None, None
-    return {"git_commit": commit or "", "git_dirty": bool(status) if status is not None else None}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from motrlab.doctor import find_chromium
+from motrlab.lineage import DATA_HASH, MAKING
+from motrlab.run import Run
+
+MakeStage = Callable[..., None]
 
 
 @pytest.fixture
@@ -15,6 +21,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project root; runs and reports of the test go there."""
     monkeypatch.setenv("MOTRLAB_HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def make_stage() -> MakeStage:
+    """`make_stage(run, "float", "content")`: what the stage leaves, a stand-in, and the record of its making.
+
+    With `recorded=False` the first alone.
+    """
+
+    def make(run: Run, stage: str, content: str = "stand-in", *, recorded: bool = True) -> None:
+        files = {"data": run.path / DATA_HASH, "fixed_point": run.artifact / "manifest.json"}
+        file = files.get(stage, run.model_file(stage))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"files": {"base.ort.onnx": content}}) if stage == "fixed_point" else content)
+        if recorded:
+            run.add_record(stage, MAKING[stage], {}, started=0.0)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,8 +16,8 @@ from motrlab.pipeline import NotebookError
 from motrlab.run import Run
 
 VERBS = (
-    "run", "prepare", "import", "export", "evaluate", "eval-files", "track", "check", "calops", "compile", "perf",
-    "align", "compare", "report", "doctor",
+    "run", "train", "prepare", "import", "export", "evaluate", "eval-files", "track", "check", "calops", "compile",
+    "perf", "align", "compare", "report", "doctor",
 )  # fmt: skip
 
 
@@ -100,9 +102,14 @@ def _write_empty_notebooks(home: Path) -> None:
         (UserError("two\n lines"), 2, ["motrlab: two lines"]),
         (NotebookError("04_qat.ipynb, cell [3]: KeyError: 'x'", "the cell's trace"), 1,
          ["the cell's trace", "motrlab: 04_qat.ipynb, cell [3]: KeyError: 'x'"]),
+        (NotebookError("04_qat.ipynb: its kernel died"), 1, ["motrlab: 04_qat.ipynb: its kernel died"]),
         (KeyboardInterrupt(), 1, ["motrlab: interrupted; the same command goes on from here"]),
+        (OSError(errno.ENOSPC, "full", "runs/a/records.jsonl"), 1,
+         ["motrlab: runs/a/records.jsonl: No space left on device; free some space and run again"]),
+        (OSError(errno.EROFS, "read-only", "runs/a/.lock"), 1,
+         ["motrlab: runs/a/.lock: Read-only file system; choose a place that can be written"]),
     ],
-    ids=["user", "notebook", "interrupt"],
+    ids=["user", "notebook", "kernel", "interrupt", "full disk", "read-only"],
 )  # fmt: skip
 def test_exit_status(
     monkeypatch: pytest.MonkeyPatch,
@@ -122,6 +129,29 @@ def test_a_bug_ends_with_1_and_a_traceback(monkeypatch: pytest.MonkeyPatch, caps
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert err.endswith("ZeroDivisionError: halves\n")
+
+
+@pytest.mark.parametrize("place", ["closed", "full"])
+def test_output_that_cannot_be_written_is_one_line_and_1(home: Path, place: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does
+    with open(writer, "wb") if place == "closed" else open("/dev/full", "wb") as stdout:
+        command = [sys.executable, "-m", "motrlab", "doctor"]
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    if place == "full":
+        os.close(writer)
+    told = {"closed": "nobody reads the output any more", "full": "No space left on device; free some space"}[place]
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"motrlab: {told}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_a_sign_gets_a_question_mark(encoding: str) -> None:
+    code = "from motrlab.errors import exit_status; raise SystemExit(exit_status(lambda: print('a → b')))"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (0, b"a ? b\n")
 
 
 def test_run_passes_its_options_on_and_prints_the_report_last(

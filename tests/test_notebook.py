@@ -37,6 +37,13 @@ def test_whole_numbers_become_floats(home: Path) -> None:
     assert isinstance(values["lr"], float)
 
 
+def test_words_of_yaml_are_taken(home: Path) -> None:
+    """`papermill -p resume true` hands over a text."""
+    values = namespace('resume = "true"\npreset = "null"', resume="true", preset="smoke")
+    begin(values)
+    assert values["resume"] is True
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -45,6 +52,7 @@ def test_whole_numbers_become_floats(home: Path) -> None:
         ({"steps": 1.5}, "parameter 'steps' must be int, not 1.5"),
         ({"steps": True}, "parameter 'steps' must be int, not True"),
         ({"stages": "float"}, "parameter 'stages' must be list, not 'float'"),
+        ({"lr": "true"}, "parameter 'lr' must be float, not True"),
         ({"resume": 1}, "parameter 'resume' must be bool or NoneType, not 1"),
         ({"run": 12}, r"parameter 'run' must be str, not 12 \(int\); with papermill, `-r run 12`"),
         ({"run": "../up"}, "run name '../up'"),

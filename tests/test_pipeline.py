@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +179,68 @@ def test_a_failing_cell_is_named(
     assert (home / "runs" / "demo" / "notebooks" / "04_qat.ipynb").is_file()
 
 
+@pytest.mark.parametrize(
+    ("cell", "kind", "message"),
+    [
+        (
+            "import os\nos.kill(os.getpid(), 9)",
+            NotebookError,
+            r"04_qat\.ipynb: its kernel died \(killed, or out of mem",
+        ),
+        (
+            "raise OSError(28, 'No space left on device', 'x')",
+            NotebookError,
+            r"cell \[4\]: OSError: \[Errno 28\] No sp",
+        ),
+        ("raise KeyboardInterrupt", KeyboardInterrupt, ""),
+    ],
+    ids=["killed", "full disk", "interrupted"],
+)
+def test_what_is_no_bug_is_told_in_one_line(
+    write_notebook: Callable[..., Path],
+    cell: str,
+    kind: type[BaseException],
+    message: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    write_notebook("04_qat", "", cell)
+    with pytest.raises(kind, match=message or None) as caught:
+        run_notebooks("demo", "smoke", first="4", last="4")
+    assert getattr(caught.value, "details", "") == ""
+    assert capfd.readouterr().err == ""
+
+
+def test_a_second_run_of_the_same_name_stops(write_notebook: Callable[..., Path], home: Path) -> None:
+    write_notebook("04_qat")
+    with hold(Run.open("demo", "smoke")) as holder:
+        with pytest.raises(UserError, match=r"runs/demo: another process is working on it; wait"):
+            run_notebooks("demo", first="4", last="4")
+        assert not (home / "runs" / "demo" / "notebooks").exists()
+        holder.kill()  # the lock goes with its holder
+        holder.wait()
+        run_notebooks("demo", first="4", last="4")
+
+
+@contextmanager
+def hold(run: Run) -> Iterator[subprocess.Popen[str]]:
+    """Another process that works on the run."""
+    code = f"""from motrlab.run import Run
+with Run.open({run.name!r}).held():
+    print("held", flush=True)
+    input()"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_notebooks_of_a_run_may_work_on_it(write_notebook: Callable[..., Path], home: Path) -> None:
+    write_notebook("04_qat", "", "with lab.held():\n    print('working')")
+    run_notebooks("demo", "smoke", first="4", last="4")
+    assert outputs(home / "runs" / "demo" / "notebooks" / "04_qat.ipynb") == "working\n"
+
+
 def test_real_data_goes_into_the_run(
     write_notebook: Callable[..., Path], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +260,7 @@ def test_real_data_goes_into_the_run(
     assert not (home / "runs" / "other").exists(), "a mistake must not bind the run"
     with pytest.raises(UserError, match="use --data-root mot"):
         run_notebooks("other", "smoke", parameters=["data_root=mot"], first="1", last="1")
+    Run.open("real").add_record("data", "data", {}, started=0.0)
     with pytest.raises(UserError, match="was made with sequences"):
         run_notebooks("real", "smoke", data_root="mot", first="1", last="1", sequences=["A"])
 

@@ -53,12 +53,11 @@ from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.declare import example_inputs
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.report.html import report_html
-from motrlab.report.tables import percent
+from motrlab.report.values import percent
 from motrlab.run import Run
 from motrlab.stages.accuracy import evaluate_stage
 from motrlab.stages.data import prepare_data
 from motrlab.stages.models import load_quantized
-from motrlab.stages.order import checkpoint_file
 from motrlab.stages.quantization import calibrate, train_qat
 from motrlab.stages.training import train_float
 from motrlab.tracking.sequence import track_frames
@@ -243,7 +242,7 @@ def test_qat_starts_from_the_calibrated_ranges(run: Run) -> None:
     calibrated.ranges.largest *= 1.75
     calibrated.ranges.follow()
     assert (calibrated.ranges.scale > 1.5 * observed).sum() > 20
-    calibrated.save(checkpoint_file(run, "calibration"), run.config)
+    calibrated.save(run.model_file("calibration"), run.config)
     train_qat(run)
     trained = load_quantized(run, "qat")
     assert torch.equal(trained.ranges.scale, calibrated.ranges.scale)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from motrlab.config import smoke
 from motrlab.errors import UserError
-from motrlab.run import Run, hardware, package_versions, project_root
+from motrlab.machine import hardware, package_versions
+from motrlab.run import Run, project_root
 
 
 def test_a_new_run_is_smoke_and_is_found_again(home: Path) -> None:
@@ -48,11 +50,22 @@ MISMATCHES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", MISMATCHES)
-def test_a_run_keeps_what_it_was_made_with(name: str, home: Path) -> None:
-    Run.open("real", "street", data_root="/data", sequences=("A",))
+def test_a_run_with_data_keeps_what_it_was_made_with(name: str, home: Path) -> None:
+    run = Run.open("real", "street", data_root="/data", sequences=("A",))
+    run.add_record("data", "data", {}, started=0.0)
     options, message = MISMATCHES[name]
     with pytest.raises(UserError, match=message):
         Run.open("real", **options)
+
+
+def test_the_source_may_be_corrected_before_there_are_data(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Run.open("real", "street", data_root="/data/typo", sequences=("A",))
+    run = Run.open("real", data_root="/data/mot", sequences=("A",))
+    assert run.config.data_root == "/data/mot"
+    assert Run.open("real") == run
+    told = capsys.readouterr().err
+    assert told.startswith("run 'real' had data_root='/data/typo', not '/data/mot'; no data were prepared yet")
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "with space", "-p", "ü"])
@@ -74,12 +87,13 @@ def test_a_failed_start_leaves_no_run(home: Path) -> None:
     assert not (home / "runs" / "typo").exists()
 
 
-def test_records(home: Path) -> None:
+def test_records(home: Path, make_stage: Callable[..., None]) -> None:
     run = Run.open("r")
     assert run.records() == []
     assert run.last_record("float", "accuracy") is None
     started = time.time() - 2
-    run.add_record("data", "data", {"num_frames": 3}, started=started, data_hash="abc")
+    make_stage(run, "data")
+    make_stage(run, "float", recorded=False)
     run.add_record("float", "accuracy", {"hat.mota": 0.1}, started=started, assets=[run.assets / "a.png"])
     run.add_record("float", "training", {"loss": 1.0}, started=started)
     run.add_record("float", "accuracy", {"hat.mota": 0.2, "hat.motp": None}, started=started)
@@ -92,21 +106,21 @@ def test_records(home: Path) -> None:
     assert run.records("float", "accuracy")[0]["assets"] == ["assets/a.png"]
 
 
-def test_a_record_has_what_the_contract_lists(home: Path) -> None:
+def test_a_record_has_what_the_contract_lists(home: Path, make_stage: Callable[..., None]) -> None:
     run = Run.open("r")
-    run.add_record("data", "data", {}, started=time.time(), data_hash="abc")
-    record = run.add_record("perf", "latency", {"fps": 3.5}, started=time.time() - 2)
+    make_stage(run, "data")
+    record = run.add_record("data", "baseline", {"fps": 3.5}, started=time.time() - 2)
     assert set(record) == {
-        "schema", "run", "stage", "kind", "metrics", "assets", "config", "config_hash", "data_hash", "seed",
-        "git_commit", "git_dirty", "versions", "hardware", "started", "duration_s",
+        "schema", "run", "stage", "kind", "metrics", "assets", "config", "config_hash", "data_hash", "made_from",
+        "seed", "git_commit", "git_dirty", "versions", "hardware", "started", "duration_s",
     }  # fmt: skip
     assert record["run"] == "r"
     assert record["config_hash"] == run.config.hash
-    assert record["data_hash"] == "abc"  # of the data record
+    assert record["data_hash"] == record["made_from"]["data"] != ""
     assert record["duration_s"] == pytest.approx(2, abs=1)
     assert record == run.records()[-1]
     lines = (run.path / "records.jsonl").read_text().splitlines()
-    assert [json.loads(line)["kind"] for line in lines] == ["data", "latency"]
+    assert [json.loads(line)["kind"] for line in lines] == ["data", "baseline"]
 
 
 def test_a_record_never_holds_nan(home: Path) -> None:

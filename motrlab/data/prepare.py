@@ -41,8 +41,7 @@ from motrlab.data.validate import (
 )
 from motrlab.errors import UserError
 from motrlab.files import check_ours, locked, replaced_folder, writing
-
-PARTS = ("train", "test", "unseen")
+from motrlab.names import PARTS
 
 
 @dataclass(frozen=True, kw_only=True)

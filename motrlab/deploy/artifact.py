@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.files import replaced_folder
-from motrlab.run import package_versions
+from motrlab.machine import package_versions
 
 if TYPE_CHECKING:
     import onnx

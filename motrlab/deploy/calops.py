@@ -8,8 +8,9 @@ is computed: the graphs run on torch's meta device, which knows shapes only.
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Iterable, Mapping
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from motrlab.config import ModelConfig
 from motrlab.model.motr import Motr
+from motrlab.model.operations import Operations
 
 _SAMPLE = torch.ops.aten.grid_sampler_2d
 _MACS_PER_SAMPLE = 4  # the four neighbours of a bilinear sample
@@ -48,9 +50,6 @@ class Ops(Counts):
 
     modules: tuple[ModuleOps, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
 
 def count_operations(model: Motr, config: ModelConfig) -> dict[str, Ops]:
     """Operations of `base` and `qim` for one frame at the config's size; the model is left alone."""
@@ -62,20 +61,38 @@ def count_operations(model: Motr, config: ModelConfig) -> dict[str, Ops]:
     return {"base": base, "qim": _count_graph(shadow.qim, [state, state, mask])}
 
 
+class _ByModule(Operations):
+    """The values that decoder layers sample, by the module of each: the float model makes one product of all."""
+
+    def values(self, attentions: Sequence[Any], memory: Any) -> Any:
+        return torch.stack([attention.value(memory) for attention in attentions])
+
+
 def _count_graph(graph: nn.Module, sizes: Iterable[Shape]) -> Ops:
     """Leaves hooks behind."""
     counter = FlopCounterMode(display=False, custom_mapping={_SAMPLE: _sample_flops})
     modules, shapes = dict(_parts(graph)), dict[nn.Module, Shape]()
-    for module in modules.values():
-        module.register_forward_hook(lambda part, _, output: shapes.update({part: tuple(output.shape)}))
+    flops = {name: Counter[Any]() for name in modules}
+    running: list[Counter[Any]] = []  # of each module that is being called: what had been counted before
+
+    def count(name: str, module: nn.Module, _: Any, output: Any) -> None:
+        before = running.pop()
+        if not running:  # a part, or what is in it, called by the graph
+            flops[name].update(Counter(counter.flop_counts["Global"]) - before)
+        if module is modules[name]:
+            shapes[module] = tuple(output.shape)
+
+    for name, part in modules.items():
+        for module in part.modules():
+            module.register_forward_pre_hook(lambda *_: running.append(Counter(counter.flop_counts["Global"])))
+            module.register_forward_hook(functools.partial(count, name))
     with counter, torch.no_grad():
-        graph(*(torch.empty(size, device="meta") for size in sizes))
-    flops, root = counter.get_flop_counts(), type(graph).__name__
+        graph(*(torch.empty(size, device="meta") for size in sizes), net=_ByModule())
     parts = [
-        ModuleOps(name=name, output_shape=shapes.get(module, ()), **_counts(module, flops.get(f"{root}.{name}", {})))
+        ModuleOps(name=name, output_shape=shapes.get(module, ()), **_counts(module, flops[name]))
         for name, module in modules.items()
     ]
-    whole = _counts(graph, flops["Global"])
+    whole = _counts(graph, counter.flop_counts["Global"])
     rest = {key: number - sum(getattr(part, key) for part in parts) for key, number in whole.items()}
     return Ops(modules=(*parts, ModuleOps(name="(itself)", **rest)), **whole)
 

@@ -9,35 +9,17 @@ no such form: it is given products of float32 values (`plain.py`), whose sums ar
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from motrlab.machine import may_saturate
+
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
-
-CPUINFO = Path("/proc/cpuinfo")
-_VNNI = {"avx512_vnni", "avx_vnni"}
-_ARM = {"aarch64", "arm64"}
-
-
-def cpu_flags() -> frozenset[str]:
-    """What Linux calls the features of an x86 processor; empty where it does not tell."""
-    with contextlib.suppress(OSError):
-        for line in CPUINFO.read_text(encoding="utf-8").splitlines():
-            if line.startswith("flags"):
-                return frozenset(line.partition(":")[2].split())
-    return frozenset()
-
-
-def may_saturate() -> bool:
-    """Whether 8-bit products with signed weights may saturate here. A processor that does not tell counts as one."""
-    return platform.machine().lower() not in _ARM and not _VNNI & cpu_flags()
 
 
 def exact_form(model: Path | onnx.ModelProto, weight_bits: int = 8) -> str | bytes:

@@ -1,88 +1,66 @@
-"""The layer comparison's assets → its table, pictures and advice."""
+"""Section: the layer comparison's assets → its table, pictures and advice."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from motrlab.quantization.analysis.advice import advice
 from motrlab.quantization.analysis.layers import LayerRow, read_rows, worst
-from motrlab.report.pictures import Picture
-from motrlab.report.tables import Cell, Record, Row, Table, last
+from motrlab.report.blocks import Cell, Listing, Picture, Section, Source, Table, table
+from motrlab.report.values import decibels, percent, signed
 
-_COLUMNS = (
-    "fake-quant, dB", "fixed-point, dB", "own, dB", "cosine", "largest step", "mismatched", "saturated", "range used",
-    "offset, steps",
-)  # fmt: skip
+_COLUMNS: dict[str, Callable[[LayerRow], str | Cell]] = {
+    "operator": lambda row: row.operator,
+    "observer": lambda row: row.observer,
+    "fake-quant, dB": lambda row: decibels(row.fake_sqnr_db),
+    "fixed-point, dB": lambda row: decibels(row.fixed_sqnr_db),
+    "own, dB": lambda row: decibels(row.own_sqnr_db),
+    "cosine": lambda row: "–" if math.isnan(row.fixed_cosine) else f"{row.fixed_cosine:.5f}",
+    "largest step": lambda row: str(row.largest_step),
+    "mismatched": lambda row: f"{percent(row.mismatch_share, 2)} %",
+    "saturated": lambda row: f"{percent(row.saturated_share, 2)} %",
+    "range used": lambda row: f"{row.range_used:.2f}",
+    "offset, steps": lambda row: signed(f"{row.offset_steps:+.2f}"),
+}
+_INTRO = (
+    "Every quantised activation three ways: float, fake-quant (what QAT trains) and fixed-point (what ONNX Runtime "
+    "computes from the artefact), on the same inputs."
+)
+_NOTE = (
+    "SQNR and cosine are against float; “own” is the rounding of that tensor alone. Largest step and mismatched are "
+    "fixed-point against fake-quant, in steps of the grid and in values. Saturated: float values outside the grid. "
+    "Range used: largest value over what the grid reaches."
+)
+_CAPTIONS = {
+    "layers.png": "SQNR of every quantised activation on the float run's inputs. Rings and dots hold all errors up "
+    "to that tensor, the short grey lines only what its own grid costs.",
+    "layers_frames.png": "SQNR of the outputs when float, fake-quant and fixed-point each track on their own "
+    "state, mean of the videos: a curve that falls is an error that comes back through the tracks.",
+}
 
 
-@dataclass(frozen=True)
-class LayersSection:
-    """What a report shows of the comparison; `missing` names assets that are gone."""
-
-    table: Table | None
-    pictures: Sequence[Picture]
-    advice: Sequence[str]
-    missing: Sequence[str]
-
-
-def layers_section(records: Sequence[Record], run_folder: Path) -> LayersSection | None:
-    """None where no layers have been compared."""
-    record = last(records, "fixed_point", "layers")
+def section(source: Source) -> Section:
+    record = source.last("fixed_point", "layers")
     if record is None:
-        return None
-    files = {Path(name).name: run_folder / name for name in record["assets"]}
-    missing = [f"{name} of the layer comparison (gone)" for name, path in files.items() if not path.is_file()]
-    rows = read_rows(files["layers.csv"]) if _is_there(files, "layers.csv") else []
-    captions = {
-        "layers.png": "SQNR of every quantised activation on the float run's inputs. Rings and dots hold all errors up "
-        "to that tensor, the short grey lines only what its own grid costs.",
-        "layers_frames.png": "SQNR of the outputs when float, fake-quant and fixed-point each track on their own "
-        "state, mean of the videos: a curve that falls is an error that comes back through the tracks.",
-    }
-    pictures = [
-        Picture(files[name].read_bytes(), _alt(name, rows), text)
-        for name, text in captions.items()
-        if _is_there(files, name)
-    ]
-    return LayersSection(layer_table(worst(rows)) if rows else None, pictures, advice(rows), missing)
+        return Section(missing=["the layer comparison"])
+    files, gone = source.files("the layer comparison", record)
+    rows = read_rows(files["layers.csv"]) if "layers.csv" in files else []
+    pictures = [Picture(files[n].read_bytes(), _alt(n, rows), text) for n, text in _CAPTIONS.items() if n in files]
+    told = advice(rows)
+    return Section(
+        [_INTRO, *pictures, Listing(told, "What to do about it") if told else None, layer_table(worst(rows))], gone
+    )
 
 
-def _is_there(files: dict[str, Path], name: str) -> bool:
-    return name in files and files[name].is_file()
+def layer_table(rows: Sequence[LayerRow]) -> Table | None:
+    """One row for each tensor; shares in percent."""
+    return table(rows, _COLUMNS, lambda row: f"{row.graph} {row.tensor}", title="The worst tensors", note=_NOTE)
 
 
 def _alt(name: str, rows: Sequence[LayerRow]) -> str:
     if name == "layers_frames.png":
         return "Curves of SQNR over the frames for class logits, boxes and embeddings, fake-quant and fixed-point."
     low = worst(rows, 1)
-    told = f" Lowest: {low[0].name}, {_db(low[0].fixed_sqnr_db)} dB." if low else ""
+    told = f" Lowest: {low[0].name}, {decibels(low[0].fixed_sqnr_db)} dB." if low else ""
     return f"Points of SQNR for every tensor, fake-quant and fixed-point, in graph order.{told}"
-
-
-def layer_table(rows: Sequence[LayerRow]) -> Table:
-    """One row for each tensor; shares in percent."""
-    return Table(list(_COLUMNS), [("", [_row(row) for row in rows])], corner="Tensor")
-
-
-def _row(row: LayerRow) -> Row:
-    cells = (
-        _db(row.fake_sqnr_db),
-        _db(row.fixed_sqnr_db),
-        _db(row.own_sqnr_db),
-        "–" if math.isnan(row.fixed_cosine) else f"{row.fixed_cosine:.5f}",
-        str(row.largest_step),
-        f"{100 * row.mismatch_share:.2f} %",
-        f"{100 * row.saturated_share:.2f} %",
-        f"{row.range_used:.2f}",
-        f"{row.offset_steps:+.2f}".replace("-", "−"),
-    )
-    return Row(f"{row.graph} {row.tensor}", [Cell(text) for text in cells], note=f"{row.operator}, {row.observer}")
-
-
-def _db(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    return "exact" if math.isinf(value) else f"{value:.1f}".replace("-", "−")

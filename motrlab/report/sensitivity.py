@@ -1,132 +1,121 @@
-"""Assets of the sensitivity analysis and of the calibration sweep → their tables and pictures."""
+"""Section: assets of the sensitivity analysis and of the calibration sweep → their tables and pictures."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from motrlab.quantization.analysis.layers import read_table
 from motrlab.quantization.analysis.sensitivity_tables import GroupRow, PathPoint, SweepRow
-from motrlab.report.pictures import Picture
-from motrlab.report.tables import Cell, Record, Row, Table, delta_points, last, percent
+from motrlab.report.blocks import Cell, Picture, Section, Source, Table, delta, table
+from motrlab.report.values import decibels, percent
 
-_OUTPUTS = ("class_logits_db", "boxes_db", "embedding_db", "qim_db")
-_OUTPUT_COLUMNS = ("class logits, dB", "boxes, dB", "embedding, dB", "QIM, dB")
-_SCORES = ("MOTA, clips", "IDF1, clips")
+Columns = dict[str, Callable[[Any], str | Cell]]
+_OUTPUTS: Columns = {
+    "class logits, dB": lambda row: decibels(row.class_logits_db),
+    "boxes, dB": lambda row: decibels(row.boxes_db),
+    "embedding, dB": lambda row: decibels(row.embedding_db),
+    "QIM, dB": lambda row: decibels(row.qim_db),
+}
 _MAX_GROUPS = 12
+_GROUPS_NOTE = (
+    "Each group alone in int8, the rest of the network in float. Noise: squared output error in percent of that of the "
+    "whole network in int8, mean of the four outputs; SQNR against float; MOTA and IDF1 on the first frames of the "
+    "test halves."
+)
 
 
-@dataclass(frozen=True)
-class SensitivitySection:
-    """What a report shows of both; `missing` names assets that are gone."""
-
-    groups: Table | None
-    path: Table | None
-    sweep: Table | None
-    pictures: Sequence[Picture]
-    missing: Sequence[str]
-
-
-def sensitivity_section(records: Sequence[Record], run_folder: Path) -> SensitivitySection | None:
-    """None where neither has been measured."""
-    found = [r for kind in ("sensitivity", "calibration_sweep") if (r := last(records, "calibration", kind))]
-    if not found:
-        return None
-    files = {Path(name).name: run_folder / name for record in found for name in record["assets"]}
-    missing = [f"{name} of the sensitivity analysis (gone)" for name, path in files.items() if not path.is_file()]
-    there = {name: path for name, path in files.items() if path.is_file()}
-    groups = read_table(there["sensitivity.csv"], GroupRow) if "sensitivity.csv" in there else []
-    path = read_table(there["sensitivity_path.csv"], PathPoint) if "sensitivity_path.csv" in there else []
-    sweep = read_table(there["calibration_sweep.csv"], SweepRow) if "calibration_sweep.csv" in there else []
-    return SensitivitySection(
-        groups=group_table(groups) if groups else None,
-        path=path_table(path) if path else None,
-        sweep=sweep_table(sweep) if sweep else None,
-        pictures=_pictures(there, groups, path, sweep),
-        missing=missing,
-    )
+def section(source: Source) -> Section:
+    """What was measured of both."""
+    measured = [source.last("calibration", kind) for kind in ("sensitivity", "calibration_sweep")]
+    if measured == [None, None]:
+        return Section(["Not measured: notebook 03 does it with -p sweep true -p sensitivity true."])
+    files, gone = source.files("the sensitivity analysis", *measured)
+    kinds = {"sensitivity": GroupRow, "sensitivity_path": PathPoint, "calibration_sweep": SweepRow}
+    rows: dict[str, Any] = {
+        name: read_table(files[f"{name}.csv"], kind) if f"{name}.csv" in files else [] for name, kind in kinds.items()
+    }
+    groups, path, sweep = rows.values()
+    told = {name: text for name, text in _captions(groups, path, sweep).items() if f"{name}.png" in files}
+    pictures = [Picture(files[f"{name}.png"].read_bytes(), *text) for name, text in told.items()]
+    return Section([*pictures, group_table(groups), path_table(path), sweep_table(sweep)], gone)
 
 
-def _pictures(
-    files: dict[str, Path], groups: Sequence[GroupRow], path: Sequence[PathPoint], sweep: Sequence[SweepRow]
-) -> list[Picture]:
-    told = {
-        "sensitivity.png": (
+def _captions(
+    groups: Sequence[GroupRow], path: Sequence[PathPoint], sweep: Sequence[SweepRow]
+) -> dict[str, tuple[str, str]]:
+    """Alternative text and caption of each picture."""
+    most = f" Most: {groups[0].group}, {percent(groups[0].alone_noise_share)} percent." if groups else ""
+    end = f" It ends at {percent(path[-1].float_share)} percent of them." if path else ""
+    variants = ", ".join(row.variant.replace("_", " ") for row in sweep) or "each way to calibrate"
+    return {
+        "sensitivity": (
             "Bars of output noise for every group of operators, alone in int8 and taken away when it alone is float."
-            + (f" Most: {groups[0].group}, {percent(groups[0].alone_noise_share)} percent." if groups else ""),
+            + most,
             "What each group of operators costs: squared output error in percent of that of all groups together, mean "
             "of class logits, boxes, embedding and QIM.",
         ),
-        "sensitivity_path.png": (
-            "Output noise over the share of multiply-accumulates that are not int8, along the greedy search."
-            + (f" It ends at {percent(path[-1].float_share)} percent of them." if path else ""),
+        "sensitivity_path": (
+            "Output noise over the share of multiply-accumulates that are not int8, along the greedy search." + end,
             "Mixed precision: in each round the group that takes away most noise for its operations goes to float, "
             "until nothing more fits under the limit. Filled dots are on the Pareto front.",
         ),
-        "calibration_sweep.png": (
-            "SQNR of the outputs, saturated values, MOTA and IDF1 for "
-            f"{', '.join(row.variant.replace('_', ' ') for row in sweep) or 'each way to calibrate'}.",
+        "calibration_sweep": (
+            f"SQNR of the outputs, saturated values, MOTA and IDF1 for {variants}.",
             "Ways to calibrate, each from the same float model and compared on the same frames.",
         ),
     }
-    return [Picture(files[name].read_bytes(), alt, text) for name, (alt, text) in told.items() if name in files]
 
 
-def group_table(rows: Sequence[GroupRow], limit: int = _MAX_GROUPS) -> Table:
+def group_table(rows: Sequence[GroupRow], limit: int = _MAX_GROUPS) -> Table | None:
     """The groups of most noise alone, with the place they would have if MOTA and IDF1 decided."""
-    columns = ["operations", "noise alone", "noise without it", *_OUTPUT_COLUMNS, *_SCORES, "place by MOTA + IDF1"]
     by_score = sorted(rows, key=lambda row: row.mota + row.idf1)  # stable: equal scores keep the order by noise
     places = {row.group: "–" if math.isnan(row.mota + row.idf1) else str(i) for i, row in enumerate(by_score, 1)}
-    found = [_group_row(row, places[row.group]) for row in rows[:limit]]
-    return Table(columns, [("", found)], corner="Group in int8 alone")
+    columns: Columns = {
+        "tensors": lambda row: str(row.num_tensors),
+        "operations": lambda row: f"{percent(row.macs_share)} %",
+        "noise alone": lambda row: f"{percent(row.alone_noise_share)} %",
+        "noise without it": lambda row: f"{percent(row.rest_noise_share)} %",
+        **_OUTPUTS,
+        **_compared(None),
+        "place by MOTA + IDF1": lambda row: places[row.group],
+    }
+    names = {"corner": "Group in int8 alone", "title": "Groups of operators", "note": _GROUPS_NOTE}
+    return table(rows[:limit], columns, lambda row: row.group, **names)
 
 
-def _group_row(row: GroupRow, place: str) -> Row:
-    shares = (row.macs_share, row.alone_noise_share, row.rest_noise_share)
-    cells = [f"{percent(share)} %" for share in shares] + [_db(getattr(row, name)) for name in _OUTPUTS]
-    scores = [_score(row.mota), _score(row.idf1), place]
-    return Row(row.group, [Cell(text) for text in (*cells, *scores)], note=f"{row.num_tensors} tensors")
-
-
-def path_table(path: Sequence[PathPoint]) -> Table:
+def path_table(path: Sequence[PathPoint]) -> Table | None:
     """Every round of the search; MOTA and IDF1 with their distance from all-int8."""
-    columns = ["operations not in int8", "noise left", *_OUTPUT_COLUMNS, *_SCORES]
-    rows = []
-    for point in path:
-        cells = [Cell(f"{percent(point.float_share)} %"), Cell(f"{percent(point.noise_share)} %")]
-        cells += [Cell(_db(getattr(point, name))) for name in _OUTPUTS]
-        cells += [
-            _compared(getattr(point, name), getattr(path[0], name), point is path[0]) for name in ("mota", "idf1")
-        ]
-        rows.append(Row(f"+ {point.raised}" if point.raised else "all int8", cells))
-    return Table(columns, [("", rows)], corner="In float, one after the other")
+    columns: Columns = {
+        "operations not in int8": lambda point: f"{percent(point.float_share)} %",
+        "noise left": lambda point: f"{percent(point.noise_share)} %",
+        **_OUTPUTS,
+        **_compared(path[0] if path else None),
+    }
+    names = {"corner": "In float, one after the other", "title": "Mixed precision"}
+    return table(path, columns, lambda point: f"+ {point.raised}" if point.raised else "all int8", **names)
 
 
-def sweep_table(rows: Sequence[SweepRow]) -> Table:
+def sweep_table(rows: Sequence[SweepRow]) -> Table | None:
     """Every way to calibrate; MOTA and IDF1 with their distance from the first, the run's own."""
-    columns = [*_OUTPUT_COLUMNS, "mean, dB", "saturated", *_SCORES]
-    found = []
-    for row in rows:
-        cells = [Cell(_db(getattr(row, name))) for name in (*_OUTPUTS, "mean_db")]
-        cells.append(Cell(f"{percent(row.saturated_share, 3)} %"))
-        cells += [_compared(getattr(row, name), getattr(rows[0], name), row is rows[0]) for name in ("mota", "idf1")]
-        found.append(Row(row.variant.replace("_", " "), cells))
-    return Table(columns, [("", found)], corner="Calibration")
+    columns: Columns = {
+        **_OUTPUTS,
+        "mean, dB": lambda row: decibels(row.mean_db),
+        "saturated": lambda row: f"{percent(row.saturated_share, 3)} %",
+        **_compared(rows[0] if rows else None),
+    }
+    names = {"corner": "Calibration", "title": "Ways to calibrate"}
+    return table(rows, columns, lambda row: row.variant.replace("_", " "), **names)
 
 
-def _compared(value: float, reference: float, is_reference: bool) -> Cell:
-    if is_reference or math.isnan(value) or math.isnan(reference):
-        return Cell(_score(value))
-    return Cell(_score(value), *delta_points(value, reference))
+def _compared(reference: Any) -> Columns:
+    """MOTA and IDF1 of the clips, with their distance from those of the reference in the rows below it."""
 
+    def cell(name: str, row: Any) -> Cell:
+        value, other = getattr(row, name), getattr(reference, name, math.nan)
+        beside = row is not reference and not math.isnan(value) and not math.isnan(other)
+        return Cell(percent(value, 2), *(delta(value, other) if beside else ()))
 
-def _score(value: float) -> str:
-    return "–" if math.isnan(value) else percent(value, 2)
-
-
-def _db(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    return "exact" if math.isinf(value) else f"{value:.1f}".replace("-", "−")
+    return {f"{name.upper()}, clips": functools.partial(cell, name) for name in ("mota", "idf1")}

@@ -21,12 +21,14 @@ from motrlab.errors import UserError
 from motrlab.evaluation.metrics import Results
 from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
 from motrlab.evaluation.tracks import Tracks
-from motrlab.run import Run, num_cpus
+from motrlab.lineage import tracks_hash
+from motrlab.machine import num_cpus
+from motrlab.names import EVALUATED
+from motrlab.run import Run, exclusive
 from motrlab.stages.data import flat_scores, has_unseen, open_store, read_ground_truth, score_tracks, write_track_files
 from motrlab.tracking.sequence import track_streams
 from motrlab.tracking.step import Graphs
 
-EVALUATED = ("float", "calibration", "qat", "float_extra", "fixed_point")
 _STREAM_PIXELS = 1_000_000  # videos run in parallel while a batch stays below so many pixels
 
 
@@ -39,39 +41,43 @@ class Engine:
     num_streams: int
 
 
+@exclusive
 def evaluate_stage(run: Run, stage: str, protocol: str = PROTOCOLS[0]) -> Results:
     """Track the test halves, write `tracks/STAGE/`, add an `accuracy` record; the metrics under `protocol`."""
     check_protocol(protocol)
-    started = time.time()
-    tracks = track_part(run, open_engine(run, stage), "test")
-    write_track_files(run.tracks(stage), tracks)
-    results = _record(run, stage, "accuracy", tracks, "test", started)
-    return results[protocol]
+    return _evaluate(run, stage, "accuracy")[protocol]
 
 
 def evaluate_raw(run: Run, stage: str) -> Results:
     """The same without duplicate suppression; record kind `accuracy_raw`."""
-    started = time.time()
     tracker = replace(run.config.tracker, suppress_iou=None)
-    tracks = track_part(run, open_engine(run, stage), "test", tracker)
-    return _record(run, stage, "accuracy_raw", tracks, "test", started)[PROTOCOLS[0]]
+    return _evaluate(run, stage, "accuracy_raw", tracker=tracker)[PROTOCOLS[0]]
 
 
 def evaluate_unseen(run: Run, stage: str) -> Results | None:
     """The videos never trained on; record kind `accuracy_unseen`. None where the data has no such videos."""
-    if not has_unseen(run):
-        return None
-    started = time.time()
-    tracks = track_part(run, open_engine(run, stage), "unseen")
-    return _record(run, stage, "accuracy_unseen", tracks, "unseen", started)[PROTOCOLS[0]]
+    return _evaluate(run, stage, "accuracy_unseen", "unseen")[PROTOCOLS[0]] if has_unseen(run) else None
 
 
-def _record(
-    run: Run, stage: str, kind: str, tracks: dict[str, Tracks], part: str, started: float
+def _evaluate(
+    run: Run, stage: str, kind: str, part: str = "test", tracker: TrackerConfig | None = None
 ) -> dict[str, Results]:
+    """Track a part, score it under every protocol, and record that."""
+    started = time.time()
+    tracks = track_part(run, open_engine(run, stage), part, tracker)
+    folder = run.tracks(stage) if kind == "accuracy" else None
+    if folder is not None:
+        write_track_files(folder, tracks)
     results = score_tracks(read_ground_truth(run, part), tracks)
-    run.add_record(stage, kind, flat_scores(results), started=started)
+    run.add_record(stage, kind, flat_scores(results), started=started, tracks=folder)
     return results
+
+
+def require_tracks(run: Run, stage: str) -> None:
+    """Make sure that `tracks/STAGE/` holds the tracks of the stage as it is now: they are made where it does not."""
+    record = run.last_record(stage, "accuracy")
+    if record is None or record["made_from"]["tracks"] != tracks_hash(run.tracks(stage)):
+        evaluate_stage(run, stage)
 
 
 def open_engine(run: Run, stage: str) -> Engine:

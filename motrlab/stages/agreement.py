@@ -11,8 +11,10 @@ from typing import Any
 from motrlab.deploy.runtime import Runtime, load_artifact
 from motrlab.evaluation.metrics import OVERALL, agreement
 from motrlab.evaluation.tracks import Tracks, write_tracks
-from motrlab.run import Run, num_cpus
+from motrlab.machine import num_cpus
+from motrlab.run import Run
 from motrlab.stages.accuracy import Engine, open_engine, track_part
+from motrlab.stages.chain import require
 from motrlab.stages.data import has_unseen
 
 _SCORES = ("mota", "idf1", "hota", "idsw", "fp", "fn")
@@ -26,7 +28,9 @@ def measure_agreement(run: Run) -> dict[str, Any]:
     `qat.num_files` are equal byte for byte, `qat.first_difference` names the first that is not; likewise `openvino`.
     The portable files are not exact: `portable_onnxruntime.idf1` and so on score their tracks on the test halves with
     the fixed-point tracks as ground truth, `portable_openvino` those on OpenVINO's own int8 kernels.
+    Raises UserError where the artefact is not of the QAT model as it is now.
     """
+    require(run, "fixed_point")
     started = time.time()
     parts = ("test", "unseen") if has_unseen(run) else ("test",)
     runtime = load_artifact(run.artifact, num_threads=num_cpus())

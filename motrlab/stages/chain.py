@@ -7,35 +7,36 @@ from collections.abc import Callable
 from typing import Any
 
 from motrlab.errors import UserError
+from motrlab.lineage import stage_hash
+from motrlab.names import lineage
 from motrlab.run import Run
-from motrlab.stages.order import CHAIN, is_done
 
 _NOTEBOOK = {
     "data": "01_data_prep",
     "float": "02_float_training",
     "calibration": "03_calibration",
     "qat": "04_qat",
+    "float_extra": "04_qat",
     "fixed_point": "05_conversion",
 }
 
 
 def require(run: Run, stage: str) -> None:
-    """Make sure that `stage` has been run.
+    """Make sure that `stage` has been run, on what is there now.
 
     On a `smoke` run missing stages are built, saying so; on any other a missing stage is a UserError that names the
     command to run.
     """
-    missing = [s for s in CHAIN[: CHAIN.index(stage) + 1] if not is_done(run, s)]
-    if not missing:
-        return
-    if run.config.preset != "smoke":
-        notebook = _NOTEBOOK[missing[0]]
-        raise UserError(
-            f"run {run.name!r} has no stage {missing[0]!r} yet: "
-            f"python -m motrlab run --run {run.name} --from {notebook} --to {_NOTEBOOK[stage]}"
-        )
-    # On stderr: `evaluate` and `perf` have JSON on stdout.
-    print(f"smoke run {run.name!r}: building missing stages {', '.join(missing)}", file=sys.stderr)
+    missing = [s for s in lineage(stage) if not run.has(s)]
+    if missing and run.config.preset != "smoke":
+        first = missing[0]
+        problem = f"has no stage {first!r} yet"
+        if stage_hash(run.path, first):
+            problem = f"has a stage {first!r} that was made from what has changed since, or by an older motrlab"
+        command = f"python -m motrlab run --run {run.name} --from {_NOTEBOOK[first]} --to {_NOTEBOOK[stage]}"
+        raise UserError(f"run {run.name!r} {problem}: {command}")
+    if missing:  # on stderr: `evaluate` and `perf` have JSON on stdout
+        print(f"smoke run {run.name!r}: building missing stages {', '.join(missing)}", file=sys.stderr)
     for name in missing:
         _builders()[name](run)
 
@@ -43,8 +44,8 @@ def require(run: Run, stage: str) -> None:
 def _builders() -> dict[str, Callable[[Run], Any]]:
     from motrlab.stages.data import prepare_data
     from motrlab.stages.deployment import convert
-    from motrlab.stages.quantization import calibrate, train_qat
+    from motrlab.stages.quantization import calibrate, train_float_extra, train_qat
     from motrlab.stages.training import train_float
 
-    functions: tuple[Callable[[Run], Any], ...] = (prepare_data, train_float, calibrate, train_qat, convert)
-    return dict(zip(CHAIN, functions, strict=True))
+    functions = (prepare_data, train_float, calibrate, train_qat, train_float_extra, convert)
+    return dict(zip(_NOTEBOOK, functions, strict=True))

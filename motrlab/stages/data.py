@@ -24,12 +24,13 @@ from motrlab.evaluation.bytetrack import choose_quantiles, track_detections
 from motrlab.evaluation.metrics import OVERALL, Results, evaluate
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.evaluation.tracks import Tracks, write_tracks
-from motrlab.files import replaced_folder
-from motrlab.run import Run
+from motrlab.files import replaced_folder, write_text
+from motrlab.lineage import DATA_HASH
+from motrlab.names import PARTS
+from motrlab.run import Run, exclusive
 
-PARTS = ("train", "test", "unseen")
 
-
+@exclusive
 def prepare_data(run: Run, *, num_workers: int = 2) -> DataSummary:
     """Generate the embedded videos (or take `data_root`), validate, split, pack, link; record kind `data`."""
     started = time.time()
@@ -37,8 +38,10 @@ def prepare_data(run: Run, *, num_workers: int = 2) -> DataSummary:
     if not config.data_root:
         generate_street(config.street, source, num_workers=num_workers)
     unseen = None if config.data_root else is_unseen
+    (run.path / DATA_HASH).unlink(missing_ok=True)  # until all parts are of the same data
     summary = prepare(source, run.data, config.sequences, num_workers=num_workers, unseen=unseen)
-    run.add_record("data", "data", summary.metrics(), started=started, data_hash=summary.data_hash)
+    write_text(run.path / DATA_HASH, summary.data_hash + "\n")
+    run.add_record("data", "data", summary.metrics(), started=started)
     return summary
 
 
@@ -82,7 +85,7 @@ def evaluate_baseline(run: Run) -> dict[str, Any] | None:
             scores = flat_scores(score_tracks({name: gt[name] for name in pred}, pred))
             if len(pred) < len(gt):  # an overall row of other videos than ours would be no baseline
                 scores = {key: value for key, value in scores.items() if key.count(".") > 1}
-            records[kind] = run.add_record("data", kind, scores | chosen, started=started)
+            records[kind] = run.add_record("data", kind, scores | chosen, started=started, tracks=run.tracks(kind))
     return records.get("baseline")
 
 

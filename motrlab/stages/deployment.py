@@ -9,14 +9,18 @@ from typing import Any
 
 from motrlab.deploy.perf import measure_latency
 from motrlab.evaluation.tracks import read_tracks
-from motrlab.run import Run, git_state
-from motrlab.stages.accuracy import read_frames
+from motrlab.lineage import stage_hash
+from motrlab.machine import git_state
+from motrlab.names import lineage
+from motrlab.run import Run, exclusive
+from motrlab.stages.accuracy import read_frames, require_tracks
 from motrlab.stages.data import open_store
 from motrlab.viz.overlay import contact_sheet, draw_frame, tracks_of_frame, trails_until, write_image
 
 _PERF_FRAMES = 60  # of the first test video
 
 
+@exclusive
 def convert(run: Run) -> dict[str, Any]:
     """QAT model → ONNX → artefact; record kind `integer`: the share of work done by integer kernels.
 
@@ -29,7 +33,8 @@ def convert(run: Run) -> dict[str, Any]:
 
     started = time.time()
     quantised = load_quantized(run, "qat")
-    provenance = {"run": run.name, "stage": "qat", "git_commit": git_state()["git_commit"]}
+    made_from = {stage: stage_hash(run.path, stage) for stage in lineage("qat")}
+    provenance = {"run": run.name, "stage": "qat", "made_from": made_from, "git_commit": git_state()["git_commit"]}
     save_artifact(run.artifact, quantised, replace(run.config, scheme=quantised.scheme), provenance)
     export = save_float_graphs(run.path / "export" / "float", folded_copy(load_float(run)))
     metrics: dict[str, float | str] = {}
@@ -59,10 +64,13 @@ def measure_performance(run: Run, *, repeats: int = 50) -> dict[str, Any]:
 
 
 def draw_overlays(run: Run, stage: str = "fixed_point", *, num_sheets: int = 3, num_frames: int = 4) -> list[Path]:
-    """Contact sheets of a stage's tracks, consecutive frames of the first videos; record kind `overlay`."""
+    """Contact sheets of a stage's tracks, consecutive frames of the first videos; record kind `overlay`.
+
+    Tracks that are missing, or not those of the stage as it is now, are made first.
+    """
+    require_tracks(run, stage)
     started = time.time()
     store = open_store(run)
-    run.assets.mkdir(parents=True, exist_ok=True)
     assets = []
     for info in store.sequences[:num_sheets]:
         tracks = read_tracks(run.tracks(stage) / f"{info.name}.txt")
@@ -76,5 +84,7 @@ def draw_overlays(run: Run, stage: str = "fixed_point", *, num_sheets: int = 3, 
         path = run.assets / f"{stage}_{info.name}.jpg"
         write_image(path, contact_sheet(pictures, columns=2))
         assets.append(path)
-    run.add_record(stage, "overlay", {"num_sheets": len(assets)}, started=started, assets=assets)
+    run.add_record(
+        stage, "overlay", {"num_sheets": len(assets)}, started=started, assets=assets, tracks=run.tracks(stage)
+    )
     return assets

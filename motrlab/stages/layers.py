@@ -13,10 +13,11 @@ from motrlab.data.preprocess import input_bytes
 from motrlab.deploy.runtime import load_artifact
 from motrlab.deploy.taps import TappedRuntime
 from motrlab.files import write_bytes
+from motrlab.machine import num_cpus
 from motrlab.quantization.analysis.comparison import compare_outputs, compare_taps, in_mode
 from motrlab.quantization.analysis.layers import FrameRow, summary, write_csv
 from motrlab.quantization.calibration import closed_loop
-from motrlab.run import Run, num_cpus
+from motrlab.run import Run
 from motrlab.stages.accuracy import network_inputs
 from motrlab.stages.data import open_store
 from motrlab.stages.models import load_quantized

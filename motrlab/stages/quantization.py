@@ -16,14 +16,14 @@ from motrlab.model.motr import folded_copy
 from motrlab.quantization.calibration import calibrate as calibrate_ranges
 from motrlab.quantization.qat import train_qat as fit_qat
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.run import Run
+from motrlab.run import Run, exclusive
 from motrlab.stages.accuracy import network_inputs
 from motrlab.stages.data import open_store
 from motrlab.stages.models import load_float, load_quantized
-from motrlab.stages.order import checkpoint_file, replacing
 from motrlab.stages.training import record_training
 
 
+@exclusive
 def calibrate(run: Run, *, num_frames: int = 0, stride: int = 0, sequences: Sequence[str] = ()) -> dict[str, Any]:
     """Fold, put on grids, and let observers watch the closed loop over the train halves; record kind `calibration`.
 
@@ -46,8 +46,7 @@ def calibrate(run: Run, *, num_frames: int = 0, stride: int = 0, sequences: Sequ
             "empty slots; train it further, or watch more frames",
             stacklevel=2,
         )
-    with replacing(run, "calibration"):
-        quantized.save(checkpoint_file(run, "calibration"), config)
+    quantized.save(run.model_file("calibration"), config)
     metrics = {
         "num_frames": result.frames,
         "num_sequences": result.sequences,
@@ -77,6 +76,7 @@ def calibration_videos(run: Run, settings: CalibrationConfig) -> list[Iterator[t
     return [network_inputs(run, store, name) for name in names]
 
 
+@exclusive
 def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
     """Train on from the calibrated state; record kind `training`. `steps` 0, `lr` 0: the preset's."""
     config = _qat_config(run, steps, lr)
@@ -87,11 +87,11 @@ def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
             stacklevel=2,
         )
     quantized = load_quantized(run, "calibration")
-    with replacing(run, "qat"):
-        result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"))
+    result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"))
     return record_training(run, "qat", result, config)
 
 
+@exclusive
 def train_float_extra(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
     """The float model trained on as QAT trains, quantisers off; record kind `training` of stage `float_extra`.
 

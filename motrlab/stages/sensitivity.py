@@ -24,7 +24,6 @@ from motrlab.quantization.analysis.probe import Probe
 from motrlab.quantization.analysis.sensitivity import Scores, measure_groups, search_groups
 from motrlab.quantization.analysis.sensitivity_tables import (
     AS_CONFIGURED,
-    GroupRow,
     PathPoint,
     pareto_front,
     raised_until,
@@ -87,7 +86,9 @@ def measure_sensitivity(
     write_text(assets[-1], json.dumps(scheme.to_dict(), indent=2) + "\n")
     metrics = _common_metrics(probe, clips, reference)
     metrics |= {"max_float_share": max_float_share, "num_groups": len(rows)}
-    metrics |= _group_metrics(rows) | _path_metrics(path)
+    for row in rows:
+        metrics |= _finite(row.group.replace(" ", "_"), row)
+    metrics |= _path_metrics(path)
     return run.add_record("calibration", "sensitivity", metrics, started=started, assets=assets)
 
 
@@ -120,8 +121,10 @@ def sweep_calibration(
     )  # fmt: skip
     metrics = _common_metrics(probe, clips, reference) | {"num_variants": len(rows)}
     for row in rows:
-        metrics |= _finite(row.variant, row, leave_out=("variant",))
-    return run.add_record("calibration", "calibration_sweep", metrics, started=started, assets=assets)
+        metrics |= _finite(row.variant, row)
+    return run.add_record(
+        "calibration", "calibration_sweep", metrics, started=started, assets=assets, made_from=("data", "float")
+    )
 
 
 def probe_videos(run: Run, num_frames: int) -> list[Iterator[torch.Tensor]]:
@@ -179,26 +182,16 @@ def _common_metrics(probe: Probe, clip_frames: int, reference: Scores) -> dict[s
     return counts | {"clip_frames": clip_frames} | scores
 
 
-def _group_metrics(rows: Sequence[GroupRow]) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for row in rows:
-        metrics |= _finite(row.group.replace(" ", "_"), row, leave_out=("group",))
-    return metrics
-
-
 def _path_metrics(path: Sequence[PathPoint]) -> dict[str, Any]:
     """First and last point of the search."""
-    metrics: dict[str, Any] = {"search.num_rounds": len(path) - 1}
-    metrics["search.raised"] = ", ".join(raised_until(path, len(path) - 1))
-    for name, point in (("all_int8", path[0]), ("mixed", path[-1])):
-        metrics |= _finite(name, point, leave_out=("round", "raised"))
-    return metrics
+    counts = {"search.num_rounds": len(path) - 1, "search.raised": ", ".join(raised_until(path, len(path) - 1))}
+    return counts | _finite("all_int8", path[0]) | _finite("mixed", path[-1])
 
 
-def _finite(prefix: str, row: Any, leave_out: Sequence[str]) -> dict[str, float]:
-    """Fields of a row as `prefix.NAME`; JSON knows neither infinite values nor NaN."""
-    values: Mapping[str, Any] = asdict(row)
-    return {f"{prefix}.{k}": v for k, v in values.items() if k not in leave_out and math.isfinite(v)}
+def _finite(prefix: str, row: Any) -> dict[str, float]:
+    """Numbers of a row as `prefix.NAME`; JSON knows neither infinite values nor NaN."""
+    values = {f"{prefix}.{k}": v for k, v in asdict(row).items() if not isinstance(v, str)}
+    return {name: v for name, v in values.items() if math.isfinite(v)}
 
 
 def _write(run: Run, tables: Mapping[str, Sequence[Any]], figures: Mapping[str, Any]) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import sys
@@ -15,17 +14,24 @@ from typing import Any
 import torch
 
 from motrlab.config import Config
+from motrlab.config.scheme import Scheme
 from motrlab.deploy.calops import count_operations
+from motrlab.errors import UserError
 from motrlab.evaluation.metrics import OVERALL, evaluate
 from motrlab.files import write_text
-from motrlab.model.motr import Motr, MotrGraphs, build_motr
-from motrlab.run import Run
+from motrlab.model.efficientnet import freeze_stages
+from motrlab.model.motr import Motr, MotrGraphs, build_motr, folded_copy
+from motrlab.quantization.qat import qat_config, qat_trainee
+from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.run import Run, exclusive
 from motrlab.stages.accuracy import torch_engine, track_part
 from motrlab.stages.data import open_store, read_ground_truth
-from motrlab.stages.order import replacing
+from motrlab.training.checkpoint import load_tensors
 from motrlab.training.distributed import is_main_process, launch
 from motrlab.training.initial_weights import initial_model
 from motrlab.training.late_entrants import late_entrants
+from motrlab.training.replay import replay_step
+from motrlab.training.trainee import float_trainee
 from motrlab.training.trainer import FitResult
 from motrlab.training.trainer import train_float as fit_float
 
@@ -37,10 +43,11 @@ def calops(run: Run) -> dict[str, Any]:
     metrics: dict[str, float] = {}
     for graph, found in operations.items():
         metrics |= {f"{graph}.params": found.params, f"{graph}.macs": found.macs}
-    run.add_record("float", "calops", metrics, started=started)
+    run.add_record("float", "calops", metrics, started=started, made_from=())
     return metrics
 
 
+@exclusive
 def train_float(run: Run, *, steps: int = 0, lr: float = 0.0, num_processes: int = 1) -> dict[str, Any]:
     """Train on the train halves; record kind `training`. `steps` and `lr` 0 mean the preset's.
 
@@ -57,15 +64,30 @@ def train_float(run: Run, *, steps: int = 0, lr: float = 0.0, num_processes: int
     if report is not None and is_main_process():
         print(report.table(), file=sys.stderr)
     validate = functools.partial(validate_float, run, config)
-    with replacing(run, "float") if is_main_process() else contextlib.nullcontext():
-        model, result = fit_float(
-            open_store(run, "train"), config, run.checkpoints("float"), start=start, validate=validate
-        )
+    store = open_store(run, "train")
+    model, result = fit_float(store, config, run.checkpoints("float"), start=start, validate=validate)
     if not result.is_main:
         return {}
     late = check_late_entrants(run, config, model)
     extra = {**late, **result.memory.metrics(), **(report.metrics() if report else {})}
     return record_training(run, "float", result, config, extra)
+
+
+def replay(file: Path) -> str:
+    """Take the step again that stopped a training because something was not finite; what is found.
+
+    Raises UserError if the file is none of a training's.
+    """
+    _, facts = load_tensors(file)
+    if facts.get("kind") not in ("float", "qat"):
+        raise UserError(f"{file}: not a step saved by a training; give a replay-*.safetensors file")
+    config = Config.from_dict(facts["config"])
+    model = build_motr(config.model)
+    if facts["kind"] == "float":
+        freeze_stages(model.base.backbone, config.train.frozen_stages)
+        return replay_step(file, float_trainee(model, config), config)
+    quantised = QuantizedMotr(folded_copy(model), Scheme.from_dict(facts["scheme"]))
+    return replay_step(file, qat_trainee(quantised, config), qat_config(config))
 
 
 def validate_float(run: Run, config: Config, model: Motr, step: int) -> dict[str, float | None]:
@@ -86,7 +108,7 @@ def validate_float(run: Run, config: Config, model: Motr, step: int) -> dict[str
     finite = {name: None if value is not None and math.isnan(value) else value for name, value in metrics.items()}
     # A training that was killed and goes on makes again the validations after its last checkpoint.
     if not any((r["config_hash"], r["metrics"]) == (config.hash, finite) for r in run.records("float", "training")):
-        run.add_record("float", "training", finite, started=started, config=config)
+        run.add_record("float", "training", finite, started=started, config=config, made_from=("data",))
     return finite
 
 

@@ -1,7 +1,7 @@
 """One process or many: the accelerator, and starting processes from a notebook.
 
-`torchrun`, `accelerate launch` and a plain `python` all start `python -m motrlab.training`; what launched it is read
-from the environment. On processors the processes talk through gloo, on GPUs through NCCL.
+`torchrun`, `accelerate launch` and a plain `python` all start `python -m motrlab train`; what launched it is read from
+the environment. On processors the processes talk through gloo, on GPUs through NCCL.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from motrlab.errors import UserError
-from motrlab.run import num_cpus
+from motrlab.machine import num_cpus
 
 
 def cpu_has_bf16() -> bool:
@@ -53,14 +53,20 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def leave() -> None:
+    """End the process group, if there is one: a process that only exits leaves a warning."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def launch(arguments: Sequence[str], num_processes: int) -> None:
-    """`torchrun -m -- motrlab.training ARGUMENTS`, `num_processes` on this machine; prints their output as it comes.
+    """`torchrun -m -- motrlab train ARGUMENTS`, `num_processes` on this machine; prints their output as it comes.
 
     Raises UserError with the line of the process that failed, RuntimeError if it left none.
     """
     environment = {"OMP_NUM_THREADS": str(max(1, num_cpus() // num_processes)), **os.environ}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-    command += ["-m", "--", "motrlab.training", *arguments]  # without "--", --run would be its own --run-path
+    command += ["-m", "--", "motrlab", "train", *arguments]  # without "--", --run would be its own --run-path
     mistake = ""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

@@ -1,6 +1,6 @@
 """When a loss or a gradient is not finite: where it began, and the step saved so that it can be repeated.
 
-`python -m motrlab.training --replay FILE` takes the step again from such a file.
+`python -m motrlab train --replay FILE` takes the step again from such a file.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ class _Training:
         where = found.text() or "the loss or the gradient, summed over the step,"
         raise UserError(
             f"training stopped at step {step}: {where} is not finite; lower lr or clip_norm; clips: {clips}; "
-            f"see `python -m motrlab.training --replay {file}`"
+            f"see `python -m motrlab train --replay {file}`"
         )
 
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +43,11 @@ def test_counts_agree_with_pencil_and_paper() -> None:
     assert rows["encoder.0"].sample_macs == 4 * samples
     assert rows["decoder.0"].sample_macs == 4 * m.num_slots * channels * m.decoder_points
     assert rows["class_heads.1"].macs == m.num_slots * channels
+    assert rows["position"].macs == m.decoder_layers * m.num_slots * channels * (2 * channels + channels)
+    assert rows["(itself)"].macs == 0  # the graph calls nothing that is not a part's
+    decoder = count(replace(config, model=replace(m, height=m.height // 2)))["base"].modules
+    fewer = next(row.macs for row in decoder if row.name == "decoder.0")
+    assert rows["decoder.0"].macs - fewer == cells // 2 * channels**2  # the values that it samples, one for each cell
 
 
 def test_qim_agrees_with_pencil_and_paper() -> None:
@@ -70,10 +75,9 @@ def test_the_model_is_left_alone() -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
-def test_table_and_json_show_every_module() -> None:
+def test_table_shows_every_module() -> None:
     operations = count(smoke())
     table = format_operations(operations)
-    json.dumps({name: ops.to_dict() for name, ops in operations.items()})
     for graph, ops in operations.items():
         assert all(f"{graph}.{row.name}" in table for row in ops.modules)
     assert math.prod(count(smoke())["base"].modules[0].output_shape) == 32 * 12 * 20

@@ -13,7 +13,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from motrlab import doctor
+from motrlab import doctor, machine
 from motrlab.config.scheme import Scheme
 from motrlab.deploy import kernels
 from motrlab.deploy.kernel_graph import KernelArithmetic
@@ -292,7 +292,7 @@ def test_unsigned_weights_give_the_same_integers(kind: str) -> None:
 
 
 needs_saturation = pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64") or not kernels.may_saturate(), reason="no products saturate here"
+    platform.machine() not in ("x86_64", "AMD64") or not machine.may_saturate(), reason="no products saturate here"
 )
 
 
@@ -315,7 +315,7 @@ def test_without_the_exact_form_products_saturate_here(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "cpuinfo", "expected"),
+    ("kind", "cpuinfo", "expected"),
     [
         ("x86_64", "model name : x\nflags\t\t: fpu avx2 fma\n", True),
         ("x86_64", "flags\t\t: avx2 avx512f avx512_vnni\n", False),
@@ -328,13 +328,13 @@ def test_without_the_exact_form_products_saturate_here(tmp_path: Path) -> None:
     ],
 )
 def test_where_products_may_saturate(
-    machine: str, cpuinfo: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, cpuinfo: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(kernels, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    assert kernels.may_saturate() is expected
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "machine", lambda: kind)
+    assert machine.may_saturate() is expected
     path = tmp_path / "model.onnx"
     onnx.save(GraphBuilder().model({}, {}), path)
     for bits, changed in ((8, expected), (7, False)):  # products of seven bits are exact on the fast kernels

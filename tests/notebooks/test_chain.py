@@ -99,10 +99,11 @@ def test_record_is_complete(run: Run, stage: str, kind: str) -> None:
     record = run.last_record(stage, kind)
     assert record is not None
     assert set(record) == {
-        "schema", "run", "stage", "kind", "metrics", "assets", "config", "config_hash", "data_hash", "seed",
-        "git_commit", "git_dirty", "versions", "hardware", "started", "duration_s",
+        "schema", "run", "stage", "kind", "metrics", "assets", "config", "config_hash", "data_hash", "made_from",
+        "seed", "git_commit", "git_dirty", "versions", "hardware", "started", "duration_s",
     }  # fmt: skip
     assert record["data_hash"]
+    assert all(record["made_from"].values())
     assert all((run.path / asset).is_file() for asset in record["assets"])
     assert all(isinstance(value, int | float | str | bool) for value in record["metrics"].values())
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from motrlab.files import write_text
+from motrlab.names import CHAIN
 from motrlab.quantization.analysis.layers import FrameRow, TapPoint, layer_row, measure, write_csv
 from motrlab.run import Run
 from motrlab.viz.curves import figure_png
@@ -24,7 +25,8 @@ METRICS = {
 }  # fmt: skip
 STAGE_SHIFT = {"float": 0.0, "calibration": -0.0172, "qat": -0.0031, "fixed_point": -0.0042}
 
-RecordMaker = Callable[[Run], None]
+MakeStage = Callable[..., None]
+STARTED = 1_700_000_000.0
 
 
 def accuracy_metrics(shift: float = 0.0) -> dict[str, float]:
@@ -44,12 +46,23 @@ def new_run(home: Path) -> Callable[..., Run]:
     return Run.open
 
 
+@pytest.fixture
+def made_run(home: Path, make_stage: MakeStage) -> Run:
+    """Every stage made, nothing measured."""
+    run = Run.open("demo", "smoke")
+    for stage in (*CHAIN, "float_extra"):
+        make_stage(run, stage)
+    return run
+
+
 @pytest.fixture(scope="session")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def filled(tmp_path_factory: pytest.TempPathFactory, make_stage: MakeStage) -> Run:
     """A run of every stage, made once: to be read only."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOTRLAB_HOME", str(tmp_path_factory.mktemp("filled")))
         run = Run.open("demo", "street")
+    for stage in CHAIN:
+        make_stage(run, stage)
     fill(run)
     return run
 
@@ -64,11 +77,11 @@ def full_run(home: Path, filled: Run) -> Run:
 def fill(run: Run) -> None:
     started = time.time()
     counts = {"train.frames": 1440, "train.boxes": 11022, "test.frames": 1440, "test.boxes": 12654, "videos": 12}
-    run.add_record("data", "data", counts, started=started, data_hash="5e1f00c0ffee")
+    run.add_record("data", "data", counts, started=started)
     run.add_record("data", "baseline", accuracy_metrics(-0.093), started=started)
     _add_training(run, "float", 2000, started)
     calops = {"base.params": 1204331, "base.macs": 412_330_112, "qim.params": 120_044, "qim.macs": 3_021_000}
-    run.add_record("float", "calops", calops, started=started)
+    run.add_record("float", "calops", calops, started=started, made_from=())
     for stage, shift in STAGE_SHIFT.items():
         run.add_record(stage, "accuracy", accuracy_metrics(shift - 0.3), started=started)  # overruled by the next
         run.add_record(stage, "accuracy", accuracy_metrics(shift), started=started - 21)
@@ -77,7 +90,7 @@ def fill(run: Run) -> None:
     _add_training(run, "qat", 200, started)
     shares = {
         "base.integer_macs_share": 0.981, "base.integer_nodes_share": 0.952,
-        "qim.integer_macs_share": 1.0, "qim.integer_nodes_share": 0.93,
+        "qim.integer_macs_share": 1.0, "qim.integer_nodes_share": 0.93, "base.float_nodes_share": 0.345,
     }  # fmt: skip
     run.add_record("fixed_point", "integer", shares, started=started)
     run.add_record("fixed_point", "overlay", {"frames": 2}, started=started, assets=_pictures(run))
@@ -100,7 +113,7 @@ def _add_training(run: Run, stage: str, steps: int, started: float) -> None:
         lines.append(",".join([str(step), *(f"{v:.5f}" for v in loss), "0.001"]))
     path = run.assets / f"{stage}_loss.csv"
     write_text(path, "\n".join(lines) + "\n")
-    final = {"loss": 0.81, "class": 0.37, "l1": 0.24, "giou": 0.2, "steps": steps}
+    final = {"loss": 0.91, "class": 0.37, "l1": 0.24, "giou": 0.2, "denoising": 0.1, "steps": steps}
     run.add_record(stage, "training", final, started=started - 460, assets=[path])
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from motrlab.errors import UserError
 from motrlab.quantization.analysis.layers import LayerRow, read_rows
-from motrlab.report.layers import layer_table, layers_section
-from motrlab.report.text import table_text
+from motrlab.report.blocks import Listing, Source, table_text
+from motrlab.report.layers import layer_table, section
 from motrlab.run import Run
 
 
@@ -18,38 +18,37 @@ def rows(filled: Run) -> list[LayerRow]:
 
 
 def test_section_of_a_full_run(filled: Run, rows: list[LayerRow]) -> None:
-    section = layers_section(filled.records(), filled.path)
-    assert section is not None
-    assert section.table is not None
-    assert section.missing == []
-    assert len(section.table.rows) == 10
+    found = section(Source(filled))
+    (table,) = found.tables
+    assert found.missing == []
+    assert len(table.rows) == 10
     known = [row for row in rows if not math.isnan(row.fixed_sqnr_db)]
     lowest = min(known, key=lambda row: row.fixed_sqnr_db)
-    assert section.table.rows[0].label == f"{lowest.graph} {lowest.tensor}"
-    assert section.advice
-    assert [picture.data[:4] for picture in section.pictures] == [b"\x89PNG"] * 2
-    assert lowest.name in section.pictures[0].alt
+    assert table.rows[0].label == f"{lowest.graph} {lowest.tensor}"
+    assert [block.title for block in found.blocks if isinstance(block, Listing)] == ["What to do about it"]
+    assert [picture.data[:4] for picture in found.pictures] == [b"\x89PNG"] * 2
+    assert lowest.name in found.pictures[0].alt
 
 
-def test_no_comparison_no_section(home: object) -> None:
-    assert layers_section(Run.open("empty", "smoke").records(), Run.open("empty").path) is None
+def test_no_comparison_is_missing(home: object) -> None:
+    found = section(Source(Run.open("empty", "smoke")))
+    assert (found.blocks, found.missing) == ((), ["the layer comparison"])
 
 
 def test_lost_assets_are_named_and_the_rest_is_shown(full_run: Run) -> None:
     (full_run.assets / "layers.csv").unlink()
     (full_run.assets / "layers.png").unlink()
-    section = layers_section(full_run.records(), full_run.path)
-    assert section is not None
-    assert section.table is None
-    assert section.advice == []
-    assert len(section.pictures) == 1
-    assert list(section.missing) == [f"layers.{end} of the layer comparison (gone)" for end in ("csv", "png")]
+    found = section(Source(full_run))
+    assert found.tables == []
+    assert not any(isinstance(block, Listing) for block in found.blocks)
+    assert len(found.pictures) == 1
+    assert found.missing == [f"layers.{end} of the layer comparison (gone)" for end in ("csv", "png")]
 
 
 def test_a_table_of_another_version_is_a_user_error(full_run: Run) -> None:
     (full_run.assets / "layers.csv").write_text("tensor\nrelu\n")
     with pytest.raises(UserError, match=r"layers\.csv"):
-        layers_section(full_run.records(), full_run.path)
+        section(Source(full_run))
 
 
 def test_cells(rows: list[LayerRow]) -> None:
@@ -65,9 +64,11 @@ def test_cells(rows: list[LayerRow]) -> None:
         range_used=1.5,
         offset_steps=-0.04,
     )
-    (found,) = layer_table([row]).rows
+    table = layer_table([row])
+    assert table is not None
+    (found,) = table.rows
+    assert found.label == "base encoder.0.ffn"
     assert [cell.text for cell in found.cells] == [
-        "exact", "−1.2", "–", "0.50000", "3", "12.50 %", "0.10 %", "1.50", "−0.04",
+        "linear", "min_max", "exact", "−1.2", "–", "0.50000", "3", "12.50 %", "0.10 %", "1.50", "−0.04",
     ]  # fmt: skip
-    assert (found.label, found.note) == ("base encoder.0.ffn", "linear, min_max")
-    assert "fixed-point, dB" in table_text(layer_table([row]))
+    assert "fixed-point, dB" in table_text(table)

@@ -7,7 +7,8 @@ import pytest
 
 from motrlab.quantization.analysis.layers import write_csv
 from motrlab.quantization.analysis.sensitivity_tables import GroupRow, PathPoint, SweepRow
-from motrlab.report.sensitivity import group_table, path_table, sensitivity_section, sweep_table
+from motrlab.report.blocks import Row, Source, Table
+from motrlab.report.sensitivity import group_table, path_table, section, sweep_table
 from motrlab.run import Run
 from motrlab.viz.curves import figure_png
 from motrlab.viz.sensitivity import calibration_bars, group_ranking, pareto_plot
@@ -27,8 +28,8 @@ SWEEP = [
 
 
 @pytest.fixture
-def measured(new_run: Callable[..., Run]) -> Run:
-    run = new_run("demo", "smoke")
+def measured(made_run: Run) -> Run:
+    run = made_run
     tables = {"sensitivity.csv": GROUPS, "sensitivity_path.csv": PATH, "calibration_sweep.csv": SWEEP}
     figures = {
         "sensitivity.png": group_ranking(GROUPS),
@@ -46,44 +47,44 @@ def measured(new_run: Callable[..., Run]) -> Run:
 
 
 def test_section(measured: Run) -> None:
-    section = sensitivity_section(measured.records(), measured.path)
-    assert section is not None
-    assert section.missing == []
-    assert len(section.pictures) == 3
-    assert "Most: encoder 0, 70.0 percent" in section.pictures[0].alt
-    assert all(table is not None for table in (section.groups, section.path, section.sweep))
+    found = section(Source(measured))
+    assert found.missing == []
+    assert len(found.pictures) == len(found.tables) == 3
+    assert "Most: encoder 0, 70.0 percent" in found.pictures[0].alt
 
 
-def test_nothing_measured_no_section(new_run: Callable[..., Run]) -> None:
+def test_nothing_measured_says_how(new_run: Callable[..., Run]) -> None:
     run = new_run("demo", "smoke")
-    assert sensitivity_section(run.records(), run.path) is None
+    assert section(Source(run)).blocks == ["Not measured: notebook 03 does it with -p sweep true -p sensitivity true."]
 
 
 def test_lost_assets_are_named_and_the_rest_is_shown(measured: Run) -> None:
     (measured.assets / "sensitivity.csv").unlink()
     (measured.assets / "calibration_sweep.png").unlink()
-    section = sensitivity_section(measured.records(), measured.path)
-    assert section is not None
-    assert section.groups is None
-    assert section.sweep is not None
-    assert len(section.pictures) == 2
-    assert len(section.missing) == 2
+    found = section(Source(measured))
+    assert [table.title for table in found.tables] == ["Mixed precision", "Ways to calibrate"]
+    assert len(found.pictures) == 2
+    assert len(found.missing) == 2
+
+
+def rows(table: Table | None) -> list[Row]:
+    assert table is not None
+    return table.rows
 
 
 def test_cells() -> None:
-    first, last = group_table(GROUPS).rows
+    first, last = rows(group_table(GROUPS))
     assert [cell.text for cell in first.cells] == [
-        "20.0 %", "70.0 %", "40.0 %", "25.0", "40.0", "exact", "–", "50.00", "45.00", "1",
+        "12", "20.0 %", "70.0 %", "40.0 %", "25.0", "40.0", "exact", "–", "50.00", "45.00", "1",
     ]  # fmt: skip
-    assert first.note == "12 tensors"
     assert [cell.text for cell in last.cells[-2:]] == ["–", "–"]
-    start, raised = path_table(PATH).rows
+    start, raised = rows(path_table(PATH))
     assert (start.label, raised.label) == ("all int8", "+ encoder 0")
     assert start.cells[5].text == "−1.2"
     assert [(c.text, c.delta, c.tone) for c in raised.cells[-2:]] == [
         ("45.00", "+5.00", "better"), ("29.00", "−1.00", "worse"),
     ]  # fmt: skip
-    own, single = sweep_table(SWEEP).rows
+    own, single = rows(sweep_table(SWEEP))
     assert own.cells[-1].delta == ""
     assert own.cells[5].text == "0.012 %"
     assert single.label == "single frames"

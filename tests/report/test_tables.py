@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from motrlab.report import tables
-from motrlab.report.tables import Cell, Record
+from motrlab.report import accuracy, blocks, data, size, speed, training, values
+from motrlab.report.blocks import Cell
+from motrlab.report.values import Record
 
 
 def record(stage: str, kind: str, **metrics: Any) -> Record:
@@ -28,7 +29,7 @@ def record(stage: str, kind: str, **metrics: Any) -> Record:
     ],
 )
 def test_plain(value: Any, expected: str) -> None:
-    assert tables.plain(value) == expected
+    assert values.plain(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -39,24 +40,24 @@ def test_plain(value: Any, expected: str) -> None:
         (0.800001, 0.80, ("±0.00", "even")),
     ],
 )
-def test_delta_points(value: float, reference: float, expected: tuple[str, str]) -> None:
-    assert tables.delta_points(value, reference) == expected
+def test_delta(value: float, reference: float, expected: tuple[str, str]) -> None:
+    assert blocks.delta(value, reference) == expected
 
 
 def test_last_record_counts() -> None:
     records = [record("float", "accuracy", a=1), record("qat", "accuracy", a=2), record("float", "accuracy", a=3)]
-    found = tables.last(records, "float", "accuracy")
+    found = values.last(records, "float", "accuracy")
     assert found is records[2]
-    assert tables.last(records, "perf", "latency") is None
+    assert values.last(records, "perf", "latency") is None
 
 
 def test_keys_of_overall_and_of_sequences_with_dots() -> None:
     found = record("float", "accuracy", hat__mota=0.1, motchallenge__mota=0.5)
     found["metrics"]["motchallenge.MOT17-02.v1.mota"] = 0.25
     found["metrics"]["motchallenge.note"] = "text"
-    assert tables.overall(found, "motchallenge") == {"mota": 0.5}
-    assert tables.sequences(found, "motchallenge") == {"MOT17-02.v1": {"mota": 0.25}}
-    assert tables.sequences(found, "hat") == {}
+    assert values.overall(found, "motchallenge") == {"mota": 0.5}
+    assert values.sequences(found, "motchallenge") == {"MOT17-02.v1": {"mota": 0.25}}
+    assert values.sequences(found, "hat") == {}
 
 
 def test_accuracy_table_compares_with_float_of_the_same_block() -> None:
@@ -66,7 +67,7 @@ def test_accuracy_table_compares_with_float_of_the_same_block() -> None:
         record("fixed_point", "accuracy_raw", hat__mota=0.7),  # no float row here: no delta
         record("data", "baseline", hat__mota=0.6),
     ]
-    table = tables.accuracy_table(records, "hat")
+    table = accuracy.accuracy_table(records, "hat")
     assert table is not None
     by_group = {heading: [(row.label, row.cells[0]) for row in rows] for heading, rows in table.groups}
     assert by_group == {
@@ -80,18 +81,18 @@ def test_accuracy_table_compares_with_float_of_the_same_block() -> None:
     assert table.delta_columns == {0}
     assert table.rows[0].cells[table.columns.index("FP")].text == "12"
     assert table.rows[1].cells[table.columns.index("FP")].text == "–"
-    assert tables.accuracy_table(records, "motchallenge") is None
+    assert accuracy.accuracy_table(records, "motchallenge") is None
 
 
 def test_sequence_table_of_one_stage_has_no_deltas() -> None:
     only = record("float", "accuracy", hat__A__mota=0.5, hat__A__idsw=3, hat__mota=0.5)
-    table = tables.sequence_table([only], "hat")
+    table = accuracy.sequence_table([only], "hat")
     assert table is not None
     assert table.columns == ["Float", "Float", "Float", "IDSW", "boxes"]
     assert table.spans == [("MOTA", 1), ("IDF1", 1), ("HOTA", 1), ("Float", 2)]
     assert [cell.text for cell in table.rows[0].cells] == ["50.00", "–", "–", "3", "–"]
     assert table.delta_columns == set()
-    assert tables.sequence_table([], "hat") is None
+    assert accuracy.sequence_table([], "hat") is None
 
 
 LATENCY = {
@@ -101,53 +102,53 @@ LATENCY = {
 
 
 def test_latency_tables() -> None:
-    found = dict(tables.latency_tables(LATENCY))
+    found = {table.title: table for table in speed.latency_tables(LATENCY)}
     assert list(found) == ["Base graph", "Frame step, closed loop"]
     base = found["Base graph"]
     assert base.columns == ["median, ms", "p90, ms"]
-    assert [(r.label, r.note, [c.text for c in r.cells]) for r in base.rows] == [
-        ("fp32", "1 thread", ["2.00", "3.00"]),
-        ("fp32", "2 threads", ["1.25", "–"]),
+    assert [(r.label, [c.text for c in r.cells]) for r in base.rows] == [
+        ("fp32, 1 thread", ["2.00", "3.00"]),
+        ("fp32, 2 threads", ["1.25", "–"]),
     ]
     assert found["Frame step, closed loop"].rows[0].cells == [Cell("5.12")]
-    assert tables.medians(LATENCY, "base") == {"fp32": 2.0}
+    assert values.medians(LATENCY, "base") == {"fp32": 2.0}
 
 
 def test_throughput_table() -> None:
-    table = tables.throughput_table(LATENCY)
+    table = speed.throughput_table(LATENCY)
     assert table is not None
     assert table.columns == ["frames a second", "base graph, times fp32"]
     assert [(r.label, [c.text for c in r.cells]) for r in table.rows] == [
         ("1 thread", ["190.00", "1.70"]),
         ("2 threads", ["300.00", "–"]),
     ]
-    assert tables.throughput_table({"base.fp32.p50_ms": 2.0}) is None
+    assert speed.throughput_table({"base.fp32.p50_ms": 2.0}) is None
 
 
 def test_graph_table_shows_shares_as_percent() -> None:
     metrics = {"base.integer_macs_share": 0.981, "base.num_nodes": 41, "qim.integer_macs_share": 1.0}
-    table = tables.graph_table(metrics, share=True)
+    table = size.graph_table(metrics)
     assert table is not None
-    assert table.columns == ["integer multiply-accumulates", "num nodes"]
+    assert table.columns == ["products in integers, by multiply-accumulates", "num nodes"]
     assert [[c.text for c in row.cells] for row in table.rows] == [["98.1 %", "41"], ["100.0 %", "–"]]
-    assert tables.graph_table({}) is None
+    assert size.graph_table({}) is None
 
 
 def test_plain_tables_part_dotted_and_undotted_names() -> None:
-    dotted, single = tables.plain_tables({"train.frames": 3, "test.frames": 4, "test.boxes": 5, "num_videos": 2})
+    dotted, single = data.plain_tables({"train.frames": 3, "test.frames": 4, "test.boxes": 5, "num_videos": 2})
     assert dotted.columns == ["frames", "boxes"]
     assert [(row.label, [c.text for c in row.cells]) for row in dotted.rows] == [
-        ("train", ["3", ""]),
+        ("train", ["3", "–"]),
         ("test", ["4", "5"]),
     ]
     assert [(row.label, row.cells[0].text) for row in single.rows] == [("num videos", "2")]
-    assert tables.plain_tables({}) == []
+    assert data.plain_tables({}) == []
 
 
 def test_costs_of_stages() -> None:
     found = {"float": 0.90, "calibration": 0.898, "qat": 0.91, "float_extra": 0.912, "fixed_point": 0.9103}
     records = [record(stage, "accuracy", hat__mota=mota) for stage, mota in found.items()]
-    table = tables.cost_table(records, "hat")
+    table = accuracy.cost_table(records, "hat")
     assert table is not None
     cells = {row.label: [c.text or c.delta for c in row.cells] for row in table.rows}
     assert cells == {
@@ -155,13 +156,13 @@ def test_costs_of_stages() -> None:
         "QAT − Float, trained on": ["−0.20", "–", "–"],
         "Fixed-point − QAT": ["+0.03", "–", "–"],
     }
-    assert tables.cost_table(records[:1], "hat") is None
+    assert accuracy.cost_table(records[:1], "hat") is None
 
 
 def test_which_forms_give_the_same_files() -> None:
     equal = {"qat__num_files": 14, "qat__equal_files": 14, "qat__first_difference": ""}
     other = {"openvino__num_files": 14, "openvino__equal_files": 12, "openvino__first_difference": "street-03"}
-    table = tables.agreement_table(
+    table = accuracy.agreement_table(
         [record("fixed_point", "agreement", **equal, **other, portable_onnxruntime__idf1=0.97125)]
     )
     assert table is not None
@@ -170,4 +171,21 @@ def test_which_forms_give_the_same_files() -> None:
         "OpenVINO, plain operators": ["14", "12 equal, first other: street-03", "–"],
         "portable files, ONNX Runtime": ["–", "not exact", "0.9712"],
     }
-    assert tables.agreement_table([]) is None
+    assert accuracy.agreement_table([]) is None
+
+
+def test_a_training_has_a_block_of_its_own_whose_terms_add_up_and_validations_none() -> None:
+    terms = {"class": 0.37, "l1": 0.24, "giou": 0.2, "denoising": 0.1}
+    records = [
+        record("float", "training", steps=2000, loss=0.91, **terms),
+        record("float", "training", validation_step=3, idf1=0.5),
+        record("qat", "training", steps=200, loss=0.61, **{k: v for k, v in terms.items() if k != "denoising"}),
+    ]
+    table = training.training_table([{**r, "duration_s": 12.3} for r in records])
+    assert table is not None
+    assert [heading for heading, _ in table.groups] == ["Float", "QAT"]
+    (_, rows), _ = table.groups
+    shown = {row.label: row.cells[0].text for row in rows}
+    assert sum(float(shown[name]) for name in terms) == pytest.approx(float(shown["loss"]))
+    assert shown["duration, s"] == "12"
+    assert training.training_table([]) is None

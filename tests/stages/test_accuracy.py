@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -28,11 +29,12 @@ from motrlab.stages.accuracy import (
     network_inputs,
     open_engine,
     read_frames,
+    require_tracks,
     track_part,
 )
 from motrlab.stages.data import open_store, read_ground_truth
-from motrlab.stages.models import checkpoint_file, load_float
-from motrlab.training.trainer import train_float
+from motrlab.stages.models import load_float
+from motrlab.stages.training import train_float
 
 
 def test_accuracy_does_without_torch() -> None:
@@ -43,9 +45,9 @@ def test_accuracy_does_without_torch() -> None:
 
 @pytest.fixture
 def trained(run: Run) -> Run:
-    """The run with a float checkpoint."""
-    if not checkpoint_file(run, "float").is_file():
-        train_float(open_store(run, "train"), replace(run.config, num_workers=0), run.checkpoints("float"))
+    """The run with a float model."""
+    if not run.has("float"):
+        train_float(run)
     return run
 
 
@@ -61,6 +63,17 @@ def test_evaluate_stage_writes_tracks_and_a_record(trained: Run) -> None:
     assert all(len(tracks) > 0 for tracks in written.values())
     again = evaluate(read_ground_truth(trained), written, "hat")
     assert again["OVERALL"]["mota"] == pytest.approx(results["OVERALL"]["mota"], abs=1e-6)
+
+
+def test_tracks_that_are_not_the_stages_are_made_again(trained: Run) -> None:
+    evaluate_stage(trained, "float")
+    file, num_records = trained.tracks("float") / "STREET-01.txt", len(trained.records("float", "accuracy"))
+    own = file.read_bytes()
+    require_tracks(trained, "float")
+    assert len(trained.records("float", "accuracy")) == num_records  # they are
+    file.write_text("1,1,0,0,9,9,.5,-1,-1,-1\n")
+    require_tracks(trained, "float")
+    assert file.read_bytes() == own
 
 
 def test_videos_in_lock_step_are_tracked_as_if_alone(trained: Run) -> None:
@@ -158,13 +171,13 @@ sys.exit(main(["evaluate", "--run", "tiny", "--stage", "fixed_point"]))
 """
 
 
-def test_the_artefact_is_evaluated_without_torch(trained: Run) -> None:
+def test_the_artefact_is_evaluated_without_torch(trained: Run, make_stage: Callable[..., None]) -> None:
     quantised = QuantizedMotr(folded_copy(load_float(trained)), trained.config.scheme)
     calibrate(quantised, [network_inputs(trained, open_store(trained), "STREET-01", last=3)], trained.config)
-    save_artifact(trained.artifact, quantised, trained.config, {})
     for stage in ("calibration", "qat"):  # stand-ins: only their absence would matter
-        checkpoint_file(trained, stage).parent.mkdir(parents=True)
-        checkpoint_file(trained, stage).write_bytes(b"")
+        make_stage(trained, stage)
+    save_artifact(trained.artifact, quantised, trained.config, {})
+    trained.add_record("fixed_point", "integer", {}, started=0.0)
     environment = {**os.environ, "MOTRLAB_HOME": str(trained.path.parent.parent)}
     code = [sys.executable, "-c", WITHOUT_TORCH]
     found = subprocess.run(code, capture_output=True, text=True, timeout=120, env=environment, check=False)

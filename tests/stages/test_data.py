@@ -10,12 +10,11 @@ import pytest
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import read_tracks
 from motrlab.run import Run
-from motrlab.stages.chain import is_done
 from motrlab.stages.data import evaluate_baseline, flat_scores, has_unseen, open_store, prepare_data, read_ground_truth
 
 
 def test_prepare_data_leaves_stores_gt_and_a_record(run: Run) -> None:
-    assert is_done(run, "data")
+    assert run.has("data")
     assert has_unseen(run)
     lengths = {part: [s.num_frames for s in open_store(run, part).sequences] for part in ("train", "test", "unseen")}
     assert lengths == {"train": [12, 12], "test": [12, 12], "unseen": [24]}
@@ -25,7 +24,8 @@ def test_prepare_data_leaves_stores_gt_and_a_record(run: Run) -> None:
         assert sum(len(annotations.people) for annotations in gt.values()) > 0
     record = run.last_record("data", "data")
     assert record is not None
-    assert record["data_hash"]
+    assert record["data_hash"] == record["made_from"]["data"]
+    assert len(record["data_hash"]) == 64
     assert record["config"]["street"]["num_frames"] == 24
 
 
@@ -39,6 +39,16 @@ def test_preparing_again_changes_nothing(run: Run) -> None:
     assert after is not None
     assert after["data_hash"] == before["data_hash"]
     assert {path: path.stat().st_mtime_ns for path in run.data.rglob("data.mdb")} == files
+
+
+def test_data_that_were_not_finished_do_not_count(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("motrlab.stages.data.prepare", lambda *_, **__: 1 / 0)  # killed among the parts
+        with pytest.raises(ZeroDivisionError):
+            prepare_data(run, num_workers=1)
+    assert not run.has("data")
+    prepare_data(run, num_workers=1)
+    assert run.has("data")
 
 
 def test_baseline(run: Run) -> None:

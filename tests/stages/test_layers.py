@@ -17,7 +17,6 @@ from motrlab.run import Run
 from motrlab.stages.deployment import convert
 from motrlab.stages.layers import _closed_loop_metrics, compare_layers
 from motrlab.stages.models import load_quantized
-from motrlab.stages.order import checkpoint_file
 from motrlab.stages.quantization import calibrate
 from motrlab.training.checkpoint import save_model
 
@@ -32,10 +31,10 @@ def converted(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         run = Run.open("tiny", create=False)
         small = replace(run.config.calibration, num_frames=4, num_sequences=2)
         run = replace(run, config=replace(run.config, calibration=small))
-        save_model(checkpoint_file(run, "float"), build_motr(run.config.model, seed=3), run.config)
+        save_model(run.model_file("float"), build_motr(run.config.model, seed=3), run.config)
         calibrate(run)
-        checkpoint_file(run, "qat").parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(checkpoint_file(run, "calibration"), checkpoint_file(run, "qat"))
+        run.model_file("qat").parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run.model_file("calibration"), run.model_file("qat"))
         convert(run)
         yield run
 
@@ -59,7 +58,7 @@ def test_fixed_point_is_fake_quant(converted: Run) -> None:
 def test_an_artefact_of_another_model_is_refused(converted: Run) -> None:
     quantised = load_quantized(converted, "qat")
     quantised.ranges.scale.mul_(1.1)
-    quantised.save(checkpoint_file(converted, "qat"), converted.config)
+    quantised.save(converted.model_file("qat"), converted.config)
     with pytest.raises(
         UserError, match=r"base\.ort\.onnx: the scale of base/\S+ is .* in the model .*; convert the run"
     ):

@@ -13,7 +13,6 @@ from motrlab.model.motr import build_motr
 from motrlab.run import Run
 from motrlab.stages import quantization
 from motrlab.stages.models import load_quantized
-from motrlab.stages.order import checkpoint_file
 from motrlab.stages.quantization import calibrate, calibration_videos, train_qat
 from motrlab.training.checkpoint import save_model
 
@@ -21,7 +20,7 @@ from motrlab.training.checkpoint import save_model
 @pytest.fixture
 def with_float(run: Run) -> Run:
     """Random weights as float model, and nothing watched yet."""
-    save_model(checkpoint_file(run, "float"), build_motr(run.config.model, seed=3), run.config)
+    save_model(run.model_file("float"), build_motr(run.config.model, seed=3), run.config)
     return with_settings(run, num_frames=4, num_sequences=2)
 
 
@@ -50,7 +49,7 @@ def test_nobody_on_the_frames_is_refused(with_float: Run, monkeypatch: pytest.Mo
         return found.select(found.frame > 2)
 
     monkeypatch.setattr(FrameStore, "annotations", late)
-    before = checkpoint_file(with_float, "calibration")
+    before = with_float.model_file("calibration")
     existed = before.is_file() and before.read_bytes()
     with pytest.raises(UserError, match=r"nobody is on the first 2 frames of STREET-01, STREET-02"):
         calibrate(with_float)

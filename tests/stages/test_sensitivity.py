@@ -15,7 +15,6 @@ from motrlab.quantization.analysis.layers import read_table
 from motrlab.quantization.analysis.sensitivity_tables import GroupRow, PathPoint, SweepRow
 from motrlab.run import Run
 from motrlab.stages.data import open_store
-from motrlab.stages.order import checkpoint_file
 from motrlab.stages.quantization import calibrate
 from motrlab.stages.sensitivity import measure_sensitivity, probe_videos, sweep_calibration
 from motrlab.training.checkpoint import save_model
@@ -26,9 +25,9 @@ def calibrated(run: Run) -> Run:
     """Random weights, calibrated on four frames; made once, as tests share the run (others leave empty files in it)."""
     small = replace(run.config.calibration, num_frames=4, num_sequences=2)
     run = replace(run, config=replace(run.config, calibration=small))
-    file = checkpoint_file(run, "calibration")
+    file = run.model_file("calibration")
     if not file.is_file() or file.stat().st_size == 0:
-        save_model(checkpoint_file(run, "float"), build_motr(run.config.model, seed=3), run.config)
+        save_model(run.model_file("float"), build_motr(run.config.model, seed=3), run.config)
         calibrate(run)
     return run
 
@@ -54,7 +53,7 @@ def test_sensitivity(calibrated: Run) -> None:
 
 
 def test_sweep(calibrated: Run) -> None:
-    before = checkpoint_file(calibrated, "calibration").read_bytes()
+    before = calibrated.model_file("calibration").read_bytes()
     record = sweep_calibration(calibrated, variants=["min_max", "single_frames"], num_frames=2, clip_frames=-1)
     assert (record["stage"], record["kind"]) == ("calibration", "calibration_sweep")
     rows = read_table(calibrated.assets / "calibration_sweep.csv", SweepRow)
@@ -62,7 +61,7 @@ def test_sweep(calibrated: Run) -> None:
     assert record["metrics"]["min_max.mean_db"] == rows[1].mean_db
     assert "min_max.mota" not in record["metrics"]
     assert all((calibrated.path / name).is_file() for name in record["assets"])
-    assert checkpoint_file(calibrated, "calibration").read_bytes() == before
+    assert calibrated.model_file("calibration").read_bytes() == before
 
 
 def test_mistakes(run: Run) -> None:

@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
+from motrlab.__main__ import main
 from motrlab.evaluation.metrics import evaluate
 from motrlab.files import write_text
 from motrlab.run import Run
 from motrlab.stages.accuracy import open_engine, track_part
 from motrlab.stages.data import read_ground_truth
 from motrlab.stages.models import load_float
-from motrlab.stages.order import checkpoint_file
 from motrlab.stages.training import train_float, validate_float
-from motrlab.training.__main__ import main
 from motrlab.training.checkpoint import load_model
 
 
@@ -26,11 +25,12 @@ def own_run(prepared_home: Path, home: Path, **train: Any) -> Run:
     source = prepared_home / "runs" / "tiny"
     path = home / "runs" / "mine"
     shutil.copytree(source / "data", path / "data", symlinks=True)
-    shutil.copy(source / "records.jsonl", path / "records.jsonl")
     values = json.loads((source / "config.json").read_text())
     values["train"] |= train
     write_text(path / "config.json", json.dumps(values))
-    return Run.open("mine", create=False)
+    run = Run.open("mine", create=False)
+    run.add_record("data", "data", {}, started=0.0)
+    return run
 
 
 def training_records(run: Run) -> list[dict[str, Any]]:
@@ -79,16 +79,16 @@ def test_several_processes_from_a_notebook(prepared_home: Path, home: Path, capf
     assert record == run.last_record("float", "training")
     assert len(training_records(run)) == 1
     assert record["metrics"]["steps"] == 3
-    assert load_model(checkpoint_file(run, "float"), run.config) is not None
+    assert load_model(run.model_file("float"), run.config) is not None
     assert "steps 3, loss" in capfd.readouterr().out  # what the first process printed
 
 
 def test_the_command_line(prepared_home: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = own_run(prepared_home, home)
-    assert main(["--run", "mine", "--steps", "1", "--lr", "0.0003"]) == 0
+    assert main(["train", "--run", "mine", "--steps", "1", "--lr", "0.0003"]) == 0
     record = run.last_record("float", "training")
     assert record is not None
     assert (record["config"]["train"]["steps"], record["config"]["train"]["lr"]) == (1, 0.0003)
     assert "steps 1, loss" in capsys.readouterr().out
-    assert main(["--run", "nobody"]) == 2
+    assert main(["train", "--run", "nobody"]) == 2
     assert "motrlab: no run 'nobody'" in capsys.readouterr().err

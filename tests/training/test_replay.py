@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from motrlab.__main__ import main
 from motrlab.config import Config
 from motrlab.data.clips import ClipBatch, ClipDataset, collate
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.model.motr import build_motr
-from motrlab.training.__main__ import main
 from motrlab.training.checkpoint import load_tensors, part
 from motrlab.training.criterion import ClipLoss
 from motrlab.training.replay import clip_names, find_non_finite, load_step
@@ -44,7 +44,7 @@ def test_a_network_that_blows_up_is_reported(store: FrameStore, wild: Config, tm
     step = load_tensors(file)[1]["step"]
     assert message.startswith(f"training stopped at step {step}: output of motr.base.backbone.")
     assert "is not finite; lower lr or clip_norm; clips: STREET-0" in message
-    assert f"`python -m motrlab.training --replay {file}`" in message
+    assert f"`python -m motrlab train --replay {file}`" in message
     assert len(message.splitlines()) == 1
 
 
@@ -69,7 +69,7 @@ def test_it_can_be_taken_again(
 ) -> None:
     message, file = stopped(store, wild, tmp_path)
     capsys.readouterr()
-    assert main(["--replay", str(file)]) == 0
+    assert main(["train", "--replay", str(file)]) == 0
     printed = capsys.readouterr().out
     found = message.partition("output of ")[2].partition(" is not finite")[0].partition(" and ")[0]
     assert "modules that are not finite" in printed
@@ -168,13 +168,13 @@ def test_the_step_is_not_taken(store: FrameStore, config: Config, tmp_path: Path
         fit(trainee, store, config, tmp_path)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     (file,) = tmp_path.glob("replay-*")
-    assert main(["--replay", str(file)]) == 2  # nobody knows how to make this model
+    assert main(["train", "--replay", str(file)]) == 2  # nobody knows how to make this model
 
 
 def test_a_file_of_another_kind_is_refused(
     store: FrameStore, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_float(store, replace(config, train=replace(config.train, steps=1)), tmp_path)
-    assert main(["--replay", str(tmp_path / "model.safetensors")]) == 2
+    assert main(["train", "--replay", str(tmp_path / "model.safetensors")]) == 2
     assert "not a step saved by a training" in capsys.readouterr().err
-    assert main(["--replay", str(tmp_path / "none.safetensors")]) == 2
+    assert main(["train", "--replay", str(tmp_path / "none.safetensors")]) == 2

@@ -1,0 +1,168 @@
+"""Section: MOTA, IDF1, HOTA and the rest of every stage, what each stage costs, and whether all forms agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from motrlab.evaluation.protocols import PROTOCOLS
+from motrlab.names import CHAIN, EVALUATED, STAGE_TITLES
+from motrlab.report.blocks import Block, Cell, Picture, Row, Section, Source, Table, delta, pivot
+from motrlab.report.values import (
+    COMPARED,
+    COUNTS,
+    METRIC_NAMES,
+    METRICS,
+    Record,
+    last,
+    overall,
+    percent,
+    plain,
+    scores,
+    sequences,
+    stage_word,
+)
+from motrlab.viz.curves import accuracy_bars, figure_png
+
+_NOTES = {
+    "motchallenge": "Ground truth of flag ≠ 0 and class 1; predictions matched to distractors are removed first.",
+    "hat": "Ground truth of flag ≠ 0, nothing removed: a box on a distractor counts as a false positive.",
+}
+_BLOCKS = (  # heading, kind of the stages' records, kind of the baseline's
+    ("Test halves, as configured", "accuracy", "baseline"),
+    ("Test halves, without duplicate suppression", "accuracy_raw", ""),
+    ("Unseen videos, never trained on", "accuracy_unseen", "baseline_unseen"),
+)
+# What a stage costs beyond that other one.
+_COSTS = (
+    ("calibration", "float", "int8 ranges"),
+    ("qat", "float_extra", "the same further steps"),
+    ("fixed_point", "qat", "of conversion"),
+)
+_FORMS = {"qat": "QAT graph in PyTorch", "openvino": "OpenVINO, plain operators"}
+_PORTABLE = {"portable_onnxruntime": "portable files, ONNX Runtime", "portable_openvino": "portable files, OpenVINO"}
+_INTRO = (
+    "Scores are percent; the signed number beside MOTA, IDF1 and HOTA is the distance from the float row of the same "
+    "block, or from float on the same sequence, in points. FP, FN, IDSW and Frag count boxes and events; MT, PT and ML "
+    "count people."
+)
+_AGREEMENT = (
+    "Track files of all test halves and unseen videos, compared byte for byte with those of the fixed-point model on "
+    "ONNX Runtime's kernels. The portable files (QuantizeLinear and DequantizeLinear around float operators) are not "
+    "exact: scored with those tracks as ground truth."
+)
+
+
+def section(source: Source) -> Section:
+    """Tables for each protocol."""
+    records = source.records
+    makers = (accuracy_table, cost_table, sequence_table)
+    tables: list[Block] = [t for make in makers for p in PROTOCOLS if (t := make(records, p))]
+    kinds = {r["kind"] for r in records}
+    missing = [f"accuracy of {stage_word(s)}" for s in CHAIN[1:] if not last(records, s, "accuracy")]
+    missing += ["accuracy without duplicate suppression"] * ("accuracy_raw" not in kinds)
+    missing += ["accuracy on unseen videos"] * ("accuracy_unseen" not in kinds)
+    missing += ["the ByteTrack baseline"] * ("baseline" not in kinds)
+    found = [_INTRO, accuracy_picture(records, PROTOCOLS[0]), *tables] if tables else []
+    return Section([*found, agreement_table(records)], missing)
+
+
+def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
+    """Every accuracy result under `protocol`, in groups; None if there is none."""
+    groups = [(heading, _rows(records, protocol, *kinds)) for heading, *kinds in _BLOCKS]
+    groups = [(heading, rows) for heading, rows in groups if rows]
+    columns = [METRIC_NAMES[m] for m in METRICS]
+    return Table(columns, groups, "Stage", title=f"Protocol {protocol}", note=_NOTES[protocol]) if groups else None
+
+
+def _rows(records: Sequence[Record], protocol: str, kind: str, baseline: str) -> list[Row]:
+    """A row per stage, with deltas against the float row, and the baseline."""
+    found = scores(records, EVALUATED, protocol, kind)
+    rows = []
+    for stage, metrics in found.items():
+        cells = [_metric_cell(metrics, m, found.get("float", {}) if stage != "float" else {}) for m in METRICS]
+        rows.append(Row(STAGE_TITLES[stage], cells, emphasis=stage == "fixed_point"))
+    metrics = overall(last(records, "data", baseline), protocol)
+    cells = [_metric_cell(metrics, m, {}) for m in METRICS]
+    return [*rows, Row("ByteTrack", cells, note="baseline, boxes of det.txt")] if metrics else rows
+
+
+def _metric_cell(metrics: Mapping[str, float], metric: str, reference: Mapping[str, float]) -> Cell:
+    """One metric; those of `COMPARED` with their distance from the reference, if that has them."""
+    if metric not in metrics:
+        return Cell("–")
+    value = metrics[metric]
+    if metric not in COMPARED:
+        return Cell(plain(round(value)) if metric in (*COUNTS, "num_gt") else percent(value))
+    return Cell(percent(value, 2), *(delta(value, reference[metric]) if metric in reference else ()))
+
+
+def accuracy_picture(records: Sequence[Record], protocol: str) -> Picture | None:
+    """MOTA, IDF1 and HOTA by stage; None unless a stage has been evaluated."""
+    found = scores(records, CHAIN[1:], protocol)
+    if not found:
+        return None
+    names = [STAGE_TITLES[s] for s in found]
+    values = {METRIC_NAMES[m]: [metrics.get(m, float("nan")) for metrics in found.values()] for m in COMPARED}
+    told = "; ".join(f"{name} {', '.join(percent(v) for v in s if not np.isnan(v))}" for name, s in values.items())
+    return Picture(
+        figure_png(accuracy_bars(names, values)),
+        f"Bars of MOTA, IDF1 and HOTA for {', '.join(names)}. {told}.",
+        f"Accuracy on the test halves, protocol {protocol}, from {names[0]} to {names[-1]}. The second number over a "
+        f"bar is its distance from {names[0]} in points.",
+    )
+
+
+def cost_table(records: Sequence[Record], protocol: str) -> Table | None:
+    """What quantisation and conversion cost, in points."""
+    found = scores(records, EVALUATED, protocol)
+    rows = []
+    for stage, other, note in _COSTS:
+        if stage in found and other in found:
+            a, b = found[stage], found[other]
+            cells = [Cell("", *delta(a[m], b[m])) if m in a and m in b else Cell("–") for m in COMPARED]
+            rows.append(Row(f"{STAGE_TITLES[stage]} − {STAGE_TITLES[other]}", cells, note=note))
+    columns = [f"{METRIC_NAMES[m]}, points" for m in COMPARED]
+    title = f"What quantisation costs, protocol {protocol}"
+    return Table(columns, [("", rows)], "Difference", title=title) if rows else None
+
+
+def sequence_table(records: Sequence[Record], protocol: str) -> Table | None:
+    """MOTA, IDF1 and HOTA of each sequence: float, the last stage of the line that was evaluated, the baseline."""
+    line = [s for s in CHAIN[1:] if last(records, s, "accuracy")]
+    if not line:
+        return None
+    first, final = STAGE_TITLES[line[0]], STAGE_TITLES[line[-1]]
+    results = {STAGE_TITLES[s]: sequences(last(records, s, "accuracy"), protocol) for s in (line[0], line[-1])}
+    if baseline := sequences(last(records, "data", "baseline"), protocol):
+        results["ByteTrack"] = baseline
+    rows = []
+    for name in dict.fromkeys(name for found in results.values() for name in found):
+        own = {title: found.get(name, {}) for title, found in results.items()}
+        cells = [
+            _metric_cell(metrics, metric, own[first] if title == final != first else {})
+            for metric in COMPARED
+            for title, metrics in own.items()
+        ]
+        rows.append(Row(name, [*cells, *(_metric_cell(own[final], m, {}) for m in ("idsw", "num_gt"))]))
+    spans = [*((METRIC_NAMES[m], len(results)) for m in COMPARED), (final, 2)]
+    columns = [*(list(results) * len(COMPARED)), "IDSW", "boxes"]
+    return Table(columns, [("", rows)], "Sequence", spans, f"By sequence, protocol {protocol}") if rows else None
+
+
+def agreement_table(records: Sequence[Record]) -> Table | None:
+    """Which forms of the fixed-point model give the track files of ONNX Runtime, byte for byte."""
+    record = last(records, "fixed_point", "agreement")
+    metrics, found = record["metrics"] if record else {}, dict[tuple[str, str], str]()
+    count, compared = "track files", "compared with ONNX Runtime"
+    for form, title in _FORMS.items():
+        equal, files = (metrics.get(f"{form}.{name}") for name in ("equal_files", "num_files"))
+        if files is not None:
+            first = metrics.get(f"{form}.first_difference")
+            found[title, count] = plain(files)
+            found[title, compared] = f"{equal} equal, first other: {first}" if first else "equal byte for byte"
+    for form, title in _PORTABLE.items():
+        if f"{form}.idf1" in metrics:
+            found |= {(title, compared): "not exact", (title, "IDF1 with its tracks"): f"{metrics[f'{form}.idf1']:.4f}"}
+    return pivot(found, corner="Form", title="Do all forms give the same tracks?", note=_AGREEMENT)

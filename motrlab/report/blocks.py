@@ -1,0 +1,168 @@
+"""What a page is made of: sections of paragraphs, lists, tables and pictures."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from motrlab.report.values import Record, last, plain, signed
+from motrlab.run import Run
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table's cell; `delta` is a signed distance set beside it."""
+
+    text: str
+    delta: str = ""
+    tone: str = ""  # better | worse | even: of the delta
+
+
+@dataclass(frozen=True)
+class Row:
+    label: str
+    cells: Sequence[Cell]
+    note: str = ""  # small print after the label
+    emphasis: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """`groups` are headed blocks of rows; an empty heading has no line of its own."""
+
+    columns: Sequence[str]
+    groups: Sequence[tuple[str, Sequence[Row]]]
+    corner: str = ""  # above the labels
+    spans: Sequence[tuple[str, int]] = ()  # headings over so many columns each
+    title: str = ""  # above the table
+    note: str = ""  # small print between both
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for _, rows in self.groups for row in rows]
+
+    @property
+    def delta_columns(self) -> set[int]:
+        """Columns in which a cell has a delta: all cells keep room for one there, so that values line up."""
+        return {i for row in self.rows for i, cell in enumerate(row.cells) if cell.delta}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`data` holds a PNG or JPEG file; `caption` says in a sentence what is to be seen."""
+
+    data: bytes
+    alt: str
+    caption: str
+    kind: str = "chart"  # or frames
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URI."""
+        kind = "png" if self.data.startswith(b"\x89PNG") else "jpeg"
+        return f"data:image/{kind};base64,{base64.b64encode(self.data).decode()}"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Short texts, one below the other; `terms` stand before them."""
+
+    items: Sequence[str]
+    title: str = ""
+    terms: Sequence[str] = ()
+
+
+Block = str | Table | Picture | Listing  # a text is a paragraph
+
+
+@dataclass(frozen=True)
+class Section:
+    """`missing`: what a full report has here, and this run has not recorded or not kept."""
+
+    blocks: Sequence[Block | None] = ()
+    missing: Sequence[str] = ()
+
+    @property
+    def tables(self) -> list[Table]:
+        return [block for block in self.blocks if isinstance(block, Table)]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [block for block in self.blocks if isinstance(block, Picture)]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a section is made of: a run's records that count, and their assets."""
+
+    run: Run
+    numbers_only: bool = False
+
+    @functools.cached_property
+    def records(self) -> list[Record]:
+        return list(self.run.records())
+
+    def last(self, stage: str, kind: str) -> Record | None:
+        return last(self.records, stage, kind)
+
+    def metrics(self, stage: str, kind: str) -> Mapping[str, Any]:
+        """Of the last record; empty where there is none."""
+        record = self.last(stage, kind)
+        return record["metrics"] if record else {}
+
+    def files(self, what: str, *records: Record | None) -> tuple[dict[str, Path], list[str]]:
+        """The records' assets by file name, and those that are gone."""
+        paths = [self.run.path / name for record in records if record for name in record["assets"]]
+        gone = [f"{path.name} of {what} (gone)" for path in paths if not path.is_file()]
+        return {path.name: path for path in paths if path.is_file()}, gone
+
+
+def table(
+    things: Iterable[T], columns: Mapping[str, Callable[[T], str | Cell]], label: Callable[[T], str], **fields: Any
+) -> Table | None:
+    """A row for each thing, by heading what to say of it; None if there are no things. `fields`: of `Table`."""
+    rows = []
+    for thing in things:
+        said = [say(thing) for say in columns.values()]
+        rows.append(Row(label(thing), [cell if isinstance(cell, Cell) else Cell(cell) for cell in said]))
+    return Table(list(columns), [("", rows)], **fields) if rows else None
+
+
+def pivot(values: Mapping[tuple[str, str], Any], text: Callable[[Any], str] = plain, **fields: str) -> Table | None:
+    """Values by (row, column), in the order in which both come; None if there are none. `fields`: of `Table`."""
+    columns = {column: functools.partial(_at, values, text, column) for _, column in values}
+    return table(dict.fromkeys(row for row, _ in values), columns, str, **fields)
+
+
+def _at(values: Mapping[tuple[str, str], Any], text: Callable[[Any], str], column: str, row: str) -> str:
+    return text(values[row, column]) if (row, column) in values else "–"
+
+
+def delta(value: float, reference: float) -> tuple[str, str]:
+    """Signed distance of two fractions in percentage points, and its tone."""
+    difference = round(100 * (value - reference), 2)
+    if difference == 0:
+        return "±0.00", "even"
+    return signed(f"{difference:+.2f}"), "better" if difference > 0 else "worse"
+
+
+def table_text(found: Table | None) -> str:
+    """For notebooks and terminals: columns aligned to the right; a delta stands in parentheses after its value."""
+    if found is None:
+        return "nothing has been measured yet"
+    lines: list[list[str]] = [[found.corner, *found.columns]]
+    for heading, rows in found.groups:
+        lines += [[heading]] if heading else []
+        lines += [[r.label, *(f"{c.text} ({c.delta})" if c.delta else c.text for c in r.cells)] for r in rows]
+    widths = [max(len(line[i]) for line in lines if len(line) > 1) for i in range(len(lines[0]))]
+    pads = [str.ljust, *[str.rjust] * len(found.columns)]
+    return "\n".join(
+        "  ".join(pad(text, width) for pad, text, width in zip(pads, line, widths, strict=False)).rstrip()
+        for line in lines
+    )

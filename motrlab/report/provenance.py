@@ -1,0 +1,101 @@
+"""Section: where the numbers come from, and which of them no longer count."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from motrlab.names import STAGE_TITLES
+from motrlab.report.blocks import Cell, Listing, Section, Source, table
+from motrlab.report.values import Record
+from motrlab.run import Run
+
+
+def section(source: Source) -> Section:
+    run, records = source.run, source.records
+    facts, changes = provenance(run, records), config_changes(run, records)
+    columns: dict[str, Callable[[Record], str | Cell]] = {
+        "kind": lambda r: r["kind"],
+        "started, UTC": lambda r: r["started"].replace("T", " ").removesuffix("+00:00"),
+        "config": lambda r: r["config_hash"],
+        "seconds": lambda r: str(r["duration_s"]),
+    }
+    told = Listing(changes, "With parameters changed in single stages") if changes else None
+    listing = table(records, columns, lambda r: STAGE_TITLES[r["stage"]], corner="Stage", title="Records")
+    return Section([Listing(list(facts.values()), terms=list(facts)), told, listing])
+
+
+def stale(run: Run) -> str:
+    """One line: results that are not shown, because what they were made from has changed; "" where there are none."""
+    shown = {(r["stage"], r["kind"]) for r in run.records()}
+    old = run.records(stale=True)
+    lost: dict[str, dict[str, None]] = {}
+    for record in old:
+        if (record["stage"], record["kind"]) not in shown:
+            lost.setdefault(STAGE_TITLES[record["stage"]], {})[record["kind"].replace("_", " ")] = None
+    told = "; ".join(f"{stage} ({', '.join(kinds)})" for stage, kinds in lost.items())
+    by_older = sum("made_from" not in record for record in old)
+    told += f" ({by_older} records are of an older motrlab)" if by_older and lost else ""
+    return told and f"what they were made from has changed since: {told}"
+
+
+def command(run: Run) -> str:
+    """The command line that makes this run again."""
+    words = ["python", "-m", "motrlab", "run", "--preset", run.config.preset, "--run", run.name]
+    words += ["--data-root", run.config.data_root] if run.config.data_root else []
+    words += ["--sequences", ",".join(run.config.sequences)] if run.config.sequences else []
+    return shlex.join(words)
+
+
+def provenance(run: Run, records: Sequence[Record]) -> dict[str, str]:
+    """A value that changed during the run is listed with all it was."""
+
+    def values(name: str) -> str:
+        seen = dict.fromkeys(str(r[name]) for r in records if r.get(name) not in (None, ""))
+        return ", then ".join(seen) or "not recorded"
+
+    facts = {
+        "To make it again": command(run),
+        "Preset": run.config.preset,
+        "Config hash": values("config_hash") if records else run.config.hash,
+        "Data hash": values("data_hash"),
+        "Seed": str(run.config.seed),
+        "Git commit": ", then ".join(dict.fromkeys(_commit(r) for r in records)) or "not recorded",
+    }
+    if records:
+        final = records[-1]
+        machine: Mapping[str, Any] = final["hardware"]
+        facts |= {
+            "Processor": f"{machine['cpu']}, {machine['num_cpus']} usable",
+            "Platform": str(machine["platform"]),
+            "Versions": ", ".join(f"{name} {version}" for name, version in final["versions"].items()),
+            "First record": str(records[0]["started"]),
+            "Last record": str(final["started"]),
+        }
+    return facts
+
+
+def _commit(record: Record) -> str:
+    commit = str(record["git_commit"])[:12]
+    if not commit:
+        return "not in git"
+    return f"{commit} with uncommitted changes" if record["git_dirty"] else commit
+
+
+def config_changes(run: Run, records: Sequence[Record]) -> list[str]:
+    """`qat.lr = 0.001 in qat (the run's config has 0.0001)`: parameters given to single notebooks."""
+    own = _flat(run.config.to_dict())
+    found: dict[str, None] = {}
+    for record in records:
+        for name, value in _flat(record["config"]).items():
+            if own.get(name) != value:
+                found[f"{name} = {value!r} in {record['stage']} (the run's config has {own.get(name)!r})"] = None
+    return list(found)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
+    return flat

@@ -1,0 +1,41 @@
+"""Section: parameters and operations, and what of them runs in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from motrlab.report.blocks import Section, Source, Table, pivot
+from motrlab.report.values import GRAPHS, number, percent, plain, words
+
+_COLUMNS = {
+    "params": "parameters",
+    "macs": "multiply-accumulates of convolutions and matrix products",
+    "integer_macs_share": "products in integers, by multiply-accumulates",
+    "integer_nodes_share": "by number",
+    "float_nodes_share": "nodes that touch float32",
+}
+
+
+def section(source: Source) -> Section:
+    calops = graph_table(source.metrics("float", "calops"), title="Parameters and operations (calops)")
+    integer = graph_table(
+        source.metrics("fixed_point", "integer"),
+        title="Share of the work in integer kernels",
+        note="Products are the convolutions and matrix products of the graph as ONNX Runtime optimised it; other "
+        "operators are not among them. Nodes that touch float32 move, add or scale values that are exact in it.",
+    )
+    missing = ["calops"] * (calops is None) + ["the integer share"] * (integer is None)
+    return Section([calops, integer], missing)
+
+
+def graph_table(metrics: Mapping[str, Any], **fields: str) -> Table | None:
+    """`base.NAME` and `qim.NAME` keys → graphs in rows, NAMEs in columns; shares as percent."""
+    found = {}
+    for graph, title in GRAPHS.items():
+        for name in (key.removeprefix(f"{graph}.") for key in metrics if key.startswith(f"{graph}.")):
+            value = number(metrics[f"{graph}.{name}"])
+            if value is not None:
+                text = f"{percent(value)} %" if name.endswith("share") else plain(value)
+                found[title, _COLUMNS.get(name) or words(name)] = text
+    return pivot(found, str, **fields)
