@@ -123,17 +123,14 @@ def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
     way, a target that cannot be written.
     """
     path = destination / video.name
-    first: tuple[str, tuple[int, int]] | None = None
-    for image in video.images:
-        found = _extension(image), read_size(image, advice=_ADVICE)
-        first = first or found
-        if found != first:
-            what = "{0}, {1[0]}×{1[1]} pixels"
-            raise UserError(f"{image}: {what.format(*found)}, but the video's first frame {what.format(*first)}")
-    assert first is not None, "a video without frames"
-    (width, height), extension = first[1], first[0]
+    kinds = [(_extension(image), *read_size(image, advice=_ADVICE)) for image in video.images]
+    for image, kind in zip(video.images, kinds, strict=True):
+        if kind != kinds[0]:
+            this, first = ("{}, {}×{} pixels".format(*k) for k in (kind, kinds[0]))
+            raise UserError(f"{image}: {this}, but the video's first frame {first}")
+    extension, width, height = kinds[0]
     info = SequenceInfo(
-        name=video.name, num_frames=len(video.images), width=width, height=height, frame_rate=video.frame_rate,
+        name=video.name, num_frames=len(kinds), width=width, height=height, frame_rate=video.frame_rate,
         image_ext=extension,
     )  # fmt: skip
     texts = label_files(info, video.annotations, video.detections)
