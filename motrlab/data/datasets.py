@@ -28,8 +28,8 @@ def import_labels(
 ) -> list[tuple[SequenceInfo, str]]:
     """Write every video of `source` as `destination/NAME`; their infos, and what each was recognised as.
 
-    `format` is one of `CHOICES`, "" for what is recognised; `images` is for coco and cvat. All is checked before the
-    first video is written. Raises UserError.
+    `format` is one of `CHOICES`, "" for what is recognised; `images` is for coco and cvat. All labels are checked
+    before the first video is written. Raises UserError.
     """
     if format and format not in CHOICES:
         raise UserError(f"--format {format}: not one of {', '.join(CHOICES)}")
