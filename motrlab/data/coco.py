@@ -27,8 +27,8 @@ def import_coco(
 ) -> list[SequenceInfo]:
     """Write every video of the file as `destination/NAME` and return their infos.
 
-    Names of image files count from folder `images`, by default the folder of `source`. All is checked before the first
-    video is written. Raises UserError.
+    Names of image files count from folder `images`, by default the folder of `source`. All labels are checked before
+    the first video is written. Raises UserError.
     """
     videos = _Reader(source, images if images is not None else source.parent).videos()
     return write_videos(videos, destination, class_map)

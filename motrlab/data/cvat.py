@@ -65,13 +65,13 @@ def _read(source: Path, archive: zipfile.ZipFile, images: Path | None) -> Labell
 
 
 def _safe_names(source: Path, archive: zipfile.ZipFile) -> list[str]:
-    """The archive's files, without what macOS adds when a folder is packed anew. Raises UserError."""
-    names = [name for name in archive.namelist() if not name.endswith(("/", "/.DS_Store"))]
+    """The archive's files without hidden ones, which macOS adds when it packs a folder anew. Raises UserError."""
+    names = [n for n in archive.namelist() if not n.endswith("/") and not PurePosixPath(n).name.startswith(".")]
     for name in names:
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if ".." in parts or name.startswith(("/", "\\")) or ":" in (parts or ("",))[0]:
             raise UserError(f"{source}: {name!r} leads outside the archive; not an export of CVAT, refused")
-    return [name for name in names if not name.startswith("__MACOSX/")]
+    return names
 
 
 def _frames(source: Path, archive: zipfile.ZipFile, names: list[str]) -> list[zipfile.Path]:

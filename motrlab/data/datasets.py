@@ -28,8 +28,8 @@ def import_labels(
 ) -> list[tuple[SequenceInfo, str]]:
     """Write every video of `source` as `destination/NAME`; their infos, and what each was recognised as.
 
-    `format` is one of `CHOICES`, "" for what is recognised; `images` is for coco and cvat. All is checked before the
-    first video is written. Raises UserError.
+    `format` is one of `CHOICES`, "" for what is recognised; `images` is for coco and cvat. All labels are checked
+    before the first video is written. Raises UserError.
     """
     if format and format not in CHOICES:
         raise UserError(f"--format {format}: not one of {', '.join(CHOICES)}")
@@ -87,4 +87,5 @@ def _read(folder: Path, file: Path, format: Format | None) -> tuple[LabelledVide
         names=labels.names,
         detections=read_detections(det, info, int(first)) if os.path.lexists(det) else None,
     )
-    return video, format.name + (f", frames counted from {first:.0f}" if first != 1 else "")
+    moved = f", frames counted from {first:.0f}" if first != 1 else ""
+    return video, f"{format.name} ({format.says}){moved}"

@@ -46,7 +46,7 @@ def mot_class(name: str) -> int:
 
 
 def parse_class_map(pairs: Iterable[str]) -> dict[str, int]:
-    """`NAME=CLASS` of the command line: a label (or its number) and a MOT17 class, by number or name."""
+    """`NAME=CLASS` of the command line: a label, or the number of one without a name, and a MOT17 class."""
     found = {}
     for pair in pairs:
         name, equals, kind = (part.strip() for part in pair.partition("="))
@@ -100,25 +100,20 @@ def write_videos(
     class_map = class_map or {}
     boxes = [video.label(number) for video in videos for number in video.annotations.class_id.tolist()]
     labels = list(dict.fromkeys([*boxes, *(name for video in videos for name in video.names.values() if name)]))
+    classes = {label: class_map.get(_key(label), mot_class(label)) for label in labels}
     there = counts(boxes) or ", ".join(labels)
-    numbers = {str(n) for video in videos for n in (*video.names, *video.annotations.class_id.tolist())}
-    unknown = sorted(class_map.keys() - {*map(_key, labels)} - numbers)
-    if unknown:
+    if unknown := sorted(class_map.keys() - set(map(_key, labels))):
         raise UserError(f"--map: no label {unknown[0]!r}; there are {there}")
-    finished = [replace(video, annotations=_with_classes(video, class_map)) for video in videos]
-    nobody = not any((video.annotations.class_id == PEDESTRIAN).any() for video in finished)
-    if nobody and (boxes or PEDESTRIAN not in map(mot_class, labels)):
+    if PEDESTRIAN not in (classes[label] for label in boxes or labels):
         raise UserError(f"no label is called person or pedestrian; there are {there}: choose by --map NAME=pedestrian")
-    return [write_video(video, destination) for video in finished]
+    return [write_video(_with_classes(video, classes), destination) for video in videos]
 
 
-def _with_classes(video: LabelledVideo, class_map: ClassMap) -> Annotations:
+def _with_classes(video: LabelledVideo, classes: Mapping[str, int]) -> LabelledVideo:
     gt = video.annotations
-    found = {number: video.label(number) for number in np.unique(gt.class_id).tolist()}
-    classes = {n: class_map.get(_key(name), class_map.get(str(n), mot_class(name))) for n, name in found.items()}
-    class_id = np.array([classes[number] for number in gt.class_id.tolist()], np.int64)
+    class_id = np.array([classes[video.label(number)] for number in gt.class_id.tolist()], np.int64)
     flag = np.where(class_id == PEDESTRIAN, gt.flag != 0, 0).astype(np.int64)
-    return replace(gt, class_id=class_id, flag=flag, has_class=True)
+    return replace(video, annotations=replace(gt, class_id=class_id, flag=flag, has_class=True))
 
 
 def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
@@ -128,17 +123,14 @@ def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
     way, a target that cannot be written.
     """
     path = destination / video.name
-    first: tuple[str, tuple[int, int]] | None = None
-    for image in video.images:
-        found = _extension(image), read_size(image, advice=_ADVICE)
-        first = first or found
-        if found != first:
-            what = "{0}, {1[0]}×{1[1]} pixels"
-            raise UserError(f"{image}: {what.format(*found)}, but the video's first frame {what.format(*first)}")
-    assert first is not None, "a video without frames"
-    (width, height), extension = first[1], first[0]
+    kinds = [(_extension(image), *read_size(image, advice=_ADVICE)) for image in video.images]
+    for image, kind in zip(video.images, kinds, strict=True):
+        if kind != kinds[0]:
+            this, first = ("{}, {}×{} pixels".format(*k) for k in (kind, kinds[0]))
+            raise UserError(f"{image}: {this}, but the video's first frame {first}")
+    extension, width, height = kinds[0]
     info = SequenceInfo(
-        name=video.name, num_frames=len(video.images), width=width, height=height, frame_rate=video.frame_rate,
+        name=video.name, num_frames=len(kinds), width=width, height=height, frame_rate=video.frame_rate,
         image_ext=extension,
     )  # fmt: skip
     texts = label_files(info, video.annotations, video.detections)

@@ -240,7 +240,8 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
         raise UserError(f"{root}: no such folder; give the folder that holds the sequences")
     folders = _sequence_folders(root) or _sequence_folders(root / "train")
     if not folders:
-        hint = f"; did you mean {root.parent}?" if (root / "seqinfo.ini").is_file() else ""
+        inside = (root / "seqinfo.ini").is_file() or (root / "img1").is_dir()
+        hint = f"; did you mean {root.parent}?" if inside else ""
         raise UserError(f"{root}: no sequences (folders with seqinfo.ini or img1) in it or its train/{hint}")
     videos: dict[str, list[Path]] = {}
     for folder in folders:

@@ -85,7 +85,7 @@ def prepare(
             summarise(part, m.source.info, m.source.annotations) for part, members in parts.items() for m in members
         ),
         left_out=tuple(s.info.name for s in checked if s.annotations is None),
-        notes=tuple(note for s in checked for note in s.notes),
+        notes=tuple(dict.fromkeys(note for s in checked for note in s.notes)),
         data_hash=hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
     )
 

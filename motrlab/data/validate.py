@@ -183,6 +183,7 @@ def validate_sequence(folder: Path, *, frame_map: Map = map, progress: Progress 
         annotations, format = read_recognised(gt, info)
         if format.roles:
             raise UserError(f"{gt}: {format.name}, {format.says}; {how_to_import(format)}")
+        notes += [f"recognised: {format.name} ({format.says})"] * bool(re.match(format.folder, folder.name))
         notes += [f"{gt}: {note}" for note in _notes(annotations, format)]
     detections = read_detections(det, info) if os.path.lexists(det) else None
     for done, _ in enumerate(frame_map(partial(check_frame, info), files), 1):

@@ -158,7 +158,7 @@ def test_png_frames_of_a_video_task_stay_as_they_are(frames: list[bytes], tmp_pa
         f"img1/frame_{i:06d}.PNG": bytes(cv2.imencode(".png", np.full((48, 64, 3), 20 * i, np.uint8))[1])
         for i in range(12)
     }
-    mac: dict[str, bytes | str] = {"__MACOSX/img1/._frame_000000.PNG": b"x", "img1/.DS_Store": b"x"}
+    mac: dict[str, bytes | str] = {"__MACOSX/img1/._a.PNG": b"x", "img1/.DS_Store": b"x", "img1/._b.PNG": b"x"}
     (info,) = import_cvat(archive(tmp_path / "a.zip", {**GOOD, **pngs, **mac}), tmp_path / "mot")
     assert (info.num_frames, info.image_ext) == (12, ".png")
     assert [info.frame_path(tmp_path / "mot/a", i).read_bytes() for i in range(1, 13)] == list(pngs.values())

@@ -109,6 +109,13 @@ def test_a_data_set_is_recognised_and_becomes_what_prepare_takes(
     assert main(["prepare", "--src", str(tmp_path / "mot"), "--dst", str(tmp_path / "data")]) == 0
 
 
+def test_prepare_says_once_what_it_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("dancetrack0001", "dancetrack0002"):
+        sequence(name, NINE, "{:08d}.jpg")(tmp_path / "source")
+    assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "data")]) == 0
+    assert capsys.readouterr().out.count("recognised: DanceTrack (9 columns)\n") == 1
+
+
 def test_the_rate_and_detections_come_along(tmp_path: Path) -> None:
     soccernet(tmp_path / "source")
     kitti(tmp_path / "source" / "kitti")
@@ -139,7 +146,7 @@ def test_a_class_map_says_who_is_a_person(case: str, tmp_path: Path) -> None:
 
 COUNTED: dict[str, tuple[str, int, str, list[int]]] = {
     "files and rows from 0": ("0,1,5,6,7,8,1,1,1\n3,1,5,6,7,8,1,1,1\n", 0, "frames counted from 0", [1, 4]),
-    "files from 0, rows from 1": ("1,1,5,6,7,8,1,1,1\n4,1,5,6,7,8,1,1,1\n", 0, "from MOT17\n", [1, 4]),
+    "files from 0, rows from 1": ("1,1,5,6,7,8,1,1,1\n4,1,5,6,7,8,1,1,1\n", 0, "from MOT17 (9 columns)\n", [1, 4]),
     "files from 1, rows from 0": ("0,1,5,6,7,8,1,1,1\n3,1,5,6,7,8,1,1,1\n", 1, "frames counted from 0", [1, 4]),
 }
 

@@ -96,6 +96,11 @@ def test_class_and_visibility_come_only_from_nine_columns(tmp_path: Path) -> Non
     assert len(ten.people) == 0
 
 
+def test_every_flag_but_0_counts(tmp_path: Path) -> None:
+    text = "".join(f"1,{i},5,6,7,8,{flag},1,1\n" for i, flag in enumerate((-1, 0, 1, 2), 1))
+    assert read_annotations(write(tmp_path / "gt.txt", text), INFO).people.track_id.tolist() == [1, 3, 4]
+
+
 @pytest.mark.parametrize("text", [ROW + "2,3,-1.25,6,7,8.5,0,12,0.12345\n", ROW15], ids=["9 columns", "10 columns"])
 def test_written_gt_reads_back_the_same(text: str, tmp_path: Path) -> None:
     first = read_annotations(write(tmp_path / "gt.txt", text), INFO)
