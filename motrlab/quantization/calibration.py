@@ -45,28 +45,49 @@ def calibrate(quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]], c
     if settings.equalise:
         equalise(quantised.model)
     quantised.mode("calibrate")
-    steps: list[FrameStep] = []
-    live, frames, used = 0, 0, 0
-    wanted = max(1, settings.num_frames // _ROUNDING_FRAMES)
-    bar = tqdm(total=settings.num_frames, desc="calibration", disable=not sys.stderr.isatty(), unit="frame")
-    for images in shared_out(sequences, settings):
-        before = frames
-        for step in closed_loop(quantised.graphs, images, config, keep_state=settings.closed_loop):
-            quantised.advance()
-            live += int(step.qim_inputs[-1].sum())
-            if settings.adaptive_rounding and frames % wanted == 0:
-                steps.append(step)
-            frames += 1
-            bar.update()
-        used += frames > before
-    bar.close()
-    if frames == 0:
+    kept: list[FrameStep] = []
+    live, frames, used = 0, 0, set[int]()
+    for frames, (number, step) in enumerate(_watched(quantised, sequences, settings, config), 1):
+        quantised.advance()
+        live += int(step.qim_inputs[-1].sum())
+        used.add(number)
+        if _counts_for_rounding(frames, settings):
+            kept.append(step)
+    if not frames:
         raise UserError("calibration: the sequences hold no frame; check data_root and sequences")
     quantised.ranges.finish()
     quantised.mode("evaluate")
-    if settings.adaptive_rounding:
-        adapt_rounding(quantised, steps)
-    return CalibrationResult(frames, used, live / frames)
+    if kept:
+        adapt_rounding(quantised, kept)
+    return CalibrationResult(frames, len(used), live / frames)
+
+
+def round_again(quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]], config: Config) -> None:
+    """Adaptive rounding after a training, which has moved the weights off their grid; ends in mode `evaluate`.
+
+    On the frames of calibration, if its config has `adaptive_rounding`; the arguments are those of `calibrate`.
+    """
+    settings = config.calibration
+    quantised.mode("evaluate")
+    steps = (step for _, step in _watched(quantised, sequences, settings, config))
+    kept = [step for frame, step in enumerate(steps, 1) if _counts_for_rounding(frame, settings)]
+    if kept:
+        adapt_rounding(quantised, kept)
+
+
+def _counts_for_rounding(frame: int, settings: CalibrationConfig) -> bool:
+    return settings.adaptive_rounding and (frame - 1) % max(1, settings.num_frames // _ROUNDING_FRAMES) == 0
+
+
+def _watched(
+    quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]], settings: CalibrationConfig, config: Config
+) -> Iterator[tuple[int, FrameStep]]:
+    """The closed loop over all frames that calibration looks at, in the current mode; and the sequence of each."""
+    with tqdm(total=settings.num_frames, desc="calibration", disable=not sys.stderr.isatty(), unit="frame") as bar:
+        for number, images in enumerate(shared_out(sequences, settings)):
+            for step in closed_loop(quantised.graphs, images, config, keep_state=settings.closed_loop):
+                yield number, step
+                bar.update()
 
 
 def shared_out(sequences: Sequence[Iterable[Tensor]], settings: CalibrationConfig) -> Iterator[Iterator[Tensor]]:

@@ -8,15 +8,16 @@ histogram (percentile, MSE, KL) stay as calibration chose them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from motrlab.config import Config, QatConfig, TrainConfig
 from motrlab.data.clips import ClipBatch
 from motrlab.data.store import FrameStore
+from motrlab.quantization.calibration import round_again
 from motrlab.quantization.quantized import QuantizedGraphs, QuantizedMotr
 from motrlab.training.checkpoint import state_hash
 from motrlab.training.clip_loop import clip_loss
@@ -73,10 +74,13 @@ def train_qat(
     folder: Path,
     *,
     quantise: bool = True,
+    videos: Sequence[Iterable[Tensor]] = (),
     validate: Callable[[int], Mapping[str, float | None]] | None = None,
 ) -> FitResult:
     """Train the calibrated `quantised` in place for `config.qat.steps` updates; ends in mode `evaluate`.
 
+    At the end weights are rounded adaptively on `videos` (what calibration watched): training moves them by many grid
+    points, and to nearest their errors would be those of chance again.
     `folder` gets `model.safetensors` (see `QuantizedMotr.load`), `training.safetensors` on the way (a rerun goes on
     from it) and `loss.csv`. With `quantise` false the float model is trained instead, on the same clips at the same
     rates, and the mode at the end is `float`.
@@ -86,7 +90,7 @@ def train_qat(
     result = fit(trainee, store, qat_config(config), folder, validate=validate, origin=origin)
     if quantise:
         trainee.prepare(config.qat.steps)  # what the last step has moved
-        quantised.mode("evaluate")
+        round_again(quantised, videos, config)
     if result.is_main:
         quantised.save(folder / "model.safetensors", config)
     return result

@@ -87,7 +87,8 @@ def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
             stacklevel=2,
         )
     quantized = load_quantized(run, "calibration")
-    result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"))
+    videos = calibration_videos(run, config.calibration)
+    result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"), videos=videos)
     return record_training(run, "qat", result, config)
 
 

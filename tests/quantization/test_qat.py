@@ -202,3 +202,16 @@ def test_float_training_of_the_same_steps_leaves_the_quantisers_alone(
     changed = {name for name, value in quantised.state_dict().items() if not torch.equal(value, start[name])}
     assert "model.base.backbone.stem.0.weight" in changed
     assert not [name for name in changed if name.startswith("ranges")]
+
+
+def test_weights_are_rounded_adaptively_at_the_end(
+    quantised: QuantizedMotr, config: Config, store: FrameStore, tmp_path: Path
+) -> None:
+    """Training has moved them off their grid, to where the nearest point is a matter of chance."""
+    config = short(config, steps=2, lr=1e-3)
+    config = replace(config, calibration=replace(config.calibration, adaptive_rounding=True))
+    images = [torch.rand((1, 3, config.model.height, config.model.width)) - 0.5 for _ in range(3)]
+    train_qat(quantised, store, config, tmp_path, videos=[images])
+    weight = quantised.model.base.decoder[0].ffn.expand.weight.detach().flatten(1)
+    steps = weight / (weight.abs().amax(1, keepdim=True) / 127)
+    assert torch.allclose(steps, steps.round(), atol=1e-3)

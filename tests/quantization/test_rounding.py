@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from motrlab.config import Config
+from motrlab.config.scheme import PRODUCTS
 from motrlab.quantization.calibration import calibrate, closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.rounding import adapt_rounding, rounded_weights
@@ -64,8 +65,8 @@ def test_every_product_of_both_graphs_is_rounded_once(quantised: QuantizedMotr, 
     nearest = replace(config, calibration=replace(config.calibration, adaptive_rounding=False))
     calibrate(quantised, [list(images * 1.9 - 1)], nearest)
     steps = list(closed_loop(quantised.graphs, images * 1.9 - 1, config))
-    products = sum(s.operator in ("conv", "linear", "head") for s in quantised.specs.values())
-    assert adapt_rounding(quantised, steps) == products > 30
+    products = {name.partition("/")[0] for (_, name), s in quantised.specs.items() if s.operator in PRODUCTS}
+    assert adapt_rounding(quantised, steps) == len(products) > 30
     before = {name: p.clone() for name, p in quantised.model.named_parameters()}
     adapt_rounding(quantised, steps)
     moved = {name for name, p in quantised.model.named_parameters() if not torch.allclose(p, before[name], atol=1e-5)}
