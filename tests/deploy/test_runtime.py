@@ -26,6 +26,16 @@ assert "torch" not in sys.modules, "torch was imported"
 print(json.dumps([len(f.track_id) for f in found]))
 """
 
+SIGNAL_AFTER_OPENVINO = """
+import signal, sys
+from pathlib import Path
+from motrlab.deploy.runtime import load_artifact
+runtime = load_artifact(Path(sys.argv[1]), backend="openvino")
+del runtime
+signal.signal(signal.SIGUSR1, lambda number, _: print(signal.Signals(number).name))
+signal.raise_signal(signal.SIGUSR1)
+"""
+
 
 def run_all(runtime: Runtime, images: Any) -> list[FrameTracks]:
     return list(runtime.track(images))
@@ -71,6 +81,13 @@ def test_gives_the_tracks_of_the_network_it_was_made_from(
     for one, other in zip(found, expected, strict=True):
         for field in ("track_id", "ltwh", "score"):
             np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+
+
+def test_signals_are_handled_after_openvino(artifact: Path) -> None:
+    """Such as Ctrl-C, or the end of a child of torch's DataLoader."""
+    command = [sys.executable, "-c", SIGNAL_AFTER_OPENVINO, str(artifact)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "SIGUSR1\n"), result.stderr
 
 
 def test_nothing_is_kept_from_the_sequence_before(artifact: Path, images: Any) -> None:
