@@ -26,7 +26,11 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QatConfig:
-    """Quantisation-aware training from the calibrated state; everything not named here is the float training's."""
+    """Quantisation-aware training from the calibrated state, with AdamW.
+
+    Losses, assignment, augmentation, clips per step and the like are the float training's;
+    `quantization.qat.qat_config` says which settings are not.
+    """
 
     steps: int = 200
     lr: float = 1e-4

@@ -77,16 +77,16 @@ def train_qat(
 ) -> FitResult:
     """Train the calibrated `quantised` in place for `config.qat.steps` updates; ends in mode `evaluate`.
 
-    `folder` gets `model.safetensors` (see `QuantizedMotr.load`), `training.safetensors` on the way (a rerun goes on
-    from it) and `loss.csv`. With `quantise` false the float model is trained instead, on the same clips at the same
-    rates, and the mode at the end is `float`.
+    `folder` gets `model.safetensors` at the end (see `QuantizedMotr.load`), and on the way what `trainer.fit` writes.
+    With `quantise` false the float model is trained instead, on the same clips at the same rates, and the mode at the
+    end is `float`.
     """
     trainee = qat_trainee(quantised, config, quantise=quantise)
     origin = state_hash(quantised) + ("" if quantise else " float")
     result = fit(trainee, store, qat_config(config), folder, validate=validate, origin=origin)
     if quantise:
         trainee.prepare(config.qat.steps)  # what the last step has moved
-        quantised.mode("evaluate")
+    quantised.mode("evaluate" if quantise else "float")
     if result.is_main:
         quantised.save(folder / "model.safetensors", config)
     return result

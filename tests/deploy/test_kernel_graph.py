@@ -21,7 +21,6 @@ import torch
 from motrlab.config import BackboneStage
 from motrlab.config.scheme import Rule, Scheme
 from motrlab.data.preprocess import input_bytes
-from motrlab.deploy.integer import integer_share
 from motrlab.deploy.kernel_graph import kernel_graphs
 from motrlab.deploy.kernels import exact_form, onnxruntime_options
 from motrlab.deploy.plain import plain_form
@@ -196,15 +195,6 @@ _SHARED_STATE = """
     fixed.quantised.load_state_dict(state)
     fixed = replace(fixed, steps=[type("Step", (), {"base_inputs": b, "qim_inputs": q}) for b, q in inputs])
 """
-
-
-def test_every_node_is_exact_and_every_product_an_integer_one(fixed_point: FixedPoint) -> None:
-    for name in ("base", "qim"):
-        share = integer_share(fixed_point.artifact / f"{name}.ort.onnx")
-        assert share.inexact == ()
-        assert share.float_names == []
-        assert share.macs_share == share.nodes_share == 1
-        assert 0 < share.float_share < 1
 
 
 REFUSED = {
