@@ -26,11 +26,7 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QatConfig:
-    """Quantisation-aware training from the calibrated state, with AdamW.
-
-    Losses, assignment, augmentation, clips per step and the like are the float training's;
-    `quantization.qat.qat_config` says which settings are not.
-    """
+    """Quantisation-aware training; `quantization.qat.qat_config` says what else differs from the float training."""
 
     steps: int = 200
     lr: float = 1e-4
