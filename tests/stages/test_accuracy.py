@@ -39,12 +39,6 @@ from motrlab.stages.models import load_float
 from motrlab.stages.training import train_float
 
 
-def test_accuracy_does_without_torch() -> None:
-    code = "import motrlab.stages.accuracy, sys; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert found.stdout.strip() == "False"
-
-
 @pytest.fixture(scope="module")
 def trained_home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The prepared project, its run with a float model."""
