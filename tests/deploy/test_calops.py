@@ -77,4 +77,7 @@ def test_table_shows_every_module() -> None:
     table = format_operations(operations)
     for graph, ops in operations.items():
         assert all(f"{graph}.{row.name}" in table for row in ops.modules)
+        (total,) = [line.split() for line in table.splitlines() if line.split()[0] == graph]
+        counts = (ops.params / 1e3, ops.macs / 1e6, ops.sample_macs / 1e6)
+        assert [float(word) for word in total[1:4]] == pytest.approx(counts, abs=0.05)
     assert math.prod(count(smoke())["base"].modules[0].output_shape) == 32 * 12 * 20
