@@ -37,9 +37,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy motrlab
 
-# A process for each folder: torch, OpenVINO, ONNX Runtime and LMDB in one long-lived process end in a segmentation fault
-# when the chain's subprocesses start (docs/LOG.md), and no user has all of them in one process for long.
-# JOBS of them run at a time, each on one thread; the notebooks are one more.
+# What `pytest tests` runs in one process, folder by folder: JOBS of them at a time, each on one thread; the notebooks
+# are one more.
 PARTS := $(patsubst tests/%/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))) top
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 MARK := not slow

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import multiprocessing
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -102,21 +101,13 @@ def build(seed: int, options: argparse.Namespace, first: Run | None) -> Run:
     if first is not None:
         return run
     if run.last_record("fixed_point", "agreement") is None:
-        # In a process of its own: OpenVINO in one that has trained ends in a segmentation fault now and then.
-        child = multiprocessing.get_context("spawn").Process(target=_agree, args=(run.name, torch.get_num_threads()))
-        child.start()
-        child.join()
+        measure_agreement(run)
     return run
 
 
 def _adopt(run: Run, stage: str, source: Path) -> None:
     """Say that what is there of a stage was made elsewhere, from the same things: otherwise it would not count."""
     run.add_record(stage, MAKING[stage], {"copied_from": str(source)}, started=time.time())
-
-
-def _agree(name: str, num_threads: int) -> None:
-    torch.set_num_threads(num_threads)
-    measure_agreement(Run.open(name))
 
 
 def table(runs: list[Run], *, one_float: bool) -> str:

@@ -26,11 +26,6 @@ def box_cxcywh_to_xyxy(boxes: Array) -> Array:
     return _stack((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2))
 
 
-def box_xyxy_to_cxcywh(boxes: Array) -> Array:
-    x0, y0, x1, y1 = (boxes[..., i] for i in range(4))
-    return _stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0))
-
-
 def box_ltwh_to_xyxy(boxes: Array) -> Array:
     x, y, w, h = (boxes[..., i] for i in range(4))
     return _stack((x, y, x + w, y + h))

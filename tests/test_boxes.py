@@ -17,7 +17,6 @@ from motrlab.boxes import (
     box_iou,
     box_ltwh_to_cxcywh,
     box_ltwh_to_xyxy,
-    box_xyxy_to_cxcywh,
     pairwise_giou,
     pairwise_iou,
 )
@@ -34,18 +33,10 @@ def xyxy(draw: st.DrawFn, max_boxes: int = 6) -> Boxes:
     return np.concatenate((corner, corner + size), 1)
 
 
-ROUND_TRIPS = {
-    "xyxy, cxcywh": (box_xyxy_to_cxcywh, box_cxcywh_to_xyxy),
-    "ltwh, cxcywh": (box_ltwh_to_cxcywh, box_cxcywh_to_ltwh),
-}
-
-
-@pytest.mark.parametrize("name", ROUND_TRIPS)
 @given(boxes=xyxy())
 @settings(max_examples=40, deadline=None)
-def test_round_trips(name: str, boxes: Boxes) -> None:
-    there, back = ROUND_TRIPS[name]
-    np.testing.assert_allclose(back(there(boxes)), boxes, atol=1e-9)
+def test_round_trip(boxes: Boxes) -> None:
+    np.testing.assert_allclose(box_cxcywh_to_ltwh(box_ltwh_to_cxcywh(boxes)), boxes, atol=1e-9)
 
 
 @given(boxes=xyxy())
@@ -83,7 +74,7 @@ def test_a_box_overlaps_itself_wholly(a: Boxes) -> None:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
-        box_cxcywh_to_ltwh, box_cxcywh_to_xyxy, box_ltwh_to_cxcywh, box_ltwh_to_xyxy, box_xyxy_to_cxcywh,
+        box_cxcywh_to_ltwh, box_cxcywh_to_xyxy, box_ltwh_to_cxcywh, box_ltwh_to_xyxy,
         box_iou, box_giou, pairwise_iou, pairwise_giou,
     )
 }  # fmt: skip
@@ -131,5 +122,5 @@ def test_gradients_of_giou_pull_boxes_together() -> None:
 def test_leading_axes_are_kept() -> None:
     boxes = np.random.default_rng(0).uniform(0, 1, (2, 3, 5, 4))
     boxes[..., 2:] += boxes[..., :2]
-    assert box_xyxy_to_cxcywh(boxes).shape == (2, 3, 5, 4)
+    assert box_ltwh_to_cxcywh(boxes).shape == (2, 3, 5, 4)
     assert pairwise_iou(boxes, boxes[:, :, :2]).shape == (2, 3, 5, 2)

@@ -175,7 +175,7 @@ def test_bad_presets(name: str, preset_file: Path) -> None:
 
 
 def test_departures_are_off_in_the_reference() -> None:
-    """DESIGN.md: what a tiny image needs is a config field that is off in `mot17`."""
+    """What a tiny image needs is a config field that is off in `mot17`."""
     model = load_preset("mot17").model
     assert (model.upsample, model.overlap_bias, model.relative_boxes, model.anchor_grid) == (False, False, False, None)
     assert (model.encoder_points, model.decoder_points) == (1, 1)

@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from motrlab import machine
 from motrlab.doctor import cpu_features, examine, find_chromium
 
 
-def test_cpu_features_are_those_that_linux_lists() -> None:
-    listed = Path("/proc/cpuinfo")
-    if not listed.is_file():
-        assert not any(cpu_features().values())
-        return
-    words = set(listed.read_text(encoding="utf-8").split())
-    assert cpu_features() == {name: name in words for name in cpu_features()}
+def test_cpu_features_are_those_that_linux_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    assert not any(cpu_features().values())
+    (tmp_path / "cpuinfo").write_text("model name\t: amx_int8\nflags\t\t: fpu avx2 avx_vnni avx512_bf16\n")
+    assert {name for name, there in cpu_features().items() if there} == {"avx_vnni", "avx512_bf16"}
 
 
 def test_find_chromium_looks_in_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

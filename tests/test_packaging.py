@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import motrlab
 
 ROOT = Path(__file__).parent.parent
+Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
@@ -65,47 +68,106 @@ def test_templates_are_packaged() -> None:
     assert others <= packaged
 
 
-def planned(target: str, *settings: str) -> str:
-    """What make would do."""
-    result = subprocess.run(
-        ["make", "-n", "-C", str(ROOT), target, *settings], capture_output=True, text=True, check=True, timeout=60
-    )
-    return result.stdout
+def write_script(path: Path, *lines: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    path.chmod(0o755)
+    return path
 
 
-def test_make_demo_ends_with_the_run() -> None:
-    lines = [line for line in planned("demo").splitlines() if not line.startswith("make")]
-    assert lines[-1] == ".venv/bin/python -m motrlab run --preset street --run demo"
-    assert "@$(BIN)/python -m motrlab run" in (ROOT / "Makefile").read_text(encoding="utf-8")  # not echoed
+def run(command: list[str | Path], **variables: str) -> Done:
+    """Without what an outer `make test` hands on."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MOTRLAB_MOT_ROOT")}
+    return subprocess.run(command, env=kept | variables, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_make_test_checks_everything() -> None:
-    plan = planned("test")
-    for words in ("ruff check .", "ruff format --check .", "mypy motrlab", 'pytest -q -m "not slow"'):
-        assert words in plan
-    if any((ROOT / "notebooks").glob("*.ipynb")):
-        assert "pytest --nbval" in plan
-    assert 'pytest -q -m "not slow"' not in planned("test-all")
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A virtual environment whose tools write down their arguments (`called`); those with $FAIL among them fail."""
+    for name in ("python", "ruff", "mypy"):
+        write_script(
+            tmp_path / "venv" / "bin" / name,
+            f'echo "{name} $*" >> {tmp_path}/calls',
+            'test -z "$FAIL" || case "$*" in *"$FAIL"*) exit 1;; esac',
+            'case "$*" in *"motrlab run"*) echo /reports/demo/index.html;; esac',
+        )
+    (tmp_path / "venv" / ".installed").touch()
+    return tmp_path / "venv"
 
 
-def test_make_installs_trackeval_alone_and_takes_flags() -> None:
-    plan = planned("install", "VENV=/nowhere/venv", "PIP_FLAGS=--extra-index-url https://example.org/cpu")
-    assert plan.count("--extra-index-url https://example.org/cpu") == 2
-    assert re.search(r"pip install .*--no-deps trackeval==\d", plan)
+def make(tools: Path, *arguments: str, fail: str = "") -> Done:
+    return run(["make", "-C", ROOT, *arguments, f"VENV={tools}"], FAIL=fail)
 
 
-@pytest.mark.parametrize(("version", "suitable"), [("3.10", False), ("3.11", True), ("3.12", True), ("3.13", False)])
-def test_make_refuses_other_pythons(tmp_path: Path, version: str, suitable: bool) -> None:
-    code = re.search(r"^SUITABLE := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-    assert code is not None
-    faked = f"import sys; sys.version_info = ({version.replace('.', ', ')}, 0)\n{code[1]}"
-    assert (subprocess.run([sys.executable, "-c", faked], check=False).returncode == 0) is suitable
+def called(tools: Path) -> list[str]:
+    return (tools.parent / "calls").read_text(encoding="utf-8").splitlines()
 
 
-def test_ci_runs_the_tests_on_real_sequences_where_there_are_some() -> None:
-    script = ROOT / ".ci" / "run"
-    text = script.read_text(encoding="utf-8")
-    assert script.stat().st_mode & 0o111
-    assert "set -euo pipefail" in text
-    assert "MOTRLAB_MOT_ROOT=$(realpath ../shared/data/mot)" in text
-    assert text.rstrip().endswith("make test")
+def test_make_demo_ends_with_the_report(tools: Path) -> None:
+    done = make(tools, "--no-print-directory", "demo")
+    assert done.stdout.splitlines() == ["/reports/demo/index.html"]
+    assert called(tools) == ["python -m motrlab run --preset street --run demo"]
+
+
+@pytest.mark.parametrize(("target", "mark"), [("test", "-m not slow "), ("test-all", "-m  ")])
+def test_make_test_checks_everything_once(target: str, mark: str, tools: Path) -> None:
+    assert make(tools, target).returncode == 0
+    calls = called(tools)
+    assert {"ruff check .", "ruff format --check .", "mypy motrlab"} <= set(calls)
+    (notebooks,) = [call for call in calls if "--nbval" in call]
+    assert set(ROOT.glob("notebooks/*.ipynb")) == {ROOT / word for word in notebooks.split() if ".ipynb" in word}
+    files: list[Path] = []
+    for call in calls:
+        if call.startswith("python -m pytest -q "):
+            assert call.startswith(f"python -m pytest -q {mark}tests/")
+            paths = call.removeprefix(f"python -m pytest -q {mark}").split()
+            files += [
+                f for path in paths for f in ([ROOT / path] if ".py" in path else (ROOT / path).rglob("test_*.py"))
+            ]
+    assert sorted(files) == sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("words", ["check .", "format", "motrlab", "tests/data", "tests/test_run.py", "--nbval"])
+def test_make_test_fails_with_any_of_them(words: str, tools: Path) -> None:
+    assert make(tools, "test", fail=words).returncode != 0
+
+
+def test_make_installs_trackeval_alone_and_takes_flags(tools: Path) -> None:
+    (tools / ".installed").unlink()
+    flags = "--extra-index-url https://example.org/cpu"
+    assert make(tools, "install", f"PYTHON={sys.executable}", f"PIP_FLAGS={flags}").returncode == 0
+    first, second = called(tools)
+    assert first == f"python -m pip install --quiet {flags} -e .[test]"
+    assert second.startswith(f"python -m pip install --quiet {flags} --no-deps trackeval==")
+    assert (tools / ".installed").exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "suitable"), [("3, 10", False), ("3, 11", True), ("3, 12", True), ("3, 13", False)]
+)
+def test_make_refuses_other_pythons(version: str, suitable: bool, tools: Path, tmp_path: Path) -> None:
+    faked = f"import sys; sys.version_info = ({version}, 0); exec(sys.argv[2])"  # argv: -c, -c, what make asks
+    python = write_script(tmp_path / "python", f"exec {sys.executable} -c '{faked}' \"$@\"")
+    (tools / ".installed").unlink()
+    done = make(tools, "install", f"PYTHON={python}")
+    assert (done.returncode == 0) is suitable
+    assert ("motrlab needs Python 3.11 or 3.12" in done.stderr) is not suitable
+
+
+@pytest.fixture
+def ci(tmp_path: Path) -> Callable[..., Done]:
+    """`.ci/run` of a checkout in `tmp_path`, with a `make` that says what it is asked for."""
+    shutil.copytree(ROOT / ".ci", tmp_path / "checkout" / ".ci")
+    write_script(tmp_path / "bin" / "make", 'echo "make $*, sequences: $MOTRLAB_MOT_ROOT"', "exit ${STATUS:-0}")
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    return lambda **variables: run([tmp_path / "checkout" / ".ci" / "run"], PATH=path, **variables)
+
+
+def test_ci_runs_the_tests_on_real_sequences_where_there_are_some(ci: Callable[..., Done], tmp_path: Path) -> None:
+    assert ci().stdout == "make test, sequences: \n"
+    (tmp_path / "shared" / "data" / "mot").mkdir(parents=True)
+    assert ci().stdout == f"make test, sequences: {tmp_path}/shared/data/mot\n"
+
+
+def test_ci_fails_with_the_tests(ci: Callable[..., Done]) -> None:
+    assert ci(STATUS="3").returncode == 3

@@ -23,7 +23,7 @@ def test_a_new_run_is_smoke_and_is_found_again(home: Path) -> None:
 
 
 def test_where_things_are(home: Path) -> None:
-    """The paths of DESIGN.md's contracts."""
+    """Other programs, and the notebooks, know these paths."""
     run = Run.open("r")
     found = [run.data, run.checkpoints("qat"), run.tracks("float"), run.artifact, run.assets]
     assert [p.relative_to(run.path).as_posix() for p in found] == [

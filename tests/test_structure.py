@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in FILES}
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 50
+STILL_LONG = {"motrlab.report.tables"}
 
 
 def table_rooms() -> dict[str, int]:
@@ -124,6 +126,7 @@ def test_torch_free_rooms_bring_no_torch_in() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@cache
 def functions() -> list[tuple[str, int, ast.FunctionDef | ast.AsyncFunctionDef]]:
     found = []
     for name, file in NAMES.items():
@@ -134,16 +137,15 @@ def functions() -> list[tuple[str, int, ast.FunctionDef | ast.AsyncFunctionDef]]
     return found
 
 
-def test_nine_files_in_ten_are_short() -> None:
+def test_files_are_short() -> None:
     lengths = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in NAMES.items()}
-    long = {name: length for name, length in lengths.items() if length > MAX_FILE_LINES}
-    assert len(long) <= len(lengths) / 10, f"files over {MAX_FILE_LINES} lines: {long}"
+    long = {name for name, length in lengths.items() if length > MAX_FILE_LINES}
+    assert long <= STILL_LONG, f"files over {MAX_FILE_LINES} lines"
 
 
-def test_nine_functions_in_ten_are_short() -> None:
-    found = functions()
-    long = {name: length for name, length, _ in found if length >= MAX_FUNCTION_LINES}
-    assert len(long) <= len(found) / 10, f"functions of {MAX_FUNCTION_LINES} lines and more: {long}"
+def test_functions_are_short() -> None:
+    long = {name for name, length, _ in functions() if length >= MAX_FUNCTION_LINES}
+    assert long <= STILL_LONG, f"functions of {MAX_FUNCTION_LINES} lines and more"
 
 
 def test_every_function_is_annotated() -> None:

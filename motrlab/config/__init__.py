@@ -1,8 +1,7 @@
 """Configuration as checked data: frozen dataclasses, and presets that are plain functions.
 
-`smoke()` runs in seconds and learns little, `street()` is the embedded default, `mot17()` is the reference
-system of the MOTR tutorial (docs/architecture.md). A variant is `dataclasses.replace(street(), ...)`; a preset
-of one's own is named as `path/to/file.py:function`.
+`smoke()` runs in seconds and learns little, `street()` is the embedded default, `mot17()` is the reference system.
+A variant is `dataclasses.replace(street(), ...)`; a preset of one's own is named as `path/to/file.py:function`.
 """
 
 from motrlab.config.model import BackboneStage, ModelConfig

@@ -26,7 +26,7 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QatConfig:
-    """Quantisation-aware training from the calibrated state; everything not named here is the float training's."""
+    """Quantisation-aware training; `quantization.qat.qat_config` says what else differs from the float training."""
 
     steps: int = 200
     lr: float = 1e-4

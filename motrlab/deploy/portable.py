@@ -43,6 +43,11 @@ class PortableOperations(OnnxOperations):
         constants = (self.xp.const(scale), self.graph.constant(zero))
         return self.graph.op("DequantizeLinear", self.graph.op("QuantizeLinear", x, *constants), *constants)
 
+    def _fractions(self, x: Expr, *, below_one: bool = False) -> Expr:
+        """The pair of values from 0 to 1, on the scheme's levels; with `below_one` 1 itself is left out."""
+        levels = self.grids.scheme.levels if self.grids else 255
+        return self._pair(x, 1 / (levels + below_one), np.uint8 if levels > 127 else np.int8)
+
     def _node(self, owner: nn.Module | str, x: Expr, shape: Shape, part: str = "") -> Node:
         """The tensor of `owner`, or a part of it, on its grid."""
         spec = self.spec(owner, part)
@@ -153,7 +158,7 @@ class PortableOperations(OnnxOperations):
         q, k, v = (self.linear(layer, x).value.reshape(1, heads, depth, -1) for layer, x in layers)
         logits = graph.op("MatMul", q.transpose(0, 1, 3, 2), k) * (1 / math.sqrt(depth))
         logits = self._pair(logits + bias, 1 / functions.LOGIT, np.int16)
-        share = self._pair(graph.op("Softmax", logits, axis=-1), 1 / 255, np.uint8)
+        share = self._fractions(graph.op("Softmax", logits, axis=-1))
         mixed = graph.op("MatMul", share, v.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)  # [1, M, D, N]
         return self._node(attention, mixed.reshape(*query_key.shape), query_key.shape, ".mixed")
 
@@ -169,7 +174,7 @@ class PortableOperations(OnnxOperations):
         maps = value.value.reshape(heads, attention.head_channels, *value.shape[2:])
         sampled = graph.op("GridSample", maps, grid, align_corners=0, mode="linear", padding_mode="zeros")
         weight = graph.op("Sigmoid", self._pair(self._tokens(attention.weights, query), 1 / functions.LOGIT))
-        weight = self._pair(weight, 1 / 256, np.uint8).reshape(tokens, heads, 1, points)
+        weight = self._fractions(weight, below_one=True).reshape(tokens, heads, 1, points)
         mixed = graph.op("ReduceSum", sampled * weight.transpose(1, 2, 0, 3), graph.shape(-1), keepdims=0)
         return self._node(attention, mixed.reshape(*query.shape), query.shape, ".mixed")
 

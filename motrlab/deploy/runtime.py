@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -172,14 +173,13 @@ def load_onnxruntime(path: Path, outputs: Sequence[str], num_threads: int, *, we
 def load_openvino(path: Path, outputs: Sequence[str], num_threads: int) -> Network:
     """An ONNX file on OpenVINO's CPU plugin; a `*.ort.onnx` file in plain operators."""
     import onnx
-    import openvino
 
     from motrlab.deploy.plain import plain_form
 
     model = onnx.load(path)
     if any(node.domain for node in model.graph.node):
         model = plain_form(model)
-    core = openvino.Core()
+    core = _openvino_core()
     compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", openvino_options(num_threads))
     request = compiled.create_infer_request()
 
@@ -188,3 +188,16 @@ def load_openvino(path: Path, outputs: Sequence[str], num_threads: int) -> Netwo
         return [np.array(found[name]) for name in outputs]  # the request's own buffers are written anew next time
 
     return run
+
+
+@cache
+def _openvino_core() -> Any:
+    """The one `openvino.Core` of the process, kept for good.
+
+    The CPU plugin of a Core gives its thread a stack for signal handlers, and unmaps it when the Core goes. Of two that
+    go in the order in which they came, the second puts the unmapped one back: the next signal that Python handles
+    (Ctrl-C, the SIGCHLD of torch's DataLoader) is a segmentation fault. Seen with 2026.4.1 (docs/LOG.md).
+    """
+    import openvino
+
+    return openvino.Core()

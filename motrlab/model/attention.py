@@ -3,8 +3,8 @@
 Shape legend: B batch, C channels, R × W token rows and columns, N = R·W tokens, M heads, D = C / M, P points.
 Token tensors are `[B, C, R, W]`; reference boxes are `[B, 4, R, W]`, cxcywh as fractions of the image.
 
-What must leave in high precision (sampling offsets, attention weights, classes, boxes) is a `TokenLinear`: a matrix
-product over `[B, N, C]`, which integer runtimes keep as int8 × int8 → float.
+What leaves on no grid of int8 (sampling offsets, logits of sampling weights, classes, box deltas) is a `TokenLinear`:
+a matrix product over `[B, N, C]`, of which integer kernels give the sums themselves.
 """
 
 from __future__ import annotations

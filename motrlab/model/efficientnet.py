@@ -119,7 +119,7 @@ def freeze_stages(backbone: EfficientNet, num_stages: int) -> None:
 
 
 def freeze_batch_norm(module: nn.Module) -> None:
-    """Keep BatchNorm statistics as they are while training (REFERENCE.md: float recipe)."""
+    """Keep BatchNorm statistics as they are while training (`TrainConfig.freeze_bn`)."""
     for child in module.modules():
         if isinstance(child, nn.BatchNorm2d):
             child.eval()

@@ -81,9 +81,9 @@ def train_qat(
 
     At the end weights are rounded adaptively on `videos` (what calibration watched): training moves them by many grid
     points, and to nearest their errors would be those of chance again.
-    `folder` gets `model.safetensors` (see `QuantizedMotr.load`), `training.safetensors` on the way (a rerun goes on
-    from it) and `loss.csv`. With `quantise` false the float model is trained instead, on the same clips at the same
-    rates, and the mode at the end is `float`.
+    `folder` gets `model.safetensors` at the end (see `QuantizedMotr.load`), and on the way what `trainer.fit` writes.
+    With `quantise` false the float model is trained instead, on the same clips at the same rates, and the mode at the
+    end is `float`.
     """
     trainee = qat_trainee(quantised, config, quantise=quantise)
     origin = state_hash(quantised) + ("" if quantise else " float")
@@ -91,6 +91,8 @@ def train_qat(
     if quantise:
         trainee.prepare(config.qat.steps)  # what the last step has moved
         round_again(quantised, videos, config)
+    else:
+        quantised.mode("float")
     if result.is_main:
         quantised.save(folder / "model.safetensors", config)
     return result

@@ -46,7 +46,7 @@ class TrackedBoxes:
 
 
 class Tracker:
-    """The runtime rules of REFERENCE.md for `batch` parallel streams that start together.
+    """The rules by which tracks live and die, for `batch` parallel streams that start together.
 
     A track keeps its slot; a newborn takes a free one, best score first. Ids count from 1 in order of birth, per
     stream. When all slots are taken, births wait.

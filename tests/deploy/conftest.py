@@ -15,29 +15,14 @@ from numpy.typing import NDArray
 from motrlab.config import Config, smoke
 from motrlab.config.scheme import Rule, Scheme
 from motrlab.deploy.conversion import artifact_graphs, save_artifact, save_float_graphs
-from motrlab.model.motr import Motr, build_motr, folded_copy
+from motrlab.model.motr import Motr
 from motrlab.quantization.calibration import calibrate, closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import FrameStep
+from tests.quantization.conftest import lively
 
 Image = NDArray[np.uint8]
 PROVENANCE = {"run": "test", "git_commit": "abc"}
-
-
-def lively_model(config: Config, seed: int = 3) -> Motr:
-    """Random weights whose scores spread around 0.5, so that tracks are born, missed and ended."""
-    model = build_motr(config.model, seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for head in model.base.class_heads:
-            head.bias.zero_()
-            head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * 0.2)
-        for head in model.base.box_heads:
-            head.out.weight.copy_(torch.randn(head.out.weight.shape, generator=generator) * 0.03)
-        for layer in model.base.decoder:
-            weight = layer.cross_attention.offsets.weight
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
-    return folded_copy(model)
 
 
 @dataclass(frozen=True)
@@ -74,8 +59,8 @@ def make_fixed_point(folder: Path, scheme: Scheme | None = None, birth: float = 
     config = replace(
         config, tracker=replace(config.tracker, birth_score=birth, miss_score=birth * 0.8, reset_score=birth * 0.9)
     )
-    model = lively_model(config)
-    quantised = QuantizedMotr(lively_model(config), config.scheme)
+    model = lively(config)
+    quantised = QuantizedMotr(lively(config), config.scheme)
     calibrate(quantised, [noise(config, 6, 1)], config)
     steps = list(closed_loop(quantised.graphs, noise(config, 8, 2), config))
     graphs, floats = artifact_graphs(quantised), save_float_graphs(folder / "float", model)
@@ -85,7 +70,7 @@ def make_fixed_point(folder: Path, scheme: Scheme | None = None, birth: float = 
 
 def ranged(fixed_point: FixedPoint, *rules: Rule) -> QuantizedMotr:
     """A small model whose scheme has these rules too, with ranges of two frames, in mode `evaluate`."""
-    quantised = QuantizedMotr(lively_model(small()), Scheme().with_rules(*rules))
+    quantised = QuantizedMotr(lively(small()), Scheme().with_rules(*rules))
     with torch.no_grad():
         for step in fixed_point.steps[:2]:
             quantised.graphs.base(*step.base_inputs)

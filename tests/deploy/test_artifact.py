@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import motrlab.deploy.artifact as module
@@ -44,6 +45,14 @@ def test_carries_thresholds_shapes_and_queries(artifact: Path, fixed_point: Any)
         assert queries["reference"].shape == (1, 4, model.num_detect // model.slot_columns, model.slot_columns)
 
 
+def test_describes_the_outputs_of_its_graphs(artifact: Path) -> None:
+    shapes = json.loads((artifact / "tracker.json").read_text())["shapes"]
+    outputs = onnx.load(artifact / "base.onnx").graph.output
+    assert {output.name for output in outputs} == {"class_logits", "boxes", "embedding"}
+    for output in outputs:
+        assert shapes[output.name] == [axis.dim_value for axis in output.type.tensor_type.shape.dim]
+
+
 def test_equal_input_gives_equal_bytes(make_artifact: Make, artifact: Path, tmp_path: Path) -> None:
     assert contents(make_artifact(tmp_path / "again")) == contents(artifact)
     with zipfile.ZipFile(artifact / "queries.npz") as archive:
@@ -57,6 +66,7 @@ def test_replaces_an_older_artifact_whole(make_artifact: Make, tmp_path: Path) -
     make_artifact(folder)
     verify_artifact(folder)
     assert not (folder / "stale.onnx").exists()
+    assert folder.stat().st_mode & 0o777 == 0o755  # others may read it
     assert [p.name for p in tmp_path.iterdir()] == ["artifact"]
 
 

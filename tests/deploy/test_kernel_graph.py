@@ -21,12 +21,12 @@ import torch
 from motrlab.config import BackboneStage
 from motrlab.config.scheme import Rule, Scheme
 from motrlab.data.preprocess import input_bytes
-from motrlab.deploy.integer import integer_share
 from motrlab.deploy.kernel_graph import kernel_graphs
 from motrlab.deploy.kernels import exact_form, onnxruntime_options
 from motrlab.deploy.plain import plain_form
 from motrlab.deploy.runtime import OUTPUTS, load_networks
 from motrlab.errors import UserError
+from motrlab.quantization.quantized import QuantizedMotr
 from tests.deploy.conftest import FixedPoint, make_fixed_point, ranged
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
@@ -141,70 +141,53 @@ def test_other_networks_and_schemes_are_exact_as_well(name: str, tmp_path: Path)
     assert_equal(other, *load_networks(other.artifact, "ort.onnx", 1, "openvino"))
 
 
+VARIANTS = ((1, 1), (2, 1), (2, 12))  # threads, frames side by side
 SCRIPT = """
 import sys, torch
-from pathlib import Path
-from tests.deploy.conftest import make_fixed_point
-torch.set_num_threads(int(sys.argv[2]))
-with torch.no_grad():
-    fixed = make_fixed_point(Path(sys.argv[1]) / sys.argv[3])
-    parts = [s.base_inputs for s in fixed.steps]
-    batched = lambda inputs: [torch.cat([x] * int(sys.argv[4])) for x in inputs]
-    outputs = [fixed.quantised.graphs.base(*batched(p)) for p in parts]
-    last = [(o[0][-1], o[1][-1], o[2]) for o in outputs]
-    qim = [fixed.quantised.graphs.qim(*batched(s.qim_inputs)) for s in fixed.steps]
-torch.save((last, qim, {k: v for k, v in fixed.quantised.state_dict().items() if "scale" in k}), sys.argv[5])
-"""
-VARIANTS = (("default", 1, 1), ("default", 2, 12), ("avx2", 1, 1), ("avx2", 2, 12), ("", 1, 1), ("", 2, 12))
-
-
-def test_torch_gives_the_same_bits_with_every_instruction_set(tmp_path: Path) -> None:
-    """`ATEN_CPU_CAPABILITY` default, avx2 and the machine's own; batch 1 and 12; one thread and two.
-
-    Calibrated ranges are float and may differ in a last bit from one to the other: each variant gets the same ones.
-    """
-    results = {}
-    state = tmp_path / "state.pt"
-    for number, (capability, threads, batch) in enumerate(VARIANTS):
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "STATE": str(state)}
-        if capability:
-            environment["ATEN_CPU_CAPABILITY"] = capability
-        file = tmp_path / f"{number}.pt"
-        code = SCRIPT.replace("    parts =", _SHARED_STATE + "    parts =", 1)
-        arguments = [str(tmp_path), str(threads), f"artifact{number}", str(batch), str(file)]
-        command = [sys.executable, "-c", code, *arguments]
-        done = subprocess.run(
-            command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        results[capability, threads, batch] = torch.load(file)
-    (first, (last, qim, _)), *others = results.items()
-    for variant, (other_last, other_qim, _) in others:
-        for frame, other in zip(last, other_last, strict=True):
-            assert all(torch.equal(a.expand_as(b), b) for a, b in zip(frame, other, strict=True)), (first, variant)
-        assert all(torch.equal(a.expand_as(b), b) for a, b in zip(qim, other_qim, strict=True)), (first, variant)
-
-
-# Weights, ranges and inputs of the first variant serve all.
-_SHARED_STATE = """
-    import os
-    from dataclasses import replace
-    file = Path(os.environ["STATE"])
-    if not file.exists():
-        torch.save((fixed.quantised.state_dict(), [(s.base_inputs, s.qim_inputs) for s in fixed.steps]), file)
-    state, inputs = torch.load(file)
-    fixed.quantised.load_state_dict(state)
-    fixed = replace(fixed, steps=[type("Step", (), {"base_inputs": b, "qim_inputs": q}) for b, q in inputs])
+from motrlab.quantization.quantized import QuantizedMotr
+from tests.deploy.conftest import lively, small
+from tests.deploy.test_kernel_graph import VARIANTS, torch_outputs
+assert sys.argv[3] != "default" or torch.backends.cpu.get_cpu_capability() == "DEFAULT"
+state, inputs = torch.load(sys.argv[1])
+quantised = QuantizedMotr(lively(small()))
+quantised.load_state_dict(state)
+quantised.mode("evaluate")
+torch.save([torch_outputs(quantised, inputs, *variant) for variant in VARIANTS], sys.argv[2])
 """
 
 
-def test_every_node_is_exact_and_every_product_an_integer_one(fixed_point: FixedPoint) -> None:
-    for name in ("base", "qim"):
-        share = integer_share(fixed_point.artifact / f"{name}.ort.onnx")
-        assert share.inexact == ()
-        assert share.float_names == []
-        assert share.macs_share == share.nodes_share == 1
-        assert 0 < share.float_share < 1
+@torch.no_grad()
+def torch_outputs(quantised: QuantizedMotr, inputs: Any, threads: int, batch: int) -> list[torch.Tensor]:
+    """Of both graphs, for every frame."""
+    found, before = [], torch.get_num_threads()
+    torch.set_num_threads(threads)
+    for frame in inputs:
+        base, qim = (tuple(torch.cat([x] * batch) for x in given) for given in frame)
+        logits, boxes, embedding = quantised.graphs.base(*base)
+        found += [logits[-1], boxes[-1], embedding, quantised.graphs.qim(*qim)]
+    torch.set_num_threads(before)
+    return found
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", ""])
+def test_torch_gives_the_same_bits_with_every_instruction_set(
+    capability: str, fixed_point: FixedPoint, tmp_path: Path
+) -> None:
+    """`ATEN_CPU_CAPABILITY` default, avx2 and the machine's own; one thread and two; batch 1 and 12."""
+    inputs = [(step.base_inputs, step.qim_inputs) for step in fixed_point.steps]
+    given, told = tmp_path / "given.pt", tmp_path / "told.pt"
+    torch.save((fixed_point.quantised.state_dict(), inputs), given)
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}  # two that spin beside other work take seconds a frame
+    environment |= {"ATEN_CPU_CAPABILITY": capability} if capability else {}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, given, told, capability],
+        env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = torch_outputs(fixed_point.quantised, inputs, 1, 1)
+    for variant, outputs in zip(VARIANTS, torch.load(told), strict=True):
+        assert len(outputs) == len(expected) == 4 * len(inputs)
+        assert all(torch.equal(a.expand_as(b), b) for a, b in zip(expected, outputs, strict=True)), variant
 
 
 REFUSED = {

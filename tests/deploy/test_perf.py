@@ -1,49 +1,88 @@
 from __future__ import annotations
 
-import time
-from itertools import groupby
+from itertools import cycle, groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from motrlab.deploy.perf import STEP_STAGES, measure_latency, time_in_turn
+from motrlab.deploy import runtime
+from motrlab.deploy.perf import measure_latency, time_in_turn
 from motrlab.errors import UserError
 
-
-def test_latency_of_graphs_and_stages(artifact: Path, fixed_point: Any, images: Any) -> None:
-    metrics = measure_latency(artifact, fixed_point.floats, images, repeats=8)
-    for prefix in ("", "threads_2."):
-        for name in (
-            "base.fixed_point",
-            "base.fp32",
-            "qim.fixed_point",
-            "qim.fp32",
-            *(f"step.{s}" for s in (*STEP_STAGES, "host", "fp32_total")),
-        ):
-            assert 0 < metrics[f"{prefix}{name}.p50_ms"] <= metrics[f"{prefix}{name}.p90_ms"], name
-        assert metrics[f"{prefix}fps"] == pytest.approx(1000 / metrics[f"{prefix}step.total.p50_ms"], rel=1.0)
-        fixed, fp32 = (metrics[f"{prefix}base.{kind}.p50_ms"] for kind in ("fixed_point", "fp32"))
-        assert metrics[f"{prefix}speedup"] == pytest.approx(fp32 / fixed, rel=0.01)
-    assert metrics["num_frames"] == len(images)
-    parts = sum(metrics[f"step.{stage}.p50_ms"] for stage in STEP_STAGES if stage != "total")
-    assert parts < 1.5 * metrics["step.total.p50_ms"]
+SECONDS = {  # of one call after the other on one thread
+    "artifact/base.ort.onnx": (2, 2, 2, 2, 3),
+    "artifact/qim.ort.onnx": (1,),
+    "float/base.onnx": (6,),
+    "float/qim.onnx": (4,),
+}
 
 
-def test_candidates_are_called_in_turn_on_the_same_inputs() -> None:
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, for a test to move."""
+    time = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: time[0])
+    return time
+
+
+@pytest.fixture
+def networks_take_their_time(now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes in networks alone, by `SECONDS`; two threads are twice as fast."""
+    load = runtime.load_network
+
+    def load_timed(path: Path, outputs: Any, num_threads: int, *others: Any, **options: Any) -> runtime.Network:
+        network = load(path, outputs, num_threads, *others, **options)
+        costs = cycle(SECONDS[f"{path.parent.name}/{path.name}"])
+
+        def run(inputs: Any) -> Any:
+            now[0] += next(costs) / num_threads
+            return network(inputs)
+
+        return run
+
+    monkeypatch.setattr(runtime, "load_network", load_timed)
+
+
+@pytest.mark.usefixtures("networks_take_their_time")
+def test_every_latency_is_that_of_the_file_it_is_called_after(artifact: Path, fixed_point: Any, images: Any) -> None:
+    metrics = measure_latency(artifact, fixed_point.floats, images, num_threads=(1, 2), repeats=20)
+    for prefix, base in (("", 1.0), ("threads_2.", 0.5)):  # the QIM has one thread
+        found = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+        expected = {
+            "base.fixed_point.p50_ms": 2000 * base,
+            "base.fixed_point.p90_ms": 3000 * base,
+            "base.fp32.p50_ms": 6000 * base,
+            "qim.fixed_point.p50_ms": 1000,
+            "qim.fp32.p90_ms": 4000,
+            "speedup": 3,
+            "qim.speedup": 4,
+            "step.preprocess.p50_ms": 0,
+            "step.base.p50_ms": 2000 * base,
+            "step.qim.p50_ms": 1000,
+            "step.host.p50_ms": 0,
+            "step.total.p50_ms": 2000 * base + 1000,
+            "step.fp32_total.p50_ms": 6000 * base + 4000,
+            "step.speedup": round((6 * base + 4) / (2 * base + 1), 4),
+            "fps": round(7 / ((6 * 2 + 3) * base + 7), 4),  # three of ten frames warm up, one of seven is slow
+        }
+        assert {name: found[name] for name in expected} == expected
+    assert (metrics["num_frames"], metrics["repeats"], metrics["num_threads"]) == (10, 20, 1)
+
+
+def test_candidates_are_called_in_turn_on_the_same_inputs(now: list[float]) -> None:
     calls: list[tuple[str, int]] = []
 
-    def slow(inputs: Any) -> Any:
-        calls.append(("slow", inputs["n"]))
-        time.sleep(0.003)
+    def candidate(name: str, seconds: float) -> Any:
+        def run(inputs: Any) -> None:
+            calls.append((name, inputs["n"]))
+            now[0] += seconds
 
-    def fast(inputs: Any) -> Any:
-        calls.append(("fast", inputs["n"]))
+        return run
 
     inputs: Any = [{"n": 0}, {"n": 1}]
-    seconds = time_in_turn({"slow": (slow, inputs), "fast": (fast, inputs)}, repeats=13)
-    assert {name: len(values) for name, values in seconds.items()} == {"slow": 13, "fast": 13}
-    assert min(seconds["slow"]) >= 0.003 > max(seconds["fast"])
+    both = {name: (candidate(name, seconds), inputs) for name, seconds in (("slow", 3.0), ("fast", 1.0))}
+    assert time_in_turn(both, repeats=13) == {"slow": [3.0] * 13, "fast": [1.0] * 13}
     assert [name for name, _ in groupby(name for name, _ in calls)] == ["slow", "fast"] * 2
     assert [n for name, n in calls if name == "slow"] == [n for name, n in calls if name == "fast"]
     assert {n for _, n in calls} == {0, 1}

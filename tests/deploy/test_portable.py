@@ -79,31 +79,23 @@ def test_openvino_takes_the_portable_files(fixed_point: FixedPoint) -> None:
     assert all(error(one, other) < 0.15 for one, other in zip(found, expected, strict=True))
 
 
-def test_every_tensor_has_its_pair_of_quantisers(fixed_point: FixedPoint) -> None:
+@pytest.mark.parametrize("graph", ["base", "qim"])
+def test_every_tensor_has_its_pair_of_quantisers_with_its_scale(graph: str, fixed_point: FixedPoint) -> None:
     """None is left for a vendor's tool to calibrate without a word: DequantizeLinear directly behind QuantizeLinear."""
-    for graph, quantised in (("base", fixed_point.quantised), ("qim", fixed_point.quantised)):
-        model = fixed_point.graphs[f"{graph}.onnx"]
-        made = {out: node for node in model.graph.node for out in node.output}
-        wanted = {s.name for s in quantised.specs.values() if s.graph == graph and s.operator != "head"}
-        wanted -= {"detect.query", "detect.residual"}  # constants
-        last = {"base": f"decoder.{quantised.config.decoder_layers - 1}.norm4", "qim": "norm3"}[graph]
-        assert last in wanted  # it has the name of the output
-        for name in wanted - {last}:
-            pair = made[f"{graph}/{name}"]
-            assert pair.op_type == "DequantizeLinear", name
-            assert made[pair.input[0]].op_type == "QuantizeLinear", name
-            assert pair.input[1:] == made[pair.input[0]].input[1:], name
-
-
-def test_scales_are_those_of_the_model(fixed_point: FixedPoint) -> None:
-    model, net = fixed_point.graphs["base.onnx"], fixed_point.quantised.net
+    model, quantised = fixed_point.graphs[f"{graph}.onnx"], fixed_point.quantised
     arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     made = {out: node for node in model.graph.node for out in node.output}
-    for (graph, name), spec in fixed_point.quantised.specs.items():
-        node = made.get(f"{graph}/{name}")
-        if node is not None:
-            assert float(arrays[node.input[1]]) == np.float32(net.scale(spec)), name
-            assert int(arrays[node.input[2]]) == (0 if spec.low == 0 else 128), name
+    specs = {s.name: s for s in quantised.specs.values() if s.graph == graph and s.operator != "head"}
+    last = {"base": f"decoder.{quantised.config.decoder_layers - 1}.norm4", "qim": "norm3"}[graph]
+    assert last in specs  # it has the name of the output
+    for name in specs.keys() - {last, "detect.query", "detect.residual"}:  # constants
+        pair = made[f"{graph}/{name}"]
+        assert pair.op_type == "DequantizeLinear", name
+        assert made[pair.input[0]].op_type == "QuantizeLinear", name
+        assert pair.input[1:] == made[pair.input[0]].input[1:], name
+        scale, zero_point = (arrays[constant] for constant in pair.input[1:])
+        assert float(scale) == np.float32(quantised.net.scale(specs[name])), name
+        assert int(zero_point) == (0 if specs[name].low == 0 else 128), name
 
 
 def test_the_form_that_compilers_take(fixed_point: FixedPoint) -> None:
@@ -125,9 +117,8 @@ def test_other_networks_and_schemes(name: str, tmp_path: Path) -> None:
     base, qim = feeds(step)
     found = [*run(other.graphs["base.onnx"], base, LEVELS[1]), *run(other.graphs["qim.onnx"], qim, LEVELS[1])]
     assert all(error(one, other) < 0.2 for one, other in zip(found, expected, strict=True))
-    if not logits:
-        kinds = {numpy_helper.to_array(i).dtype for i in other.graphs["base.onnx"].graph.initializer}
-        assert np.dtype(np.int8) in kinds
+    kinds = {constant.data_type for constant in other.graphs["base.onnx"].graph.initializer}
+    assert (onnx.TensorProto.UINT8 in kinds) == logits
 
 
 def test_int16_stands_in_the_portable_file(fixed_point: FixedPoint) -> None:

@@ -24,14 +24,17 @@ from motrlab.tracking.step import to_numpy
 from tests.deploy.conftest import FixedPoint, make_fixed_point, noise
 
 FORMS: dict[str, dict[str, Any]] = {
-    "default": {},
     "narrow": {"scheme": Scheme(signed_only=True, weight_bits=7)},
     "logits": {"query_memory": 0.5, "relative_boxes": False},
 }
 
 
-@pytest.fixture(scope="module", params=FORMS)
-def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FixedPoint:
+@pytest.fixture(scope="module", params=["default", *FORMS])
+def converted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, fixed_point: FixedPoint
+) -> FixedPoint:
+    if request.param == "default":
+        return fixed_point
     return make_fixed_point(tmp_path_factory.mktemp(request.param), **FORMS[request.param])
 
 
@@ -43,7 +46,7 @@ def inputs_of(converted: FixedPoint) -> dict[str, Sequence[torch.Tensor]]:
     return {"base": (frame, query, mask, reference), "qim": (*step.qim_inputs[:2], mask)}
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(scope="module", params=BACKENDS)
 def tapped(request: pytest.FixtureRequest, converted: FixedPoint) -> TappedRuntime:
     return TappedRuntime(converted.artifact, converted.quantised, backend=request.param)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def prepared_home(tmp_path_factory: pytest.TempPathFactory, tiny_preset: str) ->
 
 
 @pytest.fixture
-def run(prepared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The prepared run; tests share it and only add to it."""
-    monkeypatch.setenv("MOTRLAB_HOME", str(prepared_home))
+def run(prepared_home: Path, home: Path) -> Run:
+    """A copy of the prepared run, the test's own."""
+    shutil.copytree(prepared_home / "runs", home / "runs", symlinks=True)
     return Run.open("tiny", create=False)

@@ -30,6 +30,7 @@ def test_prepare_data_leaves_stores_gt_and_a_record(run: Run) -> None:
 
 
 def test_preparing_again_changes_nothing(run: Run) -> None:
+    prepare_data(run, num_workers=1)
     files = {path: path.stat().st_mtime_ns for path in run.data.rglob("data.mdb")}
     assert len(files) == 3
     before = run.last_record("data", "data")

@@ -22,13 +22,11 @@ from motrlab.training.checkpoint import save_model
 
 @pytest.fixture
 def calibrated(run: Run) -> Run:
-    """Random weights, calibrated on four frames; made once, as tests share the run (others leave empty files in it)."""
+    """Random weights, calibrated on four frames."""
     small = replace(run.config.calibration, num_frames=4, num_sequences=2)
     run = replace(run, config=replace(run.config, calibration=small))
-    file = run.model_file("calibration")
-    if not file.is_file() or file.stat().st_size == 0:
-        save_model(run.model_file("float"), build_motr(run.config.model, seed=3), run.config)
-        calibrate(run)
+    save_model(run.model_file("float"), build_motr(run.config.model, seed=3), run.config)
+    calibrate(run)
     return run
 
 

@@ -91,6 +91,14 @@ def test_the_claim_is_with_the_expected_one() -> None:
     assert decision.source[0, 1] == DETECT + 1
 
 
+def test_of_two_as_near_the_claim_is_with_the_older_one() -> None:
+    tracker = Tracker(RULES, DETECT, TRACK)
+    step(tracker, {0: (0.9, 0.25)}, {})
+    step(tracker, {0: (0.9, 0.75)}, {0: (0.9, 0.25)})
+    step(tracker, {}, {0: (0.9, 0.5), 1: (0.9, 0.5)})  # both are drawn to the middle
+    assert tracker.unseen[0].tolist() == [False, True, False]
+
+
 def test_newborn_on_top_of_a_seen_track_is_no_birth() -> None:
     tracker = walking()
     decision = step(tracker, {0: (0.9, 0.521)}, {0: (0.9, 0.52)})

@@ -189,10 +189,11 @@ WRITTEN = {  # score, side of a square box as a fraction of an 80 × 80 image, i
 }
 
 
+@pytest.mark.parametrize("coast", [False, True])
 @pytest.mark.parametrize("name", WRITTEN)
-def test_what_is_written(name: str) -> None:
+def test_what_is_written(name: str, coast: bool) -> None:
     score, side, expected = WRITTEN[name]
-    tracker = Tracker(CONFIG, 1, 1)
+    tracker = Tracker(replace(CONFIG, coast=coast), 1, 1)
     tracker.track_id[:] = 4
     scores, boxes = np.array([[LOW, score]]), np.array([[(0.5, 0.5, side, side)] * 2])
     found = tracker.written(Decision(np.array([[1]])), scores, boxes, 80.0 * 80.0)[0]

@@ -136,7 +136,7 @@ def test_clips_are_dealt_once_each(steady: Config) -> None:
 
 
 def test_the_reference_takes_eight_clips_at_every_length() -> None:
-    """REFERENCE.md: eight GPUs, one clip each, from clips of two frames to clips of five."""
+    """`mot17`: eight GPUs, one clip each, from clips of two frames to clips of five."""
     train = load_preset("mot17").train
     sampler = StepSampler(train, 2664)
     keys = [sampler.keys(int(train.steps * fraction)) for fraction in (0, 0.3, 0.5, 0.9)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from motrlab.config import Config, mot17, mot17_small, smoke, street
+from motrlab.config import Config, smoke
 from motrlab.config.scheme import Rule
 from motrlab.deploy.calops import count_operations
 from motrlab.errors import UserError
@@ -259,12 +259,3 @@ def test_tables_survive_their_files(tmp_path: Path) -> None:
         assert repr(read_table(tmp_path / "table.csv", kind)) == repr(table)
     with pytest.raises(UserError, match=r"table\.csv"):
         read_table(tmp_path / "table.csv", GroupRow)
-
-
-@pytest.mark.parametrize("preset", [smoke, street, mot17_small, mot17])
-def test_group_names_do_not_collide_in_any_preset(preset: object) -> None:
-    config: Config = preset()  # type: ignore[operator]
-    stages = {group_of("base", "conv", f"backbone.stages.{i}.0.layers.0") for i in range(len(config.model.stages))}
-    layers = {group_of("base", "linear", f"decoder.{i}.ffn.expand") for i in range(config.model.decoder_layers)}
-    assert len(stages) == len(config.model.stages)
-    assert len(layers) == config.model.decoder_layers
