@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this; and what a command makes of exceptions."""
+"""The one exception that means: the user can put this right; and what a command makes of exceptions."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def writing(path: Path) -> Iterator[None]:
             code, reason = errno.ENOSPC, os.strerror(errno.ENOSPC)
         elif not isinstance(error, OSError):
             raise
-        advice = DISK_ADVICE.get(code or 0, "mend that and run again")
+        advice = DISK_ADVICE.get(code or 0, "fix that and run again")
         raise UserError(f"{path}: cannot be written ({reason}); {advice}") from error
 
 

@@ -40,9 +40,9 @@ def import_cvat(
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror or error})") from error
     except zipfile.BadZipFile as error:
-        raise UserError(f"{source}: not a whole zip archive ({error}); export it anew") from error
+        raise UserError(f"{source}: not a whole zip archive ({error}); export it again") from error
     except _DAMAGED as error:
-        raise UserError(f"{source}: cannot be unpacked ({error}); export it anew, without a password") from error
+        raise UserError(f"{source}: cannot be unpacked ({error}); export it again, without a password") from error
 
 
 def _read(source: Path, archive: zipfile.ZipFile, images: Path | None) -> LabelledVideo:
@@ -65,7 +65,7 @@ def _read(source: Path, archive: zipfile.ZipFile, images: Path | None) -> Labell
 
 
 def _safe_names(source: Path, archive: zipfile.ZipFile) -> list[str]:
-    """The archive's files without hidden ones, which macOS adds when it packs a folder anew. Raises UserError."""
+    """The archive's files without hidden ones, which macOS adds when it packs a folder again. Raises UserError."""
     names = [n for n in archive.namelist() if not n.endswith("/") and not PurePosixPath(n).name.startswith(".")]
     for name in names:
         parts = PurePosixPath(name.replace("\\", "/")).parts

@@ -59,7 +59,7 @@ def list_frames(folder: Path, info: SequenceInfo | None = None, *, numbered: boo
         fault = f"{folder}: frame {missing[0]} of {end} is missing"
         if len(missing) > 1:
             fault = f"{folder}: {len(missing)} of {end} frames are missing, the first of them {missing[0]}"
-        fault += mismatch.format(other) if other else "; copy it anew"
+        fault += mismatch.format(other) if other else "; copy it again"
     if max(frames) > end:
         notes.append(f"{sum(f > end for f in frames)} files behind frame {end}, the last of seqinfo.ini, are left out")
     inside = {frame: file for frame, file in frames.items() if frame <= end}

@@ -95,7 +95,7 @@ def _reading(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); copy it anew") from error
+        raise UserError(f"{file}: cannot be read ({error.strerror}); copy it again") from error
 
 
 def _marker(folder: Path) -> str:

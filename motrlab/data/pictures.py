@@ -36,7 +36,7 @@ def decode_image(data: bytes, where: object, reduce: int = 1) -> Image:
     except cv2.error:  # no bytes at all, or more pixels than OpenCV takes
         image = None
     if image is None:
-        raise UserError(f"{where}: not a readable picture; copy it anew or remove it")
+        raise UserError(f"{where}: not a readable picture; copy it again or remove it")
     return np.asarray(image, np.uint8)
 
 

@@ -121,7 +121,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def opened(path: Path, *, fresh: bool = False) -> lmdb.Environment:
-    """The process's environment of folder `path`; with `fresh` it is opened anew where the file has been replaced.
+    """The process's environment of folder `path`; with `fresh` it is opened again where the file has been replaced.
 
     Raises UserError: no such file, not an LMDB, cut short.
     """

@@ -77,7 +77,7 @@ def generate_street(
 ) -> list[Path]:
     """Write the data set below `destination` and return the folders of its sequences.
 
-    A sequence that is there already, from the same config, is kept; one from another config is made anew. The bytes
+    A sequence that is there already, from the same config, is kept; one from another config is made again. The bytes
     do not depend on `num_workers`. `progress=None` shows a bar on a terminal only. Raises UserError when a folder
     is in the way that this function did not write.
     """

@@ -140,7 +140,7 @@ def _said_on_stderr() -> Iterator[list[str]]:
         os.close(reader)
 
 
-def read_size(file: Image, *, decode: bool = False, advice: str = "copy it anew") -> tuple[int, int]:
+def read_size(file: Image, *, decode: bool = False, advice: str = "copy it again") -> tuple[int, int]:
     """Width and height of a JPEG or PNG file, with `decode` as `check_decodes` says.
 
     Raises UserError for one that is damaged or neither, and, with `advice`, for one that cannot be read.
@@ -154,14 +154,14 @@ def read_size(file: Image, *, decode: bool = False, advice: str = "copy it anew"
     except OSError as error:
         raise UserError(f"{file}: {why_unreadable(file, error)}; {advice}") from error
     except ValueError as error:
-        raise UserError(f"{file}: {error}; copy it anew") from error
+        raise UserError(f"{file}: {error}; copy it again") from error
 
 
 def check_frame(info: SequenceInfo, file: Path) -> None:
     """Raises UserError unless the file is a whole JPEG or PNG of the sequence's size."""
     width, height = read_size(file, decode=True)
     if (width, height) != (info.width, info.height):
-        said = f"seqinfo.ini says {info.width}×{info.height}; mend one of them"
+        said = f"seqinfo.ini says {info.width}×{info.height}; correct one of them"
         raise UserError(f"{file}: {width}×{height} pixels, but {said}")
 
 

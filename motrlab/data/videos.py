@@ -92,9 +92,9 @@ def _read_picture(file: Path) -> Image:
         elif data.startswith(b"\x89PNG"):
             png_size(data)
     except OSError as error:
-        raise UserError(f"{file}: {why_unreadable(file, error)}; copy it anew") from error
+        raise UserError(f"{file}: {why_unreadable(file, error)}; copy it again") from error
     except ValueError as error:
-        raise UserError(f"{file}: {error}; copy it anew") from error
+        raise UserError(f"{file}: {error}; copy it again") from error
     return decode_image(data, file)
 
 
@@ -130,7 +130,7 @@ def _read_video(path: Path, video: cv2.VideoCapture, fps: float) -> Iterator[tup
     if number < promised - (0 if exact else min(fps, promised / 4)):
         what = f"{number} of the {promised} frames that it promises can be read"
         cause = "trimmed without a new encoding" if exact else "of a varying frame rate"
-        raise UserError(f"{path}: {what}: cut, damaged, or {cause}; copy it anew if it should be whole")
+        raise UserError(f"{path}: {what}: cut, damaged, or {cause}; copy it again if it should be whole")
 
 
 class VideoFile:

@@ -185,7 +185,7 @@ def load_openvino(path: Path, outputs: Sequence[str], num_threads: int) -> Netwo
 
     def run(inputs: dict[str, Array]) -> list[Float32]:
         found = request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
-        return [np.array(found[name]) for name in outputs]  # the request's own buffers are written anew next time
+        return [np.array(found[name]) for name in outputs]  # the request's own buffers are overwritten next time
 
     return run
 

@@ -104,7 +104,7 @@ class PairedSequence:
         return np.unique(self.frame[again & candidates]).tolist()
 
     def select(self, gt: np.ndarray, pred: np.ndarray) -> PairedSequence:
-        """The boxes that two masks name, ids numbered anew."""
+        """The boxes that two masks name, ids numbered from 0."""
         kept = gt[self.pair_gt] & pred[self.pair_pred]
         return PairedSequence(
             self.gt_frame[gt],

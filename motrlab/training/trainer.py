@@ -91,7 +91,7 @@ def fit(
     """Minimise the loss over the clips of `store` for `config.train.steps` updates; the model's result stays in place.
 
     `folder` gets, with IDENTITY made from config, data and `origin` (whatever else the start depends on), so that a
-    rerun goes on from its own checkpoint, and one with other settings starts anew without losing the first:
+    rerun goes on from its own checkpoint, and one with other settings starts again without losing the first:
     `training-IDENTITY.safetensors` and `loss-IDENTITY.csv` every `checkpoint_every` steps,
     `step-N-IDENTITY.safetensors` every `keep_every`. No model is chosen by a validation: those look at test frames.
 

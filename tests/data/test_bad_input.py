@@ -65,7 +65,7 @@ def det(text: str) -> Callable[[Path], object]:
 
 # name: damage to a sequence of 8 frames of 96×64, what the line says (a regular expression, after the file's path)
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated JPEG": (bytes_of(FRAME, lambda d: d[:-100]), rf"{FRAME}: JPEG file is cut short; copy it anew"),
+    "truncated JPEG": (bytes_of(FRAME, lambda d: d[:-100]), rf"{FRAME}: JPEG file is cut short; copy it again"),
     "JPEG with its tail zeroed": (
         bytes_of(FRAME, lambda d: d[:-300] + bytes(300)), rf"{FRAME}: JPEG file is cut short"),
     "JPEG cut, then closed": (
@@ -77,12 +77,12 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "PNG called JPEG": (bytes_of(FRAME, lambda _: b"\x89PNG\r\n"), rf"{FRAME}: not a JPEG or PNG file"),
     "JPEG of another size": (
         bytes_of(FRAME, lambda _: noise(60, 96)), rf"{FRAME}: 96×60 pixels, but seqinfo\.ini says 96×64"),
-    "missing frame": (lambda f: (f / FRAME).unlink(), r"img1: frame 3 of 8 is missing; copy it anew"),
+    "missing frame": (lambda f: (f / FRAME).unlink(), r"img1: frame 3 of 8 is missing; copy it again"),
     "frame that is a folder": (
         lambda f: ((f / FRAME).unlink(), (f / FRAME).mkdir()), r"img1: frame 3 of 8 is missing"),
     "frames that are missing": (
         lambda f: [(f / f"img1/00000{i}.jpg").unlink() for i in (2, 3, 7)],
-        r"img1: 3 of 8 frames are missing, the first of them 2; copy it anew"),
+        r"img1: 3 of 8 frames are missing, the first of them 2; copy it again"),
     "no frames": (lambda f: (f / "img1").rename(f / "img2"), r"img1: missing; give the folder that holds the frames"),
     "gt row with letters": (gt(ROW + "2,1,5,x,7,8,1,1,1\n"), r"gt/gt\.txt:2: could not convert string to float: 'x'"),
     "gt row with NaN": (gt(ROW + "2,1,5,nan,7,8,1,1,1\n"), r"gt/gt\.txt:2: NaN or infinity"),

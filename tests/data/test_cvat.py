@@ -59,7 +59,7 @@ def test_an_archive_becomes_a_folder_that_prepare_takes(frames: list[bytes], tmp
         {"gt/gt.txt": "".join(f"{line},-1\n" for line in GT.splitlines()), "gt/labels.txt": LABELS},
         {"task/gt/gt.txt": GT, "task/gt/labels.txt": LABELS},
     ],
-    ids=["CRLF and byte-order mark", "a tenth column", "packed anew in a folder"],
+    ids=["CRLF and byte-order mark", "a tenth column", "packed again in a folder"],
 )
 def test_forms_that_are_read_as_well(files: dict[str, bytes | str], frames: list[bytes], tmp_path: Path) -> None:
     source = archive(tmp_path / "a.zip", files)

@@ -50,7 +50,7 @@ def test_a_missing_frame_does_not_move_the_others(tmp_path: Path) -> None:
     path = folder(tmp_path / "img1", ["000001.jpg", "000004.jpg"])
     found = list_frames(path, info())
     assert list(found.files) == [1, 4]
-    assert found.fault == f"{path}: 2 of 4 frames are missing, the first of them 2; copy it anew"
+    assert found.fault == f"{path}: 2 of 4 frames are missing, the first of them 2; copy it again"
     assert list_frames(path).fault == found.fault  # nothing promises frames, but the gap shows
 
 

@@ -90,7 +90,7 @@ def test_the_columns_that_prove_it(tapped: TappedRuntime, converted: FixedPoint)
 
 @pytest.fixture
 def rescaled(converted: FixedPoint) -> Iterator[QuantizedMotr]:
-    """The model, for the test to break a scale of; it is mended afterwards."""
+    """The model, for the test to break a scale of; it is repaired afterwards."""
     kept = converted.quantised.ranges.scale.clone()
     yield converted.quantised
     converted.quantised.ranges.scale.copy_(kept)

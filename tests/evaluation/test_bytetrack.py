@@ -47,7 +47,7 @@ def test_a_lost_track_is_found_where_it_was_heading(gap: int, num_ids: int) -> N
     there, back = list(range(1, 21)), list(range(21 + gap, 60 + gap))
     other = walk(range(1, 100), 900, 0)  # so that frames go on
     tracks = track_detections(detections(walk([*there, *back], 0, 3), other), replace(EVERYTHING, max_lost_frames=30))
-    # The first frame's row of `back` is missed by a track that has to be confirmed anew.
+    # The first frame's row of `back` is missed by a track that has to be confirmed again.
     assert len(set(tracks.track_id[tracks.ltwh[:, 0] < 700])) == num_ids
 
 

@@ -231,7 +231,7 @@ def problem(
         place = place + speed
         if rng.random() < 0.1:  # a frame with nobody, or one the tracker sleeps through
             continue
-        if rng.random() < 0.2:  # two tracks swap, one takes the id of another that is gone, or one begins anew
+        if rng.random() < 0.2:  # two tracks swap, one takes the id of another that is gone, or one begins again
             a, b = rng.integers(people, size=2)
             alias[[a, b]] = alias[[b, a]]
             alias[a] = alias.max() + 1 if rng.random() < 0.5 else alias[a]

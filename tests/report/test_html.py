@@ -197,7 +197,7 @@ def test_headline_before_quantisation(made_run: Run) -> None:
 
 
 def test_what_came_from_an_older_float_model_is_left_out_and_named(full_run: Run, make_stage: MakeStage) -> None:
-    make_stage(full_run, "float", "trained anew")
+    make_stage(full_run, "float", "trained again")
     full_run.add_record(
         "float", "accuracy", {f"motchallenge.{name}": value for name, value in METRICS.items()}, started=STARTED
     )

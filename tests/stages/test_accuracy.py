@@ -132,7 +132,7 @@ def perfect(gt: Annotations) -> Tracks:
 
 
 def shuffle_ids(tracks: Tracks, seed: int) -> Tracks:
-    """The ids of every frame dealt anew among its boxes."""
+    """The ids of every frame dealt again among its boxes."""
     rng = np.random.default_rng(seed)
     ids = tracks.track_id.copy()
     for frame in np.unique(tracks.frame):

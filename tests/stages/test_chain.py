@@ -70,7 +70,7 @@ def test_what_an_older_motrlab_or_another_model_left_is_not_enough(home: Path, m
     run = Run.open("mine", "street")
     for name in ("data", "float", "calibration"):
         make_stage(run, name)
-    run.model_file("float").write_text("trained anew")
+    run.model_file("float").write_text("trained again")
     with pytest.raises(UserError, match="has a stage 'float' that was made from what has changed since, or by an old"):
         chain.require(run, "calibration")
     run.add_record("float", "training", {}, started=0.0)
@@ -83,6 +83,6 @@ def test_an_artefact_of_another_model_is_not_compared(home: Path, make_stage: Ca
     run = Run.open("mine", "street")
     for name in CHAIN:
         make_stage(run, name)
-    make_stage(run, "qat", "trained anew")
+    make_stage(run, "qat", "trained again")
     with pytest.raises(UserError, match="has a stage 'fixed_point' that was made from what has changed since"):
         measure_agreement(run)

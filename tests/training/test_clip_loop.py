@@ -175,7 +175,7 @@ def test_track_slots_may_come_in_any_order(setting: Setting) -> None:
 
 
 class Shuffled(ClipAssignment):
-    """Deals the tracks of every frame over the slots anew."""
+    """Deals the tracks of every frame over the slots again."""
 
     def decide(self, output: FrameOutput) -> Decision:
         decision = super().decide(output)

@@ -248,4 +248,4 @@ def _parsed(kind: type[Any], line: Mapping[str, str], path: Path) -> Any:
     try:
         return kind(**{f.name: readers[str(f.type)](line[f.name]) for f in dataclasses.fields(kind)})
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a table of this motrlab ({error}); compare the layers anew") from error
+        raise UserError(f"{path}: not a table of this motrlab ({error}); compare the layers again") from error
