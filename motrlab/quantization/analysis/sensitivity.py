@@ -22,8 +22,8 @@ from motrlab.tracking.step import Graphs
 
 Scores = Mapping[str, float]  # `mota`, `idf1`, fractions; empty where they are not measured
 _LEAST_SHARE = 1e-3  # of the operations: below, groups count as equally cheap
-# Of the noise. Any change draws the rounding errors behind it again, and with them a few percent of the noise: that much
-# is found even for groups that alone make none.
+# Of the noise. Any change draws the rounding errors behind it again, and with them a few percent of the noise: that
+# much is found even for groups that alone make none.
 _LEAST_GAIN = 5e-3
 
 
