@@ -1,6 +1,7 @@
 """Quantisation-aware training: the float training's loop on the calibrated model in fixed point.
 
-Starts from the calibrated state. The scales of the weights always follow the weights. Ranges that an observer averages
+Starts from the ranges of calibration and the weights of the float model. Activations are on their grids; weights are
+trained in float, and rounded adaptively at the end. Ranges that an observer averages
 or takes the largest of move for the first part of the steps and are then frozen; those that were chosen from a
 histogram (percentile, MSE, KL) stay as calibration chose them.
 """
@@ -79,8 +80,9 @@ def train_qat(
 ) -> FitResult:
     """Train the calibrated `quantised` in place for `config.qat.steps` updates; ends in mode `evaluate`.
 
-    At the end weights are rounded adaptively on `videos` (what calibration watched): training moves them by many grid
-    points, and to nearest their errors would be those of chance again.
+    Activations are on their grids throughout. Weights are trained in float and rounded adaptively at the end, on
+    `videos` (what calibration watched): training moves them by many grid points, and rounding to nearest, at every
+    step as at the end, makes ten times the noise.
     `folder` gets `model.safetensors` at the end (see `QuantizedMotr.load`), and on the way what `trainer.fit` writes.
     With `quantise` false the float model is trained instead, on the same clips at the same rates, and the mode at the
     end is `float`.

@@ -5,7 +5,7 @@ smooth picture. Here weights are rounded one input at a time, and the error of e
 output that are not rounded yet, and at last over the bias, as the second moments of the inputs say (GPTQ, arXiv
 2210.17323, section 3.1). So the mean error of every product goes as well (bias correction, arXiv 1906.04721, section
 4.2). Inputs are those of the quantised graph. The new weights stand on their grid, and their scales stay: rounding to
-nearest, in QAT too, finds them there.
+nearest finds them there.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motrlab.quantization.functions import ONE, exact_parts, key_parts
-from motrlab.quantization.tensors import StraightThrough
 
 MIN_SCALE = 1e-6  # of weights
 LARGEST_BIAS = 2**22  # in steps of the accumulator
@@ -131,17 +130,16 @@ def side_by_side(layers: Sequence[IntegerLayer]) -> IntegerLayer:
 
 
 def _parts(weight: Tensor, bias: Tensor) -> tuple[slice, ...]:
-    """Slices of the inputs of a product of integers that float32 sums exactly; in training, where it need not, one."""
-    if weight.requires_grad:
-        return (slice(0, weight.shape[1]),)
+    """Slices of the inputs of a product of integers that float32 sums exactly."""
     magnitude = weight.abs().reshape(*weight.shape[:2], -1).sum(2).double() * 255
     return exact_parts(magnitude.cpu().numpy(), bias.detach().cpu().numpy())
 
 
 def integer_layer(weight: Tensor, bias: Tensor, x_scale: Any, limit: int, *, per_channel: bool) -> IntegerLayer:
-    """The integers of a layer whose input is in steps of `x_scale`; with gradients, where they are enabled.
+    """The integers of a layer whose input is in steps of `x_scale`.
 
-    `limit`: largest magnitude of a weight. The scales follow the weights; a bias that would pass 2²² widens them.
+    `limit`: largest magnitude of a weight. The scales follow the weights; a bias that would pass 2²² widens them. Where
+    gradients are enabled, weights and bias are in the same steps and not rounded: rounding is QAT's last step.
     """
     flat = weight.detach().abs().flatten(1)
     largest = flat.amax(1) if per_channel else flat.amax().expand(len(flat))
@@ -149,11 +147,7 @@ def integer_layer(weight: Tensor, bias: Tensor, x_scale: Any, limit: int, *, per
     scale = (largest / limit).clamp(min=MIN_SCALE)
     scale = torch.maximum(scale, bias.detach().abs() / (x_step.detach() * LARGEST_BIAS))
     steps, step = weight / scale.reshape(-1, *[1] * (weight.ndim - 1)), x_step * scale
-    shift = (bias.detach().double() / step.detach().double()).round().float()
     if torch.is_grad_enabled():
-        rounded = StraightThrough.apply(steps, steps.detach(), -limit, limit)
-        floating = bias / step
-        shift = floating + (shift - floating).detach()
-    else:
-        rounded = steps.round()
+        return IntegerLayer(steps, bias / step, scale, step, (slice(0, weight.shape[1]),))
+    rounded, shift = steps.round(), (bias.double() / step.double()).round().float()
     return IntegerLayer(rounded, shift, scale, step, _parts(rounded, shift))

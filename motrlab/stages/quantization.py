@@ -12,8 +12,9 @@ import torch
 
 from motrlab.config import CalibrationConfig, Config
 from motrlab.errors import UserError
-from motrlab.model.motr import folded_copy
+from motrlab.model.motr import Motr, folded_copy
 from motrlab.quantization.calibration import calibrate as calibrate_ranges
+from motrlab.quantization.equalisation import equalise
 from motrlab.quantization.qat import train_qat as fit_qat
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run, exclusive
@@ -87,6 +88,7 @@ def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
             stacklevel=2,
         )
     quantized = load_quantized(run, "calibration")
+    quantized.model.load_state_dict(_equalised(run, config).state_dict())  # weights before they were rounded
     videos = calibration_videos(run, config.calibration)
     result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"), videos=videos)
     return record_training(run, "qat", result, config)
@@ -104,6 +106,14 @@ def train_float_extra(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str,
     folder = run.checkpoints("float_extra")
     result = fit_qat(quantized, open_store(run, "train"), config, folder, quantise=False)
     return record_training(run, "float_extra", result, config)
+
+
+def _equalised(run: Run, config: Config) -> Motr:
+    """The folded float model as calibration observes it."""
+    model = folded_copy(load_float(run))
+    if config.calibration.equalise:
+        equalise(model)
+    return model
 
 
 def _qat_config(run: Run, steps: int, lr: float) -> Config:
