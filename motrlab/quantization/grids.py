@@ -1,8 +1,8 @@
 """Tensors on grids, in PyTorch: what all operations of the fixed-point network have in common, its inputs and products.
 
 Evaluation computes the integers themselves (`functions.py`), carried in float32. Training does so for all tensors that
-travel, with the gradients of the float functions, straight through the grids; its weights are in float. With quantisation off it is the float
-model; observers then see the float values. `grid_operations.py` has the functions.
+travel, with the gradients of the float functions, straight through the grids; its weights are in float. With
+quantisation off it is the float model; observers then see the float values. `grid_operations.py` has the functions.
 """
 
 from __future__ import annotations
