@@ -54,8 +54,9 @@ def compare_layers(run: Run, stage: str = "qat", num_frames: int = 8, *, num_vid
     frames = compare_outputs(in_mode(quantised, "float", run.config), others, videos, run.config)
     tables: dict[str, Sequence[Any]] = {"layers.csv": rows, "layers_frames.csv": frames}
     assets = write_assets(run, tables, {"layers.png": tensor_sqnr(rows), "layers_frames.png": frame_sqnr(frames)})
-    counts = {"num_videos": len(names), "num_frames": sum(map(len, videos.values())), "compared_stage": stage}
-    metrics = counts | summary(rows) | _closed_loop_metrics(frames)
+    num_frames = sum(map(len, videos.values()))
+    metrics: dict[str, Any] = {"num_videos": len(names), "num_frames": num_frames, "compared_stage": stage}
+    metrics |= summary(rows) | _closed_loop_metrics(frames)
     return run.add_record("fixed_point", "layers", metrics, started=started, assets=assets)
 
 

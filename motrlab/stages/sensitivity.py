@@ -164,7 +164,8 @@ def _scored_front(
     found = list(path)
     for index in pareto_front([(point.float_share, point.noise_share) for point in path]):
         with switched_on(quantised, groups_of(quantised).keys() - set(raised_until(path, index))) as graphs:
-            found[index] = replace(path[index], **score(graphs))
+            scores: dict[str, Any] = dict(score(graphs))
+        found[index] = replace(path[index], **scores)
     return found
 
 

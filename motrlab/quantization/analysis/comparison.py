@@ -120,8 +120,9 @@ def _frame_row(
     live = shared != EMPTY
     num_either = len(np.setdiff1d(np.union1d(a_holds, b_holds), EMPTY))
     pairs = ((a.logits[-1], b.logits[-1]), (a.boxes[-1], b.boxes[-1]), (a.embedding, b.embedding))
-    decibels = [_output_db(pair, [chosen[live] for chosen in slots], len(a_holds)) for pair in pairs]
-    return FrameRow(video, frame, stage, *decibels, int(live.sum()) / num_either if num_either else 1.0)
+    logits, boxes, embedding = (_output_db(pair, [chosen[live] for chosen in slots], len(a_holds)) for pair in pairs)
+    share = int(live.sum()) / num_either if num_either else 1.0
+    return FrameRow(video, frame, stage, logits, boxes, embedding, share)
 
 
 def _output_db(outputs: tuple[Array, Array], tracks: Sequence[Int], num_track: int) -> float:
