@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from motrlab.data.preprocess import input_bytes
 from motrlab.deploy.runtime import load_artifact
@@ -23,9 +25,7 @@ from motrlab.stages.data import open_store
 from motrlab.stages.models import load_quantized
 from motrlab.tracking.step import FrameStep
 from motrlab.viz.curves import figure_png
-from motrlab.viz.layers import frame_sqnr, mean_db, tensor_sqnr
-
-_OUTPUTS = ("class_logits_db", "boxes_db", "embedding_db")
+from motrlab.viz.layers import FRAME_OUTPUTS, frame_sqnr, mean_db, tensor_sqnr
 
 
 def compare_layers(run: Run, stage: str = "qat", num_frames: int = 8, *, num_videos: int = 2) -> dict[str, Any]:
@@ -52,28 +52,30 @@ def compare_layers(run: Run, stage: str = "qat", num_frames: int = 8, *, num_vid
 
     others = {"fake": in_mode(quantised, "evaluate", run.config), "fixed_point": track_deployed}
     frames = compare_outputs(in_mode(quantised, "float", run.config), others, videos, run.config)
-    assets = [run.assets / name for name in ("layers.csv", "layers_frames.csv", "layers.png", "layers_frames.png")]
-    write_csv(assets[0], rows)
-    write_csv(assets[1], frames)
-    for path, figure in zip(assets[2:], (tensor_sqnr(rows), frame_sqnr(frames)), strict=True):
-        write_bytes(path, figure_png(figure))
-    metrics: dict[str, float | str] = {
-        "num_videos": len(names),
-        "num_frames": sum(map(len, videos.values())),
-        "compared_stage": stage,
-    }
+    tables: dict[str, Sequence[Any]] = {"layers.csv": rows, "layers_frames.csv": frames}
+    assets = write_assets(run, tables, {"layers.png": tensor_sqnr(rows), "layers_frames.png": frame_sqnr(frames)})
+    num_frames = sum(map(len, videos.values()))
+    metrics: dict[str, Any] = {"num_videos": len(names), "num_frames": num_frames, "compared_stage": stage}
     metrics |= summary(rows) | _closed_loop_metrics(frames)
     return run.add_record("fixed_point", "layers", metrics, started=started, assets=assets)
 
 
+def write_assets(run: Run, tables: Mapping[str, Sequence[Any]], figures: Mapping[str, Figure]) -> list[Path]:
+    """Rows and pictures into files of these names among the run's assets; their paths."""
+    for name, rows in tables.items():
+        write_csv(run.assets / name, rows)
+    for name, figure in figures.items():
+        write_bytes(run.assets / name, figure_png(figure))
+    return [run.assets / name for name in (*tables, *figures)]
+
+
 def _closed_loop_metrics(frames: Sequence[FrameRow]) -> dict[str, float]:
     """Outputs of the first and of the last frame of every stage, mean of the videos."""
-    metrics = {}
     numbers = {"first_frame": min(row.frame for row in frames), "last_frame": max(row.frame for row in frames)}
-    for stage in dict.fromkeys(row.stage for row in frames):
-        for when, number in numbers.items():
-            for output in _OUTPUTS:
-                value = mean_db(frames, stage, number, output)
-                if not math.isnan(value):
-                    metrics[f"closed_loop.{stage}.{when}_{output}"] = value
-    return metrics
+    metrics = {
+        f"closed_loop.{stage}.{when}_{output}": mean_db(frames, stage, number, output)
+        for stage in dict.fromkeys(row.stage for row in frames)
+        for when, number in numbers.items()
+        for output in FRAME_OUTPUTS
+    }
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,27 +15,21 @@ from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import evaluate
 from motrlab.evaluation.protocols import PROTOCOLS
-from motrlab.files import write_bytes, write_text
+from motrlab.files import write_text
 from motrlab.model.motr import MotrGraphs, folded_copy
 from motrlab.quantization.analysis.groups import float_rules, groups_of, switched_on
-from motrlab.quantization.analysis.layers import write_csv
 from motrlab.quantization.analysis.probe import Probe
-from motrlab.quantization.analysis.sensitivity import Scores, measure_groups, search_groups
-from motrlab.quantization.analysis.sensitivity_tables import (
-    AS_CONFIGURED,
-    PathPoint,
-    pareto_front,
-    raised_until,
-)
+from motrlab.quantization.analysis.sensitivity import Scores, measure_groups, no_scores, search_groups
+from motrlab.quantization.analysis.sensitivity_tables import AS_CONFIGURED, PathPoint, pareto_front, raised_until
 from motrlab.quantization.analysis.sweep import calibration_variants, compare_calibrations
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run
 from motrlab.stages.accuracy import network_inputs, torch_engine, track_part
 from motrlab.stages.data import open_store, read_ground_truth
+from motrlab.stages.layers import write_assets
 from motrlab.stages.models import load_float, load_quantized
 from motrlab.stages.quantization import calibration_videos
 from motrlab.tracking.step import Graphs
-from motrlab.viz.curves import figure_png
 from motrlab.viz.sensitivity import calibration_bars, group_ranking, pareto_plot
 
 _MAX_PROBE_VIDEOS = 4
@@ -61,34 +54,23 @@ def measure_sensitivity(
     if not 0 <= max_float_share <= 1:
         raise UserError(f"sensitivity: max_float_share is a share from 0 to 1, not {max_float_share}")
     started = time.time()
-    frames, clips = _sizes(run.config, num_frames, clip_frames)
+    sizes = _sizes(run.config, num_frames, clip_frames)
     quantised = load_quantized(run, "calibration")
-    score = _scorer(run, clips)
-    graphs = MotrGraphs(folded_copy(load_float(run)))
-    probe = Probe(graphs, probe_videos(run, frames), run.config)
-    reference = score(graphs) if score else {}
-    rows = measure_groups(quantised, probe, score)
-    path = search_groups(quantised, probe, rows, max_float_share)
-    path = _scored_front(quantised, path, score)
-    groups = groups_of(quantised)
-    raised = [groups[name] for name in raised_until(path, len(path) - 1)]
-    scheme = run.config.scheme.with_rules(*float_rules(raised))
-    limits = (reference["mota"], reference["idf1"]) if reference else None
-    assets = _write(
-        run,
-        {"sensitivity.csv": rows, "sensitivity_path.csv": path},
-        {
-            "sensitivity.png": group_ranking(rows),
-            "sensitivity_path.png": pareto_plot(path, rows, max_float_share=max_float_share, reference=limits),
-        },
-    )
+    bench = _Bench(run, *sizes)
+    rows = measure_groups(quantised, bench.probe, bench.score)
+    path = search_groups(quantised, bench.probe, rows, max_float_share)
+    path = _scored_front(quantised, path, bench.score)
+    groups, raised = groups_of(quantised), raised_until(path, len(path) - 1)
+    scheme = run.config.scheme.with_rules(*float_rules({name: groups[name] for name in raised}))
+    pareto = pareto_plot(path, rows, max_float_share=max_float_share, reference=bench.reference)
+    tables: dict[str, Sequence[Any]] = {"sensitivity.csv": rows, "sensitivity_path.csv": path}
+    assets = write_assets(run, tables, {"sensitivity.png": group_ranking(rows), "sensitivity_path.png": pareto})
     assets.append(run.assets / "sensitivity_scheme.json")
     write_text(assets[-1], json.dumps(scheme.to_dict(), indent=2) + "\n")
-    metrics = _common_metrics(probe, clips, reference)
-    metrics |= {"max_float_share": max_float_share, "num_groups": len(rows)}
-    for row in rows:
-        metrics |= _finite(row.group.replace(" ", "_"), row)
-    metrics |= _path_metrics(path)
+    metrics = bench.metrics | {"max_float_share": max_float_share, "num_groups": len(rows)}
+    metrics |= _finite({row.group.replace(" ", "_"): row for row in rows})
+    metrics |= {"search.num_rounds": len(path) - 1, "search.raised": ", ".join(raised)}
+    metrics |= _finite({"all_int8": path[0], "mixed": path[-1]})
     return run.add_record("calibration", "sensitivity", metrics, started=started, assets=assets)
 
 
@@ -105,26 +87,40 @@ def sweep_calibration(
         num_frames, clip_frames: as in `measure_sensitivity`.
     """
     started = time.time()
-    frames, clips = _sizes(run.config, num_frames, clip_frames)
+    sizes = _sizes(run.config, num_frames, clip_frames)
     every = calibration_variants(run.config)
     unknown = [name for name in variants if name not in every]
     if unknown:
         raise UserError(f"calibration sweep: no variant {unknown[0]!r}; there are {', '.join(every)}")
     chosen = {name: c for name, c in every.items() if not variants or name in (AS_CONFIGURED, *variants)}
-    model, score = folded_copy(load_float(run)), _scorer(run, clips)
-    graphs = MotrGraphs(model)
-    probe = Probe(graphs, probe_videos(run, frames), run.config)
-    reference = score(graphs) if score else {}
-    rows = compare_calibrations(model, chosen, lambda config: calibration_videos(run, config.calibration), probe, score)
-    assets = _write(
-        run, {"calibration_sweep.csv": rows}, {"calibration_sweep.png": calibration_bars(rows)}
-    )  # fmt: skip
-    metrics = _common_metrics(probe, clips, reference) | {"num_variants": len(rows)}
-    for row in rows:
-        metrics |= _finite(row.variant, row)
-    return run.add_record(
-        "calibration", "calibration_sweep", metrics, started=started, assets=assets, made_from=("data", "float")
-    )
+    bench = _Bench(run, *sizes)
+    probe, score = bench.probe, bench.score
+    rows = compare_calibrations(bench.model, chosen, lambda c: calibration_videos(run, c.calibration), probe, score)
+    figures = {"calibration_sweep.png": calibration_bars(rows)}
+    assets = write_assets(run, {"calibration_sweep.csv": rows}, figures)
+    metrics = bench.metrics | {"num_variants": len(rows)} | _finite({row.variant: row for row in rows})
+    kind, made_from = "calibration_sweep", ("data", "float")
+    return run.add_record("calibration", kind, metrics, started=started, assets=assets, made_from=made_from)
+
+
+class _Bench:
+    """What both analyses measure with: the float model, its probe, and the short clips.
+
+    `reference`: scores of float on the clips. `metrics`: for the record, how much was measured, and `reference`.
+    """
+
+    def __init__(self, run: Run, num_frames: int, clip_frames: int) -> None:
+        self.model = folded_copy(load_float(run))
+        self.score = _scorer(run, clip_frames)
+        graphs = MotrGraphs(self.model)
+        self.probe = Probe(graphs, probe_videos(run, num_frames), run.config)
+        self.reference = self.score(graphs)
+        self.metrics: dict[str, Any] = {
+            "num_frames": self.probe.num_frames,
+            "tracks_per_frame": self.probe.num_tracks / self.probe.num_frames,
+            "clip_frames": clip_frames,
+            **{f"float.{name}": value for name, value in self.reference.items() if math.isfinite(value)},
+        }
 
 
 def probe_videos(run: Run, num_frames: int) -> list[Iterator[torch.Tensor]]:
@@ -136,7 +132,6 @@ def probe_videos(run: Run, num_frames: int) -> list[Iterator[torch.Tensor]]:
     store = open_store(run, "train")
     videos = store.sequences[: min(_MAX_PROBE_VIDEOS, num_frames)]
     per_video = -(-num_frames // max(1, len(videos)))
-
     return [network_inputs(run, store, i.name, max(1, i.num_frames - per_video + 1)) for i in videos]
 
 
@@ -148,10 +143,10 @@ def _sizes(config: Config, num_frames: int, clip_frames: int) -> tuple[int, int]
     return frames, {0: frames, -1: 0}.get(clip_frames, clip_frames)
 
 
-def _scorer(run: Run, clip_frames: int) -> Callable[[Graphs], Scores] | None:
-    """MOTA and IDF1 of graphs on the first `clip_frames` frames of every test video; None where that is 0."""
+def _scorer(run: Run, clip_frames: int) -> Callable[[Graphs], Scores]:
+    """Measures MOTA and IDF1 of graphs on the first `clip_frames` frames of every test video; neither if that is 0."""
     if not clip_frames:
-        return None
+        return no_scores
     truth = {name: gt.select(gt.frame <= clip_frames) for name, gt in read_ground_truth(run).items()}
 
     def score(graphs: Graphs) -> Scores:
@@ -163,40 +158,18 @@ def _scorer(run: Run, clip_frames: int) -> Callable[[Graphs], Scores] | None:
 
 
 def _scored_front(
-    quantised: QuantizedMotr, path: Sequence[PathPoint], score: Callable[[Graphs], Scores] | None
+    quantised: QuantizedMotr, path: Sequence[PathPoint], score: Callable[[Graphs], Scores]
 ) -> list[PathPoint]:
     """The path with MOTA and IDF1 of its points on the Pareto front."""
-    if score is None:
-        return list(path)
     found = list(path)
     for index in pareto_front([(point.float_share, point.noise_share) for point in path]):
-        with switched_on(quantised, groups_of(quantised).keys() - set(raised_until(path, index))):
-            scores = score(quantised.graphs)
-        found[index] = replace(path[index], mota=scores["mota"], idf1=scores["idf1"])
+        with switched_on(quantised, groups_of(quantised).keys() - set(raised_until(path, index))) as graphs:
+            scores: dict[str, Any] = dict(score(graphs))
+        found[index] = replace(path[index], **scores)
     return found
 
 
-def _common_metrics(probe: Probe, clip_frames: int, reference: Scores) -> dict[str, Any]:
-    counts = {"num_frames": probe.num_frames, "tracks_per_frame": probe.num_tracks / probe.num_frames}
-    scores = {f"float.{name}": value for name, value in reference.items() if math.isfinite(value)}
-    return counts | {"clip_frames": clip_frames} | scores
-
-
-def _path_metrics(path: Sequence[PathPoint]) -> dict[str, Any]:
-    """First and last point of the search."""
-    counts = {"search.num_rounds": len(path) - 1, "search.raised": ", ".join(raised_until(path, len(path) - 1))}
-    return counts | _finite("all_int8", path[0]) | _finite("mixed", path[-1])
-
-
-def _finite(prefix: str, row: Any) -> dict[str, float]:
-    """Numbers of a row as `prefix.NAME`; JSON knows neither infinite values nor NaN."""
-    values = {f"{prefix}.{k}": v for k, v in asdict(row).items() if not isinstance(v, str)}
-    return {name: v for name, v in values.items() if math.isfinite(v)}
-
-
-def _write(run: Run, tables: Mapping[str, Sequence[Any]], figures: Mapping[str, Any]) -> list[Path]:
-    for name, rows in tables.items():
-        write_csv(run.assets / name, rows)
-    for name, figure in figures.items():
-        write_bytes(run.assets / name, figure_png(figure))
-    return [run.assets / name for name in (*tables, *figures)]
+def _finite(rows: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of rows by prefix, as `PREFIX.COLUMN`; JSON knows neither infinite values nor NaN."""
+    cells = {f"{prefix}.{name}": value for prefix, row in rows.items() for name, value in asdict(row).items()}
+    return {name: value for name, value in cells.items() if not isinstance(value, str) and math.isfinite(value)}

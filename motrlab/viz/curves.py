@@ -88,14 +88,12 @@ def loss_curves(
     """Loss terms over training steps; with `window` > 1 the raw curve is faint behind its trailing mean."""
     figure, (ax,) = panels(7.6, 3.4)
     heading(ax, title)
-    x = np.asarray(step, np.float64)
     for i, (name, values) in enumerate(terms.items()):
-        colour = COLOURS[i % len(COLOURS)]
+        colour, dash = COLOURS[i % len(COLOURS)], _DASHES[i % len(_DASHES)]
         if window > 1:
-            ax.plot(x, np.asarray(values, np.float64), color=colour, alpha=0.22, linewidth=0.8)
-        ax.plot(x, smooth(values, window), color=colour, linestyle=_DASHES[i % len(_DASHES)], linewidth=1.7, label=name)
-    ax.set_xlabel("training step")
-    ax.set_ylabel("loss" + (f", mean of {window} points" if window > 1 else ""))
+            ax.plot(step, values, color=colour, alpha=0.22, linewidth=0.8)
+        ax.plot(step, smooth(values, window), color=colour, linestyle=dash, linewidth=1.7, label=name)
+    ax.set(xlabel="training step", ylabel="loss" + (f", mean of {window} points" if window > 1 else ""))
     if log:
         ax.set_yscale("log")
     elif terms:
@@ -115,7 +113,7 @@ def accuracy_bars(stages: Sequence[str], metrics: Mapping[str, Sequence[float]])
     for ax, name in zip(axes, names, strict=True):
         points = 100 * np.asarray(metrics[name], np.float64)
         known = np.nan_to_num(points)
-        ax.bar(range(len(stages)), known, width=0.68, color=[COLOURS[i % len(COLOURS)] for i in range(len(stages))])
+        ax.bar(range(len(stages)), known, width=0.68, color=COLOURS)
         for i, (value, top, delta) in enumerate(zip(points, known, points - points[0], strict=True)):
             text = "none" if math.isnan(value) else f"{value:.1f}"
             if i > 0 and not math.isnan(delta):
@@ -149,8 +147,7 @@ def histogram(values: ArrayLike, *, label: str, bins: int | Sequence[float] = 20
     array = array[np.isfinite(array)]
     if array.size:
         ax.hist(array, bins=bins, color=COLOURS[0], edgecolor="white", linewidth=0.6)
-    ax.set_xlabel(label)
-    ax.set_ylabel("count")
+    ax.set(xlabel=label, ylabel="count")
     return figure
 
 

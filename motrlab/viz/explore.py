@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ipywidgets as widgets
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -83,8 +84,7 @@ class TrackExplorer:
         ax.axvline(frame, color=COLOURS[3], linewidth=1.5)
         ax.set_xlabel("frame", fontsize=8)
         ax.set_ylabel("people", fontsize=8)
-        ax.set_xlim(0.5, self.num_frames + 0.5)
-        ax.set_ylim(bottom=0)
+        ax.set(xlim=(0.5, self.num_frames + 0.5), ylim=(0, None))
         ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
 
     def png(self, frame: int) -> bytes:
@@ -93,8 +93,6 @@ class TrackExplorer:
 
     def widget(self) -> Any:
         """A sequence list, a play button and a frame slider over the picture (`ipywidgets.VBox`)."""
-        import ipywidgets as widgets
-
         chosen = widgets.Dropdown(options=self.sequences, value=self.sequence, description="sequence")
         slider = widgets.IntSlider(1, 1, self.num_frames, description="frame", continuous_update=False)
         play = widgets.Play(value=1, min=1, max=self.num_frames, interval=200)
@@ -136,8 +134,6 @@ class LossExplorer:
 
     def widget(self) -> Any:
         """A list of terms, a smoothing slider and a switch for the log scale over the picture (`ipywidgets.VBox`)."""
-        import ipywidgets as widgets
-
         terms = widgets.SelectMultiple(options=self.terms, value=self.terms, description="terms")
         longest = max(2, len(self.columns["step"]) // 4)
         window = widgets.IntSlider(1, 1, longest, description="mean over", continuous_update=False)
@@ -148,8 +144,6 @@ class LossExplorer:
 
 def _live_picture(draw: Callable[[], bytes], *controls: Any) -> Any:
     """`widgets.Image` of what `draw` gives, drawn again whenever one of the controls changes."""
-    import ipywidgets as widgets
-
     picture = widgets.Image(format="png")
 
     def redraw(_: object = None) -> None:

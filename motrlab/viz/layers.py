@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from motrlab.quantization.analysis.layers import FrameRow, LayerRow, worst
+from motrlab.quantization.analysis.sensitivity_tables import OUTPUTS
 from motrlab.viz.curves import COLOURS, GREY, INK, heading, legend_above, note, panels
 
 _GRAPHS = {"base": ("base graph", COLOURS[0]), "qim": ("QIM", COLOURS[3])}
@@ -20,7 +21,7 @@ _STAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "fake": ("fake-quant", {"marker": "o", "markerfacecolor": "none", "linestyle": (0, (5, 2))}),
     "fixed_point": ("fixed-point", {"marker": ".", "linestyle": "-"}),
 }
-_OUTPUTS = {"class_logits_db": "class logits", "boxes_db": "boxes", "embedding_db": "embedding"}
+FRAME_OUTPUTS = {f"{name}_db": words for name, words in OUTPUTS.items() if name != "qim"}  # columns of frames
 _NUM_NAMED = 5
 _TOP_DB = 60.0  # int8 at its best has 50; int16 would press all else together
 
@@ -44,8 +45,7 @@ def tensor_sqnr(rows: Sequence[LayerRow]) -> Figure:
     ax.scatter(place, heights("fake"), s=42, facecolors="none", edgecolors=colours, linewidths=1.1)
     ax.scatter(place, heights("fixed"), s=9, color=colours)
     _name_worst(ax, rows)
-    ax.set_xlabel("quantised activation, in graph order")
-    ax.set_ylabel("SQNR against float, dB")
+    ax.set(xlabel="quantised activation, in graph order", ylabel="SQNR against float, dB")
     ax.set_ylim(min(0.0, min(finite, default=0.0) - 2), top + 2)
     ax.margins(x=0.02)
     graphs = [("s", *_GRAPHS[graph]) for graph in dict.fromkeys(row.graph for row in rows)]
@@ -71,18 +71,17 @@ def _name_worst(ax: Axes, rows: Sequence[LayerRow]) -> None:
 
 def frame_sqnr(frames: Sequence[FrameRow]) -> Figure:
     """SQNR of class logits, boxes and embeddings over the frames: mean of the videos, a line for each stage."""
-    figure, axes = panels(10.0, 3.2, len(_OUTPUTS))
+    figure, axes = panels(10.0, 3.2, len(FRAME_OUTPUTS))
     stages = list(dict.fromkeys(row.stage for row in frames))
     numbers = sorted({row.frame for row in frames})
-    for ax, (name, output) in zip(axes, _OUTPUTS.items(), strict=True):
+    for ax, (name, output) in zip(axes, FRAME_OUTPUTS.items(), strict=True):
         for index, stage in enumerate(stages):
             label, style = _STAGES.get(stage, (stage, {"marker": ".", "linestyle": ":"}))
             heights = [mean_db(frames, stage, number, name) for number in numbers]
             ax.plot(numbers, heights, label=label, color=COLOURS[index], linewidth=1.6, **style)
         heading(ax, output)
-        ax.set_xlabel("frame")
         low, high = ax.get_ylim()
-        ax.set_ylim(min(0.0, low), 1.05 * high)
+        ax.set(xlabel="frame", ylim=(min(0.0, low), 1.05 * high))
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes[0].set_ylabel("SQNR against float, dB")
     if stages:

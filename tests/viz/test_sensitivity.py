@@ -19,7 +19,7 @@ def point(number: int, raised: str, share: float, noise: float, mota: float = ma
 
 
 def sweep_row(name: str, mota: float = math.nan) -> SweepRow:
-    return SweepRow(name, 30.0, 40.0, 35.0, math.nan, 33.0, 0.001, mota, mota, 4.0, 1.0)
+    return SweepRow(name, 30.0, 40.0, 35.0, math.nan, 33.0, 0.001, 4.0, 1.0, mota=mota, idf1=mota)
 
 
 def texts(figure: Figure) -> str:
@@ -49,8 +49,8 @@ def test_ranking_keeps_a_bound() -> None:
     assert len(figure.axes[0].patches) == 48
 
 
-@pytest.mark.parametrize("reference", [None, (0.7, 0.6)])
-def test_pareto(reference: tuple[float, float] | None) -> None:
+@pytest.mark.parametrize("reference", [None, {"mota": 0.7, "idf1": 0.6}])
+def test_pareto(reference: dict[str, float] | None) -> None:
     path = [point(0, "", 0.0, 1.0, 0.4), point(1, "encoder 0", 0.04, 0.5), point(2, "box heads", 0.06, 0.3, 0.6)]
     figure = pareto_plot(path, [group("encoder 0", 0.7)], max_float_share=0.1, reference=reference)
     line = figure.axes[0].lines[0]

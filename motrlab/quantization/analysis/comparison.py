@@ -7,6 +7,7 @@ they do at run time, and one sees whether they grow.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -15,17 +16,7 @@ import torch
 from torch import Tensor
 
 from motrlab.config import Config
-from motrlab.quantization.analysis.layers import (
-    Arrays,
-    Float,
-    FrameRow,
-    LayerRow,
-    TapPoint,
-    TensorSums,
-    layer_row,
-    measure,
-    sqnr_db,
-)
+from motrlab.quantization.analysis.layers import Arrays, Float, FrameRow, LayerRow, Sums, layer_row, measure, sqnr_db
 from motrlab.quantization.analysis.taps import recorded, slot_tensors, tap_point
 from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
@@ -51,27 +42,24 @@ def compare_taps(
     Empty track slots do not count, as they do not for observers; a tensor that nobody passes has no row. `videos`: for
     each one its network inputs `[1, 3, H, W]` in order.
     """
-    sums: dict[Key, TensorSums] = {}
-    points: dict[Key, TapPoint] = {}
+    sums: dict[Key, Sums] = {}
+    point = functools.cache(functools.partial(tap_point, quantised))
     slots, track = slot_tensors(quantised), in_mode(quantised, "float", config)
     for images in videos:
         for step in track(list(images)):
-            inputs = {"base": step.base_inputs, "qim": step.qim_inputs}
-            floating, fake = (_all_recorded(quantised, mode, inputs) for mode in ("float", "evaluate"))
-            for graph, tensors in inputs.items():
-                deployed = fixed.run(graph, [to_numpy(x) for x in tensors])
-                live = np.append(np.ones(config.model.num_detect), to_numpy(tensors[2])) > 0  # detect slots first
-                for tensor in (name for name in floating[graph] if name in deployed):
+            for graph, inputs in (("base", step.base_inputs), ("qim", step.qim_inputs)):
+                floating, fake = (recorded(quantised, graph, inputs, mode) for mode in ("float", "evaluate"))
+                deployed = fixed.run(graph, [to_numpy(x) for x in inputs])
+                live = np.append(np.ones(config.model.num_detect), to_numpy(inputs[2])) > 0  # detect slots first
+                for tensor in (name for name in floating if name in deployed):
                     key = (graph, tensor)
-                    if key not in points:
-                        points[key] = tap_point(quantised, *key)
-                    values = [side[tensor] for side in (floating[graph], fake[graph], deployed)]
-                    if (graph, points[key].path) in slots:
+                    before = sums.setdefault(key, {})
+                    values = [side[tensor] for side in (floating, fake, deployed)]
+                    if (graph, point(*key).path) in slots:
                         values = [_live_rows(x, live) for x in values]
                     if values[0].size:
-                        found = measure(points[key], *values)
-                        sums[key] = sums[key] + found if key in sums else found
-    return [layer_row(point, sums[key]) for key, point in points.items() if key in sums]
+                        sums[key] = measure(point(*key), *values, before=before)
+    return [layer_row(point(*key), found) for key, found in sums.items() if found]
 
 
 def _live_rows(x: Float, live: Bool) -> Float:
@@ -79,11 +67,6 @@ def _live_rows(x: Float, live: Bool) -> Float:
     rows = x.reshape(-1, x.shape[3])
     chosen: Float = rows[live[-len(rows) :]]
     return chosen
-
-
-def _all_recorded(quantised: QuantizedMotr, mode: str, inputs: Mapping[str, Sequence[Tensor]]) -> dict[str, Arrays]:
-    quantised.mode(mode)
-    return {graph: recorded(quantised, graph, tensors) for graph, tensors in inputs.items()}
 
 
 def in_mode(quantised: QuantizedMotr, mode: str, config: Config) -> Tracking:
@@ -133,30 +116,21 @@ def _frame_row(
     video: str, frame: int, stage: str, expected: tuple[FrameOutput, Int], found: tuple[FrameOutput, Int]
 ) -> FrameRow:
     (a, a_holds), (b, b_holds) = expected, found
-    shared, a_slots, b_slots = np.intersect1d(a_holds, b_holds, return_indices=True)
+    shared, *slots = np.intersect1d(a_holds, b_holds, return_indices=True)
     live = shared != EMPTY
-    tracks = (a_slots[live], b_slots[live])
-    num_either = len(np.union1d(a_holds[a_holds != EMPTY], b_holds[b_holds != EMPTY]))
-    return FrameRow(
-        video=video,
-        frame=frame,
-        stage=stage,
-        class_logits_db=_output_db(a.logits[-1], b.logits[-1], tracks, len(a_holds)),
-        boxes_db=_output_db(a.boxes[-1], b.boxes[-1], tracks, len(a_holds)),
-        embedding_db=_output_db(a.embedding, b.embedding, tracks, len(a_holds)),
-        shared_tracks_share=int(live.sum()) / num_either if num_either else 1.0,
-    )
+    num_either = len(np.setdiff1d(np.union1d(a_holds, b_holds), EMPTY))
+    pairs = ((a.logits[-1], b.logits[-1]), (a.boxes[-1], b.boxes[-1]), (a.embedding, b.embedding))
+    logits, boxes, embedding = (_output_db(pair, [chosen[live] for chosen in slots], len(a_holds)) for pair in pairs)
+    share = int(live.sum()) / num_either if num_either else 1.0
+    return FrameRow(video, frame, stage, logits, boxes, embedding, share)
 
 
-def _output_db(expected: Array, found: Array, tracks: tuple[Int, Int], num_track: int) -> float:
-    """Of outputs `[1, C, R, W]`; `tracks`: the track slots to compare, for each side."""
-    x, y = (_slots(v, slots, num_track) for v, slots in zip((expected, found), tracks, strict=True))
+def _output_db(outputs: tuple[Array, Array], tracks: Sequence[Int], num_track: int) -> float:
+    """Of the expected and the found output `[1, C, R, W]`: all detect slots, and of each side these track slots."""
+    sides = []
+    for output, slots in zip(outputs, tracks, strict=True):
+        flat = np.asarray(to_numpy(output), np.float64)[0].reshape(output.shape[1], -1)
+        num_detect = flat.shape[1] - num_track
+        sides.append(np.concatenate((flat[:, :num_detect], flat[:, num_detect + slots]), 1))
+    x, y = sides
     return sqnr_db(float((x * x).sum()), float(((y - x) ** 2).sum()))
-
-
-def _slots(output: Array, tracks: Int, num_track: int) -> Float:
-    """`[C, D + len(tracks)]`: all detect slots, and these track slots in this order."""
-    flat = np.asarray(to_numpy(output), np.float64)[0].reshape(output.shape[1], -1)
-    num_detect = flat.shape[1] - num_track
-    chosen: Float = np.concatenate((flat[:, :num_detect], flat[:, num_detect + tracks]), 1)
-    return chosen

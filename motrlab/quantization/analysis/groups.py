@@ -8,12 +8,11 @@ model is not in mode `float`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from motrlab.config.scheme import PRODUCTS, Rule
 from motrlab.quantization.analysis.taps import recorded
@@ -21,9 +20,11 @@ from motrlab.quantization.declare import example_inputs
 from motrlab.quantization.equalisation import product
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.tensors import Key
+from motrlab.tracking.step import Graphs
 
 INPUTS = "inputs"
 _BY_OPERATOR = {"input": INPUTS, "norm": "norms"}
+_PREFIX = re.compile(r"backbone\.stages\.[^.]+|(backbone|encoder)\.[^.]+|decoder\.[^.]+\.[^.]+|[^.]+")
 _DECODER_PARTS = {"cross_attention": "cross-attention", "ffn": "feed-forward"}
 
 
@@ -44,17 +45,11 @@ def group_of(graph: str, operator: str, path: str) -> str:
 
 def _prefix(path: str) -> str:
     """The part of a module path that a group has in common."""
-    parts = path.split(".")
-    depth = {"backbone": 3 if parts[1:2] == ["stages"] else 2, "encoder": 2, "decoder": 3}.get(parts[0], 1)
-    return ".".join(parts[:depth])
+    found = _PREFIX.match(path)
+    return found[0] if found else path
 
 
-@dataclass(frozen=True)
-class Group:
-    """`tensors`: graph and name → operator, in graph order; every quantised tensor has one group."""
-
-    name: str
-    tensors: dict[Key, str]
+Group = dict[Key, str]  # graph and name of each tensor → its operator, in graph order
 
 
 def groups_of(quantised: QuantizedMotr) -> dict[str, Group]:
@@ -62,32 +57,32 @@ def groups_of(quantised: QuantizedMotr) -> dict[str, Group]:
     groups: dict[str, Group] = {}
     for spec in quantised.specs.values():
         if spec.quantised:
-            name = group_of(spec.graph, spec.operator, spec.name)
-            groups.setdefault(name, Group(name, {})).tensors[spec.key] = spec.operator
+            groups.setdefault(group_of(spec.graph, spec.operator, spec.name), {})[spec.key] = spec.operator
     return groups
 
 
-def float_rules(groups: Iterable[Group]) -> tuple[Rule, ...]:
+def float_rules(groups: Mapping[str, Group]) -> tuple[Rule, ...]:
     """Rules that leave groups in float, one group after the other."""
     found: dict[Rule, None] = {}
-    for group in groups:
-        for (graph, path), operator in group.tensors.items():
+    for name, tensors in groups.items():
+        for (graph, path), operator in tensors.items():
             prefix = _prefix(path)
-            inside = "*" if operator in _BY_OPERATOR else prefix if path == prefix else f"{prefix}.*"
-            where = "*" if operator in _BY_OPERATOR else graph
-            name = f"{group.name} in float"
-            found[Rule(name=name, graph=where, operator=operator, path=inside, precision="float")] = None
+            where, inside = graph, prefix if path == prefix else f"{prefix}.*"
+            if operator in _BY_OPERATOR:
+                where = inside = "*"
+            rule = Rule(name=f"{name} in float", graph=where, operator=operator, path=inside, precision="float")
+            found[rule] = None
     return tuple(found)
 
 
 @contextmanager
-def switched_on(quantised: QuantizedMotr, names: Collection[str]) -> Iterator[QuantizedMotr]:
-    """The calibrated model in mode `evaluate` with the groups `names` on and all others off; afterwards all are on."""
+def switched_on(quantised: QuantizedMotr, names: Collection[str]) -> Iterator[Graphs]:
+    """The calibrated graphs in mode `evaluate` with the groups `names` on and all others off; afterwards all are on."""
     groups = groups_of(quantised)
     quantised.mode("evaluate")
-    quantised.net.active = frozenset(key for name in names for key in groups[name].tensors)
+    quantised.net.active = frozenset(key for name in names for key in groups[name])
     try:
-        yield quantised
+        yield quantised.graphs
     finally:
         quantised.net.active = None
 
@@ -98,28 +93,29 @@ def group_macs(quantised: QuantizedMotr) -> dict[str, int]:
 
     Of an attention its two matrix products are counted with what it mixes. Ends in mode `evaluate`.
     """
-    names = {key: group.name for group in groups_of(quantised).values() for key in group.tensors}
+    names = {key: name for name, group in groups_of(quantised).items() for key in group}
     macs = dict.fromkeys((*names.values(), ""), 0)
-    quantised.mode("float")
+
+    def count(key: Key, times: int, axis: int) -> None:
+        macs[names.get(key, "")] += times * product(quantised.model, key).weight.shape[axis:].numel()
+
     for graph, inputs in example_inputs(quantised.config).items():
-        for tensor, x in recorded(quantised, graph, inputs).items():
+        for tensor, x in recorded(quantised, graph, inputs, "float").items():
             spec = quantised.specs[graph, tensor.partition("@")[0]]
             tokens = x.shape[1] * x.shape[2]
-            found = {key: tokens * _weight(quantised, key).numel() for key in spec.readers if _leaves(quantised, key)}
+            for key in set(spec.readers):
+                if quantised.specs[key].operator == "head":  # it is not recorded, its input is
+                    count(key, tokens, 0)
             if spec.operator in PRODUCTS:
-                found[spec.key] = x.size * _weight(quantised, spec.key)[0].numel()
+                count(spec.key, x.size, 1)
             elif spec.operator == "attention":
-                found[spec.key] = 2 * x.size * tokens
-            for key, number in found.items():
-                macs[names.get(key, "")] += number
+                macs[names.get(spec.key, "")] += 2 * x.size * tokens
     quantised.mode("evaluate")
     return macs
 
 
-def _weight(quantised: QuantizedMotr, key: Key) -> Tensor:
-    return product(quantised.model, key).weight
-
-
-def _leaves(quantised: QuantizedMotr, key: Key) -> bool:
-    """Whether it is the result of a head: it is not recorded, its input is."""
-    return quantised.specs[key].operator == "head"
+def group_costs(quantised: QuantizedMotr) -> dict[str, float]:
+    """Shares of `group_macs` (0 to 1); under "" that of what no rule quantises."""
+    macs = group_macs(quantised)
+    total = max(1, sum(macs.values()))
+    return {name: number / total for name, number in macs.items()}

@@ -10,8 +10,10 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import operator
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +26,8 @@ from motrlab.files import write_text
 Float = NDArray[np.floating]
 RowType = TypeVar("RowType")
 Arrays = dict[str, NDArray[np.float32]]  # tensor → its values
+Sums = dict[str, float]  # of one tensor over any number of frames; all add up but for the extremes
+_EXTREMES: dict[str, Callable[[float, float], float]] = {"largest_step": max, "lowest": min, "highest": max}
 
 
 @dataclass(frozen=True)
@@ -42,73 +46,49 @@ class TapPoint:
     observer: str
     num_sharing: int  # tensors on this grid; its range is that of the widest
     equalisable: bool  # by `equalisation.py`
+    num_values: int = field(default=0, kw_only=True)  # measured so far
     scale: float
     quant_min: int
     quant_max: int
 
 
-@dataclass(frozen=True)
-class TensorSums:
-    """One tensor over any number of frames. Sums add up, `largest_step`, `lowest` and `highest` are extremes."""
+def measure(point: TapPoint, floating: Float, fake: Float, fixed: Float, *, before: Sums | None = None) -> Sums:
+    """Compare the three values of one tensor; arrays of one size, shapes may differ by dimensions of size 1.
 
-    num_values: int
-    float_square: float  # Σ x²
-    fake_square: float
-    fixed_square: float
-    fake_product: float  # Σ x · fake
-    fixed_product: float
-    fake_error: float  # Σ (fake − x)²
-    fixed_error: float
-    own_error: float  # Σ (x on the grid − x)²: of this quantiser alone
-    clipped_error: float  # the part of it from values outside the grid
-    offset: float  # Σ (fixed − x)
-    num_outside: int
-    num_mismatched: int
-    largest_step: int
-    lowest: float
-    highest: float
-
-    def __add__(self, other: TensorSums) -> TensorSums:
-        extremes: dict[str, Any] = {
-            "largest_step": max(self.largest_step, other.largest_step),
-            "lowest": min(self.lowest, other.lowest),
-            "highest": max(self.highest, other.highest),
-        }
-        names = [f.name for f in dataclasses.fields(self) if f.name not in extremes]
-        return TensorSums(**{n: getattr(self, n) + getattr(other, n) for n in names}, **extremes)
-
-
-def measure(point: TapPoint, floating: Float, fake: Float, fixed: Float) -> TensorSums:
-    """Compare the three values of one tensor; arrays of one size, shapes may differ by dimensions of size 1."""
+    `before`: sums of earlier frames, to which these are added.
+    """
     assert floating.size == fake.size == fixed.size > 0, (point.tensor, floating.shape, fake.shape, fixed.shape)
     x, a, b = (np.asarray(v, np.float64).ravel() for v in (floating, fake, fixed))
     levels = x / point.scale
     outside = (levels < point.quant_min - 0.5) | (levels > point.quant_max + 0.5)
-    own = np.clip(np.rint(levels), point.quant_min, point.quant_max) * point.scale - x
+    own = np.clip(np.rint(levels), point.quant_min, point.quant_max) * point.scale - x  # of this quantiser alone
     steps = np.rint(np.abs(a - b) / point.scale)
     error = b - x
-    return TensorSums(
-        num_values=x.size,
-        float_square=float(x @ x),
-        fake_square=float(a @ a),
-        fixed_square=float(b @ b),
-        fake_product=float(x @ a),
-        fixed_product=float(x @ b),
-        fake_error=float((a - x) @ (a - x)),
-        fixed_error=float(error @ error),
-        own_error=float(own @ own),
-        clipped_error=float(own[outside] @ own[outside]),
-        offset=float(error.sum()),
-        num_outside=int(outside.sum()),
-        num_mismatched=int((steps > 0).sum()),
-        largest_step=int(steps.max()),
-        lowest=float(x.min()),
-        highest=float(x.max()),
-    )
+    found: dict[str, Any] = {
+        "num_values": x.size,
+        "float_square": x @ x,
+        "fake_square": a @ a,
+        "fixed_square": b @ b,
+        "fake_product": x @ a,
+        "fixed_product": x @ b,
+        "fake_error": (a - x) @ (a - x),
+        "fixed_error": error @ error,
+        "own_error": own @ own,
+        "clipped_error": own[outside] @ own[outside],  # the part of it from values outside the grid
+        "offset": error.sum(),
+        "num_outside": outside.sum(),
+        "num_mismatched": (steps > 0).sum(),
+        "largest_step": steps.max(),
+        "lowest": x.min(),
+        "highest": x.max(),
+    }
+    for name, earlier in (before or {}).items():
+        found[name] = _EXTREMES.get(name, operator.add)(earlier, found[name])
+    return {name: float(value) for name, value in found.items()}
 
 
 @dataclass(frozen=True)
-class LayerRow:
+class LayerRow(TapPoint):
     """What the comparison says of one tensor.
 
     Signal-to-quantisation-noise ratios are in dB against the float value: infinite without any error, NaN where the
@@ -116,17 +96,6 @@ class LayerRow:
     one quantiser. Cosines are NaN where a side is 0 throughout.
     """
 
-    graph: str
-    tensor: str
-    path: str
-    operator: str
-    observer: str
-    num_sharing: int
-    equalisable: bool
-    num_values: int
-    scale: float
-    quant_min: int
-    quant_max: int
     fake_sqnr_db: float
     fixed_sqnr_db: float
     own_sqnr_db: float
@@ -145,25 +114,25 @@ class LayerRow:
         return f"{self.graph} {self.tensor} ({self.operator})"
 
 
-def layer_row(point: TapPoint, sums: TensorSums) -> LayerRow:
+def layer_row(point: TapPoint, sums: Sums) -> LayerRow:
     """The row of a tensor from what was measured of it."""
-    reach = [sums.highest / (point.quant_max * point.scale)]
+    number, signal = int(sums["num_values"]), sums["float_square"]
+    reach = [sums["highest"] / (point.quant_max * point.scale)]
     if point.quant_min:  # behind a ReLU nothing is below zero
-        reach.append(sums.lowest / (point.quant_min * point.scale))
+        reach.append(sums["lowest"] / (point.quant_min * point.scale))
     return LayerRow(
-        **dataclasses.asdict(point),
-        num_values=sums.num_values,
-        fake_sqnr_db=sqnr_db(sums.float_square, sums.fake_error),
-        fixed_sqnr_db=sqnr_db(sums.float_square, sums.fixed_error),
-        own_sqnr_db=sqnr_db(sums.float_square, sums.own_error),
-        fake_cosine=_ratio(sums.fake_product, math.sqrt(sums.float_square * sums.fake_square)),
-        fixed_cosine=_ratio(sums.fixed_product, math.sqrt(sums.float_square * sums.fixed_square)),
-        largest_step=sums.largest_step,
-        mismatch_share=sums.num_mismatched / sums.num_values,
-        saturated_share=sums.num_outside / sums.num_values,
-        clipped_error_share=sums.clipped_error / sums.own_error if sums.own_error else 0.0,
+        **{**vars(point), "num_values": number},
+        fake_sqnr_db=sqnr_db(signal, sums["fake_error"]),
+        fixed_sqnr_db=sqnr_db(signal, sums["fixed_error"]),
+        own_sqnr_db=sqnr_db(signal, sums["own_error"]),
+        fake_cosine=_ratio(sums["fake_product"], math.sqrt(signal * sums["fake_square"]), math.nan),
+        fixed_cosine=_ratio(sums["fixed_product"], math.sqrt(signal * sums["fixed_square"]), math.nan),
+        largest_step=int(sums["largest_step"]),
+        mismatch_share=sums["num_mismatched"] / number,
+        saturated_share=sums["num_outside"] / number,
+        clipped_error_share=_ratio(sums["clipped_error"], sums["own_error"], 0.0),
         range_used=max(0.0, *reach),
-        offset_steps=sums.offset / sums.num_values / point.scale,
+        offset_steps=sums["offset"] / number / point.scale,
     )
 
 
@@ -192,8 +161,8 @@ def sqnr_db(signal: float, error: float) -> float:
     return 10 * math.log10(signal / error) if error else math.inf
 
 
-def _ratio(a: float, b: float) -> float:
-    return a / b if b else math.nan
+def _ratio(a: float, b: float, otherwise: float) -> float:
+    return a / b if b else otherwise
 
 
 def worst(rows: Iterable[LayerRow], number: int = 10) -> list[LayerRow]:
@@ -207,15 +176,12 @@ def summary(rows: Sequence[LayerRow]) -> dict[str, float]:
     metrics: dict[str, float] = {"num_tensors": len(rows)}
     for graph in dict.fromkeys(row.graph for row in rows):
         own = [row for row in rows if row.graph == graph]
-        for kind in ("fake", "fixed"):
-            found = np.array([getattr(row, f"{kind}_sqnr_db") for row in own])
-            found = found[np.isfinite(found)]
-            if found.size:
-                metrics[f"{graph}.worst_{kind}_sqnr_db"] = float(found.min())
-                metrics[f"{graph}.median_{kind}_sqnr_db"] = float(np.median(found))
+        for kind in ("fake_sqnr_db", "fixed_sqnr_db"):
+            if found := [value for row in own if math.isfinite(value := getattr(row, kind))]:
+                metrics |= {f"{graph}.worst_{kind}": min(found), f"{graph}.median_{kind}": statistics.median(found)}
         metrics[f"{graph}.largest_step"] = max(row.largest_step for row in own)
-        metrics[f"{graph}.worst_mismatch_share"] = max(row.mismatch_share for row in own)
-        metrics[f"{graph}.worst_saturated_share"] = max(row.saturated_share for row in own)
+        for kind in ("mismatch_share", "saturated_share"):
+            metrics[f"{graph}.worst_{kind}"] = max(getattr(row, kind) for row in own)
         rounded = [row.range_used for row in own if math.isfinite(row.own_sqnr_db)]  # exact ones need no range
         if rounded:
             metrics[f"{graph}.least_range_used"] = min(rounded)
@@ -239,13 +205,11 @@ def read_rows(path: Path) -> list[LayerRow]:
 
 def read_table(path: Path, kind: type[RowType]) -> list[RowType]:
     """The inverse of `write_csv` for rows of one `kind`. Raises UserError on a file of other columns."""
+    readers: dict[Any, Any] = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
+    make: Any = kind
+    columns = {f.name: readers[f.type] for f in dataclasses.fields(make)}
     with path.open(newline="", encoding="utf-8") as stream:
-        return [_parsed(kind, line, path) for line in csv.DictReader(stream)]
-
-
-def _parsed(kind: type[Any], line: Mapping[str, str], path: Path) -> Any:
-    readers: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
-    try:
-        return kind(**{f.name: readers[str(f.type)](line[f.name]) for f in dataclasses.fields(kind)})
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a table of this motrlab ({error}); compare the layers again") from error
+        try:
+            return [make(**{n: read(line[n]) for n, read in columns.items()}) for line in csv.DictReader(stream)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a table of this motrlab ({error}); compare the layers again") from error

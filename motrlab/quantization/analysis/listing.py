@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from motrlab.config.scheme import PRODUCTS
+from motrlab.data.summary import aligned
 from motrlab.quantization import functions
 from motrlab.quantization.equalisation import product
 from motrlab.quantization.quantized import QuantizedMotr
@@ -67,11 +68,8 @@ def quantised_tensors(quantised: QuantizedMotr) -> list[QuantisedTensor]:
 
 def listing_table(tensors: Sequence[QuantisedTensor]) -> str:
     """One line a tensor: graph, tensor, kind, operator, bits, scale, observer, rule, group."""
-    header = ("graph", "tensor", "kind", "operator", "bits", "scale", "observer", "rule", "group")
-    rows = [header]
+    rows = [("graph", "tensor", "kind", "operator", "bits", "scale", "observer", "rule", "group")]
     for t in tensors:
         group = "" if t.group is None else str(t.group)
-        grid = (str(t.bits), f"{t.scale:.3g}", t.observer)
-        rows.append((t.graph, t.tensor, t.kind, t.operator, *grid, t.rule, group))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    return "\n".join("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+        rows.append((t.graph, t.tensor, t.kind, t.operator, str(t.bits), f"{t.scale:.3g}", t.observer, t.rule, group))
+    return aligned(rows, left=len(rows[0]))

@@ -8,7 +8,9 @@ Shapes: B frames in one call, C channels, N = D + T slots, T track slots.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +24,9 @@ from motrlab.quantization.analysis.sensitivity_tables import OUTPUTS
 from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.tensors import Key, TensorSpec
-from motrlab.tracking.step import FrameStep, Graphs
+from motrlab.tracking.step import Graphs
 
+Inputs = tuple[Tensor, ...]
 _BATCH_PIXELS = 500_000  # frames go through together while their images stay below so many pixels: flat memory
 
 
@@ -52,11 +55,9 @@ class OutputError:
     @property
     def mean_db(self) -> float:
         """Mean SQNR of the outputs that have a signal and an error; infinite where none has an error."""
-        known = [value for value in self.each_db().values() if not math.isnan(value)]
-        finite = [value for value in known if math.isfinite(value)]
-        if not finite:
-            return math.inf if known else math.nan
-        return sum(finite) / len(finite)
+        values = self.each_db().values()
+        finite = [value for value in values if math.isfinite(value)]
+        return sum(finite) / len(finite) if finite else max(values, key=math.isinf)
 
     def share_of(self, whole: OutputError) -> float:
         """Squared error as a share of that of `whole`, mean of the outputs in which `whole` has any.
@@ -65,13 +66,6 @@ class OutputError:
         """
         shares = [self.noise[o] / whole.noise[o] for o in OUTPUTS if whole.noise[o] > 0]
         return sum(shares) / len(shares) if shares else 0.0
-
-
-@dataclass(frozen=True)
-class _Batch:
-    base_inputs: tuple[Tensor, ...]
-    qim_inputs: tuple[Tensor, ...]
-    expected: dict[str, Tensor]
 
 
 class Probe:
@@ -85,40 +79,33 @@ class Probe:
         per_batch = max(1, _BATCH_PIXELS // (config.model.height * config.model.width))
         self.num_frames = 0
         self.num_tracks = 0  # live track slots, sum over the frames
-        self._batches: list[_Batch] = []
-        waiting: list[FrameStep] = []
-        for images in videos:
-            for step in closed_loop(graphs, images, config):
-                self.num_frames += 1
-                self.num_tracks += int(step.qim_inputs[-1].sum())
-                waiting.append(step)
-                if len(waiting) == per_batch:
-                    self._batches.append(_batch(graphs, waiting))
-                    waiting = []
-        if waiting:
-            self._batches.append(_batch(graphs, waiting))
+        self._batches: list[tuple[Inputs, Inputs, dict[str, Tensor]]] = []  # of base graph and QIM; outputs
+        steps = (step for images in videos for step in closed_loop(graphs, images, config))
+        while waiting := list(itertools.islice(steps, per_batch)):
+            base, qim = (_stacked(s.base_inputs for s in waiting), _stacked(s.qim_inputs for s in waiting))
+            self._batches.append((base, qim, _outputs(graphs, base, qim)))
+            self.num_frames += len(waiting)
+            self.num_tracks += int(qim[-1].sum())
         if not self.num_frames:
             raise UserError("probe: the sequences hold no frame; check data_root and sequences")
 
     def output_error(self, graphs: Graphs) -> OutputError:
         """Error of `graphs` in their current mode."""
         signal, noise = dict.fromkeys(OUTPUTS, 0.0), dict.fromkeys(OUTPUTS, 0.0)
-        for batch in self._batches:
-            found = _outputs(graphs, batch.base_inputs, batch.qim_inputs)
-            for output, expected in batch.expected.items():
-                signal[output] += float(expected.double().square().sum())
-                noise[output] += float((found[output].double() - expected.double()).square().sum())
+        for base, qim, expected in self._batches:
+            found = _outputs(graphs, base, qim)
+            for output, reference in expected.items():
+                signal[output] += float(reference.double().square().sum())
+                noise[output] += float((found[output].double() - reference.double()).square().sum())
         return OutputError(signal, noise)
 
 
-def _batch(graphs: Graphs, steps: Sequence[FrameStep]) -> _Batch:
-    base = tuple(torch.cat(tensors) for tensors in zip(*(s.base_inputs for s in steps), strict=True))
-    qim = tuple(torch.cat(tensors) for tensors in zip(*(s.qim_inputs for s in steps), strict=True))
-    return _Batch(base, qim, _outputs(graphs, base, qim))
+def _stacked(inputs: Iterable[Sequence[Tensor]]) -> Inputs:
+    return tuple(torch.cat(tensors) for tensors in zip(*inputs, strict=True))
 
 
 @torch.no_grad()
-def _outputs(graphs: Graphs, base: tuple[Tensor, ...], qim: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def _outputs(graphs: Graphs, base: Inputs, qim: Inputs) -> dict[str, Tensor]:
     """Outputs `[B, C, N]` (the QIM's `[B, C, T]`), 0 in slots that hold nobody."""
     logits, boxes, embedding = graphs.base(*base)
     live = base[2].flatten(2)
@@ -134,16 +121,14 @@ def saturated_share(quantised: QuantizedMotr, probe: Probe) -> float:
 
     In mode `evaluate`, on the frames of `probe`. What a ReLU or a ReLU6 cuts is none of it.
     """
-    outside: dict[Key, int] = {}
-    total: dict[Key, int] = {}
+    counts: dict[Key, Counter[str]] = defaultdict(Counter)
 
     def count(spec: TensorSpec, steps: Tensor) -> None:
         if spec.fixed is None:
             ceiling = math.inf if spec.ceiling is None else spec.ceiling / float(quantised.net.scale(spec))
             steps = steps.clamp(0.0 if spec.low == 0 else -math.inf, ceiling)
             clipped = (steps > spec.high + 0.5) | (steps < spec.low - 0.5)
-            outside[spec.key] = outside.get(spec.key, 0) + int(clipped.sum())
-            total[spec.key] = total.get(spec.key, 0) + steps.numel()
+            counts[spec.key].update(outside=int(clipped.sum()), total=steps.numel())
 
     quantised.mode("evaluate")
     quantised.net.watch = count
@@ -151,5 +136,5 @@ def saturated_share(quantised: QuantizedMotr, probe: Probe) -> float:
         probe.output_error(quantised.graphs)
     finally:
         quantised.net.watch = None
-    shares = [outside[key] / total[key] for key in total]
+    shares = [found["outside"] / found["total"] for found in counts.values()]
     return sum(shares) / len(shares) if shares else 0.0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-OUTPUTS = ("class_logits", "boxes", "embedding", "qim")
+OUTPUTS = {"class_logits": "class logits", "boxes": "boxes", "embedding": "embedding", "qim": "QIM"}  # name → in words
 AS_CONFIGURED = "as_configured"  # name of the run's own way to calibrate
 
 
@@ -26,8 +27,8 @@ class GroupRow:
     qim_db: float
     alone_noise_share: float
     rest_noise_share: float
-    mota: float
-    idf1: float
+    mota: float = math.nan
+    idf1: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class PathPoint:
     boxes_db: float
     embedding_db: float
     qim_db: float
-    mota: float
-    idf1: float
+    mota: float = math.nan
+    idf1: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,10 @@ class SweepRow:
     qim_db: float
     mean_db: float
     saturated_share: float
-    mota: float
-    idf1: float
+    mota: float = field(default=math.nan, kw_only=True)
+    idf1: float = field(default=math.nan, kw_only=True)
     tracks_per_frame: float
     duration_s: float
-
-
-def ranked(rows: Sequence[GroupRow]) -> list[GroupRow]:
-    """By noise alone, most first; among equals in the order they came."""
-    return sorted(rows, key=lambda row: -row.alone_noise_share)
 
 
 def raised_until(path: Sequence[PathPoint], number: int) -> list[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +15,7 @@ from motrlab.config import Config
 from motrlab.config.scheme import OBSERVERS
 from motrlab.model.motr import Motr
 from motrlab.quantization.analysis.probe import Probe, saturated_share
-from motrlab.quantization.analysis.sensitivity import Scores
+from motrlab.quantization.analysis.sensitivity import Scores, no_scores
 from motrlab.quantization.analysis.sensitivity_tables import AS_CONFIGURED, SweepRow
 from motrlab.quantization.calibration import calibrate
 from motrlab.quantization.quantized import QuantizedMotr
@@ -50,7 +48,7 @@ def compare_calibrations(
     variants: Mapping[str, Config],
     videos: Callable[[Config], Videos],
     probe: Probe,
-    score: Callable[[Graphs], Scores] | None = None,
+    score: Callable[[Graphs], Scores] = no_scores,
 ) -> list[SweepRow]:
     """Calibrate `model` in each way and measure it; rows in the order of `variants`.
 
@@ -62,22 +60,19 @@ def compare_calibrations(
         score: measures graphs on the short clips.
     """
     rows = []
-    for name, config in tqdm(variants.items(), desc="calibrations", disable=not sys.stderr.isatty()):
+    for name, config in tqdm(variants.items(), desc="calibrations", disable=None):
         started = time.perf_counter()
         quantised = QuantizedMotr(copy.deepcopy(model), config.scheme)
         result = calibrate(quantised, videos(config), config)
         error = probe.output_error(quantised.graphs)
-        scores = score(quantised.graphs) if score else {}
-        rows.append(
-            SweepRow(
-                variant=name,
-                **error.each_db(),
-                mean_db=error.mean_db,
-                saturated_share=saturated_share(quantised, probe),
-                mota=scores.get("mota", math.nan),
-                idf1=scores.get("idf1", math.nan),
-                tracks_per_frame=result.tracks_per_frame,
-                duration_s=time.perf_counter() - started,
-            )
+        row = SweepRow(
+            variant=name,
+            **error.each_db(),
+            mean_db=error.mean_db,
+            **score(quantised.graphs),
+            saturated_share=saturated_share(quantised, probe),
+            tracks_per_frame=result.tracks_per_frame,
+            duration_s=time.perf_counter() - started,
         )
+        rows.append(row)
     return rows

@@ -42,12 +42,13 @@ def _range_source(spec: TensorSpec, reach: float) -> str:
     return spec.rule.observer
 
 
-def recorded(quantised: QuantizedMotr, graph: str, inputs: Sequence[Tensor]) -> Arrays:
-    """Real values of the tensors of `base` or `qim` in the current mode, channels last: `[B, R, W, C]`.
+def recorded(quantised: QuantizedMotr, graph: str, inputs: Sequence[Tensor], mode: str = "evaluate") -> Arrays:
+    """Real values of the tensors of `base` or `qim`, channels last: `[B, R, W, C]`; stays in `mode`.
 
     In graph order. Call under `torch.no_grad()`.
     """
     found: dict[str, Tensor] = {}
+    quantised.mode(mode)
     quantised.net.record = found
     try:
         getattr(quantised.graphs, graph)(*inputs)

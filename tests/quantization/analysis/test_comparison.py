@@ -20,15 +20,10 @@ from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import FrameStep
 from motrlab.tracking.tracker import EMPTY
+from tests.quantization.conftest import noise
 
 Key = tuple[str, str]
 MOVED = ("base", "backbone.smooth")
-
-
-def noise(config: Config, num_frames: int, seed: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    shape = (1, 3, config.model.height, config.model.width)
-    return [torch.randint(-128, 128, shape, generator=generator) / 128 for _ in range(num_frames)]
 
 
 class Deployed:
@@ -54,11 +49,10 @@ def by_hand(quantised: QuantizedMotr, deployed: Deployed, key: Key, config: Conf
     """Float and fake-quant of a tensor on all that was seen, all frames side by side, without empty track slots."""
     sides = []
     for mode in ("float", "evaluate"):
-        quantised.mode(mode)
         found = []
         for inputs in deployed.seen[key[0]]:
             with torch.no_grad():
-                rows = recorded(quantised, key[0], inputs)[key[1]].reshape(-1, quantised.config.d_model)
+                rows = recorded(quantised, key[0], inputs, mode)[key[1]].reshape(-1, quantised.config.d_model)
             live = [True] * config.model.num_detect + [bool(x) for x in inputs[2].flatten()]
             found += [row for row, counts in zip(rows, live[-len(rows) :], strict=True) if counts]
         sides.append(np.concatenate(found).astype(float))
@@ -88,7 +82,7 @@ def test_the_inputs_are_those_of_the_float_run(quantised: QuantizedMotr, config:
     """With tracks from the second frame on."""
     deployed = Deployed(quantised)
     compare_taps(quantised, deployed, [noise(config, 3, 1)], config)
-    expected = in_mode(quantised, "float", config)(noise(config, 3, 1))
+    expected = in_mode(quantised, "float", config)(list(noise(config, 3, 1)))
     masks = [inputs[2].reshape(-1) for inputs in deployed.seen["base"]]
     assert masks[0].sum() == 0
     for step, mask in zip(expected, masks[1:], strict=False):

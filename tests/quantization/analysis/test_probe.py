@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -20,21 +21,16 @@ from motrlab.quantization.analysis.sensitivity_tables import OUTPUTS
 from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.tensors import TensorSpec
-
-
-def frames(config: Config, number: int, seed: int = 20) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    shape = (1, 3, config.model.height, config.model.width)
-    return [torch.randint(-128, 128, shape, generator=generator) / 128 for _ in range(number)]
+from tests.quantization.conftest import noise
 
 
 @pytest.fixture(scope="module")
 def probe(config: Config, float_model: Motr) -> Probe:
-    return Probe(MotrGraphs(float_model), [frames(config, 2, 20), frames(config, 1, 21)], config)
+    return Probe(MotrGraphs(float_model), [noise(config, 2, 20), noise(config, 1, 21)], config)
 
 
 @torch.no_grad()
-def slow_errors(floating: Any, fake: Any, images: list[Tensor], config: Config) -> dict[str, list[float]]:
+def slow_errors(floating: Any, fake: Any, images: Iterable[Tensor], config: Config) -> dict[str, list[float]]:
     """Signal and noise of every output, slot by slot, frame by frame."""
     model = config.model
     sums = {output: [0.0, 0.0] for output in OUTPUTS}
@@ -65,8 +61,8 @@ def test_errors_are_what_the_definition_says(
     probe: Probe, quantised: QuantizedMotr, float_model: Motr, config: Config
 ) -> None:
     found = probe.output_error(quantised.graphs)
-    first = slow_errors(MotrGraphs(float_model), quantised.graphs, frames(config, 2, 20), config)
-    second = slow_errors(MotrGraphs(float_model), quantised.graphs, frames(config, 1, 21), config)
+    first = slow_errors(MotrGraphs(float_model), quantised.graphs, noise(config, 2, 20), config)
+    second = slow_errors(MotrGraphs(float_model), quantised.graphs, noise(config, 1, 21), config)
     for output in OUTPUTS:
         assert found.signal[output] == pytest.approx(first[output][0] + second[output][0], rel=1e-4)
         assert found.noise[output] == pytest.approx(first[output][1] + second[output][1], rel=1e-4)
@@ -85,7 +81,7 @@ def test_frames_that_go_through_one_by_one_give_the_same(
     quantised: QuantizedMotr, float_model: Motr, config: Config, monkeypatch: pytest.MonkeyPatch, probe: Probe
 ) -> None:
     monkeypatch.setattr(probe_module, "_BATCH_PIXELS", 1)
-    single = Probe(MotrGraphs(float_model), [frames(config, 2, 20), frames(config, 1, 21)], config)
+    single = Probe(MotrGraphs(float_model), [noise(config, 2, 20), noise(config, 1, 21)], config)
     assert len(single._batches) == 3 > len(probe._batches)
     found, expected = (p.output_error(quantised.graphs) for p in (single, probe))
     assert found.signal == pytest.approx(expected.signal, rel=1e-4)
@@ -172,7 +168,7 @@ def test_what_a_relu_or_a_relu6_cuts_is_not_saturated(quantised: QuantizedMotr) 
 
 def test_the_closed_loop_is_that_of_the_reference(config: Config, float_model: Motr) -> None:
     silent = replace(config, tracker=replace(config.tracker, birth_score=1.0))
-    found = Probe(MotrGraphs(float_model), [frames(config, 2)], silent)
+    found = Probe(MotrGraphs(float_model), [noise(config, 2, 20)], silent)
     assert found.num_tracks == 0
     assert math.isnan(found.output_error(MotrGraphs(float_model)).db("qim"))
-    assert torch.equal(found._batches[0].base_inputs[0][:1], frames(config, 1, 20)[0])
+    assert torch.equal(found._batches[0][0][0][:1], next(noise(config, 1, 20)))

@@ -30,8 +30,7 @@ def inputs(config: Config, base_inputs: tuple[torch.Tensor, ...]) -> Inputs:
 
 @torch.no_grad()
 def taps(quantised: QuantizedMotr, inputs: Inputs, mode: str) -> dict[str, Arrays]:
-    quantised.mode(mode)
-    return {graph: recorded(quantised, graph, inputs[graph]) for graph in GRAPHS}
+    return {graph: recorded(quantised, graph, inputs[graph], mode) for graph in GRAPHS}
 
 
 @pytest.mark.parametrize("mode", ["float", "evaluate"])
