@@ -49,14 +49,14 @@ class MotrGraphs:
 
     def __init__(self, model: Motr, *, encoded: bool = False, net: Operations = FLOAT) -> None:
         self._model, self._net = model, net
-        self._base = model.base.decode if encoded else model.base
+        self._base: Any = model.base.decode if encoded else model.base
 
     @property
     def detect_query(self) -> Tensor:
         return self._model.base.detect.query
 
     def base(self, frame: Any, query: Tensor, mask: Tensor, reference: Tensor, *extra: ExtraSlots) -> BaseOutput:
-        output: BaseOutput = self._base(frame, query, mask, reference, *extra, net=self._net)  # type: ignore[misc]
+        output: BaseOutput = self._base(frame, query, mask, reference, *extra, net=self._net)
         return output
 
     def qim(self, embedding: Tensor, query: Tensor, mask: Tensor) -> Tensor:

@@ -114,8 +114,8 @@ def side_by_side(layers: Sequence[IntegerLayer]) -> IntegerLayer:
     """Products of one input as one product of all their outputs."""
     if len(layers) == 1:
         return layers[0]
-    joined = [torch.cat([getattr(x, name) for x in layers]) for name in ("weight", "bias", "scale", "step")]
-    return IntegerLayer(*joined, parts=_parts(*joined[:2]))
+    joined = {name: torch.cat([getattr(x, name) for x in layers]) for name in ("weight", "bias", "scale", "step")}
+    return IntegerLayer(**joined, parts=_parts(joined["weight"], joined["bias"]))
 
 
 def _parts(weight: Tensor, bias: Tensor) -> tuple[slice, ...]:
