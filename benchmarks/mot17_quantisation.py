@@ -31,10 +31,11 @@ from motrlab.data.preprocess import input_bytes
 from motrlab.data.transforms import FrameObjects
 from motrlab.deploy.integer import integer_share
 from motrlab.deploy.kernel_graph import kernel_graphs
+from motrlab.deploy.kernels import load_network
 from motrlab.deploy.onnx_graph import save_onnx
 from motrlab.deploy.perf import time_in_turn
-from motrlab.deploy.portable import float_graphs, portable_graphs
-from motrlab.deploy.runtime import INPUTS, OUTPUTS, load_network
+from motrlab.deploy.portable import portable_graphs
+from motrlab.deploy.runtime import INPUTS, OUTPUTS
 from motrlab.model.motr import build_motr, folded_copy
 from motrlab.quantization.calibration import calibrate
 from motrlab.quantization.declare import example_inputs
@@ -111,7 +112,7 @@ def convert(quantised: QuantizedMotr, folder: Path) -> None:
         for graph, model in portable_graphs(quantised).items():
             save_onnx(model, folder / f"{graph}.onnx")
     with measured("float graphs"):
-        for graph, model in float_graphs(quantised.model).items():
+        for graph, model in portable_graphs(quantised.model).items():
             save_onnx(model, folder / "float" / f"{graph}.onnx")
     for graph in NAMES:
         share = integer_share(folder / f"{graph}.ort.onnx")

@@ -9,56 +9,53 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from motrlab.config import ModelConfig
 from motrlab.model.motr import Motr
 from motrlab.model.operations import Operations
+from motrlab.quantization.declare import example_inputs
 
 _SAMPLE = torch.ops.aten.grid_sampler_2d
-_MACS_PER_SAMPLE = 4  # the four neighbours of a bilinear sample
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
-    """Of one frame: parameters, multiply-accumulates of convolutions and matrix products, and of bilinear samples."""
+class Ops:
+    """Operations of one graph for one frame, or of a module of it, which is a row of the table.
 
+    `macs`: multiply-accumulates of convolutions and matrix products; `sample_macs`: those of bilinear samples.
+    `output_shape` is a module's (empty: it is not called as such). `modules` are a graph's and add up to the totals;
+    the last row is what is left over.
+    """
+
+    name: str
     params: int
     macs: int
     sample_macs: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModuleOps(Counts):
-    """One row of the table: a module of a graph, and the shape of its output (empty: it is not called as such)."""
-
-    name: str
     output_shape: Shape = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ops(Counts):
-    """Operations of one graph; `modules` add up to the totals, the last row being what is left over."""
-
-    modules: tuple[ModuleOps, ...]
+    modules: tuple[Ops, ...] = ()
 
 
 def count_operations(model: Motr, config: ModelConfig) -> dict[str, Ops]:
     """Operations of `base` and `qim` for one frame at the config's size; the model is left alone."""
     shadow = copy.deepcopy(model).to("meta").eval()
-    rows, columns = config.num_track // config.slot_columns, config.slot_columns
-    mask, state = (1, 1, 1, config.num_track), (1, config.d_model, 1, config.num_track)
-    slots = ((1, config.d_model, rows, columns), mask, (1, 4, rows, columns))
-    base = _count_graph(shadow.base, [(1, 3, config.height, config.width), *slots])
-    return {"base": base, "qim": _count_graph(shadow.qim, [state, state, mask])}
+    with torch.device("meta"):
+        inputs = example_inputs(config)
+    return {name: _count_graph(name, shadow.get_submodule(name), given) for name, given in inputs.items()}
+
+
+def _sample_flops(*inputs: Any, out_shape: Any = None, **options: Any) -> int:
+    """Of the four neighbours of a bilinear sample; two FLOP a multiply-accumulate, as the counter has it."""
+    return 2 * 4 * math.prod(out_shape)
 
 
 class _ByModule(Operations):
@@ -68,7 +65,7 @@ class _ByModule(Operations):
         return torch.stack([attention.value(memory) for attention in attentions])
 
 
-def _count_graph(graph: nn.Module, sizes: Iterable[Shape]) -> Ops:
+def _count_graph(graph_name: str, graph: nn.Module, inputs: Iterable[Tensor]) -> Ops:
     """Leaves hooks behind."""
     counter = FlopCounterMode(display=False, custom_mapping={_SAMPLE: _sample_flops})
     modules, shapes = dict(_parts(graph)), dict[nn.Module, Shape]()
@@ -87,14 +84,14 @@ def _count_graph(graph: nn.Module, sizes: Iterable[Shape]) -> Ops:
             module.register_forward_pre_hook(lambda *_: running.append(Counter(counter.flop_counts["Global"])))
             module.register_forward_hook(functools.partial(count, name))
     with counter, torch.no_grad():
-        graph(*(torch.empty(size, device="meta") for size in sizes), net=_ByModule())
+        graph(*inputs, net=_ByModule())
     parts = [
-        ModuleOps(name=name, output_shape=shapes.get(module, ()), **_counts(module, flops[name]))
+        Ops(name=name, output_shape=shapes.get(module, ()), **_counts(module, flops[name]))
         for name, module in modules.items()
     ]
     whole = _counts(graph, counter.flop_counts["Global"])
     rest = {key: number - sum(getattr(part, key) for part in parts) for key, number in whole.items()}
-    return Ops(modules=(*parts, ModuleOps(name="(itself)", **rest)), **whole)
+    return Ops(name=graph_name, modules=(*parts, Ops(name="(itself)", **rest)), **whole)
 
 
 def _parts(graph: nn.Module) -> Iterable[tuple[str, nn.Module]]:
@@ -107,15 +104,10 @@ def _parts(graph: nn.Module) -> Iterable[tuple[str, nn.Module]]:
 
 
 def _counts(module: nn.Module, flops: Mapping[Any, int]) -> dict[str, Any]:
-    """Fields of `Counts`."""
+    """The numbers of an `Ops`."""
     samples = flops.get(_SAMPLE, 0) // 2
     params = sum(p.numel() for p in module.parameters())
     return {"params": params, "macs": sum(flops.values()) // 2 - samples, "sample_macs": samples}
-
-
-def _sample_flops(*inputs: Any, out_shape: Any = None, **options: Any) -> int:
-    """Two FLOP a multiply-accumulate, as the counter has it."""
-    return 2 * _MACS_PER_SAMPLE * torch.Size(out_shape).numel()
 
 
 def format_operations(operations: Mapping[str, Ops]) -> str:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from motrlab.config import Config
-from motrlab.deploy.artifact import write_artifact
+from motrlab.deploy.artifact import ARTIFACT_FILES, GRAPH_FILES, MANIFEST, SCHEMA, file_hash
 from motrlab.deploy.kernel_graph import kernel_graphs
 from motrlab.deploy.onnx_graph import save_onnx
-from motrlab.deploy.portable import float_graphs, portable_graphs
+from motrlab.deploy.portable import portable_graphs
+from motrlab.files import replaced_folder, write_text
+from motrlab.machine import package_versions
 from motrlab.model.motr import Motr
 from motrlab.quantization.quantized import QuantizedMotr
 
@@ -34,20 +39,62 @@ def save_artifact(
     *,
     graphs: Mapping[str, onnx.ModelProto] | None = None,
 ) -> Path:
-    """Write the artefact of `quantised`, or of its `artifact_graphs` where they exist already; see `write_artifact`."""
-    query, reference = quantised.detect_slots()
-    return write_artifact(
-        folder,
-        graphs=artifact_graphs(quantised) if graphs is None else graphs,
-        detect_query=query.numpy(),
-        detect_reference=reference.numpy(),
-        config=config,
-        provenance=provenance,
-    )
+    """Assemble the artefact beside `folder` and move it into place; an older one is replaced. Returns `folder`.
+
+    Args:
+        folder: where the artefact goes.
+        quantised: its model, in mode `evaluate`.
+        config: shapes, thresholds, hash and seed.
+        provenance: JSON values such as run, stage and git commit; nothing in it may change from call to call if the
+            files' bytes are to be the same.
+        graphs: the `artifact_graphs` of `quantised`, where they exist already.
+    """
+    graphs = artifact_graphs(quantised) if graphs is None else graphs
+    query, reference = (x.numpy() for x in quantised.detect_slots())
+    with replaced_folder(folder) as temporary:
+        for name in GRAPH_FILES:
+            save_onnx(graphs[name], temporary / name)
+        # Every member gets the zip epoch as its time, so that equal arrays are equal bytes.
+        np.savez(temporary / "queries.npz", query=query, reference=reference)
+        _write_json(temporary / "tracker.json", _tracker_description(config))
+        manifest = {
+            "schema": SCHEMA,
+            "files": {name: file_hash(temporary / name) for name in ARTIFACT_FILES},
+            "versions": package_versions(),
+            "provenance": {"config_hash": config.hash, "preset": config.preset, "seed": config.seed, **provenance},
+        }
+        _write_json(temporary / MANIFEST, manifest)
+    return folder
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _tracker_description(config: Config) -> dict[str, Any]:
+    model = config.model
+    sizes = {name: getattr(model, name) for name in ("num_detect", "num_track", "slot_columns", "d_model")}
+    slots = [model.num_slots // model.slot_columns, model.slot_columns]
+    channels = {"class_logits": 1, "boxes": 4, "embedding": model.d_model}
+    return {
+        "schema": SCHEMA,
+        "tracker": dataclasses.asdict(config.tracker),
+        "preprocess": {
+            "height": model.height,
+            "width": model.width,
+            "resize": "aspect not kept; area where a side shrinks to less than half, bilinear otherwise",
+            "colour": "YUV 4:4:4, BT.601 full range",
+            "bytes": "uint8 [1, height, width, 3]: input of base.ort.onnx, zero point 128, scale 1/128",
+            "float": "float32 [1, 3, height, width], (YUV - 128) / 128: input of base.onnx",
+        },
+        "weight_bits": config.scheme.weight_bits,
+        "shapes": sizes | {name: [1, number, *slots] for name, number in channels.items()},
+        "boxes": "relative" if model.relative_boxes else "logits",
+    }
 
 
 def save_float_graphs(folder: Path, model: Motr) -> Path:
     """Write the fp32 `base.onnx` and `qim.onnx` of a folded float model. Returns `folder`."""
-    for name, graph in float_graphs(model).items():
+    for name, graph in portable_graphs(model).items():
         save_onnx(graph, folder / f"{name}.onnx")
     return folder

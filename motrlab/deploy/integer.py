@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
+from onnxruntime import GraphOptimizationLevel
 
-from motrlab.deploy.kernels import onnxruntime_options
+from motrlab.deploy.kernels import onnxruntime_session
 
 INTEGER_OPERATORS = {
     "QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
@@ -84,11 +84,10 @@ class IntegerShare:
 
 def integer_share(path: Path) -> IntegerShare:
     """Load the file in ONNX Runtime and count the nodes of the graph as it is optimised there."""
-    options = onnxruntime_options(1)
     with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        model = onnx.load(options.optimized_model_filepath)
+        optimised = str(Path(folder) / "optimised.onnx")
+        onnxruntime_session(str(path), 1, optimized_model_filepath=optimised)
+        model = onnx.load(optimised)
     constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
     values = _values_by_running(model) | constants
     products, touching = [], Counter[str]()
@@ -110,9 +109,8 @@ def _values_by_running(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     known = {"", *(o.name for o in model.graph.output)}
     inner = [name for node in model.graph.node for name in node.output if name not in known]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
-    options = onnxruntime_options(1)
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised already
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    level = GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised already
+    session = onnxruntime_session(model.SerializeToString(), 1, graph_optimization_level=level)
     kinds = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
     inputs = {i.name: np.ones(i.shape, kinds[i.type]) for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()]

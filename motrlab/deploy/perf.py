@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from motrlab.deploy.runtime import Array, Network, Runtime, load_artifact, named
+from motrlab.deploy.kernels import Array, Network
+from motrlab.deploy.runtime import Runtime, load_artifact, named
 from motrlab.errors import UserError
 from motrlab.tracking.step import frame_loop
 from motrlab.tracking.tracker import Tracker
@@ -122,8 +122,5 @@ def _time_closed_loops(fixed: Runtime, floating: Runtime, frames: list[NDArray[n
 
 
 def _percentiles(name: str, seconds: Sequence[float]) -> dict[str, float]:
-    milliseconds: Any = np.array(seconds) * 1e3
-    return {
-        f"{name}.p50_ms": float(np.median(milliseconds)),
-        f"{name}.p90_ms": float(np.percentile(milliseconds, 90)),
-    }
+    milliseconds = np.array(seconds) * 1e3
+    return {f"{name}.p{share}_ms": float(np.percentile(milliseconds, share)) for share in (50, 90)}

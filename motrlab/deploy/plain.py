@@ -125,12 +125,10 @@ class _Rewriter:
         if weight.shape[2:] == (1, 1) and attributes["group"] == 1:
             return self._scaled(node, self._matrix_product(x, weight[:, :, 0, 0].T, bias), 6)
         attributes.pop("channels_last")
-        magnitude = np.abs(weight.astype(np.float64)).sum((2, 3)) * 255
-        parts = functions.exact_parts(magnitude, bias)
-        planes = x.transpose(0, 3, 1, 2)
-        sums = self._products("Conv", planes, 1, parts, lambda p: self.xp.const(weight[:, p]), **attributes)
-        steps = self._sum_of(sums, bias[:, None, None]).transpose(0, 2, 3, 1)
-        return self._scaled(node, steps, 6)
+        parts = functions.exact_parts(np.abs(weight.astype(np.float64)).sum((2, 3)) * 255, bias)
+        operands = x.transpose(0, 3, 1, 2), lambda p: self.xp.const(weight[:, p])
+        steps = self._sum_of("Conv", *operands, 1, parts, bias[:, None, None], **attributes)
+        return self._scaled(node, steps.transpose(0, 2, 3, 1), 6)
 
     def _qgemm(self, node: onnx.NodeProto) -> Expr:
         x, weight, bias = self._value(node.input[0]), *(self.arrays[node.input[i]] for i in (3, 6))
@@ -139,8 +137,8 @@ class _Rewriter:
     def _matmulintegertofloat(self, node: onnx.NodeProto) -> Expr:
         x, y = (self._value(name) for name in node.input[:2])
         parts = functions.key_parts(self._terms(node))
-        sums = self._products("MatMul", x, 2, parts, lambda p: self._part(y, p, 1, parts))
-        return self._times(self._sum_of(sums), self.arrays[node.input[2]])
+        total = self._sum_of("MatMul", x, lambda p: _part(y, p, 1, parts), 2, parts)
+        return self._times(total, self.arrays[node.input[2]])
 
     def _terms(self, node: onnx.NodeProto) -> int:
         """How many keys the weights of an attention are spread over; of logits, more than a head can have."""
@@ -152,26 +150,20 @@ class _Rewriter:
     def _matrix_product(self, x: Expr, weight: NDArray[Any], bias: NDArray[Any]) -> Expr:
         """`weight` `[in, out]`."""
         parts = functions.exact_parts(np.abs(weight.T.astype(np.float64)) * 255, bias)
-        return self._sum_of(self._products("MatMul", x, -1, parts, lambda p: self.xp.const(weight[p])), bias)
+        return self._sum_of("MatMul", x, lambda p: self.xp.const(weight[p]), -1, parts, bias)
 
-    def _products(
-        self, kind: str, x: Expr, axis: int, parts: Sequence[slice], other: Callable[[slice], Expr], **attributes: Any
-    ) -> list[Expr]:
-        """Those of the parts of `x` along an axis, each with its own `other`."""
-        return [self.builder.op(kind, self._part(x, p, axis, parts), other(p), **attributes) for p in parts]
-
-    def _part(self, x: Expr, part: slice, axis: int, parts: Sequence[slice]) -> Expr:
-        return x.slice(part.start, part.stop, axis) if len(parts) > 1 else x
-
-    def _sum_of(self, parts: Sequence[Expr], bias: NDArray[Any] | None = None) -> Expr:
-        """Sums below 2²⁴, added as integers."""
-        first, *others = parts
+    def _sum_of(
+        self, kind: str, x: Expr, other: Callable[[slice], Expr], axis: int, parts: Sequence[slice],
+        bias: NDArray[Any] | None = None, **attributes: Any,
+    ) -> Expr:  # fmt: skip
+        """Products of the parts of `x` along an axis, each with its own `other`: sums below 2²⁴, added as integers."""
+        first, *others = (self.builder.op(kind, _part(x, p, axis, parts), other(p), **attributes) for p in parts)
         total = self.xp.round(first if bias is None else first + self.xp.const(bias))
         if not others:
             return total
         total = self.builder.op("Cast", total, to=TensorProto.INT32)
-        for other in others:
-            total = total + self.builder.op("Cast", self.xp.round(other), to=TensorProto.INT32)
+        for more in others:
+            total = total + self.builder.op("Cast", self.xp.round(more), to=TensorProto.INT32)
         return self.builder.op("Cast", total, to=TensorProto.FLOAT)
 
     def _scaled(self, node: onnx.NodeProto, accumulator: Expr, grid: int) -> Expr:
@@ -181,6 +173,10 @@ class _Rewriter:
             return functions.product(self.xp, accumulator, self.xp.const(factor))
         factor = factor / self.arrays[node.input[grid]]
         return self._grid(node, functions.product(self.xp, accumulator, self.xp.const(factor)), grid + 1)
+
+
+def _part(x: Expr, part: slice, axis: int, parts: Sequence[slice]) -> Expr:
+    return x.slice(part.start, part.stop, axis) if len(parts) > 1 else x
 
 
 def _sizes(item: onnx.ValueInfoProto) -> list[int]:

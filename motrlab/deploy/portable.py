@@ -24,6 +24,7 @@ from motrlab.model.operations import EPSILON, LARGEST_SIZE, LEAST_SIZE, MASKED, 
 from motrlab.quantization import functions
 from motrlab.quantization.grids import CONSTANT_SCALE
 from motrlab.quantization.quantized import QuantizedMotr
+from motrlab.quantization.tensors import Value
 
 GRID_SCALE = 1 / 256  # of sampling positions from -1 to 1, int16
 
@@ -79,7 +80,7 @@ class PortableOperations(OnnxOperations):
     def output(self, x: Node) -> Expr:
         return x.value
 
-    def constant(self, x: Tensor, scale: float = CONSTANT_SCALE) -> Node:
+    def constant(self, x: Tensor, scale: Any = CONSTANT_SCALE) -> Node:
         return Node(self._pair(self.graph.constant(x.detach().numpy()), scale), tuple(x.shape), scale)
 
     def learned(self, detect: DetectQueries) -> Node | None:
@@ -90,9 +91,7 @@ class PortableOperations(OnnxOperations):
         return Node(self.graph.constant(learned.real.numpy()), tuple(learned.shape), learned.scale)
 
     def slots(self, detect: DetectQueries, track_query: Node) -> Node:
-        if self.grids is None:
-            return self.cat([self.constant(detect.query), track_query])
-        learned = self.grids.detect_query(detect)
+        learned = Value(detect.query) if self.grids is None else self.grids.detect_query(detect)
         return self.cat([self.constant(learned.real, learned.scale), track_query])
 
     def references(self, detect: DetectQueries, track_reference: Expr) -> Expr:
@@ -202,12 +201,9 @@ class PortableOperations(OnnxOperations):
         return self._pair(self.graph.op("Sigmoid", boxes), 1 / functions.REFERENCE, np.int16)
 
 
-def float_graphs(model: Motr) -> dict[str, onnx.ModelProto]:
-    """`base` and `qim` of a folded float model."""
-    return onnx_graphs(PortableOperations, model, None)
-
-
-def portable_graphs(quantised: QuantizedMotr) -> dict[str, onnx.ModelProto]:
-    """`base` and `qim` with every tensor on its grid; `quantised` must be in mode `evaluate`."""
-    assert quantised.current_mode == "evaluate", quantised.current_mode
-    return onnx_graphs(PortableOperations, quantised.model, quantised.net)
+def portable_graphs(model: Motr | QuantizedMotr) -> dict[str, onnx.ModelProto]:
+    """`base` and `qim` of a folded float model, or of a quantised one, in mode `evaluate`, with tensors on grids."""
+    if isinstance(model, Motr):
+        return onnx_graphs(PortableOperations, model, None)
+    assert model.current_mode == "evaluate", model.current_mode
+    return onnx_graphs(PortableOperations, model.model, model.net)

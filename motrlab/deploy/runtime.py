@@ -6,11 +6,9 @@ plain operators (`plain.py`), on kernels of its own: the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, fields, replace
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +16,14 @@ from numpy.typing import NDArray
 from motrlab.config import TrackerConfig
 from motrlab.data.preprocess import preprocess, preprocess_bytes
 from motrlab.deploy.artifact import read_tracker_description, verify_artifact
-from motrlab.deploy.kernels import exact_form, onnxruntime_options, openvino_options
+from motrlab.deploy.kernels import BACKENDS, Array, Network, load_network
 from motrlab.errors import UserError
 from motrlab.quantization.functions import DELTA, LARGEST_LOGIT, box_table
 from motrlab.tracking.sequence import FrameTracks, Seconds, track_frames
 
-Array = NDArray[Any]
 Float32 = NDArray[np.float32]
 BaseOutputs = tuple[tuple[Float32], tuple[Float32], Float32]  # logits and boxes of one layer, embeddings
-Network = Callable[[dict[str, Array]], list[Float32]]  # inputs by name → outputs in the order asked for
 
-BACKENDS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # and what they are called
 INPUTS = {"base": ("image", "track_query", "track_mask", "track_reference"), "qim": ("embedding", "query", "mask")}
 OUTPUTS = {"base": ("class_logits", "boxes", "embedding"), "qim": ("updated_query",)}
 
@@ -141,63 +136,3 @@ def load_networks(
         load_network(folder / f"{graph}.{ending}", outputs, threads, backend, weight_bits=weight_bits)
         for (graph, outputs), threads in files
     ]
-
-
-def load_network(
-    path: Path, outputs: Sequence[str], num_threads: int, backend: str = "onnxruntime", *, weight_bits: int = 8
-) -> Network:
-    """An ONNX file on one of `BACKENDS`. Raises UserError if it fails."""
-    try:
-        if backend == "openvino":
-            return load_openvino(path, outputs, num_threads)
-        return load_onnxruntime(path, outputs, num_threads, weight_bits=weight_bits)
-    except Exception as error:  # onnx and both runtimes have classes of their own
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: {BACKENDS[backend]} cannot load it ({reason}); convert the run again") from error
-
-
-def load_onnxruntime(path: Path, outputs: Sequence[str], num_threads: int, *, weight_bits: int = 8) -> Network:
-    """An ONNX file on ONNX Runtime's CPU kernels (`kernels.onnxruntime_options`)."""
-    import onnxruntime
-
-    options = onnxruntime_options(num_threads)
-    session = onnxruntime.InferenceSession(exact_form(path, weight_bits), options, providers=["CPUExecutionProvider"])
-
-    def run(inputs: dict[str, Array]) -> list[Float32]:
-        found: list[Any] = session.run(list(outputs), inputs)
-        return found
-
-    return run
-
-
-def load_openvino(path: Path, outputs: Sequence[str], num_threads: int) -> Network:
-    """An ONNX file on OpenVINO's CPU plugin; a `*.ort.onnx` file in plain operators."""
-    import onnx
-
-    from motrlab.deploy.plain import plain_form
-
-    model = onnx.load(path)
-    if any(node.domain for node in model.graph.node):
-        model = plain_form(model)
-    core = _openvino_core()
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", openvino_options(num_threads))
-    request = compiled.create_infer_request()
-
-    def run(inputs: dict[str, Array]) -> list[Float32]:
-        found = request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
-        return [np.array(found[name]) for name in outputs]  # the request's own buffers are overwritten next time
-
-    return run
-
-
-@cache
-def _openvino_core() -> Any:
-    """The one `openvino.Core` of the process, kept for good.
-
-    The CPU plugin of a Core gives its thread a stack for signal handlers, and unmaps it when the Core goes. Of two that
-    go in the order in which they came, the second puts the unmapped one back: the next signal that Python handles
-    (Ctrl-C, the SIGCHLD of torch's DataLoader) is a segmentation fault. Seen with 2026.4.1 (docs/LOG.md).
-    """
-    import openvino
-
-    return openvino.Core()

@@ -7,7 +7,6 @@ for every head, which is left out. The learned queries are a constant of the fil
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from motrlab.data.preprocess import input_bytes
-from motrlab.deploy.runtime import OUTPUTS, Network, load_network, named
+from motrlab.deploy.kernels import Network, load_network
+from motrlab.deploy.runtime import OUTPUTS, named
 from motrlab.errors import UserError
 from motrlab.quantization.analysis.layers import Arrays, Float
 from motrlab.quantization.quantized import QuantizedMotr
@@ -51,11 +51,8 @@ class TappedRuntime:
             names = self._names[graph] = [n for x in model.graph.node for n in x.output if n.startswith(f"{graph}/")]
             self._check(model, names, path)
             model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.UINT8, None) for n in names)
-            with tempfile.TemporaryDirectory() as temporary:
-                tapped = Path(temporary) / path.name
-                onnx.save(model, tapped)
-                load = (tapped, (*outputs, *names), num_threads, backend)
-                self.networks[graph] = load_network(*load, weight_bits=bits)
+            model.graph.name = str(path)
+            self.networks[graph] = load_network(model, (*outputs, *names), num_threads, backend, weight_bits=bits)
 
     def _check(self, model: onnx.ModelProto, names: Sequence[str], path: Path) -> None:
         """The names are the model's; so are the scales, which products hold as they are."""

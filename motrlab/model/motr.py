@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from motrlab.config import ModelConfig
 from motrlab.model.base import BaseGraph, BaseOutput, ExtraSlots, decode_boxes
 from motrlab.model.efficientnet import fold_batch_norm
+from motrlab.model.operations import FLOAT, Operations
 from motrlab.model.qim import QueryInteraction
 
 
@@ -41,23 +44,23 @@ class MotrGraphs:
     """The graphs of a float model as the frame step wants them (`tracking.step.Graphs`).
 
     With `encoded=True` a frame is what `BaseGraph.value_maps` gives instead of an image, with `ExtraSlots` or without:
-    training encodes all frames of a clip in one batch.
+    training encodes all frames of a clip in one batch. `net`: how they are computed.
     """
 
-    def __init__(self, model: Motr, *, encoded: bool = False) -> None:
-        self._model = model
-        self._base = model.base.decode if encoded else model.base
+    def __init__(self, model: Motr, *, encoded: bool = False, net: Operations = FLOAT) -> None:
+        self._model, self._net = model, net
+        self._base: Any = model.base.decode if encoded else model.base
 
     @property
     def detect_query(self) -> Tensor:
         return self._model.base.detect.query
 
-    def base(self, frame: Tensor, query: Tensor, mask: Tensor, reference: Tensor, *extra: ExtraSlots) -> BaseOutput:
-        output: BaseOutput = self._base(frame, query, mask, reference, *extra)  # type: ignore[arg-type]
+    def base(self, frame: Any, query: Tensor, mask: Tensor, reference: Tensor, *extra: ExtraSlots) -> BaseOutput:
+        output: BaseOutput = self._base(frame, query, mask, reference, *extra, net=self._net)
         return output
 
     def qim(self, embedding: Tensor, query: Tensor, mask: Tensor) -> Tensor:
-        out: Tensor = self._model.qim(embedding, query, mask)
+        out: Tensor = self._model.qim(embedding, query, mask, net=self._net)
         return out
 
     def decode(self, boxes: Tensor) -> Tensor:

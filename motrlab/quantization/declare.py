@@ -17,7 +17,7 @@ from motrlab.errors import UserError
 from motrlab.model.motr import Motr
 from motrlab.quantization.grid_operations import GridOperations
 from motrlab.quantization.grids import CONSTANT_SCALE, IMAGE_SCALE
-from motrlab.quantization.tensors import Key, TensorSpec, Value, grid_ends
+from motrlab.quantization.tensors import Key, TensorSpec, Value
 
 GRAPHS = ("base", "qim")
 _FIXED = {"image": IMAGE_SCALE, "position.sine": CONSTANT_SCALE}  # bytes; sines reach from -1 to 1
@@ -75,15 +75,15 @@ class _Declaring(GridOperations):
         key = self.key(module)
         if key not in self.found:
             rule = self.scheme.find(key[0], operator, key[1].partition("/")[0])
-            low, high = grid_ends(rule, self.scheme, relu=facts.get("relu", False))
+            largest = 2**15 - 1 if rule.precision == "int16" else 127
+            relu_ends = 0, max(largest, self.scheme.levels)
+            low, high = relu_ends if facts.get("relu") else (-largest - 1, largest)
             fixed = _FIXED.get(key[1], rule.scale)
             if rule.scale not in (None, fixed):
                 raise UserError(
                     f"quantisation rule {rule.label!r}: {key[0]} {key[1]} has the scale {fixed:.6g}, no other"
                 )
-            self.found[key] = TensorSpec(
-                *key, operator, rule, 0, low, high, fixed=fixed, ceiling=facts.get("ceiling"), readers=[]
-            )
+            self.found[key] = TensorSpec(*key, operator, rule, 0, low, high, fixed, facts.get("ceiling"))
             self.grids.add(key)
         for source in sources:
             if source.spec is not None:

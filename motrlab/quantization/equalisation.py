@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from motrlab.config.scheme import PRODUCTS, Scheme
 from motrlab.model.motr import Motr
@@ -58,11 +58,8 @@ def _equalise_pair(first: nn.Conv2d | nn.Linear, second: nn.Conv2d | nn.Linear) 
     in_range = second.weight.abs().transpose(0, axis).flatten(1).amax(1)
     usable = (out_range > 0) & (in_range > 0)  # a dead channel is left as it is
     factor = torch.where(usable, (out_range / in_range.clamp(min=1e-12)).sqrt(), torch.ones_like(out_range))
-    first.weight.div_(_spread(factor, first.weight, 0))
+    rows, columns = first.weight, second.weight.transpose(0, axis)
+    rows.div_(factor.reshape(-1, *[1] * (rows.ndim - 1)))
+    columns.mul_(factor.reshape(-1, *[1] * (columns.ndim - 1)))
     if first.bias is not None:
         first.bias.div_(factor)
-    second.weight.mul_(_spread(factor, second.weight, axis))
-
-
-def _spread(factor: Tensor, weight: Tensor, axis: int) -> Tensor:
-    return factor.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])

@@ -43,11 +43,7 @@ SINE_RANGE = (-512, 2047)  # ...and from where to where
 LARGEST_LOGIT = 8 * DELTA
 LEAST_REACH = 1e-3  # two boxes without a size would be infinitely far apart
 INT16 = (-(2**15), 2**15 - 1)
-
-
-def f32(x: Any) -> Any:
-    """Rounded to float32."""
-    return np.float32(x)
+f32: Any = np.float32  # rounds to it
 
 
 def to_grid(xp: Any, steps: Any, low: int, high: int) -> Any:
@@ -121,11 +117,8 @@ def norm_constants(
 ) -> tuple[Float32, Float32, np.float32]:
     """`gain` √C·γ/2s and `shift` β/s, `[C]`, and `epsilon` C·ε/s_x²: see `norm`."""
     channels = len(weight)
-    return (
-        f32(weight * math.sqrt(channels) / scale / 2),
-        f32(bias / scale),
-        f32(channels * epsilon / x_scale**2),
-    )
+    gain, shift = weight * math.sqrt(channels) / scale / 2, bias / scale
+    return f32(gain), f32(shift), f32(channels * epsilon / x_scale**2)
 
 
 def norm(xp: Any, x: Any, y: Any, gain: Any, shift: Any, epsilon: Any) -> Any:

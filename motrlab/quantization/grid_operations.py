@@ -160,9 +160,8 @@ class GridOperations(Grids):
         spec = self.spec("position.sine", "input")
 
         def exact() -> Tensor:
-            rows = TORCH.lookup(
-                self.sine_table(channels), functions.sine_rows(TORCH, reference.detach())
-            )  # [B, 4, R, W, channels]
+            index = functions.sine_rows(TORCH, reference.detach())
+            rows = TORCH.lookup(self.sine_table(channels), index)  # [B, 4, R, W, channels]
             return rows.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
         return self.finish(spec, lambda: FLOAT.sine(reference, channels), exact)

@@ -22,7 +22,7 @@ from motrlab.model.attention import DeformableAttention
 from motrlab.model.base import DetectQueries
 from motrlab.model.operations import FLOAT, Operations
 from motrlab.quantization import functions
-from motrlab.quantization.ranges import Ranges
+from motrlab.quantization.observers import Ranges
 from motrlab.quantization.tensors import Key, StraightThrough, TensorSpec, Value, number
 from motrlab.quantization.torch_arithmetic import IntegerLayer, TorchArithmetic, integer_layer, side_by_side
 
@@ -260,14 +260,8 @@ class Grids(Operations):
             accumulator = layer.of_map(x.data, module)
             if self.watch_product is not None:
                 self.watch_product(module, x, layer)
-            scale = self.scale(spec)
-            step = torch.as_tensor(scale, dtype=torch.float32, device=x.device)
-            factor = (
-                layer.step / step
-                if isinstance(scale, Tensor)
-                else self.known((spec.key, id(layer)), lambda: layer.step / step)
-            )
-            return functions.product(TORCH, accumulator, factor).permute(0, 3, 1, 2)
+            step = torch.as_tensor(self.scale(spec), dtype=torch.float32, device=x.data.device)
+            return functions.product(TORCH, accumulator, layer.step / step).permute(0, 3, 1, 2)
 
         return self.finish(spec, lambda: floating(x.real), exact, x.live, differentiable=True)
 

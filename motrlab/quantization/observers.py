@@ -1,40 +1,40 @@
-"""How a range is chosen from what an observer saw: functions of a histogram of magnitudes.
+"""The ranges that observers have seen, how they are chosen from histograms, and the scales that follow.
 
-`min_max` and `moving_average` need no histogram (`ranges.py`); what is added to `FROM_HISTOGRAM` here can
+`min_max` and `moving_average` need no histogram; what is added to `FROM_HISTOGRAM` here can
 be named in a rule once `config.scheme.OBSERVERS` lists it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from motrlab.quantization.tensors import TensorSpec
 
 BINS = 2048
+MIN_SCALE = 1e-6
+_UNSEEN = 4.0
+_MOMENTUM = 0.02  # of the moving average, once as many updates are seen as it spans; before, a plain mean
 
 
-class MagnitudeHistogram:
-    """Counts of magnitudes over 0..`limit` in `BINS` bins; `limit` doubles, and bins merge in pairs, when it must.
+def count_magnitudes(x: Tensor, counts: Tensor, limit: Tensor) -> None:
+    """Add the magnitudes of `x` to `counts` `[BINS]` of 0..`limit` `[1]`, a module's buffers, in place.
 
-    Works in place on a module's buffers, so that they are saved with it: `counts` `[BINS]`, `limit` `[1]`.
+    `limit` doubles, and bins merge in pairs, when it must; 0: nothing was counted yet.
     """
-
-    def __init__(self, counts: Tensor, limit: Tensor) -> None:
-        self.counts, self.limit = counts, limit
-
-    def add(self, x: Tensor) -> None:
-        magnitude = x.abs()
-        largest = float(magnitude.max())
-        if largest == 0 and float(self.limit) == 0:
-            return
-        if float(self.limit) == 0:
-            self.limit.fill_(largest)
-        while largest > float(self.limit):
-            merged = self.counts.reshape(-1, 2).sum(1)
-            self.counts.zero_()[: BINS // 2] = merged
-            self.limit *= 2
-        self.counts += torch.histc(magnitude.float(), BINS, 0, float(self.limit))
+    magnitude = x.abs()
+    largest = float(magnitude.max())
+    if float(limit) == 0:
+        limit.fill_(largest)
+    if float(limit) == 0:
+        return
+    while largest > float(limit):
+        merged = counts.reshape(-1, 2).sum(1)
+        counts.zero_()[: BINS // 2] = merged
+        limit *= 2
+    counts += torch.histc(magnitude.float(), BINS, 0, float(limit))
 
 
 def mse_clip(counts: Tensor, limit: float, levels: int, _: float) -> float:
@@ -42,7 +42,7 @@ def mse_clip(counts: Tensor, limit: float, levels: int, _: float) -> float:
 
     Rounding to steps of s errs by s² / 12 on average, clipping at c by the distance to c.
     """
-    centre = _centres(counts, limit)
+    centre = (torch.arange(len(counts), device=counts.device) + 0.5) * (limit / len(counts))
     clip = torch.linspace(0.1, 1.0, 181, device=counts.device)[:, None] * limit
     step = clip / levels
     error = torch.where(centre <= clip, step**2 / 12, (centre - clip) ** 2)
@@ -68,17 +68,13 @@ def kl_clip(counts: Tensor, limit: float, levels: int, _: float) -> float:
         return limit
     mass = counts.double().clone()
     mass[0] = 0
-    if not bool(mass.any()):
-        return limit
     best, chosen = float("inf"), limit
     for edge in range(levels, len(counts) + 1, 16):
         reference = mass[:edge].clone()
         reference[-1] += mass[edge:].sum()
         level = (torch.arange(edge, device=counts.device) * levels // edge).long()
         filled = (mass[:edge] > 0).double()
-        sums, sizes = (torch.zeros(levels, dtype=torch.float64, device=counts.device) for _ in range(2))
-        sums.index_add_(0, level, mass[:edge])
-        sizes.index_add_(0, level, filled)
+        sums, sizes = (torch.bincount(level, numbers, levels) for numbers in (mass[:edge], filled))
         model = (sums / sizes.clamp(min=1))[level] * filled
         if not bool(model.any()):
             continue
@@ -96,5 +92,112 @@ Clip = Callable[[Tensor, float, int, float], float]
 FROM_HISTOGRAM: dict[str, Clip] = {"percentile": percentile_clip, "mse": mse_clip, "kl": kl_clip}
 
 
-def _centres(counts: Tensor, limit: float) -> Tensor:
-    return (torch.arange(len(counts), device=counts.device) + 0.5) * (limit / len(counts))
+class Ranges(nn.Module):
+    """Largest magnitude of every tensor, and `scale` `[groups]` of every grid: float32 numbers, saved with the model.
+
+    An observation is the largest magnitude in one frame, over the slots that hold somebody; a frame in which nobody is
+    tracked says nothing of the track slots. Observations wait in `pending` (with the model when it is saved) for
+    `advance`: all frames of a training step have one grid. A grid that several tensors share reaches as far as the
+    largest of them.
+    """
+
+    largest: Tensor
+    seen: Tensor
+    pending: Tensor
+    histograms: Tensor
+    limits: Tensor
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        super().__init__()
+        self._specs = specs
+        self._index = {spec.key: index for index, spec in enumerate(specs)}
+        self._row = {s.key: row for row, s in enumerate(s for s in specs if s.rule.observer in FROM_HISTOGRAM)}
+        num_groups = max(spec.group for spec in specs) + 1
+        self.register_buffer("largest", torch.zeros(len(specs), dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(len(specs)))
+        self.register_buffer("pending", torch.zeros(3, len(specs), dtype=torch.float64))  # count, sum, largest
+        self.register_buffer("histograms", torch.zeros(len(self._row), BINS))
+        self.register_buffer("limits", torch.zeros(len(self._row)))
+        self.scale = nn.Parameter(torch.ones(num_groups), requires_grad=False)
+        self.follow()
+
+    @torch.no_grad()
+    def observe(
+        self, spec: TensorSpec, x: Tensor, live: Tensor | None, scale: float = 1.0, *, calibrating: bool
+    ) -> None:
+        """Look at values `[B, C, R, W]` in steps of `scale`; `live` `[B, 1, R, W]`. Counts from `advance` on."""
+        if spec.fixed is not None or not (calibrating or spec.rule.observer not in FROM_HISTOGRAM):
+            return
+        x = x.detach()
+        if live is not None:
+            seen = live.flatten(1).any(1)
+            x, live = (x * live)[seen], live[seen]
+            if not len(x):
+                return
+        axes = tuple(range(1, x.ndim))
+        magnitude = x.amax(axes) if spec.low == 0 else torch.maximum(x.amax(axes), -x.amin(axes))
+        magnitude = magnitude.clamp(min=0) * scale
+        if spec.ceiling is not None:
+            magnitude = magnitude.clamp(max=spec.ceiling)
+        index = self._index[spec.key]
+        count, total, most = self.pending[:, index]
+        count += len(magnitude)
+        total += magnitude.double().sum()
+        most.copy_(torch.maximum(most, magnitude.amax()))
+        row = self._row.get(spec.key)
+        if row is not None:
+            values = x if live is None else x.movedim(1, -1)[live[:, 0] > 0]
+            count_magnitudes(values * scale, self.histograms[row], self.limits[row : row + 1])
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Take what was observed since the last time into the ranges, and let the scales follow."""
+        counts, totals, largest = self.pending.tolist()
+        if not any(counts):
+            return
+        for index, (count, total, most) in enumerate(zip(counts, totals, largest, strict=True)):
+            if count:
+                seen, old = float(self.seen[index]), float(self.largest[index])
+                if self._specs[index].rule.observer == "min_max":
+                    new = max(old, most)
+                else:
+                    new = old + max(1 / (seen + 1), _MOMENTUM) * (total / count - old)
+                self.largest[index], self.seen[index] = new, seen + 1
+        self.pending.zero_()
+        self.follow()
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """End of calibration: ranges from histograms, where a rule asks for them.
+
+        Tensors that were never observed (no track ever lived) get the range of a norm's results: nothing overflows.
+        """
+        self.advance()
+        for spec in self.unseen():
+            self.largest[self._index[spec.key]] = _UNSEEN
+        for spec in self._specs:
+            row = self._row.get(spec.key)
+            if row is not None and float(self.limits[row]) > 0:
+                choose = FROM_HISTOGRAM[spec.rule.observer]
+                found = choose(self.histograms[row], float(self.limits[row]), spec.high, spec.rule.percentile)
+                self.largest[self._index[spec.key]] = found
+        self.follow()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Scales from ranges."""
+        scales = [MIN_SCALE] * len(self.scale)
+        for spec, largest in zip(self._specs, self.largest.tolist(), strict=True):
+            own = spec.fixed if spec.fixed is not None else largest / spec.high
+            scales[spec.group] = max(scales[spec.group], own)
+        self.scale.copy_(torch.tensor(scales))
+
+    @torch.no_grad()
+    def keep_positive(self) -> None:
+        """After a step that has moved learned scales."""
+        self.scale.clamp_(min=MIN_SCALE)
+
+    def unseen(self) -> list[TensorSpec]:
+        """Tensors that should have been observed and were not."""
+        seen = zip(self._specs, self.seen.tolist(), strict=True)
+        return [s for s, number in seen if s.fixed is None and s.operator != "head" and not number]

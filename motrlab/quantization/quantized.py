@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from motrlab.config import Config
 from motrlab.config.scheme import Scheme
 from motrlab.errors import UserError
-from motrlab.model.base import BaseOutput, decode_boxes
-from motrlab.model.motr import Motr, build_motr, folded_copy
+from motrlab.model.motr import Motr, MotrGraphs, build_motr, folded_copy
 from motrlab.quantization import functions
 from motrlab.quantization.declare import declare, module_paths
 from motrlab.quantization.grid_operations import GridOperations
 from motrlab.quantization.grids import TORCH
-from motrlab.quantization.ranges import Ranges
+from motrlab.quantization.observers import Ranges
 from motrlab.training.checkpoint import load_tensors, save_model
 
 MODES = {  # name → observers on, quantisation on
@@ -114,36 +113,24 @@ class QuantizedMotr(nn.Module):
         return quantised
 
 
-class QuantizedGraphs:
-    """The graphs in their current mode as the frame step wants them (`tracking.step.Graphs`).
-
-    Outside training, call under `torch.no_grad()`. With `encoded=True` a frame is what `value_maps` gives.
-    """
+class QuantizedGraphs(MotrGraphs):
+    """The graphs in their current mode as the frame step wants them; outside training, under `torch.no_grad()`."""
 
     def __init__(self, quantised: QuantizedMotr, *, encoded: bool = False) -> None:
+        super().__init__(quantised.model, encoded=encoded, net=quantised.net)
         self._quantised = quantised
-        self._base = quantised.model.base.decode if encoded else quantised.model.base
 
     @property
     def detect_query(self) -> Tensor:
         """On its grid."""
-        net, base = self._quantised.net, self._quantised.model.base
+        net = self._quantised.net
         net.graph = "base"
-        return net.detect_query(base.detect).real
-
-    def base(self, frame: Any, query: Tensor, mask: Tensor, reference: Tensor) -> BaseOutput:
-        output: BaseOutput = self._base(frame, query, mask, reference, net=self._quantised.net)
-        return output
-
-    def qim(self, embedding: Tensor, query: Tensor, mask: Tensor) -> Tensor:
-        out: Tensor = self._quantised.model.qim(embedding, query, mask, net=self._quantised.net)
-        return out
+        return net.detect_query(self._model.base.detect).real
 
     def decode(self, boxes: Tensor) -> Tensor:
-        config, net = self._quantised.config, self._quantised.net
-        if config.relative_boxes or not net.quantising:
-            return decode_boxes(boxes, config)
-        floating = decode_boxes(boxes, config)
+        floating = super().decode(boxes)
+        if self._quantised.config.relative_boxes or not self._quantised.net.quantising:
+            return floating
         return floating + (functions.box_of_logits(TORCH, boxes.detach()) - floating).detach()
 
 

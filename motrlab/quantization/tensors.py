@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from motrlab.config.scheme import Rule, Scheme
+from motrlab.config.scheme import Rule
 
 Key = tuple[str, str]  # graph, name
 
@@ -53,14 +52,6 @@ class TensorSpec:
         return self.low == 0 and self.high > 127
 
 
-def grid_ends(rule: Rule, scheme: Scheme, *, relu: bool) -> tuple[int, int]:
-    """The smallest and the largest integer of a tensor's grid."""
-    bits = 16 if rule.precision == "int16" else 8
-    if relu:
-        return 0, (scheme.levels if bits == 8 else 2**15 - 1)
-    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-
-
 @dataclass(frozen=True)
 class Value:
     """A tensor on its way through the network: integers in steps of `scale`, or real values where that is None.
@@ -79,19 +70,12 @@ class Value:
         return self.data.shape
 
     @property
-    def device(self) -> torch.device:
-        return self.data.device
-
-    @property
     def real(self) -> Tensor:
         """Real values."""
         return self.data if self.scale is None else self.data * self.scale
 
     def __getitem__(self, index: int) -> Value:
         return replace(self, data=self.data[index])
-
-    def __iter__(self) -> Iterator[Value]:
-        return (self[index] for index in range(len(self.data)))
 
     def split(self, size: int, axis: int) -> list[Value]:
         """Parts of `size` along an axis."""

@@ -28,23 +28,14 @@ class TorchArithmetic:
         """Nothing: operators of their own never contract."""
         return x
 
-    def round(self, x: Tensor) -> Tensor:
-        return x.round()
-
-    def clip(self, x: Tensor, low: float, high: float) -> Tensor:
-        return x.clamp(low, high)
+    round = staticmethod(torch.round)
+    clip = staticmethod(torch.clamp)
+    relu = staticmethod(torch.relu)
+    absolute = staticmethod(torch.abs)
+    exp = staticmethod(torch.exp)
 
     def maximum(self, x: Tensor, low: float) -> Tensor:
         return x.clamp(min=float(low))
-
-    def relu(self, x: Tensor) -> Tensor:
-        return F.relu(x)
-
-    def absolute(self, x: Tensor) -> Tensor:
-        return x.abs()
-
-    def exp(self, x: Tensor) -> Tensor:
-        return x.exp()
 
     def sqrt(self, x: Tensor) -> Tensor:
         """torch's own float32 √ is not always the nearest number; double rounding of the double one is harmless."""
@@ -123,10 +114,8 @@ def side_by_side(layers: Sequence[IntegerLayer]) -> IntegerLayer:
     """Products of one input as one product of all their outputs."""
     if len(layers) == 1:
         return layers[0]
-    weight, bias, scale, step = (
-        torch.cat([getattr(x, name) for x in layers]) for name in ("weight", "bias", "scale", "step")
-    )
-    return IntegerLayer(weight, bias, scale, step, _parts(weight, bias))
+    joined = {name: torch.cat([getattr(x, name) for x in layers]) for name in ("weight", "bias", "scale", "step")}
+    return IntegerLayer(**joined, parts=_parts(joined["weight"], joined["bias"]))
 
 
 def _parts(weight: Tensor, bias: Tensor) -> tuple[slice, ...]:

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-import motrlab.deploy.artifact as module
-from motrlab.deploy.artifact import ARTIFACT_FILES, verify_artifact, write_artifact
+import motrlab.deploy.conversion as module
+from motrlab.deploy.artifact import ARTIFACT_FILES, verify_artifact
 from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
 
@@ -140,9 +140,5 @@ def test_json_files_hold_no_absolute_path(artifact: Path) -> None:
 def test_a_missing_graph_leaves_nothing_behind(fixed_point: Any, tmp_path: Path) -> None:
     graphs = {name: graph for name, graph in fixed_point.graphs.items() if name != "qim.onnx"}
     with pytest.raises(KeyError, match=r"qim\.onnx"):
-        write_artifact(
-            tmp_path / "artifact",
-            graphs=graphs, detect_query=np.zeros((1, 2, 1, 2)), detect_reference=np.zeros((1, 4, 1, 2)),
-            config=fixed_point.config, provenance={},
-        )  # fmt: skip
+        module.save_artifact(tmp_path / "artifact", fixed_point.quantised, fixed_point.config, {}, graphs=graphs)
     assert list(tmp_path.iterdir()) == []

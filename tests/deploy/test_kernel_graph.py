@@ -22,7 +22,7 @@ from motrlab.config import BackboneStage
 from motrlab.config.scheme import Rule, Scheme
 from motrlab.data.preprocess import input_bytes
 from motrlab.deploy.kernel_graph import kernel_graphs
-from motrlab.deploy.kernels import exact_form, onnxruntime_options
+from motrlab.deploy.kernels import exact_form, onnxruntime_session
 from motrlab.deploy.plain import plain_form
 from motrlab.deploy.runtime import OUTPUTS, load_networks
 from motrlab.errors import UserError
@@ -58,9 +58,8 @@ def expected(fixed_point: FixedPoint) -> list[tuple[Arrays, list[np.ndarray], Ar
 
 
 def session(model: onnx.ModelProto, level: str, threads: int = 1, weight_bits: int = 8) -> Any:
-    options = onnxruntime_options(threads)
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    return ort.InferenceSession(exact_form(model, weight_bits), options, providers=["CPUExecutionProvider"])
+    options = {"graph_optimization_level": getattr(ort.GraphOptimizationLevel, level)}
+    return onnxruntime_session(exact_form(model, weight_bits), threads, **options)
 
 
 def assert_equal(fixed_point: FixedPoint, base: Any, qim: Any) -> None:

@@ -17,8 +17,8 @@ from motrlab import doctor, machine
 from motrlab.config.scheme import Scheme
 from motrlab.deploy import kernels
 from motrlab.deploy.kernel_graph import KernelArithmetic
+from motrlab.deploy.kernels import load_network
 from motrlab.deploy.onnx_graph import MICROSOFT, Expr, GraphBuilder
-from motrlab.deploy.runtime import load_onnxruntime, load_openvino
 
 Array = NDArray[Any]
 
@@ -139,9 +139,11 @@ def check(
     path = folder / "product.ort.onnx"
     onnx.save(graph.model({"product": (y, expected.shape)}, {}), path)
     given = {name: value.astype(np.float32) for name, value in inputs.items()}
-    found = load_onnxruntime(path, ("product",), 1, weight_bits=weight_bits)(given)[0]
+    found = load_network(path, ("product",), 1, weight_bits=weight_bits)(given)[0]
     np.testing.assert_array_equal(found, expected, err_msg="ONNX Runtime")
-    np.testing.assert_array_equal(load_openvino(path, ("product",), 1)(given)[0], expected, err_msg="OpenVINO")
+    np.testing.assert_array_equal(
+        load_network(path, ("product",), 1, "openvino")(given)[0], expected, err_msg="OpenVINO"
+    )
 
 
 # Fails with 8-bit weights on x86 without VNNI (seen on an emulated Haswell; depthwise kernels and 7 bits are exact):
@@ -311,7 +313,7 @@ def test_without_the_exact_form_products_saturate_here(tmp_path: Path) -> None:
     inputs = {"x": x.astype(np.float32)}
     plain = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, inputs)[0]
     assert (plain < 64 * 255 * 127).all()
-    assert (load_onnxruntime(path, ("y",), 1)(inputs)[0] == 64 * 255 * 127).all()
+    assert (load_network(path, ("y",), 1)(inputs)[0] == 64 * 255 * 127).all()
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import torch
 from onnx import numpy_helper
 
 from motrlab.config.scheme import Rule, Scheme
-from motrlab.deploy.kernels import exact_form, unsigned_weights
-from motrlab.deploy.portable import float_graphs, portable_graphs
+from motrlab.deploy.kernels import exact_form, onnxruntime_session, unsigned_weights
+from motrlab.deploy.portable import portable_graphs
 from motrlab.deploy.runtime import load_networks
 from motrlab.model.motr import MotrGraphs
 from tests.deploy.conftest import FixedPoint, make_fixed_point, ranged
@@ -35,10 +35,8 @@ def outputs(graphs: Any, step: Any) -> list[np.ndarray]:
 
 
 def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray], level: str) -> list[np.ndarray]:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    session = ort.InferenceSession(exact_form(model), options, providers=["CPUExecutionProvider"])
-    return session.run(None, inputs)  # type: ignore[no-any-return]
+    options = {"graph_optimization_level": getattr(ort.GraphOptimizationLevel, level)}
+    return onnxruntime_session(exact_form(model), 1, **options).run(None, inputs)  # type: ignore[no-any-return]
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -49,7 +47,7 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("kind", ["float", "on grids"])
 def test_computes_what_torch_computes(kind: str, level: str, fixed_point: FixedPoint) -> None:
     quantised, step = fixed_point.quantised, fixed_point.steps[-1]
-    models = float_graphs(fixed_point.model) if kind == "float" else portable_graphs(quantised)
+    models = portable_graphs(fixed_point.model if kind == "float" else quantised)
     expected = outputs(MotrGraphs(fixed_point.model) if kind == "float" else quantised.graphs, step)
     base, qim = feeds(step)
     found = [*run(models["base"], base, level), *run(models["qim"], qim, level)]

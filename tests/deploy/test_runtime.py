@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from motrlab.data.preprocess import preprocess
-from motrlab.deploy.runtime import BACKENDS, Runtime, load_artifact, load_networks
+from motrlab.deploy.kernels import BACKENDS
+from motrlab.deploy.runtime import Runtime, load_artifact, load_networks
 from motrlab.errors import UserError
 from motrlab.tracking.sequence import FrameTracks, track_frames
 

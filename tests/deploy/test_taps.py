@@ -13,7 +13,8 @@ import torch
 
 from motrlab.config.scheme import Scheme
 from motrlab.data.preprocess import input_bytes
-from motrlab.deploy.runtime import BACKENDS, OUTPUTS, load_network, named
+from motrlab.deploy.kernels import BACKENDS, load_network
+from motrlab.deploy.runtime import OUTPUTS, named
 from motrlab.deploy.taps import TappedRuntime
 from motrlab.errors import UserError
 from motrlab.quantization.analysis.comparison import compare_taps

@@ -19,7 +19,8 @@ from onnx import numpy_helper
 
 from motrlab.data.store import FrameStore
 from motrlab.deploy.artifact import verify_artifact
-from motrlab.deploy.runtime import OnnxGraphs, load_artifact, load_onnxruntime
+from motrlab.deploy.kernels import load_network
+from motrlab.deploy.runtime import OnnxGraphs, load_artifact
 from motrlab.evaluation.tracks import Tracks, read_tracks
 from motrlab.run import Run
 
@@ -142,7 +143,7 @@ def test_a_broken_scale_is_refused_and_would_change_the_tracks(run: Run, tmp_pat
     with pytest.raises(Exception, match=r"base\.ort\.onnx"):
         verify_artifact(folder)
     intact = load_artifact(run.artifact)
-    network = load_onnxruntime(folder / "base.ort.onnx", ("class_logits", "boxes", "embedding"), 1)
+    network = load_network(folder / "base.ort.onnx", ("class_logits", "boxes", "embedding"), 1)
     graphs = OnnxGraphs(network, intact.graphs.qim_network, intact.graphs.detect_query, boxes=intact.graphs.boxes)
     eager = replace(intact.tracker, birth_score=0.05, miss_score=0.05, reset_score=0.05, output_score=0.05)
     good, bad = (_tracks(run, replace(intact, tracker=eager, graphs=g)) for g in (intact.graphs, graphs))

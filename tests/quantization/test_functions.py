@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from motrlab.deploy.kernel_graph import KernelArithmetic
-from motrlab.deploy.kernels import onnxruntime_options
+from motrlab.deploy.kernels import load_network, onnxruntime_session
 from motrlab.deploy.onnx_graph import MICROSOFT, Expr, GraphBuilder
 from motrlab.deploy.plain import plain_form
-from motrlab.deploy.runtime import load_openvino
 from motrlab.model.operations import EPSILON, LEAST_SIZE, SIZE_LIMIT, sine_frequencies
 from motrlab.quantization import functions as f
 from motrlab.quantization.torch_arithmetic import (
@@ -717,13 +716,11 @@ class Graph:
         plain = plain_form(model)
         for form, own in (("kernels", model), ("plain", plain)):
             for level, value in LEVELS.items():
-                options = onnxruntime_options(1)
-                options.graph_optimization_level = value
-                session = ort.InferenceSession(own.SerializeToString(), options, providers=["CPUExecutionProvider"])
+                session = onnxruntime_session(own.SerializeToString(), 1, graph_optimization_level=value)
                 found = session.run(list(self.outputs), self.given)
                 yield f"{form}, {level}", dict(zip(self.outputs, found, strict=True))
         onnx.save(plain, folder / "plain.onnx")
-        network = load_openvino(folder / "plain.onnx", tuple(self.outputs), 1)
+        network = load_network(folder / "plain.onnx", tuple(self.outputs), 1, "openvino")
         yield "OpenVINO", dict(zip(self.outputs, network(self.given), strict=True))
 
     def check(self, folder: Path) -> None:

@@ -13,20 +13,21 @@ from motrlab.config.scheme import OBSERVERS, Rule
 from motrlab.quantization.observers import (
     BINS,
     FROM_HISTOGRAM,
-    MagnitudeHistogram,
+    MIN_SCALE,
+    Ranges,
+    count_magnitudes,
     kl_clip,
     mse_clip,
     percentile_clip,
 )
-from motrlab.quantization.ranges import MIN_SCALE, Ranges
 from motrlab.quantization.tensors import TensorSpec
 
 
 def histogram(*parts: Tensor) -> tuple[Tensor, float]:
-    found = MagnitudeHistogram(torch.zeros(BINS), torch.zeros(1))
+    counts, limit = torch.zeros(BINS), torch.zeros(1)
     for part in parts:
-        found.add(part)
-    return found.counts, float(found.limit)
+        count_magnitudes(part, counts, limit)
+    return counts, float(limit)
 
 
 def normal(number: int, seed: int = 0) -> Tensor:
