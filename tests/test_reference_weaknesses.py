@@ -6,7 +6,7 @@
 | 2 MOTA alone, no sequences, no seed | `evaluation/`, `report/` | `test_the_report_has_every_metric_sequence_and_the_seed` |
 | 3 calibration in open loop on 20 frames... | `quantization/calibration.py` | `test_calibration_runs_the_closed_loop` |
 | ...and QAT throws its result away | `stages/quantization.py`, `qat.py` | `test_qat_starts_from_the_calibrated_ranges` |
-| 4 fixed point loses against QAT | `quantization/functions.py`, `deploy/kernel_graph.py` | `quantization/test_qat.py::test_training_computes_the_integers_of_evaluation`, `deploy/test_kernel_graph.py::test_onnxruntime_equals_torch_at_every_level`, `deploy/test_kernel_graph.py::test_openvino_equals_torch`, `deploy/test_runtime.py::test_gives_the_tracks_of_the_network_it_was_made_from`, `notebooks/test_chain.py::test_all_forms_give_the_same_track_files` |
+| 4 fixed point loses against QAT | `quantization/functions.py`, `deploy/kernel_graph.py` | `quantization/test_qat.py::test_training_puts_every_tensor_on_its_grid`, `deploy/test_kernel_graph.py::test_onnxruntime_equals_torch_at_every_level`, `deploy/test_kernel_graph.py::test_openvino_equals_torch`, `deploy/test_runtime.py::test_gives_the_tracks_of_the_network_it_was_made_from`, `notebooks/test_chain.py::test_all_forms_give_the_same_track_files` |
 | 5 clips cross the border of two videos | `data/clips.py` | `test_a_clip_is_of_one_video` |
 | hidden people are targets | `config.py`, `training/assignment.py` | `training/test_assignment.py::test_nobody_fully_hidden_is_a_detection_target` |
 | padding slots are trained as negatives | `training/criterion.py` | `training/test_clip_loop.py::test_padding_slots_carry_no_loss_in_any_layer` |

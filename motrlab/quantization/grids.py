@@ -155,12 +155,19 @@ class Grids(Operations):
         return value
 
     def look(self, value: Value, steps: Tensor | None = None) -> None:
-        """Let observers see a tensor, before it was rounded, and note it."""
+        """Let observers see a tensor, before it was rounded, and note it.
+
+        Slots are looked at in frames that have a track. (One frame of three in a clip of three has none; on a track's
+        way through attention its values are the largest.) Calibration, which may never see a track, takes all frames.
+        """
         spec, scale = value.spec, 1.0 if steps is None else number(value.scale)
         assert spec is not None
         if self.observing and self.ranges is not None:
-            seen = value.data if steps is None else steps
-            self.ranges.observe(spec, seen, value.live, scale, calibrating=self.calibrating)
+            seen, live = value.data if steps is None else steps, value.live
+            if live is not None and self._mask is not None and not self.calibrating:
+                tracked = self._mask.flatten(1).any(1)
+                seen, live = seen[tracked], live[tracked]
+            self.ranges.observe(spec, seen, live, scale, calibrating=self.calibrating)
         if self.record is not None:
             name, again = spec.name, 1
             while name in self.record:

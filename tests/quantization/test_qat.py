@@ -143,6 +143,24 @@ def test_the_gradient_of_a_learned_scale_is_that_of_the_paper() -> None:
     assert float(scale.grad) == pytest.approx(expected, abs=1e-4)
 
 
+@torch.no_grad()
+def test_frames_without_tracks_do_not_narrow_the_ranges_of_slots(
+    quantised: QuantizedMotr, config: Config, clip_batch: ClipBatch
+) -> None:
+    """Attention mixes detect and track slots; a clip's first frame has detect slots alone, which say little."""
+    index = list(quantised.specs).index(("base", "decoder.0.self_attention.mixed"))
+    rows = config.model.num_track // config.model.slot_columns
+    query = quantised.graphs.detect_query[:, :, :rows].expand(2, -1, -1, -1) * 3
+    reference = torch.full((2, 4, *query.shape[2:]), 0.4)
+    quantised.mode("train")
+    for tracked in (0.0, 1.0):
+        before = float(quantised.ranges.largest[index])
+        mask = torch.full((2, 1, 1, config.model.num_track), tracked)
+        quantised.graphs.base(clip_batch.images[0], query, mask, reference)
+        quantised.advance()
+        assert (float(quantised.ranges.largest[index]) != before) == bool(tracked)
+
+
 def test_training_puts_every_tensor_on_its_grid(
     quantised: QuantizedMotr, config: Config, clip_batch: ClipBatch
 ) -> None:
