@@ -125,8 +125,8 @@ def recognise(rows: Rows, folder: Path) -> Format:
         raise UserError(f"{rows.path}:{rows.numbers[0]}: {count} columns, {known} (frame,id,left,top,width,height,…)")
     if len({(format.kind, format.seen, format.roles) for format in best}) > 1:
         fits = " and ".join(f"{format.name} ({format.says})" for format in best)
-        choices = " or ".join(format.name.lower() for format in best)
-        raise UserError(f"{rows.path}: fits {fits}; say which it is: `python -m motrlab import --format {choices}`")
+        choices = " or ".join(f"`--format {format.name.lower()}`" for format in best)
+        raise UserError(f"{rows.path}: fits {fits}; say which it is: `python -m motrlab import` with {choices}")
     return best[0]
 
 

@@ -135,7 +135,7 @@ def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
     )  # fmt: skip
     texts = label_files(info, video.annotations, video.detections)
     if path.exists():
-        _check_same(path, info, texts)
+        _check_same(path, info, texts, video.images)
         return info
     with replaced_folder(path) as folder:
         (folder / "img1").mkdir()
@@ -159,8 +159,14 @@ def _put(image: Image, target: Path) -> None:
         target.write_bytes(image.read_bytes())
 
 
-def _check_same(path: Path, info: SequenceInfo, texts: Mapping[str, str]) -> None:
-    """An import run again finds what it wrote before."""
+def _is_same(image: Image, file: Path) -> bool:
+    linked = isinstance(image, Path) and file.is_file() and image.samefile(file)
+    return linked or (file.is_file() and image.read_bytes() == file.read_bytes())
+
+
+def _check_same(path: Path, info: SequenceInfo, texts: Mapping[str, str], images: Sequence[Image]) -> None:
+    """An import run again finds what it wrote before, pictures too."""
     same = all((path / n).is_file() and (path / n).read_text(encoding="utf-8") == text for n, text in texts.items())
-    if not same or len(list((path / "img1").glob(f"*{info.image_ext}"))) != info.num_frames:
+    same = same and len(list((path / "img1").glob(f"*{info.image_ext}"))) == info.num_frames
+    if not same or not all(_is_same(image, info.frame_path(path, frame)) for frame, image in enumerate(images, 1)):
         raise UserError(f"{path}: there is something else already; move it away or choose another --dst")

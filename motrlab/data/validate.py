@@ -37,7 +37,7 @@ from motrlab.data.workers import Map, worker_map
 from motrlab.errors import UserError
 
 PACKED_SUFFIXES = (".jpg", ".jpeg", ".png")
-_CHOOSE = "`python -m motrlab import --map CLASS=pedestrian` makes people of a class"
+_CHOOSE = "`python -m motrlab import --map NAME=pedestrian` makes people of a class"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PADDING_BYTES = 64  # a cache line; a hole of zeros in the data leaves more
 _MEGAPIXELS_PER_WORKER = 1000  # fewer are checked sooner (1.5 s) than a process starts

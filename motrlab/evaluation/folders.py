@@ -34,7 +34,9 @@ def read_folders(gt_dir: Path, pred_dir: Path) -> tuple[dict[str, Annotations], 
     gt = {name: read_annotations(folders[name] / "gt" / "gt.txt", info) for name, info in infos.items()}
     pred = {name: _read_pred(file, infos[name]) for name, file in files.items()}
     left_out = [name for name in folders if name not in counted]
+    missed = [name for name in counted if not len(pred.get(name, ()))]
     notes = [f"left out, copies of videos that are counted: {', '.join(left_out)}"] if left_out else []
+    notes += [f"no results, so all of it counts as missed: {', '.join(missed)}"] if missed else []
     return gt, pred, notes + ([f"passed over, no tracks: {', '.join(map(str, others))}"] if others else [])
 
 

@@ -146,7 +146,12 @@ def test_a_class_map_says_who_is_a_person(case: str, tmp_path: Path) -> None:
 
 COUNTED: dict[str, tuple[str, int, str, list[int]]] = {
     "files and rows from 0": ("0,1,5,6,7,8,1,1,1\n3,1,5,6,7,8,1,1,1\n", 0, "frames counted from 0", [1, 4]),
-    "files from 0, rows from 1": ("1,1,5,6,7,8,1,1,1\n4,1,5,6,7,8,1,1,1\n", 0, "from MOT17 (9 columns)\n", [1, 4]),
+    "files from 0, rows from 1": (
+        "1,1,5,6,7,8,1,1,1\n4,1,5,6,7,8,1,1,1\n",
+        0,
+        "files counted from 0, rows from 1",
+        [1, 4],
+    ),
     "files from 1, rows from 0": ("0,1,5,6,7,8,1,1,1\n3,1,5,6,7,8,1,1,1\n", 1, "frames counted from 0", [1, 4]),
 }
 
@@ -166,7 +171,10 @@ def test_frames_that_count_from_another_number_are_moved(
 def test_a_file_that_fits_two_is_decided_by_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sequence("A", "1,7,5,6,7,8,1,4,0,0\n2,7,5,6,7,8,1,4,0,0\n")(tmp_path / "source")
     assert run(tmp_path) == 2
-    assert "say which it is: `python -m motrlab import --format mot15 or visdrone`" in capsys.readouterr().err
+    assert (
+        "say which it is: `python -m motrlab import` with `--format mot15` or `--format visdrone`"
+        in capsys.readouterr().err
+    )
     assert run(tmp_path, "--format", "visdrone", "--map", "car=pedestrian") == 0
     assert "from VisDrone" in capsys.readouterr().out
 
@@ -233,3 +241,13 @@ def write_coco(file: Path, label: str) -> None:
         f'{{"videos": [{{"id": 1, "name": "v"}}], "images": [{image}], "annotations": [{box}],'
         f' "categories": [{{"id": 3, "name": "{label}"}}]}}',
     )
+
+
+def test_an_import_run_again_compares_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sequence("A", NINE)(tmp_path / "source")
+    assert run(tmp_path) == run(tmp_path) == 0  # the second finds what the first wrote
+    picture = tmp_path / "source/A/img1/000002.jpg"
+    picture.unlink()
+    cv2.imwrite(str(picture), np.full((48, 64, 3), 200, np.uint8))
+    assert run(tmp_path) == 2
+    assert "there is something else already" in capsys.readouterr().err

@@ -87,6 +87,7 @@ def test_copies_without_results_are_left_out(
     assert (results[OVERALL]["num_gt"], results[OVERALL]["fn"]) == (12, 9)
     assert "left out" in (told := capsys.readouterr().err)
     assert "MOT17-02-DPM" in told
+    assert "no results, so all of it counts as missed: MOT17-04-SDP, STREET-01" in told
     write_pred(tmp_path / "pred", pred, "MOT17-02-DPM.txt")
     assert list(evaluate_folders(root, tmp_path / "pred"))[:2] == ["MOT17-02-DPM", "MOT17-02-SDP"]
 
