@@ -112,7 +112,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         gt("1,1,5,6,7,8,1,4,0,0\n2,1,5,6,7,8,1,1,0,2\n"),
         r"gt/gt\.txt: rows of VisDrone .*`python -m motrlab import --format visdrone` converts them"),
     "rows of VisDrone or MOT15": (
-        gt("1,1,5,6,7,8,1,4,0,0\n"), r"gt/gt\.txt: fits MOT15 .* and VisDrone .* `--format mot15` or `--format visdrone`"),
+        gt("1,1,5,6,7,8,1,4,0,0\n"), r"gt/gt\.txt: fits MOT15 .*VisDrone .* `--format mot15` or `--format visdrone`"),
     "rows of KITTI": (gt(KITTI), r"gt/gt\.txt: rows of KITTI .*--format kitti` converts"),
     "rows of UAVDT": (gt("1,1,5,6,7,8,1,2,3\n"), r"gt/gt\.txt: rows of UAVDT .*not converted: save them as MOTCh"),
     "rows of DarkLabel": (gt("0,2,7,5,6,9,9,car,8,5,6,9,9,car\n"), r"gt/gt\.txt: rows of DarkLabel .*not converted"),
