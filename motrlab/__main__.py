@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,13 @@ from motrlab.run import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status."""
-    return exit_status(lambda: _main(arguments))
+    """Run one verb; returns the exit status. A warning is one line, without the place in the source."""
+    told = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_args, **_more: f"motrlab: {message}\n"
+    try:
+        return exit_status(lambda: _main(arguments))
+    finally:
+        warnings.formatwarning = told
 
 
 def _main(arguments: Sequence[str] | None) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -226,3 +227,16 @@ def test_help_and_eval_files_do_not_wait_for_large_packages() -> None:
     code += "; print({'torch', 'motmetrics', 'pandas', 'matplotlib', 'cv2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split("\n")[:2] == ["False", "set()"]
+
+
+def test_a_warning_is_one_line_without_its_place_in_the_source(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(_: object) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            sys.stderr.write(warnings.formatwarning("train it further", UserWarning, "file.py", 3))  # type: ignore[arg-type]
+
+    monkeypatch.setattr("motrlab.__main__._doctor", warn)
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().err == "motrlab: train it further\n"
