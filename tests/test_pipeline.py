@@ -207,7 +207,7 @@ def test_what_is_no_bug_is_told_in_one_line(
     with pytest.raises(kind, match=message or None) as caught:
         run_notebooks("demo", "smoke", first="4", last="4")
     assert getattr(caught.value, "details", "") == ""
-    # libzmq's own last words, when a kernel is closed in the wrong moment: "Assertion failed: … (src/signaler.cpp:238)".
+    # What libzmq says when a kernel is closed in the wrong moment: "Assertion failed: … (src/signaler.cpp:238)".
     assert [line for line in capfd.readouterr().err.splitlines() if "(src/signaler.cpp" not in line] == []
 
 
