@@ -69,6 +69,8 @@ def round_again(quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]],
     """
     settings = config.calibration
     quantised.mode("evaluate")
+    if not settings.adaptive_rounding:
+        return
     steps = (step for _, step in _watched(quantised, sequences, settings, config))
     kept = [step for frame, step in enumerate(steps, 1) if _counts_for_rounding(frame, settings)]
     if kept:

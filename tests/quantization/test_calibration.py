@@ -11,7 +11,7 @@ from torch import Tensor
 
 from motrlab.config import Config
 from motrlab.errors import UserError
-from motrlab.quantization.calibration import calibrate, closed_loop, shared_out
+from motrlab.quantization.calibration import calibrate, closed_loop, round_again, shared_out
 from motrlab.quantization.quantized import QuantizedMotr
 
 
@@ -97,3 +97,11 @@ def test_single_frames_never_see_a_track(quantised: QuantizedMotr, config: Confi
     assert live[0] == 0
     assert live[1] > 0
     assert torch.equal(steps[0].qim_inputs[2].reshape(steps[1].before.mask.shape), steps[1].before.mask)
+
+
+def test_without_adaptive_rounding_no_frame_is_tracked_after_training(quantised: QuantizedMotr, config: Config) -> None:
+    nearest = replace(config, calibration=replace(config.calibration, adaptive_rounding=False))
+    images = frames(config, 3)
+    round_again(quantised, [images], nearest)
+    assert len(list(images)) == 3
+    assert quantised.current_mode == "evaluate"
