@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.deploy_verbs import add_deploy_verbs, print_json
-from motrlab.errors import UserError, exit_status
+from motrlab.errors import exit_status
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.names import EVALUATED
 from motrlab.run import Run
@@ -56,8 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_file_verbs(verbs)
     _add_stage_verbs(verbs)
     add_deploy_verbs(verbs)
-    unbuilt = verbs.add_parser("compare", help="not built yet")
-    unbuilt.set_defaults(verb=_not_built, name="compare")
+    compare = verbs.add_parser("compare", help="runs side by side: a table, and reports/compare/A-B/index.html")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="the first is what the others are measured against")
+    compare.set_defaults(verb=_compare)
     doctor = verbs.add_parser("doctor", help="print versions, processor features, folders: for a bug report")
     doctor.set_defaults(verb=_doctor)
     return parser
@@ -240,8 +241,10 @@ def _report(options: argparse.Namespace) -> None:
     print(render_report(Run.open(options.run, create=False), numbers_only=options.numbers_only))
 
 
-def _not_built(options: argparse.Namespace) -> None:
-    raise UserError(f"{options.name}: not built yet; `python -m motrlab --help` lists what is")
+def _compare(options: argparse.Namespace) -> None:
+    from motrlab.report.compare import compare
+
+    print(*compare(options.runs), sep="\n\n")
 
 
 def _doctor(options: argparse.Namespace) -> None:
