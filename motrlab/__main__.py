@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     compare = verbs.add_parser("compare", help="runs side by side: a table, and reports/compare/A-B/index.html")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="the first is what the others are measured against")
     compare.set_defaults(verb=_compare)
+    ship = verbs.add_parser("ship", help="take a street run's weights and artefact into the package (`make weights`)")
+    ship.add_argument("--run", default="demo", metavar="NAME", help="a finished run of preset street (default: demo)")
+    ship.set_defaults(verb=_ship)
     doctor = verbs.add_parser("doctor", help="print versions, processor features, folders: for a bug report")
     doctor.set_defaults(verb=_doctor)
     return parser
@@ -105,7 +108,7 @@ def _add_file_verbs(verbs: Any) -> None:
     files.set_defaults(verb=_eval_files)
 
     track = verbs.add_parser("track", help="run an artefact over a video or a folder of frames")
-    track.add_argument("--artifact", type=Path, required=True, metavar="PATH", help="an artefact's folder")
+    track.add_argument("--artifact", type=Path, metavar="PATH", help="an artefact's folder (default: the shipped one)")
     track.add_argument("--input", type=Path, required=True, metavar="VIDEO|DIR")
     track.add_argument("--out", type=Path, required=True, metavar="DIR")
     track.add_argument("--frames", action="store_true", help="also write a PNG per frame")
@@ -245,6 +248,12 @@ def _compare(options: argparse.Namespace) -> None:
     from motrlab.report.compare import compare
 
     print(*compare(options.runs), sep="\n\n")
+
+
+def _ship(options: argparse.Namespace) -> None:
+    from motrlab.stages.shipping import ship
+
+    print(ship(Run.open(options.run, create=False)))
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -187,7 +187,7 @@ def test_report_prints_its_path(home: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["report", "--run", "demo"]) == 0
     path = Path(capsys.readouterr().out.strip())
     assert path == home / "reports" / "demo" / "index.html"
-    assert "too small to be accurate" in path.read_text(encoding="utf-8")
+    assert "Three short videos" in path.read_text(encoding="utf-8")
 
 
 def test_eval_files_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

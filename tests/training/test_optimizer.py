@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from motrlab.config import smoke, street
+from motrlab.config import street
 from motrlab.config.training import TrainConfig
 from motrlab.errors import UserError
 from motrlab.model.motr import build_motr
 from motrlab.training.checkpoint import load_optimizer, optimizer_tensors
 from motrlab.training.optimizer import Muon, make_optimizer, orthogonalise
 from motrlab.training.schedule import parameter_groups
+from tests.tiny import tiny
 
-MUON = replace(smoke().train, optimizer="muon", lr=0.01, weight_decay=0.0)
+MUON = replace(tiny().train, optimizer="muon", lr=0.01, weight_decay=0.0)
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16), (1, 24, 24)])
@@ -112,5 +113,5 @@ def test_unknown_optimizer_is_refused() -> None:
 
 
 def test_muon_config_is_used() -> None:
-    model = build_motr(smoke().model)
+    model = build_motr(tiny().model)
     assert isinstance(make_optimizer(parameter_groups(model, MUON), 0.99), Muon)

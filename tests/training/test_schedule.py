@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from motrlab.config import Config, TrainConfig, smoke
+from motrlab.config import Config, TrainConfig
 from motrlab.model.motr import Motr, build_motr
 from motrlab.training.schedule import lr_factor, parameter_groups, set_lr
 from motrlab.training.trainee import ClipModel
+from tests.tiny import tiny
 
-BASE = replace(smoke().train, steps=1000, warmup=0.0, step_milestones=(0.5, 0.8))
+BASE = replace(tiny().train, steps=1000, warmup=0.0, step_milestones=(0.5, 0.8))
 STEP = replace(BASE, schedule="step")
 CYCLE = replace(BASE, schedule="one_cycle", warmup=0.1)
 CONSTANT = replace(BASE, schedule="constant")
