@@ -9,14 +9,7 @@ import torch
 from torch import nn
 
 from motrlab.config import BackboneStage, ModelConfig, mot17, mot17_small, smoke, street
-from motrlab.model.efficientnet import (
-    ConvBN,
-    EfficientNet,
-    MBConv,
-    fold_batch_norm,
-    freeze_batch_norm,
-    freeze_stages,
-)
+from motrlab.model.efficientnet import ConvBN, EfficientNet, MBConv, fold_batch_norm, freeze_batch_norm, freeze_stages
 
 
 def stage(**changes: Any) -> BackboneStage:
