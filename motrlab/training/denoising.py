@@ -24,10 +24,9 @@ from motrlab.data.transforms import FrameObjects
 from motrlab.model.base import BaseOutput, ExtraSlots
 from motrlab.model.operations import MASKED
 from motrlab.tracking.step import FrameOutput, Graphs
-from motrlab.training.assignment import FrameMatch, positives
+from motrlab.training.assignment import Float, FrameMatch, Int, positives
 from motrlab.training.clip_loop import Extra, with_calls
 from motrlab.training.criterion import ClipLoss, SetCriterion
-from motrlab.training.matcher import Float, Int
 
 
 class Denoising(nn.Module):

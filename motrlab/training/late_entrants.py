@@ -23,8 +23,7 @@ from motrlab.data.clips import Objects, SequencePeople
 from motrlab.data.store import FrameStore
 from motrlab.tracking.step import FrameOutput, Graphs, frame_loop
 from motrlab.tracking.tracker import EMPTY, Decision
-from motrlab.training.assignment import NO_OBJECT
-from motrlab.training.matcher import Float, HungarianMatcher, Int
+from motrlab.training.assignment import NO_OBJECT, Float, HungarianMatcher, Int
 
 NUM_FRAMES = 3  # births; tracks with a history, of which some are dropped; the frame that is looked at
 DROPPED = 0.4  # share of the live tracks

@@ -33,9 +33,8 @@ from motrlab.training.curve import Rows, final_means, read_rows, write_rows
 from motrlab.training.distributed import make_accelerator, synchronise_batch_norm
 from motrlab.training.ema import Ema
 from motrlab.training.memory import MemoryEstimate, estimate_memory
-from motrlab.training.optimizer import make_optimizer
+from motrlab.training.optimizer import lr_factor, make_optimizer, parameter_groups, set_lr
 from motrlab.training.replay import clip_generators, clip_names, find_non_finite, save_step
-from motrlab.training.schedule import lr_factor, parameter_groups, set_lr
 from motrlab.training.trainee import Trainee, float_trainee
 
 Validate = Callable[[int], Mapping[str, float | None]]  # updates done → metrics
