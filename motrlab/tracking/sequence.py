@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_ltwh
 from motrlab.config import TrackerConfig
-from motrlab.tracking.step import Array, Clock, FrameOutput, Graphs, Seconds, Shapes, frame_loop
+from motrlab.tracking.step import Array, Clock, FrameOutput, Graphs, Seconds, Shapes, concatenate, frame_loop
 from motrlab.tracking.tracker import Decision, Float, Int, TrackedBoxes, Tracker
 
 Preprocess = Callable[[Any], Array]  # image `uint8 [H, W, 3]`, BGR → `[1, 3, height, width]`
@@ -39,15 +39,10 @@ def track_frames(
     tracker_config: TrackerConfig,
     seconds: Seconds | None = None,
 ) -> Iterator[FrameTracks]:
-    """Track one video from its beginning: the tracks of each frame.
+    """Track one video from its beginning: the tracks of each frame. `graphs` are any stage's.
 
-    Args:
-        graphs: any stage's graphs.
-        images: `uint8 [H, W, 3]`, BGR, in order.
-        preprocess: image → what `graphs` takes, NumPy or torch.
-        model: shapes.
-        tracker_config: the rules.
-        seconds: if given, `preprocess`, the parts of `step.frame_step`, and `total` get one entry a frame.
+    `images`: `uint8 [H, W, 3]`, BGR, in order; `preprocess` makes of one what `graphs` takes, NumPy or torch.
+    `seconds`: if given, `preprocess`, the parts of `step.frame_step`, and `total` get one entry a frame.
     """
     for tracks in track_streams(graphs, [images], preprocess, model, tracker_config, seconds):
         assert tracks[0] is not None
@@ -74,7 +69,8 @@ def track_streams(
     def frames() -> Iterator[Array]:
         while any(streams.alive):
             clock.start()
-            frame = _batch([preprocess(image) for image in streams.images])
+            inputs = [preprocess(image) for image in streams.images]
+            frame = concatenate(inputs) if len(inputs) > 1 else inputs[0]
             clock.lap("preprocess")
             yield frame
 
@@ -107,16 +103,6 @@ class _Streams:
             if following is not None:
                 self.images[index] = following
         self.sizes = np.array([image.shape[:2] for image in self.images]).reshape(-1, 2)  # height, width
-
-
-def _batch(frames: list[Array]) -> Array:
-    if len(frames) == 1:
-        return frames[0]
-    if isinstance(frames[0], np.ndarray):
-        return np.concatenate(frames)
-    import torch
-
-    return torch.cat(frames)
 
 
 def _to_pixels(boxes: TrackedBoxes, size: Any) -> FrameTracks:

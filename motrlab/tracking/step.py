@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -151,14 +151,10 @@ Decide = Callable[[FrameOutput], Decision]
 def frame_step(
     graphs: Graphs, frame: Array, state: TrackState, decide: Decide, clock: Clock | None = None
 ) -> FrameStep:
-    """One frame.
+    """One frame: what `graphs.base` takes, an image `[B, 3, H, W]` or, in training, its value maps.
 
-    Args:
-        graphs: the stage's base graph and QIM.
-        frame: what `graphs.base` takes: an image `[B, 3, H, W]`, or its value maps in training.
-        state: from the frame before, `empty_state` at the start of a sequence.
-        decide: sees the outputs, answers where each track slot continues from.
-        clock: notes the parts `base`, `tracker`, `gather`, `qim` and `state`.
+    `state`: from the frame before, `empty_state` at the start of a sequence. `decide` sees the outputs and answers
+    where each track slot continues from. `clock` notes the parts `base`, `tracker`, `gather`, `qim` and `state`.
     """
     clock = clock or Clock()
     logits, boxes, embedding = graphs.base(frame, state.query, state.mask, state.reference)
@@ -192,9 +188,8 @@ def frame_loop(
     state: TrackState | None = None
     for frame in frames:
         if state is None:
-            size = batch or len(frame)
-            empty = empty_state(size, shapes.d_model, shapes.num_track, shapes.slot_columns)
-            state = state_like(empty, frame)
+            sizes = shapes.d_model, shapes.num_track, shapes.slot_columns
+            state = state_like(empty_state(batch or len(frame), *sizes), frame)
         step = frame_step(graphs, frame, state, decide, clock)
         state = step.state
         yield step
@@ -219,7 +214,7 @@ class _Origin:
         own = np.arange(num_slots - source.shape[1], num_slots)
         stream, slot = np.nonzero((source != own) & (source != EMPTY))
         mask = _like(like, (source != EMPTY)[:, None, None])
-        return _Origin(mask, *_indices(like, stream, slot, source[stream, slot]))
+        return _Origin(mask, *(_beside(like, x) for x in (stream, slot, source[stream, slot])))
 
     def gather(self, track: Array, slots: Callable[[], Array]) -> Array:
         """`[B, C, 1, T]`, contiguous, 0 where empty; `track` `[B, C, T]`; `slots()`: all slots `[B, C, R, W]`."""
@@ -235,7 +230,7 @@ def _qim_inputs(graphs: Graphs, output: FrameOutput, state: TrackState, origin: 
     """Embedding, query and mask of every track slot, from where it continues."""
 
     def queries() -> Array:  # a newborn's query is its learned detect query, a track's the one it came with
-        return _concatenate(_spread(graphs.detect_query, state.query.shape[0]), state.query)
+        return concatenate((graphs.detect_query[np.zeros(len(state.query), np.int64)], state.query), 2)
 
     embedding = origin.gather(_track_slots(output.embedding, origin.mask), lambda: output.embedding)
     return embedding, origin.gather(_flat(state.query), queries), origin.mask
@@ -247,7 +242,7 @@ def _next_state(
     mask, boxes = origin.mask, output.boxes[-1]
     following = updated * mask
     if decision.hold is not None:
-        stream, slot = _indices(mask, *np.nonzero(decision.hold))
+        stream, slot = (_beside(mask, x) for x in np.nonzero(decision.hold))
         following[stream, :, 0, slot] = query[stream, :, 0, slot]
     reference = origin.gather(_track_slots(boxes, mask), lambda: boxes)
     if decision.shift is not None:
@@ -271,45 +266,31 @@ def _track_slots(x: Array, mask: Array) -> Array:
     return _flat(x)[:, :, -mask.shape[-1] :]
 
 
-def _spread(x: Array, batch: int) -> Array:
-    """`[1, …]` → `[batch, …]` without copying."""
-    if isinstance(x, np.ndarray):
-        return np.broadcast_to(x, (batch, *x.shape[1:]))
-    return x.expand(batch, -1, -1, -1)
-
-
-def _concatenate(detect: Array, track: Array) -> Array:
-    """Along the slot rows."""
-    if isinstance(track, np.ndarray):
-        return np.concatenate((detect, track), 2)
+def concatenate(parts: Sequence[Array], axis: int = 0) -> Array:
+    """Arrays of one kind, one behind the other."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts, axis)
     import torch
 
-    return torch.cat((detect, track), 2)
+    return torch.cat(tuple(parts), axis)
 
 
-def _indices(x: Array, *values: Any) -> Any:
-    """Numbers of slots (NumPy arrays) as indices into what is of the kind and on the device of `x`."""
+def _beside(x: Array, values: Any) -> Array:
+    """`values` (NumPy) as an array of the kind and on the device of `x`."""
     if isinstance(x, np.ndarray):
         return values
     import torch
 
-    return tuple(torch.from_numpy(v).to(x.device) for v in values)
+    return torch.from_numpy(values).to(x.device)
 
 
 def _like(x: Array, values: Any) -> Array:
     """`values` (NumPy) with the kind, type and device of `x`."""
     if isinstance(x, np.ndarray):
         return values.astype(x.dtype)
-    import torch
-
-    return torch.from_numpy(values.astype(np.float32)).to(device=x.device, dtype=x.dtype)
+    return _beside(x, values.astype(np.float32)).to(x.dtype)
 
 
 def state_like(state: TrackState, x: Array) -> TrackState:
     """`state` (NumPy) as float32 tensors on the device of `x`, or unchanged if `x` is NumPy."""
-    if isinstance(x, np.ndarray):
-        return state
-    import torch
-
-    parts = (torch.from_numpy(p).to(x.device) for p in (state.query, state.mask, state.reference))
-    return TrackState(*parts)
+    return TrackState(*(_beside(x, part) for part in (state.query, state.mask, state.reference)))

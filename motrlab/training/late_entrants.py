@@ -71,19 +71,13 @@ def late_entrants(
     num_clips: int = 96,
     seed: int = 0,
 ) -> dict[str, float | None]:
-    """Run the check on clips of three consecutive frames, drawn from all of `store`.
+    """Run the check on at most `num_clips` clips of three consecutive frames of `store`, best those not trained on.
 
-    Args:
-        graphs: any stage's graphs; call under `torch.no_grad()`.
-        store: frames with ground truth, best those not trained on.
-        preprocess: image `uint8 [H, W, 3]`, BGR → what `graphs` takes, `[1, 3, height, width]`.
-        model: shapes.
-        num_clips: at most; sequences of fewer than three frames give none.
-        seed: of the clips and of the tracks that are dropped.
+    `graphs`: any stage's; call under `torch.no_grad()`. `preprocess`: image `uint8 [H, W, 3]`, BGR → what `graphs`
+    takes, `[1, 3, height, width]`. `seed` draws the clips and the tracks that are dropped.
 
-    Returns:
-        `late_entrant_auc`, 0 to 1, None where nobody was dropped or nobody kept; the numbers of people behind it,
-        `late_entrants` (dropped) and `late_entrant_tracked` (kept).
+    Gives `late_entrant_auc`, 0 to 1, None where nobody was dropped or nobody kept, and the numbers of people behind it:
+    `late_entrants` (dropped) and `late_entrant_tracked` (kept).
     """
     rng = np.random.default_rng(seed)
     starts = [(s.name, f) for s in store.sequences for f in range(1, s.num_frames - NUM_FRAMES + 2)]
@@ -98,9 +92,9 @@ def late_entrants(
         images = [torch.cat([preprocess(store.image(name, frame)) for name, frame in row]) for row in frames]
         found.append(check_clips(graphs, images, objects, model, rng))
     scores, late = map(np.concatenate, zip(*found, strict=True))
-    tracked = len(late) - int(late.sum())
-    auc = roc_auc(scores, late)
-    return {"late_entrant_auc": auc, "late_entrants": int(late.sum()), "late_entrant_tracked": tracked}
+    dropped = int(late.sum())
+    tracked = len(late) - dropped
+    return {"late_entrant_auc": roc_auc(scores, late), "late_entrants": dropped, "late_entrant_tracked": tracked}
 
 
 def check_clips(

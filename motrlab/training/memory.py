@@ -139,21 +139,12 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    model: nn.Module,
-    run_clip: Callable[[], Any],
-    clip_frames: int,
-    batches: Iterable[tuple[int, int]],
-    *,
-    average: bool,
+    model: nn.Module, run_clip: Callable[[], Any], clip_frames: int, batches: Iterable[tuple[int, int]], average: bool
 ) -> MemoryEstimate:
-    """Estimate the peak of a training whose batches have `batches` (frames of a clip, clips).
+    """Estimate the peak of a training from `run_clip`: the forward pass of one clip of `clip_frames` frames.
 
-    Args:
-        model: on its device; its buffers come back as they were.
-        run_clip: forward pass of one clip, whose result holds the graph.
-        clip_frames: frames of that clip.
-        batches: every size that occurs, micro-batches of one process.
-        average: whether an EMA of the weights is kept.
+    `batches`: every size (frames of a clip, clips) that occurs, micro-batches of one process. `average`: whether an EMA
+    of the weights is kept. The buffers of `model` come back as they were.
     """
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     with SavedBytes(model) as saved:

@@ -29,18 +29,17 @@ _COLUMNS = ("boxes", "ids", "visibility")  # of people
 _WORDS = {"weights": "weight ", "inputs": "input ", "modules": "output of ", "terms": "", "gradients": "gradient of "}
 
 
-class NonFinite(dict[str, list[str]]):
-    """Kind (`weights`, `inputs`, `modules`, `terms`, `gradients`) → names of what is not finite, none without any.
+Found = dict[
+    str, list[str]
+]  # kind, one of _WORDS → names of what is not finite, in the order of a step; no empty lists
 
-    Kinds stand in the order in which a step makes them, `modules` in that of their calls: the first is where it began.
-    """
 
-    def text(self) -> str:
-        """The first of them, for a message; empty where all is finite."""
-        for kind, names in self.items():
-            rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            return f"{_WORDS[kind]}{', '.join(names[:_SHOWN])}{rest}"
-        return ""
+def first_of(found: Found) -> str:
+    """Where it began, for a message; empty where all is finite."""
+    for kind, names in found.items():
+        rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return f"{_WORDS[kind]}{', '.join(names[:_SHOWN])}{rest}"
+    return ""
 
 
 def clip_generators(seed: int, keys: Sequence[ClipKey]) -> list[np.random.Generator]:
@@ -54,14 +53,14 @@ def find_non_finite(
     seed: int,
     keys: Sequence[Sequence[ClipKey]],
     buffers: Mapping[str, Tensor],
-) -> NonFinite:
+) -> Found:
     """Take a step of micro-batches again, forward and backward, and watch every module.
 
     `clips(batch, generators)` gives a `ClipLoss`. `buffers` are those before the step (statistics move with a forward
     pass): the model has them in the end, and no gradients.
     """
     _restore(clips, buffers)
-    found: dict[str, list[str]] = {kind: [] for kind in _WORDS}
+    found: Found = {kind: [] for kind in _WORDS}
     found["weights"] = [name for name, p in clips.named_parameters() if not _finite(p)]
     images = [image for batch in batches for image in batch.images.unbind(1)]
     found["inputs"] = [f"images of clip {number}" for number, image in enumerate(images) if not _finite(image)]
@@ -74,7 +73,7 @@ def find_non_finite(
     found["gradients"] = [n for n, p in clips.named_parameters() if p.grad is not None and not _finite(p.grad)]
     clips.zero_grad(set_to_none=True)
     _restore(clips, buffers)
-    return NonFinite({kind: names for kind, names in found.items() if names})
+    return {kind: names for kind, names in found.items() if names}
 
 
 def clip_names(dataset: ClipDataset, keys: Sequence[ClipKey]) -> list[str]:

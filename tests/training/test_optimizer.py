@@ -1,4 +1,4 @@
-"""Learning rates and parameter groups. Muon: what its updates are, what it leaves to AdamW, and that its state can be saved."""
+"""Learning rates, parameter groups; Muon: its updates, what it leaves to AdamW, its state that can be saved."""
 
 from __future__ import annotations
 
