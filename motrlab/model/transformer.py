@@ -45,10 +45,16 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among track slots, then among all slots, deformable cross-attention, feed-forward."""
+    """Self-attention among track slots, then among all slots, deformable cross-attention, feed-forward.
 
-    def __init__(self, channels: int, num_heads: int, num_points: int, ffn_channels: int) -> None:
+    `rows`: the first row of the track slots, and the one behind their last.
+    """
+
+    def __init__(
+        self, channels: int, num_heads: int, num_points: int, ffn_channels: int, rows: tuple[int, int]
+    ) -> None:
         super().__init__()
+        self.rows = rows
         self.track_attention = Attention(channels, num_heads)
         self.norm1 = ChannelNorm(channels)
         self.self_attention = Attention(channels, num_heads)
@@ -66,16 +72,15 @@ class DecoderLayer(nn.Module):
         value: Any,
         track_bias: Any,
         bias: Any,
-        rows: tuple[int, int],
-        net: Operations = FLOAT,
-        learned: Any = None,
+        net: Operations,
+        learned: Any,
     ) -> Any:
         """`x`, `position` `[B, C, R, W]`; `track_bias` `[B, 1, 1, T]`; `bias` `[B, M, N, N]` or broadcastable.
 
-        `value` `[B, C, H, W]`: what `cross_attention` samples of the memory (`Operations.values`). `rows`: the first
-        row of the track slots, and the one behind their last. `learned`: see `_attended`.
+        `value` `[B, C, H, W]`: what `cross_attention` samples of the memory (`Operations.values`). `learned`: see
+        `_attended`.
         """
-        first, end = rows
+        first, end = self.rows
         track = net.rows(x, first, end)
         moved = net.add(self.track_attention, track, net.rows(position, first, end))
         track = net.norm(self.norm1, track, self.track_attention(moved, track, track_bias, net))
