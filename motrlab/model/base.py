@@ -152,7 +152,7 @@ class BaseGraph(nn.Module):
             position = net.linear(self.position[0], net.sine(reference, config.d_model // 2), relu=True)
             position = net.linear(self.position[2], position)
             learned = net.learned(self.detect) if index == 0 else None
-            x = layer(x, position, reference, values[index], track_bias, bias, net, learned)
+            x = layer(x, position, reference, values[index], (track_bias, bias), net, learned)
             logits.append(net.head(self.class_heads[index], x))
             found.append(net.refine(self, self.box_heads[index](x, net), reference))
             reference = net.next_reference(self, found[-1])

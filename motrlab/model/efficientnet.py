@@ -33,14 +33,13 @@ class MBConv(nn.Module):
     def __init__(self, in_channels: int, stage: BackboneStage, stride: int, *, activation: str = "relu") -> None:
         super().__init__()
         kernel, hidden, out = stage.kernel, in_channels * stage.expansion, stage.channels
+        wider = stage.expansion > 1
         if stage.fused:  # one full convolution
-            layers = [
-                ConvBN(in_channels, hidden if stage.expansion > 1 else out, kernel, stride, activation=activation)
-            ]
+            layers = [ConvBN(in_channels, hidden if wider else out, kernel, stride, activation=activation)]
         else:
-            layers = [ConvBN(in_channels, hidden, 1, activation=activation)] if stage.expansion > 1 else []
+            layers = [ConvBN(in_channels, hidden, 1, activation=activation)] if wider else []
             layers.append(ConvBN(hidden, hidden, kernel, stride, hidden, activation=activation))
-        if not stage.fused or stage.expansion > 1:
+        if wider or not stage.fused:
             layers.append(ConvBN(hidden, out, 1, activation=""))
         self.layers = nn.Sequential(*layers)
         self.residual = stride == 1 and in_channels == out

@@ -27,11 +27,8 @@ from motrlab.training.trainee import Trainee
 _SHOWN, _LISTED = 3, 10  # names in a message, and in a replay's answer
 _COLUMNS = ("boxes", "ids", "visibility")  # of people
 _WORDS = {"weights": "weight ", "inputs": "input ", "modules": "output of ", "terms": "", "gradients": "gradient of "}
-
-
-Found = dict[
-    str, list[str]
-]  # kind, one of _WORDS → names of what is not finite, in the order of a step; no empty lists
+# Kind, one of `_WORDS` → names of what is not finite, none without any; kinds in the order in which a step makes them.
+Found = dict[str, list[str]]
 
 
 def first_of(found: Found) -> str:
