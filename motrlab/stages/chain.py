@@ -12,13 +12,9 @@ from motrlab.names import lineage
 from motrlab.run import Run
 
 _NOTEBOOK = {
-    "data": "01_data_prep",
-    "float": "02_float_training",
-    "calibration": "03_calibration",
-    "qat": "04_qat",
-    "float_extra": "04_qat",
-    "fixed_point": "05_conversion",
-}
+    "data": "01_data_prep", "float": "02_float_training", "calibration": "03_calibration", "qat": "04_qat",
+    "float_extra": "04_qat", "fixed_point": "05_conversion",
+}  # fmt: skip
 
 
 def require(run: Run, stage: str) -> None:
