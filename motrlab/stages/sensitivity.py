@@ -59,7 +59,7 @@ def measure_sensitivity(
     path = _scored_front(quantised, path, bench.score)
     groups, raised = groups_of(quantised), raised_until(path, len(path) - 1)
     scheme = run.config.scheme.with_rules(*float_rules({name: groups[name] for name in raised}))
-    pareto = pareto_plot(path, rows, max_float_share=max_float_share, reference=bench.reference)
+    pareto = pareto_plot(path, rows, max_float_share, bench.reference)
     tables: dict[str, Sequence[Any]] = {"sensitivity.csv": rows, "sensitivity_path.csv": path}
     assets = write_assets(run, tables, {"sensitivity.png": group_ranking(rows), "sensitivity_path.png": pareto})
     assets.append(run.assets / "sensitivity_scheme.json")

@@ -22,7 +22,7 @@ from motrlab.run import Run
 from motrlab.viz.curves import COLOURS, figure_png, loss_curves, panels, read_columns
 from motrlab.viz.overlay import draw_frame, tracks_of_frame, trails_until
 
-_NOT_LOSSES = ("step", "epoch", "lr", "seconds", "grad_norm", "clip_frames")
+_NOT_LOSSES = ("step", "lr", "grad_norm")
 
 
 class TrackExplorer:
