@@ -9,8 +9,6 @@ Boxes move by a constant-velocity Kalman filter (Kalman 1960; noise model of Dee
 at once: state `[n, 8]` is cx, cy, w, h in pixels and their change per frame; covariance `[n, 8, 8]`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -7,8 +7,6 @@ What leaves on no grid of int8 (sampling offsets, logits of sampling weights, cl
 a matrix product over `[B, N, C]`, of which integer kernels give the sums themselves.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

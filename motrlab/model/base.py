@@ -4,8 +4,6 @@ Shape legend: B batch, C = d_model, D detect and T track slots, W = slot_columns
 rows in all, detect rows first. Slot i sits at row i // W, column i % W. Boxes are cxcywh as fractions of the image.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

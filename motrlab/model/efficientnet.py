@@ -4,8 +4,6 @@ Shapes: images `[B, 3, H, W]` → one map `[B, C, H / s, W / s]`, where s is the
 more by the optional upsampling.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Both graphs as one module, so that one optimiser and one checkpoint hold them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

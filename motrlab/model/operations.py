@@ -8,8 +8,6 @@ Shape legend: B batch, C channels, R × W token rows and columns, N = R·W token
 D = C / M, P points. Tokens are `[B, C, R, W]`; reference boxes are `[B, 4, R, W]`, cxcywh as fractions of the image.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -14,8 +14,6 @@ asymmetric padding at stride 2: away from the border, padding symmetrically give
 by s - 1 pixels on a map of stride s (tests/model/test_pretrained.py).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Shape legend: B batch, C channels, H × W cells of the feature map, R × W token
 N = R·W slots. Reference boxes `[B, 4, R, W]`, cxcywh as fractions of the image.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 torch is imported only for the stages that need it: `fixed_point` runs without.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time

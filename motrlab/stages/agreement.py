@@ -1,7 +1,5 @@
 """Do the forms of the fixed-point model give the same tracks? Compared byte for byte."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What to do where a stage is missing."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from typing import Any

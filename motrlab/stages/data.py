@@ -1,7 +1,5 @@
 """Stage `data`: raw sequences → packed halves, and the baseline on their detections."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from pathlib import Path

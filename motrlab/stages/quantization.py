@@ -1,7 +1,5 @@
 """Stages `calibration` and `qat`."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Iterator, Sequence

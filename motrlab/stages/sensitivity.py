@@ -1,7 +1,5 @@
 """Which parts of a run's network int8 hurts, what leaving some in float buys, and which way to calibrate is best."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

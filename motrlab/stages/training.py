@@ -1,7 +1,5 @@
 """Stage `float`: operations counted, the model trained."""
 
-from __future__ import annotations
-
 import functools
 import math
 import sys

@@ -1,7 +1,5 @@
 """Whole videos through the frame step, one alone or several in parallel."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

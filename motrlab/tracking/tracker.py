@@ -6,8 +6,6 @@ Shape legend: B streams, D detect and T track slots, N = D + T, detect slots fir
 the image.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

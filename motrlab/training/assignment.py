@@ -6,8 +6,6 @@ the decision that training puts between base graph and QIM, in place of the trac
 Shape legend: B clips, L decoder layers, D detect and T track slots, N = D + T, detect slots first. Boxes cxcywh.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@
 the environment. On processors the processes talk through gloo, on GPUs through NCCL.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -5,8 +5,6 @@ the weights of an installed package, else a path: a torchvision or timm Efficien
 `.safetensors`) or a float `model.safetensors` of any preset. Nothing is unpickled beyond plain tensors.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import pickle
 from collections.abc import Mapping

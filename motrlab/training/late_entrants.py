@@ -7,8 +7,6 @@ tracked ones. The measure is the area under the ROC curve: 1 is perfect, 0.5 is 
 Shape legend: B clips, L decoder layers, D detect and T track slots, N = D + T, detect slots first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

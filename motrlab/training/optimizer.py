@@ -1,7 +1,5 @@
 """The optimiser: AdamW, and Muon for the weight matrices of hidden layers; its parameter groups and learning rates."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

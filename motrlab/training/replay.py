@@ -3,8 +3,6 @@
 `python -m motrlab train --replay FILE` takes the step again from such a file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

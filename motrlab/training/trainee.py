@@ -1,7 +1,5 @@
 """What a training trains, apart from how: float training here, QAT in `motrlab.quantization.qat`."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

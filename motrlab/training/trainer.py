@@ -5,8 +5,6 @@ A step is one update on clips that are dealt over processes and micro-batches. W
 nor an interruption changes what is learned.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

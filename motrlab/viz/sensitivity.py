@@ -1,7 +1,5 @@
 """Pictures of the sensitivity analysis and of the calibration sweep."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
