@@ -38,12 +38,8 @@ class HungarianMatcher:
 
         Slots come back in ascending order.
         """
-        if len(scores) == 0 or len(gt_boxes) == 0:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         # A network that has blown up is reported by its loss; the solver would only refuse what is not finite.
-        costs = np.nan_to_num(self.cost(scores, boxes, gt_boxes), posinf=1e9, neginf=-1e9)
-        slots, objects = linear_sum_assignment(costs)
-        return slots.astype(np.int64), objects.astype(np.int64)
+        return linear_sum_assignment(np.nan_to_num(self.cost(scores, boxes, gt_boxes), posinf=1e9, neginf=-1e9))
 
     def cost(self, scores: Float, boxes: Float, gt_boxes: Float) -> Float:
         """`[n, m]`."""
@@ -188,5 +184,4 @@ class ClipAssignment:
             return np.zeros(0, np.int64)
         corners = box_cxcywh_to_xyxy(boxes)
         iou = pairwise_iou(corners[picked], corners[unmatched])
-        found: Int = np.unique(unmatched[iou.argmax(1)[iou.max(1) > 0]])
-        return found
+        return np.unique(unmatched[iou.argmax(1)[iou.max(1) > 0]])

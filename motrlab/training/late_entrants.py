@@ -136,5 +136,4 @@ def roc_auc(scores: Float, labels: NDArray[np.bool_]) -> float | None:
 
 
 def _overlaps(a: Float, b: Float) -> Float:
-    result: Float = pairwise_iou(box_cxcywh_to_xyxy(a), box_cxcywh_to_xyxy(b))
-    return result
+    return pairwise_iou(box_cxcywh_to_xyxy(a), box_cxcywh_to_xyxy(b))

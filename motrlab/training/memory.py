@@ -98,8 +98,7 @@ def checkpointed(function: Callable[..., T], *arguments: Any) -> T:
         return function(*arguments)
     if _recorder is not None:
         return _recorder.part(function, *arguments)
-    result: T = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
-    return result
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 @dataclass(frozen=True, kw_only=True)

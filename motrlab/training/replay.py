@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,16 +143,11 @@ def _watched(model: nn.Module, found: list[str]) -> Iterator[None]:
         if name not in found and not all(map(_finite, tensors_in(output))):
             found.append(name)
 
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, module in list(model.named_modules())[1:]:
+            hook = module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
+            hooks.enter_context(hook)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _finite(tensor: Tensor) -> bool:

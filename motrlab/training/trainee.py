@@ -71,8 +71,7 @@ class ClipModel(nn.Module):
         """`[B, 3, height, width]` → `[L, B, C, H, W]`, float32."""
         memory = self.motr.base.encode(images).float()
         with torch.autocast(images.device.type, enabled=False):
-            values: Tensor = self.motr.base.value_maps(memory)
-        return values
+            return self.motr.base.value_maps(memory)
 
 
 def float_trainee(model: Motr, config: Config) -> Trainee:
