@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_ltwh
-from motrlab.config import TrackerConfig
+from motrlab.config import ModelConfig, TrackerConfig
 from motrlab.tracking.step import Array, Clock, FrameOutput, Graphs, Seconds, Shapes, concatenate, frame_loop
 from motrlab.tracking.tracker import Decision, Float, Int, TrackedBoxes, Tracker
 
@@ -34,7 +34,7 @@ def track_frames(
     graphs: Graphs,
     images: Iterable[Any],
     preprocess: Preprocess,
-    model: Shapes,
+    model: Shapes | ModelConfig,
     tracker_config: TrackerConfig,
     seconds: Seconds | None = None,
 ) -> Iterator[FrameTracks]:
@@ -52,7 +52,7 @@ def track_streams(
     graphs: Graphs,
     videos: Sequence[Iterable[Any]],
     preprocess: Preprocess,
-    model: Shapes,
+    model: Shapes | ModelConfig,
     tracker_config: TrackerConfig,
     seconds: Seconds | None = None,
 ) -> Iterator[list[FrameTracks | None]]:

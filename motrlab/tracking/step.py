@@ -8,8 +8,6 @@ Shape legend: B streams, C channels, D detect and T track slots, N = D + T, W sl
 are `[B, C, T / W, W]`; the QIM's tensors are `[B, C, 1, T]`.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
@@ -18,27 +16,23 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from motrlab.config import ModelConfig
 from motrlab.tracking.tracker import EMPTY, Decision
 
 Array = Any  # numpy.ndarray or torch.Tensor
 Seconds = MutableMapping[str, list[float]]  # part of the frame step → seconds per frame
 
 
-class Shapes(Protocol):
-    """What is needed of `config.ModelConfig`; a deployed artefact has no more than this."""
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What tracking needs of a `ModelConfig`; a deployed artefact has no more. Network input is `height` × `width`."""
 
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def d_model(self) -> int: ...
-    @property
-    def num_detect(self) -> int: ...
-    @property
-    def num_track(self) -> int: ...
-    @property
-    def slot_columns(self) -> int: ...
+    height: int
+    width: int
+    d_model: int
+    num_detect: int
+    num_track: int
+    slot_columns: int
 
 
 class Graphs(Protocol):
@@ -176,7 +170,7 @@ def frame_loop(
     graphs: Graphs,
     frames: Iterable[Array],
     decide: Decide,
-    shapes: Shapes,
+    shapes: Shapes | ModelConfig,
     *,
     clock: Clock | None = None,
     batch: int = 0,
@@ -209,7 +203,7 @@ class _Origin:
     source: Array
 
     @staticmethod
-    def of(decision: Decision, output: FrameOutput, like: Array) -> _Origin:
+    def of(decision: Decision, output: FrameOutput, like: Array) -> "_Origin":
         source, num_slots = decision.source, math.prod(output.embedding.shape[2:])
         own = np.arange(num_slots - source.shape[1], num_slots)
         stream, slot = np.nonzero((source != own) & (source != EMPTY))

@@ -4,8 +4,6 @@ What grows with the clip are the tensors that the backward pass needs. `SavedByt
 one short clip tells what a long batch will take, because every frame saves the same.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from motrlab.errors import UserError
 
 T = TypeVar("T")
 _MB = 1e6
-_recorder: SavedBytes | None = None
+_recorder: "SavedBytes | None" = None
 
 
 class SavedBytes:
@@ -67,7 +65,7 @@ class SavedBytes:
         if storage.data_ptr() not in self._own and (sizes is self._kept or storage.data_ptr() not in self._kept):
             sizes[storage.data_ptr()] = storage.nbytes()
 
-    def __enter__(self) -> SavedBytes:
+    def __enter__(self) -> "SavedBytes":
         global _recorder
         assert _recorder is None, "measurements do not nest"
         _recorder = self
