@@ -224,7 +224,7 @@ def _qim_inputs(graphs: Graphs, output: FrameOutput, state: TrackState, origin: 
     """Embedding, query and mask of every track slot, from where it continues."""
 
     def queries() -> Array:  # a newborn's query is its learned detect query, a track's the one it came with
-        return concatenate((graphs.detect_query[np.zeros(len(state.query), np.int64)], state.query), 2)
+        return concatenate((_spread(graphs.detect_query, len(state.query)), state.query), 2)
 
     embedding = origin.gather(_track_slots(output.embedding, origin.mask), lambda: output.embedding)
     return embedding, origin.gather(_flat(state.query), queries), origin.mask
@@ -258,6 +258,12 @@ def _contiguous(x: Array) -> Array:
 def _track_slots(x: Array, mask: Array) -> Array:
     """`[B, C, N / W, W]` → the track slots `[B, C, T]`; `mask` `[B, 1, 1, T]`."""
     return _flat(x)[:, :, -mask.shape[-1] :]
+
+
+def _spread(x: Array, batch: int) -> Array:
+    """`[1, …]` → `[batch, …]` without copying."""
+    shape = (batch, *x.shape[1:])
+    return np.broadcast_to(x, shape) if isinstance(x, np.ndarray) else x.expand(shape)
 
 
 def concatenate(parts: Sequence[Array], axis: int = 0) -> Array:
