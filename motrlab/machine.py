@@ -1,7 +1,5 @@
 """Facts of this machine: processor, packages, checkout."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

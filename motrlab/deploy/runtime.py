@@ -20,24 +20,13 @@ from motrlab.deploy.kernels import BACKENDS, Array, Network, load_network
 from motrlab.errors import UserError
 from motrlab.quantization.functions import DELTA, LARGEST_LOGIT, box_table
 from motrlab.tracking.sequence import FrameTracks, Seconds, track_frames
+from motrlab.tracking.step import Shapes
 
 Float32 = NDArray[np.float32]
 BaseOutputs = tuple[tuple[Float32], tuple[Float32], Float32]  # logits and boxes of one layer, embeddings
 
 INPUTS = {"base": ("image", "track_query", "track_mask", "track_reference"), "qim": ("embedding", "query", "mask")}
 OUTPUTS = {"base": ("class_logits", "boxes", "embedding"), "qim": ("updated_query",)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shapes:
-    """Sizes that the frame step and pre-processing need; network input is `height` × `width`."""
-
-    height: int
-    width: int
-    d_model: int
-    num_detect: int
-    num_track: int
-    slot_columns: int
 
 
 def named(graph: str, inputs: Iterable[Array]) -> dict[str, Array]:

@@ -1,7 +1,5 @@
 """Stage `data`: raw sequences → packed halves, and the baseline on their detections."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,10 +73,10 @@ def evaluate_baseline(run: Run) -> dict[str, Any] | None:
     found = {part: _read_detections(run, part) for part in ("test", "unseen")}
     if not any(found.values()):
         return None
-    config, chosen = choose_quantiles(*_train_halves(run))
+    quantiles, chosen = choose_quantiles(*_train_halves(run))
     records = {}
     for part, kind in (("test", "baseline"), ("unseen", "baseline_unseen")):
-        pred = {name: track_detections(detections, config) for name, detections in found[part].items()}
+        pred = {name: track_detections(detections, quantiles) for name, detections in found[part].items()}
         if pred:
             gt = read_ground_truth(run, part)
             write_track_files(run.tracks(kind), pred)

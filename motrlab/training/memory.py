@@ -4,8 +4,6 @@ What grows with the clip are the tensors that the backward pass needs. `SavedByt
 one short clip tells what a long batch will take, because every frame saves the same.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from motrlab.errors import UserError
 
 T = TypeVar("T")
 _MB = 1e6
-_recorder: SavedBytes | None = None
+_recorder: "SavedBytes | None" = None
 
 
 class SavedBytes:
@@ -67,7 +65,7 @@ class SavedBytes:
         if storage.data_ptr() not in self._own and (sizes is self._kept or storage.data_ptr() not in self._kept):
             sizes[storage.data_ptr()] = storage.nbytes()
 
-    def __enter__(self) -> SavedBytes:
+    def __enter__(self) -> "SavedBytes":
         global _recorder
         assert _recorder is None, "measurements do not nest"
         _recorder = self
@@ -98,8 +96,7 @@ def checkpointed(function: Callable[..., T], *arguments: Any) -> T:
         return function(*arguments)
     if _recorder is not None:
         return _recorder.part(function, *arguments)
-    result: T = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
-    return result
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,21 +136,12 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    model: nn.Module,
-    run_clip: Callable[[], Any],
-    clip_frames: int,
-    batches: Iterable[tuple[int, int]],
-    *,
-    average: bool,
+    model: nn.Module, run_clip: Callable[[], Any], clip_frames: int, batches: Iterable[tuple[int, int]], average: bool
 ) -> MemoryEstimate:
-    """Estimate the peak of a training whose batches have `batches` (frames of a clip, clips).
+    """Estimate the peak of a training from `run_clip`: the forward pass of one clip of `clip_frames` frames.
 
-    Args:
-        model: on its device; its buffers come back as they were.
-        run_clip: forward pass of one clip, whose result holds the graph.
-        clip_frames: frames of that clip.
-        batches: every size that occurs, micro-batches of one process.
-        average: whether an EMA of the weights is kept.
+    `batches`: every size (frames of a clip, clips) that occurs, micro-batches of one process. `average`: whether an EMA
+    of the weights is kept. The buffers of `model` come back as they were.
     """
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     with SavedBytes(model) as saved:

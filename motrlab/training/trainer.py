@@ -5,8 +5,6 @@ A step is one update on clips that are dealt over processes and micro-batches. W
 nor an interruption changes what is learned.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib
@@ -33,9 +31,8 @@ from motrlab.training.curve import Rows, final_means, read_rows, write_rows
 from motrlab.training.distributed import make_accelerator, synchronise_batch_norm
 from motrlab.training.ema import Ema
 from motrlab.training.memory import MemoryEstimate, estimate_memory
-from motrlab.training.optimizer import make_optimizer
-from motrlab.training.replay import clip_generators, clip_names, find_non_finite, save_step
-from motrlab.training.schedule import lr_factor, parameter_groups, set_lr
+from motrlab.training.optimizer import lr_factor, make_optimizer, parameter_groups, set_lr
+from motrlab.training.replay import clip_generators, clip_names, find_non_finite, first_of, save_step
 from motrlab.training.trainee import Trainee, float_trainee
 
 Validate = Callable[[int], Mapping[str, float | None]]  # updates done → metrics
@@ -238,10 +235,10 @@ class _Training:
         rank = f"-process-{self.accelerator.process_index}" if self.world > 1 else ""
         file = self.folder / f"replay-{step:06d}-{self.identity}{rank}.safetensors"
         if found or self.is_main:
-            facts = {**self.trainee.facts, "step": step, "clips": clips, "found": found.text()}
+            facts = {**self.trainee.facts, "step": step, "clips": clips, "found": first_of(found)}
             save_step(file, self.clips, self.optimizer, batches, keys, facts)
         self.accelerator.wait_for_everyone()  # or the first to end would end the others while they write
-        where = found.text() or "the loss or the gradient, summed over the step,"
+        where = first_of(found) or "the loss or the gradient, summed over the step,"
         raise UserError(
             f"training stopped at step {step}: {where} is not finite; lower lr or clip_norm; clips: {clips}; "
             f"see `python -m motrlab train --replay {file}`"

@@ -1,7 +1,5 @@
 """Figures of a `DataSummary`: how much there is of each sequence, and how boxes and tracks are spread."""
 
-from __future__ import annotations
-
 from matplotlib.figure import Figure
 
 from motrlab.data.summary import LABELS, DataSummary, bin_names

@@ -10,15 +10,8 @@ import torch
 from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr, build_motr
-from motrlab.training.checkpoint import (
-    load_model,
-    load_tensors,
-    load_training,
-    save_model,
-    save_tensors,
-    save_training,
-)
-from motrlab.training.schedule import parameter_groups
+from motrlab.training.checkpoint import load_model, load_tensors, load_training, save_model, save_tensors, save_training
+from motrlab.training.optimizer import parameter_groups
 
 
 def assert_same_weights(a: Motr, b: Motr) -> None:
