@@ -82,6 +82,15 @@ class Grids(Operations):
         yield
         self.part_name = ""
 
+    @contextmanager
+    def hooked(self, **hooks: Any) -> Iterator[None]:
+        """Inside, `active`, `watch`, `record` or `watch_product` are these."""
+        vars(self).update(hooks)
+        try:
+            yield
+        finally:
+            vars(self).update(dict.fromkeys(hooks))
+
     def share(self, *tensors: TensorSpec | None) -> None:
         """These tensors have one grid."""
 

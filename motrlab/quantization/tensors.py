@@ -70,12 +70,7 @@ class Value:
         return self.data.shape
 
     @property
-    def device(self) -> torch.device:
-        return self.data.device
-
-    @property
     def real(self) -> Tensor:
-        """Real values."""
         return self.data if self.scale is None else self.data * self.scale
 
     def __getitem__(self, index: int) -> Value:

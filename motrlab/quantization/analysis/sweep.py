@@ -50,14 +50,10 @@ def compare_calibrations(
     probe: Probe,
     score: Callable[[Graphs], Scores] = no_scores,
 ) -> list[SweepRow]:
-    """Calibrate `model` in each way and measure it; rows in the order of `variants`.
+    """Calibrate `model` (float, folded) in each way and measure it; rows in the order of `variants`.
 
-    Args:
-        model: float, folded.
-        variants: name → config; what differs is its scheme and its calibration.
-        videos: config → what its calibration watches.
-        probe: of `model`.
-        score: measures graphs on the short clips.
+    `variants`: name → config, which differ in scheme and calibration. `videos`: config → what its calibration watches.
+    `probe`: of `model`. `score`: measures graphs on the short clips.
     """
     rows = []
     for name, config in tqdm(variants.items(), desc="calibrations", disable=None):
