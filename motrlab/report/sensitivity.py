@@ -67,7 +67,7 @@ def _captions(
     }
 
 
-def group_table(rows: Sequence[GroupRow], limit: int = _MAX_GROUPS) -> Table | None:
+def group_table(rows: Sequence[GroupRow]) -> Table | None:
     """The groups of most noise alone, with the place they would have if MOTA and IDF1 decided."""
     by_score = sorted(rows, key=lambda row: row.mota + row.idf1)  # stable: equal scores keep the order by noise
     places = {row.group: "–" if math.isnan(row.mota + row.idf1) else str(i) for i, row in enumerate(by_score, 1)}
@@ -81,7 +81,7 @@ def group_table(rows: Sequence[GroupRow], limit: int = _MAX_GROUPS) -> Table | N
         "place by MOTA + IDF1": lambda row: places[row.group],
     }
     names = {"corner": "Group in int8 alone", "title": "Groups of operators", "note": _GROUPS_NOTE}
-    return table(rows[:limit], columns, lambda row: row.group, **names)
+    return table(rows[:_MAX_GROUPS], columns, lambda row: row.group, **names)
 
 
 def path_table(path: Sequence[PathPoint]) -> Table | None:
