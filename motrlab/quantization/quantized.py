@@ -76,10 +76,8 @@ class QuantizedMotr(nn.Module):
     @torch.no_grad()
     def detect_slots(self) -> tuple[Tensor, Tensor]:
         """Learned queries `[1, C, D / W, W]` and references `[1, 4, D / W, W]` on their grids; in mode `evaluate`."""
-        base = self.model.base
-        self.net.enter(base)
         empty = torch.zeros(1, 4, 0, self.config.slot_columns)
-        return self.net.detect_query(base.detect).real, self.net.references(base.detect, empty)
+        return self.graphs.detect_query, self.net.references(self.model.base.detect, empty)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Parameters, ranges and histograms; integers of the old state are dropped."""

@@ -87,6 +87,14 @@ class Section:
     blocks: Sequence[Block | None] = ()
     missing: Sequence[str] = ()
 
+    @property
+    def tables(self) -> list[Table]:
+        return [block for block in self.blocks if isinstance(block, Table)]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [block for block in self.blocks if isinstance(block, Picture)]
+
 
 @dataclass(frozen=True)
 class Source:

@@ -6,13 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from motrlab.report.blocks import Picture, Section, Source
+from motrlab.report.blocks import Source
 from motrlab.report.frames import MAX_FRAMES, section
 from motrlab.run import Run
-
-
-def pictures_of(found: Section) -> list[Picture]:
-    return [block for block in found.blocks if isinstance(block, Picture)]
 
 
 def write_noise(path: Path, height: int, width: int) -> Path:
@@ -28,7 +24,7 @@ def test_frames_share_the_budget(made_run: Run, budget: int) -> None:
     assets = [write_noise(run.assets / f"{i}.png", 720, 1280) for i in range(2)]
     run.add_record("fixed_point", "overlay", {}, started=0.0, assets=assets)
     found = section(Source(run), budget)
-    pictures, missing = pictures_of(found), found.missing
+    pictures, missing = found.pictures, found.missing
     assert missing == []
     assert len(pictures) == 2
     assert sum(len(p.data) for p in pictures) <= budget
@@ -40,7 +36,7 @@ def test_more_frames_than_fit_are_named(made_run: Run) -> None:
     assets = [write_noise(run.assets / f"{i}.png", 24, 32) for i in range(MAX_FRAMES + 3)]
     run.add_record("fixed_point", "overlay", {}, started=0.0, assets=assets)
     found = section(Source(run))
-    pictures, missing = pictures_of(found), found.missing
+    pictures, missing = found.pictures, found.missing
     assert len(pictures) == MAX_FRAMES
     assert missing == ["3 more overlays, left out for size"]
 
@@ -50,5 +46,5 @@ def test_overlays_of_the_latest_stage_are_shown(made_run: Run) -> None:
     for stage in ("fixed_point", "float"):
         asset = write_noise(run.assets / f"{stage}_MOT17-02.jpg", 24, 32)
         run.add_record(stage, "overlay", {}, started=0.0, assets=[asset])
-    pictures = pictures_of(section(Source(run)))
+    pictures = section(Source(run)).pictures
     assert [p.alt for p in pictures] == ["Frames with boxes, ids and trails of the fixed-point tracker: MOT17-02."]

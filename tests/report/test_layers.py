@@ -7,7 +7,7 @@ import pytest
 
 from motrlab.errors import UserError
 from motrlab.quantization.analysis.layers import LayerRow, read_rows
-from motrlab.report.blocks import Listing, Picture, Source, Table, table_text
+from motrlab.report.blocks import Listing, Source, table_text
 from motrlab.report.layers import layer_table, section
 from motrlab.run import Run
 
@@ -19,16 +19,15 @@ def rows(filled: Run) -> list[LayerRow]:
 
 def test_section_of_a_full_run(filled: Run, rows: list[LayerRow]) -> None:
     found = section(Source(filled))
-    (table,) = (block for block in found.blocks if isinstance(block, Table))
-    pictures = [block for block in found.blocks if isinstance(block, Picture)]
+    (table,) = found.tables
     assert found.missing == []
     assert len(table.rows) == 10
     known = [row for row in rows if not math.isnan(row.fixed_sqnr_db)]
     lowest = min(known, key=lambda row: row.fixed_sqnr_db)
     assert table.rows[0].label == f"{lowest.graph} {lowest.tensor}"
     assert [block.title for block in found.blocks if isinstance(block, Listing)] == ["What to do about it"]
-    assert [picture.data[:4] for picture in pictures] == [b"\x89PNG"] * 2
-    assert lowest.name in pictures[0].alt
+    assert [picture.data[:4] for picture in found.pictures] == [b"\x89PNG"] * 2
+    assert lowest.name in found.pictures[0].alt
 
 
 def test_no_comparison_is_missing(home: object) -> None:
@@ -40,8 +39,9 @@ def test_lost_assets_are_named_and_the_rest_is_shown(full_run: Run) -> None:
     (full_run.assets / "layers.csv").unlink()
     (full_run.assets / "layers.png").unlink()
     found = section(Source(full_run))
-    assert not any(isinstance(block, Table | Listing) for block in found.blocks)
-    assert sum(isinstance(block, Picture) for block in found.blocks) == 1
+    assert found.tables == []
+    assert not any(isinstance(block, Listing) for block in found.blocks)
+    assert len(found.pictures) == 1
     assert found.missing == [f"layers.{end} of the layer comparison (gone)" for end in ("csv", "png")]
 
 

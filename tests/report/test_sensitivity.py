@@ -7,7 +7,7 @@ import pytest
 
 from motrlab.quantization.analysis.layers import write_csv
 from motrlab.quantization.analysis.sensitivity_tables import GroupRow, PathPoint, SweepRow
-from motrlab.report.blocks import Picture, Row, Source, Table
+from motrlab.report.blocks import Row, Source, Table
 from motrlab.report.sensitivity import group_table, path_table, section, sweep_table
 from motrlab.run import Run
 from motrlab.viz.curves import figure_png
@@ -49,10 +49,8 @@ def measured(made_run: Run) -> Run:
 def test_section(measured: Run) -> None:
     found = section(Source(measured))
     assert found.missing == []
-    pictures = [block for block in found.blocks if isinstance(block, Picture)]
-    assert len(pictures) == 3
-    assert len(found.blocks) == 6
-    assert "Most: encoder 0, 70.0 percent" in pictures[0].alt
+    assert len(found.pictures) == len(found.tables) == 3
+    assert "Most: encoder 0, 70.0 percent" in found.pictures[0].alt
 
 
 def test_nothing_measured_says_how(new_run: Callable[..., Run]) -> None:
@@ -64,9 +62,8 @@ def test_lost_assets_are_named_and_the_rest_is_shown(measured: Run) -> None:
     (measured.assets / "sensitivity.csv").unlink()
     (measured.assets / "calibration_sweep.png").unlink()
     found = section(Source(measured))
-    titles = [block.title for block in found.blocks if isinstance(block, Table)]
-    assert titles == ["Mixed precision", "Ways to calibrate"]
-    assert sum(isinstance(block, Picture) for block in found.blocks) == 2
+    assert [table.title for table in found.tables] == ["Mixed precision", "Ways to calibrate"]
+    assert len(found.pictures) == 2
     assert len(found.missing) == 2
 
 
