@@ -23,6 +23,7 @@ from motrlab.quantization.rounding import adapt_rounding
 from motrlab.tracking.step import Array, FrameStep, Graphs, frame_loop
 from motrlab.tracking.tracker import Tracker
 
+Videos = Sequence[Iterable[Tensor]]  # for each its network inputs `[1, 3, H, W]` in order
 _ROUNDING_FRAMES = 16  # of those watched, evenly spread
 
 
@@ -35,11 +36,11 @@ class CalibrationResult:
     tracks_per_frame: float
 
 
-def calibrate(quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]], config: Config) -> CalibrationResult:
+def calibrate(quantised: QuantizedMotr, sequences: Videos, config: Config) -> CalibrationResult:
     """Choose all scales from at most `config.calibration.num_frames` frames of `sequences`; ends in mode `evaluate`.
 
-    `sequences`: for each one its network inputs `[1, 3, H, W]` in order. The frames are shared out evenly over them;
-    what a short one lacks, those behind it give. Raises UserError if there is no frame.
+    The frames are shared out evenly over `sequences`; what a short one lacks, those behind it give. Raises UserError if
+    there is no frame.
     """
     if config.calibration.equalise:
         equalise(quantised.model)
@@ -59,7 +60,7 @@ def calibrate(quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]], c
     return CalibrationResult(len(live), len(used), sum(live) / len(live))
 
 
-def round_again(quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]], config: Config) -> None:
+def round_again(quantised: QuantizedMotr, sequences: Videos, config: Config) -> None:
     """Adaptive rounding after a training, which has moved the weights off their grid; ends in mode `evaluate`.
 
     On the frames of calibration, if its config has `adaptive_rounding`; the arguments are those of `calibrate`.
@@ -69,9 +70,7 @@ def round_again(quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]],
         adapt_rounding(quantised, [step for _, step, is_kept in _watched(quantised, sequences, config) if is_kept])
 
 
-def _watched(
-    quantised: QuantizedMotr, sequences: Sequence[Iterable[Tensor]], config: Config
-) -> Iterator[tuple[int, FrameStep, bool]]:
+def _watched(quantised: QuantizedMotr, sequences: Videos, config: Config) -> Iterator[tuple[int, FrameStep, bool]]:
     """The closed loop in the current mode: number of the sequence, frame, and whether weights are rounded by it."""
     settings, frames = config.calibration, itertools.count()
     every = max(1, settings.num_frames // _ROUNDING_FRAMES)
@@ -82,7 +81,7 @@ def _watched(
                 bar.update()
 
 
-def shared_out(sequences: Sequence[Iterable[Tensor]], settings: CalibrationConfig) -> Iterator[Iterator[Tensor]]:
+def shared_out(sequences: Videos, settings: CalibrationConfig) -> Iterator[Iterator[Tensor]]:
     """The frames of each sequence that calibration looks at; each must be used up before the next."""
     left = settings.num_frames
 

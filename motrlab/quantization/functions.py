@@ -202,10 +202,9 @@ def growth_table(limit: float) -> Float32:
     return (np.rint(np.exp(index / DELTA) * GROWTH) / GROWTH).astype(np.float32)
 
 
-def on_reference_grid(xp: Any, x: Any, low: float = -2.0, high: float = 2.0) -> Any:
-    """Fractions of the image → rint(2¹⁴ · x) / 2¹⁴, an int16; products by powers of two are exact."""
-    edges = (max(INT16[0], round(low * REFERENCE)), min(INT16[1], round(high * REFERENCE)))
-    return to_grid(xp, x * xp.const(float(REFERENCE)), *edges) * xp.const(1 / REFERENCE)
+def on_reference_grid(xp: Any, x: Any, low: float = -2.0) -> Any:
+    """Fractions of the image → rint(2¹⁴ · x) / 2¹⁴, an int16, at least `low`; products by powers of two are exact."""
+    return to_grid(xp, x * xp.const(float(REFERENCE)), round(low * REFERENCE), INT16[1]) * xp.const(1 / REFERENCE)
 
 
 def moved_centre(xp: Any, delta: Any, centre: Any, size: Any) -> Any:

@@ -7,18 +7,18 @@ the first part of the steps; those that were chosen from a histogram (percentile
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from motrlab.config import Config
 from motrlab.data.clips import ClipBatch
 from motrlab.data.store import FrameStore
-from motrlab.quantization.calibration import round_again
+from motrlab.quantization.calibration import Videos, round_again
 from motrlab.quantization.observers import MIN_SCALE
 from motrlab.quantization.quantized import QuantizedGraphs, QuantizedMotr
 from motrlab.training.checkpoint import state_hash
@@ -76,10 +76,8 @@ def train_qat(
     store: FrameStore,
     config: Config,
     folder: Path,
-    *,
+    videos: Videos = (),
     quantise: bool = True,
-    videos: Sequence[Iterable[Tensor]] = (),
-    validate: Callable[[int], Mapping[str, float | None]] | None = None,
 ) -> FitResult:
     """Train the calibrated `quantised` in place for `config.qat.steps` updates; ends in mode `evaluate`.
 
@@ -90,7 +88,7 @@ def train_qat(
     """
     trainee = qat_trainee(quantised, config, quantise=quantise)
     origin = state_hash(quantised) + ("" if quantise else " float")
-    result = fit(trainee, store, qat_config(config), folder, validate=validate, origin=origin)
+    result = fit(trainee, store, qat_config(config), folder, origin=origin)
     if quantise:
         trainee.prepare(config.qat.steps)  # what the last step has moved
         round_again(quantised, videos, config)

@@ -70,6 +70,10 @@ class Value:
         return self.data.shape
 
     @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+    @property
     def real(self) -> Tensor:
         return self.data if self.scale is None else self.data * self.scale
 
