@@ -84,7 +84,7 @@ class DataSummary:
     def histogram_table(self, quantity: str) -> str:
         """Aligned text: a row per bin, a column per part, from the first bin with something in it to the last."""
         found = self.histogram(quantity)
-        bins = [[name, *(c[i] for c in found.values())] for i, name in enumerate(bin_names(quantity))]
+        bins: list[list[Any]] = [[name, *(c[i] for c in found.values())] for i, name in enumerate(bin_names(quantity))]
         filled = [i for i, row in enumerate(bins) if any(row[1:])] or [0]
         shown = [[LABELS[quantity], *found], *bins[filled[0] : filled[-1] + 1]]
         return aligned([[str(cell) for cell in row] for row in shown], left=1)

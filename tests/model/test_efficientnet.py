@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from motrlab.config import BackboneStage, ModelConfig, mot17, mot17_small, street
-from tests.tiny import tiny
 from motrlab.model.efficientnet import ConvBN, EfficientNet, MBConv, fold_batch_norm, freeze_batch_norm, freeze_stages
+from tests.tiny import tiny
 
 
 def stage(**changes: Any) -> BackboneStage:

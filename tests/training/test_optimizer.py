@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from motrlab.config import Config, TrainConfig, street
-from tests.tiny import tiny
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr, build_motr
 from motrlab.training.checkpoint import load_optimizer, optimizer_tensors
 from motrlab.training.optimizer import Muon, lr_factor, make_optimizer, orthogonalise, parameter_groups, set_lr
 from motrlab.training.trainee import ClipModel
+from tests.tiny import tiny
 
 MUON = replace(tiny().train, optimizer="muon", lr=0.01, weight_decay=0.0)
 BASE = replace(tiny().train, steps=1000, warmup=0.0, step_milestones=(0.5, 0.8))
