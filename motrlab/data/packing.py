@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from pathlib import Path
 import lmdb
 
 from motrlab.data.motchallenge import Annotations, SequenceInfo
+from motrlab.data.rows import reading
 from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, content_hash, forget, read_value
 from motrlab.data.validate import Progress
 from motrlab.errors import UserError
@@ -84,18 +85,10 @@ def _hash_sources(sources: Sequence[SequenceSource]) -> str:
         digest.update(json.dumps([dataclasses.asdict(item.info), item.annotations.has_class]).encode())
         digest.update(annotation_bytes(item.annotations))
         for file in item.files:
-            with _reading(file):
+            with reading(file):
                 status = file.stat()
             digest.update(f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); copy it again") from error
 
 
 def _marker(folder: Path) -> str:
@@ -172,5 +165,5 @@ def _put_sequence(
 
 
 def _read_file(file: Path) -> bytes:
-    with _reading(file):
+    with reading(file):
         return file.read_bytes()

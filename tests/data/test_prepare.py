@@ -78,7 +78,12 @@ def test_the_summary_counts(source: Path, tmp_path: Path) -> None:
     summary = prepare(source, tmp_path / "data", unseen=lambda n: n == "U")
     rows = {(s.part, s.name): s for s in summary.sequences}
     a = rows["train", "A"]
-    assert (a.values["num_frames"], a.values["num_people"], a.values["num_boxes"], a.values["empty_frames"]) == (4, 3, 11, 0)
+    assert (a.values["num_frames"], a.values["num_people"], a.values["num_boxes"], a.values["empty_frames"]) == (
+        4,
+        3,
+        11,
+        0,
+    )
     assert a.values["fraction_below_07"] == pytest.approx(4 / 11)
     assert a.values["fraction_below_03"] == 0
     assert (a.values["median_height_px"], a.values["median_track_frames"]) == (20, 4)
