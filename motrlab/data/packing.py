@@ -22,7 +22,7 @@ from pathlib import Path
 
 import lmdb
 
-from motrlab.data.motchallenge import Annotations, SequenceInfo
+from motrlab.data.motchallenge import Annotations, Detections, SequenceInfo
 from motrlab.data.rows import reading
 from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, content_hash, forget, read_value
 from motrlab.data.validate import Progress
@@ -35,11 +35,12 @@ _PAGE_BYTES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceSource:
-    """A sequence to be packed: `files[i]` becomes frame `i + 1`; the annotations count frames the same way."""
+    """A sequence to be packed: `files[i]` becomes frame `i + 1`; the boxes count frames the same way."""
 
     info: SequenceInfo
     files: tuple[Path, ...]
     annotations: Annotations
+    detections: Detections | None = None  # not packed
 
 
 def write_store(
@@ -66,7 +67,9 @@ def write_store(
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(path)
         begun = _begun(folder, sources, source_hash)
-        _check_space(path, [item for item in sources if not begun.get(item.info.name)])
+        needed, free = _packed_bytes([item for item in sources if not begun.get(item.info.name)]), free_bytes(path)
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
         folder.mkdir(exist_ok=True)
         (folder / MARKER).write_text(source_hash, encoding="utf-8")
         try:
@@ -93,9 +96,8 @@ def _hash_sources(sources: Sequence[SequenceSource]) -> str:
 
 def _marker(folder: Path) -> str:
     """The hash of the sources that a folder was packed from."""
-    with contextlib.suppress(OSError, ValueError):
-        return (folder / MARKER).read_text(encoding="utf-8")
-    return ""
+    file = folder / MARKER
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def _begun(folder: Path, sources: Sequence[SequenceSource], source_hash: str) -> dict[str, bytes]:
@@ -114,12 +116,6 @@ def _packed_bytes(sources: Sequence[SequenceSource]) -> int:
     """What the file will hold: frames in whole pages."""
     frames = sum(-(-f.stat().st_size // _PAGE_BYTES) * _PAGE_BYTES for s in sources for f in s.files)
     return frames + sum(len(annotation_bytes(s.annotations)) for s in sources)
-
-
-def _check_space(path: Path, sources: Sequence[SequenceSource]) -> None:
-    needed, free = _packed_bytes(sources), free_bytes(path)
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
 
 
 def _pack(

@@ -13,7 +13,6 @@ import re
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,14 +34,13 @@ from motrlab.data.motchallenge import (
     read_sequence_info,
 )
 from motrlab.data.rows import counts, reading
-from motrlab.data.workers import Map, worker_map
+from motrlab.data.workers import Map
 from motrlab.errors import UserError
 
 PACKED_SUFFIXES = (".jpg", ".jpeg", ".png")
 _CHOOSE = "`python -m motrlab import --map NAME=pedestrian` makes people of a class"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _PADDING_BYTES = 64  # a cache line; a hole of zeros in the data leaves more
-_MEGAPIXELS_PER_WORKER = 1000  # fewer are checked sooner (1.5 s) than a process starts
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many so far, how many in all
 
@@ -158,11 +156,6 @@ def check_frame(info: SequenceInfo, file: Path) -> None:
     if (width, height) != (info.width, info.height):
         said = f"seqinfo.ini says {info.width}×{info.height}; correct one of them"
         raise UserError(f"{file}: {width}×{height} pixels, but {said}")
-
-
-def frame_workers(num_workers: int, megapixels: float) -> AbstractContextManager[Map]:
-    """A `map` over frames in up to `num_workers` processes; in this one for 1, and for few `megapixels` in all."""
-    return worker_map(min(num_workers, 1 + int(megapixels / _MEGAPIXELS_PER_WORKER)), chunksize=16)
 
 
 def validate_sequence(folder: Path, *, frame_map: Map = map, progress: Progress | None = None) -> CheckedSequence:

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from motrlab.data.validate import check_decodes, frame_workers, picture_size, validate_sequence
+from motrlab.data.validate import check_decodes, picture_size, validate_sequence
+from motrlab.data.workers import frame_workers
 from motrlab.errors import UserError
 
 
@@ -159,7 +160,7 @@ def test_stderr_is_given_back(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_processes_find_the_same_fault(make_sequence: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("motrlab.data.validate._MEGAPIXELS_PER_WORKER", 0.01)
+    monkeypatch.setattr("motrlab.data.workers._MEGAPIXELS_PER_WORKER", 0.01)
     folder = make_sequence("A")
     with frame_workers(2, 0.05) as frame_map:
         assert frame_map is not map
@@ -177,10 +178,10 @@ def test_few_frames_are_checked_in_this_process(num_workers: int, megapixels: fl
 
 WORK = """
 import multiprocessing, time
-from motrlab.data import validate
+from motrlab.data import workers
 
 if __name__ == "__main__":
-    with validate.frame_workers(2, 10_000) as frame_map:
+    with workers.frame_workers(2, 10_000) as frame_map:
         list(frame_map(print, range(64)))
         print("workers", *(p.pid for p in multiprocessing.active_children()), flush=True)
         time.sleep(60)
