@@ -13,9 +13,9 @@ import numpy as np
 
 from motrlab.data.frames import FrameFiles, list_frames
 from motrlab.data.motchallenge import read_sequence_info
-from motrlab.data.pictures import Image, decode_image, orientation
-from motrlab.data.rows import why_unreadable
-from motrlab.data.validate import check_decodes, png_size
+from motrlab.data.pictures import Image, decode_image
+from motrlab.data.rows import reading
+from motrlab.data.validate import checked_size, orientation
 from motrlab.errors import UserError
 from motrlab.files import hidden_name, writing
 
@@ -85,16 +85,10 @@ def _read_pictures(listed: FrameFiles) -> Iterator[tuple[int, Image]]:
 
 def _read_picture(file: Path) -> Image:
     """Raises UserError also for damage that a decoder would go over, filling in grey."""
-    try:
+    with reading(file):
         data = file.read_bytes()
-        if data.startswith(b"\xff\xd8"):
-            check_decodes(data)
-        elif data.startswith(b"\x89PNG"):
-            png_size(data)
-    except OSError as error:
-        raise UserError(f"{file}: {why_unreadable(file, error)}; copy it again") from error
-    except ValueError as error:
-        raise UserError(f"{file}: {error}; copy it again") from error
+        if data.startswith((b"\xff\xd8", b"\x89PNG")):
+            checked_size(data)
     return decode_image(data, file)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from motrlab.data.halves import cut
 from motrlab.data.motchallenge import (
     Annotations,
     Detections,
@@ -14,7 +13,7 @@ from motrlab.data.motchallenge import (
     read_detections,
     read_sequence_info,
 )
-from motrlab.data.prepare import prepare
+from motrlab.data.prepare import cut, prepare
 from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street, is_unseen
 from motrlab.data.summary import DataSummary
