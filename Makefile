@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 SANITIZE := $(wildcard tests/notebooks/sanitize.cfg)
 NOTEBOOKS := $(wildcard notebooks/0?_*.ipynb)
 
-.PHONY: install demo test test-all lint notebooks-test notebooks-outputs clean
+.PHONY: install demo weights test test-all lint notebooks-test notebooks-outputs clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -31,6 +31,10 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	@$(BIN)/python -m motrlab run --preset street --run demo
+
+# The weights and the artefact that come with motrlab, from a whole run of `street`.
+weights: demo
+	$(BIN)/python -m motrlab ship --run demo
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,14 +7,14 @@ it needs when it runs, so that `--help` and `eval-files` do not wait for torch.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from motrlab.errors import UserError, exit_status
+from motrlab.deploy_verbs import add_deploy_verbs, print_json
+from motrlab.errors import exit_status
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.names import EVALUATED
 from motrlab.run import Run
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.verb is not _not_built:
+    if rest and options.verb.__name__ != "_not_built":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.verb(options)
 
@@ -55,9 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_verb(verbs)
     _add_file_verbs(verbs)
     _add_stage_verbs(verbs)
-    for name in ("check", "compile", "align", "compare"):
-        unbuilt = verbs.add_parser(name, help="not built yet")
-        unbuilt.set_defaults(verb=_not_built, name=name)
+    add_deploy_verbs(verbs)
+    compare = verbs.add_parser("compare", help="runs side by side: a table, and reports/compare/A-B/index.html")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="the first is what the others are measured against")
+    compare.set_defaults(verb=_compare)
+    ship = verbs.add_parser("ship", help="take a street run's weights and artefact into the package (`make weights`)")
+    ship.add_argument("--run", default="demo", metavar="NAME", help="a finished run of preset street (default: demo)")
+    ship.set_defaults(verb=_ship)
     doctor = verbs.add_parser("doctor", help="print versions, processor features, folders: for a bug report")
     doctor.set_defaults(verb=_doctor)
     return parser
@@ -104,7 +108,7 @@ def _add_file_verbs(verbs: Any) -> None:
     files.set_defaults(verb=_eval_files)
 
     track = verbs.add_parser("track", help="run an artefact over a video or a folder of frames")
-    track.add_argument("--artifact", type=Path, required=True, metavar="PATH", help="an artefact's folder")
+    track.add_argument("--artifact", type=Path, metavar="PATH", help="an artefact's folder (default: the shipped one)")
     track.add_argument("--input", type=Path, required=True, metavar="VIDEO|DIR")
     track.add_argument("--out", type=Path, required=True, metavar="DIR")
     track.add_argument("--frames", action="store_true", help="also write a PNG per frame")
@@ -135,18 +139,11 @@ def _add_stage_verbs(verbs: Any) -> None:
     evaluate.set_defaults(verb=_evaluate)
     calops = verbs.add_parser("calops", help="parameters and operations of both graphs, as JSON")
     calops.set_defaults(verb=_calops)
-    perf = verbs.add_parser("perf", help="latency of both graphs and of each part of the frame step, as JSON")
-    perf.set_defaults(verb=_perf)
     report = verbs.add_parser("report", help="render reports/NAME/index.html from the run's records")
     report.add_argument("--numbers-only", action="store_true", help="leave pictures of frames out")
     report.set_defaults(verb=_report)
-    for verb in (evaluate, calops, perf, report):
+    for verb in (evaluate, calops, report):
         verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
-
-
-def _print_json(values: Mapping[str, Any]) -> None:
-    """JSON has no NaN: a metric without a value is null."""
-    print(json.dumps(json.loads(json.dumps(values), parse_constant=lambda _: None), indent=2))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -216,7 +213,7 @@ def _export(options: argparse.Namespace) -> None:
 def _eval_files(options: argparse.Namespace) -> None:
     from motrlab.evaluation.metrics import evaluate_folders
 
-    _print_json(evaluate_folders(options.gt, options.pred, options.protocol, options.engine))
+    print_json(evaluate_folders(options.gt, options.pred, options.protocol, options.engine))
 
 
 def _track(options: argparse.Namespace) -> None:
@@ -232,22 +229,13 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     run = Run.open(options.run, create=False)
     require(run, options.stage)
-    _print_json(evaluate_stage(run, options.stage, options.protocol))
+    print_json(evaluate_stage(run, options.stage, options.protocol))
 
 
 def _calops(options: argparse.Namespace) -> None:
     from motrlab.stages.training import calops
 
-    _print_json(calops(Run.open(options.run, create=False)))
-
-
-def _perf(options: argparse.Namespace) -> None:
-    from motrlab.stages.chain import require
-    from motrlab.stages.deployment import measure_performance
-
-    run = Run.open(options.run, create=False)
-    require(run, "fixed_point")
-    _print_json(measure_performance(run))
+    print_json(calops(Run.open(options.run, create=False)))
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -256,8 +244,16 @@ def _report(options: argparse.Namespace) -> None:
     print(render_report(Run.open(options.run, create=False), numbers_only=options.numbers_only))
 
 
-def _not_built(options: argparse.Namespace) -> None:
-    raise UserError(f"{options.name}: not built yet; `python -m motrlab --help` lists what is")
+def _compare(options: argparse.Namespace) -> None:
+    from motrlab.report.compare import compare
+
+    print(*compare(options.runs), sep="\n\n")
+
+
+def _ship(options: argparse.Namespace) -> None:
+    from motrlab.stages.shipping import ship
+
+    print(ship(Run.open(options.run, create=False)))
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks, format_tracks
 from motrlab.files import writing
+from motrlab.shipped import shipped_artifact
 from motrlab.tracking.sequence import FrameTracks
 from motrlab.viz.overlay import TRAIL_FRAMES, draw_frame, trails_of, write_image
 
@@ -21,7 +22,7 @@ _OWNERS = ".motrlab_track"  # in an output folder: whose each result is, a line 
 
 
 def track(
-    artifact: Path, source: Path, out: Path, *, write_frames: bool = False, num_threads: int = 1
+    artifact: Path | None, source: Path, out: Path, *, write_frames: bool = False, num_threads: int = 1
 ) -> dict[str, int]:
     """Track `source` with `artifact`; write `out/NAME.txt` (MOTChallenge) and `out/NAME.mp4`.
 
@@ -29,7 +30,7 @@ def track(
     unless the process is killed.
 
     Args:
-        artifact: an artefact's folder.
+        artifact: an artefact's folder; None: the one that comes with motrlab.
         source: a video, a folder of images, or a MOTChallenge sequence folder.
         out: folder, made if need be. What is there and is not of the same input is not replaced.
         write_frames: also write `out/frames/%06d.png`; those of an earlier call go.
@@ -40,7 +41,7 @@ def track(
         frames are missing that the video or `seqinfo.ini` promises; the others are tracked first.
     """
     opened = open_source(Path(source))
-    runtime = load_artifact(Path(artifact), num_threads=num_threads)
+    runtime = load_artifact(Path(artifact or shipped_artifact()), num_threads=num_threads)
     numbered, fed = itertools.tee(opened.frames)  # in step: one image at a time is held in memory
     with _Results(opened, Path(out), write_frames) as results:
         for (number, image), found in zip(numbered, runtime.track(image for _, image in fed), strict=False):

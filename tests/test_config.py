@@ -55,8 +55,8 @@ def test_configs_are_frozen() -> None:
 
 
 def broken(path: str, value: Any) -> dict[str, Any]:
-    """The smoke preset as JSON with one field changed; `path` is dotted."""
-    values = smoke().to_dict()
+    """The street preset as JSON with one field changed; `path` is dotted."""
+    values = street().to_dict()
     *parents, last = path.split(".")
     inner: Any = values
     for parent in parents:
@@ -82,10 +82,10 @@ BAD = {
     "no misses": (broken("tracker.max_misses", 0), "max_misses must be at least 1"),
     "no steps": (broken("train.steps", 0), "steps must be at least 1"),
     "epochs do not fit": (broken("train.clip_epochs", [3, 4, 5]), "one of clip_epochs between clip lengths"),
-    "epochs fall": (broken("train.clip_epochs", [-3]), "clip_epochs must be positive and rise"),
+    "epochs fall": (broken("train.clip_epochs", [3, -3]), "clip_epochs must be positive and rise"),
     "too much colour": (broken("train.colour_jitter", 5.0), "colour_jitter must be from 0 to 4"),
     "unknown word": (broken("train.below_visibility", "drop"), "leave_out or ignore, not 'drop'"),
-    "milestones do not fit": (broken("train.clip_milestones", [0.1, 0.2]), "one milestone between clip lengths"),
+    "milestones do not fit": (broken("train.clip_milestones", [0.1]), "one milestone between clip lengths"),
     "unknown schedule": (broken("train.schedule", "linear"), "unknown schedule 'linear'; one of step, cosine"),
     "average of one": (broken("train.ema_decay", 1.0), "ema_decay must lie from 0 to below 1"),
     "no micro-batch": (broken("train.accumulate", 0), "accumulate must be at least 1"),

@@ -52,9 +52,13 @@ class Expr:
 
 
 class GraphBuilder:
-    """Nodes in order; equal constants and equal nodes exist once."""
+    """Nodes in order; equal constants and equal nodes exist once.
+
+    `owner`: the module's path, or the operation, that nodes are made for: a node is called `OWNER/OPERATOR_NUMBER`.
+    """
 
     def __init__(self) -> None:
+        self.owner = ""
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
@@ -85,9 +89,11 @@ class GraphBuilder:
         names = [x.name if x is not None else "" for x in inputs]
         key = (kind, domain, tuple(names), outputs, repr(sorted(attributes.items())))
         if key not in self._known_nodes:
-            number = len(self.nodes)
-            results = [f"{kind}_{number}" + (f"_{i}" if i else "") for i in range(outputs)]
-            self.nodes.append(helper.make_node(kind, names, results, f"node_{number}", domain=domain, **attributes))
+            label = f"{kind}_{len(self.nodes)}"
+            results = [label + (f"_{i}" if i else "") for i in range(outputs)]
+            self.nodes.append(
+                helper.make_node(kind, names, results, f"{self.owner or 'result'}/{label}", domain=domain, **attributes)
+            )
             self._known_nodes[key] = [Expr(self, name) for name in results]
         return self._known_nodes[key]
 

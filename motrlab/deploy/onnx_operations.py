@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from motrlab.model.attention import DeformableAttention, OverlapBias
 from motrlab.model.motr import Motr
 from motrlab.model.operations import Operations
 from motrlab.quantization import functions
+from motrlab.quantization.declare import module_paths
 from motrlab.quantization.grid_operations import GridOperations
 from motrlab.quantization.tensors import TensorSpec
 
@@ -33,8 +35,29 @@ class Node:
     unsigned: bool = False
 
 
+def _owned(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """An operation whose nodes are called after the module that it is given, or after itself."""
+
+    @functools.wraps(operation)
+    def owned(net: OnnxOperations, *given: Any, **more: Any) -> Any:
+        outer = net.graph.owner
+        paths = (net.paths.get(id(x)) for x in given[:2])
+        net.graph.owner = next(filter(None, paths), outer or operation.__name__)
+        try:
+            return operation(net, *given, **more)
+        finally:
+            net.graph.owner = outer
+
+    return owned
+
+
 class OnnxOperations(Operations):
     """Writes a graph. `grids` has the integers of a calibrated model in mode `evaluate`; None: float."""
+
+    def __init_subclass__(cls) -> None:
+        for name in vars(Operations).keys() - {"enter", "part"}:
+            if callable(own := getattr(cls, name)) and own is not getattr(Operations, name):
+                setattr(cls, name, _owned(own))
 
     arithmetic = OnnxArithmetic
     row_axis = 2  # of a value: 2 for `[1, C, R, W]`
@@ -42,6 +65,7 @@ class OnnxOperations(Operations):
 
     def __init__(self, model: Motr, grids: GridOperations | None, *, in_qim: bool) -> None:
         self.config, self.grids, self.in_qim = model.config, grids, in_qim
+        self.paths = {key: path for key, (_, path) in module_paths(model).items()}
         self.graph = GraphBuilder()
         self.xp = self.arithmetic(self.graph)
         self.named: dict[str, str] = {}  # value → tensor

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -48,6 +49,22 @@ def render_report(run: Run, *, numbers_only: bool = False, path: Path | None = N
 
 def report_html(run: Run, *, numbers_only: bool = False) -> str:
     """The page as text. Whatever has not been measured is named as missing."""
+    source = Source(run, numbers_only)
+    sections = {name: section(source) for name, section in SECTIONS.items()}
+    return render_page(
+        run.name,
+        f"report · preset {run.config.preset} · {data.data_source(source)}",
+        sections,
+        preset=run.config.preset,
+        headline=headline(source.records),
+        cards=cards(source.records),
+        stale=provenance.stale(run),
+        missing=[text for section in sections.values() for text in section.missing],
+    )
+
+
+def render_page(title: str, kicker: str, sections: Mapping[str, Section], **more: Any) -> str:
+    """A page of sections as text; `more` stands before them: `headline`, `cards`, `stale`, `missing`, `preset`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -55,18 +72,8 @@ def report_html(run: Run, *, numbers_only: bool = False) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    source = Source(run, numbers_only)
-    sections = {name: section(source) for name, section in SECTIONS.items()}
-    return environment.get_template("report.html.j2").render(
-        run=run.name,
-        preset=run.config.preset,
-        data_source=data.data_source(source),
-        headline=headline(source.records),
-        cards=cards(source.records),
-        stale=provenance.stale(run),
-        missing=[text for section in sections.values() for text in section.missing],
-        sections=sections,
-    )
+    values = {"headline": "", "cards": [], "stale": "", "missing": [], "preset": "", **more}
+    return environment.get_template("report.html.j2").render(title=title, kicker=kicker, sections=sections, **values)
 
 
 def headline(records: Sequence[Record]) -> str:

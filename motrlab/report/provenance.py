@@ -85,17 +85,18 @@ def _commit(record: Record) -> str:
 
 def config_changes(run: Run, records: Sequence[Record]) -> list[str]:
     """`qat.lr = 0.001 in qat (the run's config has 0.0001)`: parameters given to single notebooks."""
-    own = _flat(run.config.to_dict())
+    own = flat(run.config.to_dict())
     found: dict[str, None] = {}
     for record in records:
-        for name, value in _flat(record["config"]).items():
+        for name, value in flat(record["config"]).items():
             if own.get(name) != value:
                 found[f"{name} = {value!r} in {record['stage']} (the run's config has {own.get(name)!r})"] = None
     return list(found)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted names."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found

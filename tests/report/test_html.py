@@ -160,9 +160,9 @@ def test_empty_run_names_what_is_missing(new_run: Callable[..., Run]) -> None:
     assert page.text.count("Missing:") == 7  # all but sensitivity and provenance
 
 
-def test_smoke_says_that_it_is_too_small(new_run: Callable[..., Run]) -> None:
+def test_smoke_says_how_little_it_shows(new_run: Callable[..., Run]) -> None:
     page = Page(report_html(new_run("tiny", "smoke")))
-    assert page.text.index("This preset is too small to be accurate.") < page.text.index("Not in this run")
+    assert page.text.index("Three short videos.") < page.text.index("Not in this run")
 
 
 def test_numbers_only_holds_no_picture_of_frames(full_run: Run) -> None:

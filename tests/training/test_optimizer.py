@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from motrlab.config import Config, TrainConfig, smoke, street
+from motrlab.config import Config, TrainConfig, street
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr, build_motr
 from motrlab.training.checkpoint import load_optimizer, optimizer_tensors
 from motrlab.training.optimizer import Muon, lr_factor, make_optimizer, orthogonalise, parameter_groups, set_lr
 from motrlab.training.trainee import ClipModel
+from tests.tiny import tiny
 
-MUON = replace(smoke().train, optimizer="muon", lr=0.01, weight_decay=0.0)
-BASE = replace(smoke().train, steps=1000, warmup=0.0, step_milestones=(0.5, 0.8))
+MUON = replace(tiny().train, optimizer="muon", lr=0.01, weight_decay=0.0)
+BASE = replace(tiny().train, steps=1000, warmup=0.0, step_milestones=(0.5, 0.8))
 STEP = replace(BASE, schedule="step")
 CYCLE = replace(BASE, schedule="one_cycle", warmup=0.1)
 CONSTANT = replace(BASE, schedule="constant")
@@ -218,5 +219,5 @@ def test_unknown_optimizer_is_refused() -> None:
 
 
 def test_muon_config_is_used() -> None:
-    model = build_motr(smoke().model)
+    model = build_motr(tiny().model)
     assert isinstance(make_optimizer(parameter_groups(model, MUON), 0.99), Muon)

@@ -1,0 +1,186 @@
+"""Targets as data: what a chip or host computes, how fast, from which memory, and who says so.
+
+A target is a JSON file (`targets/NAME.json`, or a user's own). Every figure is an object `{"value": …, "source": …}`;
+`source` is a key of the file's `sources` or "assumed". A figure without one is an error, so is a field that nobody
+knows. The fields and their units are those of the dataclasses here.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from motrlab.errors import UserError
+
+SCHEMA = 1
+ASSUMED = "assumed"
+FOLDER = Path(__file__).parent / "targets"
+UNITS = ("matrix", "depthwise", "vector", "table", "move", "host")  # what computes, or moves, a layer
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number and who says so: a key of `Target.sources`, or "assumed"."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where figures were read: a page or file that everybody can open, and when."""
+
+    title: str
+    where: str
+    read: str = ""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A level of memory. `size`: bytes; `bandwidth`: bytes per second; `latency`: seconds of the first byte."""
+
+    size: Figure
+    bandwidth: Figure
+    latency: Figure
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What a target does with an ONNX operator.
+
+    Args:
+        unit: one of `UNITS`.
+        types: what inputs (weights and biases apart) may be, as `int8`, `uint8`, `int16`, `float32`; a layer of other
+            types is not run as it is.
+        max_rank: of any input or output; 0: no source gives a limit.
+        limits: attribute or dimension → largest value (`kernel`, `stride`, `channels`, `axis`, …).
+        fallback: where a layer goes that does not fit, `cpu` (the target's own) or empty: nowhere.
+        source: who says all that.
+        note: one line for the reader.
+    """
+
+    unit: str
+    types: tuple[str, ...]
+    source: str
+    max_rank: int = 0
+    limits: Mapping[str, int] = field(default_factory=dict)
+    fallback: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A chip or host.
+
+    Args:
+        schema, name, title: which file this is.
+        kind: `host` (measured here) or `chip` (predicted).
+        toolchain: what compiles for it, with its own name of the chip (`hb_compile nash-m`); empty: nothing known.
+        clock: hertz.
+        cores: how many units of each kind there are.
+        operations: unit → type → operations per cycle of one core: multiply-accumulates of `matrix` and `depthwise`,
+            elements of `vector` and `table`, bytes of `move`. A type that is not listed is not computed by that unit.
+        layer_overhead, graph_overhead: seconds that every layer, and every call of a graph, takes beside its work.
+        on_chip, off_chip: the memory near the units, and the one that holds what does not fit.
+        operators: ONNX operator → what is known; one that is not listed is unknown.
+        sources: key → source.
+        assumptions: one line each, for the reader: what decides the prediction and is not known.
+    """
+
+    schema: int
+    name: str
+    title: str
+    kind: str
+    toolchain: str
+    clock: Figure
+    cores: Figure
+    operations: Mapping[str, Mapping[str, Figure]]
+    layer_overhead: Figure
+    graph_overhead: Figure
+    on_chip: Memory
+    off_chip: Memory
+    operators: Mapping[str, Operator]
+    sources: Mapping[str, Source]
+    assumptions: tuple[str, ...] = ()
+
+
+def target_names() -> list[str]:
+    """The targets that come with motrlab."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def load_target(name: str) -> Target:
+    """A shipped target by name, or a user's `path/to/target.json`. Raises UserError: unknown, or not as it must be."""
+    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
+    if not path.is_file():
+        what = f"{name}: no such target file" if name.endswith(".json") else f"unknown target {name!r}"
+        raise UserError(f"{what}; use one of {', '.join(target_names())} or path/to/target.json")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    return parse_target(values, str(path))
+
+
+def parse_target(values: Any, where: str) -> Target:
+    """A target from the values of its file. Raises UserError naming the field."""
+    target = _parse(Target, values, where)
+    if target.schema != SCHEMA:
+        raise UserError(f"{where}: schema {target.schema}, this motrlab reads {SCHEMA}")
+    if target.kind not in ("host", "chip"):
+        raise UserError(f"{where}: kind: {target.kind!r} is neither host nor chip")
+    for name in {**target.operations, **{operator.unit: 0 for operator in target.operators.values()}}:
+        if name not in UNITS:
+            raise UserError(f"{where}: unknown unit {name!r}: use one of {', '.join(UNITS)}")
+    for at, source in _cited(target, ""):
+        if source != ASSUMED and source not in target.sources:
+            raise UserError(f'{where}: {at}: source {source!r} is not in "sources"; list it, or say "assumed"')
+    return target
+
+
+def _cited(value: Any, at: str) -> list[tuple[str, str]]:
+    """All places of a target with the source that each names."""
+    if isinstance(value, Figure | Operator):
+        return [(at, value.source)]
+    if dataclasses.is_dataclass(value):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if not isinstance(value, Mapping):
+        return []
+    return [found for key, inner in value.items() for found in _cited(inner, f"{at}.{key}".lstrip("."))]
+
+
+def _parse(kind: Any, value: Any, at: str) -> Any:
+    """`value` of JSON as a `kind`: a dataclass, mapping, tuple or plain type; `at` says where it stands."""
+    origin = typing.get_origin(kind)
+    if origin is collections.abc.Mapping:
+        inner = typing.get_args(kind)[1]
+        _expect(dict, value, at)
+        return {key: _parse(inner, item, f"{at}: {key}") for key, item in value.items()}
+    if origin is tuple:
+        _expect(list, value, at)
+        return tuple(_parse(typing.get_args(kind)[0], item, at) for item in value)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        _expect(dict, value, at)
+        known, hints = {f.name: f for f in dataclasses.fields(kind)}, typing.get_type_hints(kind)
+        for key in value.keys() - known.keys():
+            raise UserError(f"{at}: unknown field {key!r}; known: {', '.join(known)}")
+        needed = (n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING)
+        for key in needed:
+            if key not in value:
+                raise UserError(f"{at}: field {key!r} is missing")
+        return kind(**{key: _parse(hints[key], item, f"{at}: {key}") for key, item in value.items()})
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _expect(kind, value, at)
+    return value
+
+
+def _expect(kind: type, value: Any, at: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UserError(f"{at}: expected {kind.__name__}, found {value!r:.60}")
