@@ -1,8 +1,8 @@
 """Calops: parameters and multiply-accumulates of both graphs, before anything is trained.
 
 Counted are convolutions and matrix products, and, apart from them, the bilinear samples of deformable attention (four
-multiply-accumulates a value). Element-wise work, norms, softmax and sine codes are not counted, as is usual. Nothing
-is computed: the graphs run on torch's meta device, which knows shapes only.
+multiply-accumulates a value); not element-wise work, norms, softmax and sine codes. The graphs run on torch's meta
+device, which knows shapes only.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ class Ops:
     """Operations of one graph for one frame, or of a module of it, which is a row of the table.
 
     `macs`: multiply-accumulates of convolutions and matrix products; `sample_macs`: those of bilinear samples.
-    `output_shape` is a module's (empty: it is not called as such). `modules` are a graph's and add up to the totals;
-    the last row is what is left over.
+    `output_shape` is a module's (empty: not called as such). `modules` add up to the totals; the last is the rest.
     """
 
     name: str
@@ -97,10 +96,8 @@ def _count_graph(graph_name: str, graph: nn.Module, inputs: Iterable[Tensor]) ->
 def _parts(graph: nn.Module) -> Iterable[tuple[str, nn.Module]]:
     """Children of the graph; a list's layers one by one."""
     for name, child in graph.named_children():
-        if isinstance(child, nn.ModuleList):
-            yield from ((f"{name}.{index}", layer) for index, layer in enumerate(child))
-        else:
-            yield name, child
+        layers = child.named_children() if isinstance(child, nn.ModuleList) else [("", child)]
+        yield from ((f"{name}.{index}".rstrip("."), layer) for index, layer in layers)
 
 
 def _counts(module: nn.Module, flops: Mapping[Any, int]) -> dict[str, Any]:

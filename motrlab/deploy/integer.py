@@ -48,8 +48,7 @@ class Product:
 class IntegerShare:
     """Products and nodes of one graph. Shares are fractions from 0 to 1; without products all counts as integer.
 
-    `float_nodes`: operator → how many nodes of it read or write float32. `inexact`: operators that are not among
-    `EXACT_OPERATORS`.
+    `float_nodes`: operator → how many nodes of it read or write float32. `inexact`: those not in `EXACT_OPERATORS`.
     """
 
     products: tuple[Product, ...]
@@ -102,10 +101,7 @@ def integer_share(path: Path) -> IntegerShare:
 
 
 def _values_by_running(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Every value of an optimised graph: all become its outputs, and it runs once, on ones.
-
-    Shape inference does not know ONNX Runtime's own operators.
-    """
+    """Every value of an optimised graph, run once on ones: shape inference does not know ONNX Runtime's operators."""
     known = {"", *(o.name for o in model.graph.output)}
     inner = [name for node in model.graph.node for name in node.output if name not in known]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)

@@ -1,7 +1,6 @@
 """The ranges that observers have seen, how they are chosen from histograms, and the scales that follow.
 
-`min_max` and `moving_average` need no histogram; what is added to `FROM_HISTOGRAM` here can
-be named in a rule once `config.scheme.OBSERVERS` lists it.
+What is added to `FROM_HISTOGRAM` can be named in a rule once `config.scheme.OBSERVERS` lists it.
 """
 
 from __future__ import annotations
@@ -61,8 +60,7 @@ def kl_clip(counts: Tensor, limit: float, levels: int, _: float) -> float:
 
     As in entropy calibration (Migacz, "8-bit inference with TensorRT", GTC 2017): what is clipped counts in the last
     bin, and each level spreads its count evenly over its bins that are not empty. With more levels than bins nothing is
-    lost by rounding that a histogram could show: then nothing is clipped. The lowest bin, which holds the zeros of
-    every ReLU, is left out.
+    clipped. The lowest bin, which holds the zeros of every ReLU, is left out.
     """
     if levels >= len(counts):
         return limit
@@ -95,12 +93,12 @@ FROM_HISTOGRAM: dict[str, Clip] = {"percentile": percentile_clip, "mse": mse_cli
 class Ranges(nn.Module):
     """Largest magnitude of every tensor, and `scale` `[groups]` of every grid: float32 numbers, saved with the model.
 
-    An observation is the largest magnitude in one frame, over the slots that hold somebody; a frame in which nobody is
-    tracked says nothing of the track slots. Observations wait in `pending` (with the model when it is saved) for
-    `advance`: all frames of a training step have one grid. A grid that several tensors share reaches as far as the
-    largest of them.
+    An observation is the largest magnitude in one frame, over the slots that hold somebody. Observations wait in
+    `pending` (saved too) for `advance`: all frames of a training step have one grid. A grid that several tensors share
+    reaches as far as the largest of them.
     """
 
+    follows_largest: Tensor
     largest: Tensor
     seen: Tensor
     pending: Tensor
@@ -113,6 +111,8 @@ class Ranges(nn.Module):
         self._index = {spec.key: index for index, spec in enumerate(specs)}
         self._row = {s.key: row for row, s in enumerate(s for s in specs if s.rule.observer in FROM_HISTOGRAM)}
         num_groups = max(spec.group for spec in specs) + 1
+        follows_largest = torch.tensor([spec.rule.observer == "min_max" for spec in specs])
+        self.register_buffer("follows_largest", follows_largest, persistent=False)
         self.register_buffer("largest", torch.zeros(len(specs), dtype=torch.float64))
         self.register_buffer("seen", torch.zeros(len(specs)))
         self.register_buffer("pending", torch.zeros(3, len(specs), dtype=torch.float64))  # count, sum, largest
@@ -126,9 +126,9 @@ class Ranges(nn.Module):
         self, spec: TensorSpec, x: Tensor, live: Tensor | None, scale: float = 1.0, *, calibrating: bool
     ) -> None:
         """Look at values `[B, C, R, W]` in steps of `scale`; `live` `[B, 1, R, W]`. Counts from `advance` on."""
-        if spec.fixed is not None or not (calibrating or spec.rule.observer not in FROM_HISTOGRAM):
+        row = self._row.get(spec.key)
+        if spec.fixed is not None or (row is not None and not calibrating):
             return
-        x = x.detach()
         if live is not None:
             seen = live.flatten(1).any(1)
             x, live = (x * live)[seen], live[seen]
@@ -144,7 +144,6 @@ class Ranges(nn.Module):
         count += len(magnitude)
         total += magnitude.double().sum()
         most.copy_(torch.maximum(most, magnitude.amax()))
-        row = self._row.get(spec.key)
         if row is not None:
             values = x if live is None else x.movedim(1, -1)[live[:, 0] > 0]
             count_magnitudes(values * scale, self.histograms[row], self.limits[row : row + 1])
@@ -152,17 +151,15 @@ class Ranges(nn.Module):
     @torch.no_grad()
     def advance(self) -> None:
         """Take what was observed since the last time into the ranges, and let the scales follow."""
-        counts, totals, largest = self.pending.tolist()
-        if not any(counts):
+        counts, totals, most = self.pending
+        new = counts > 0
+        if not new.any():
             return
-        for index, (count, total, most) in enumerate(zip(counts, totals, largest, strict=True)):
-            if count:
-                seen, old = float(self.seen[index]), float(self.largest[index])
-                if self._specs[index].rule.observer == "min_max":
-                    new = max(old, most)
-                else:
-                    new = old + max(1 / (seen + 1), _MOMENTUM) * (total / count - old)
-                self.largest[index], self.seen[index] = new, seen + 1
+        rate = (1 / (self.seen.double() + 1)).clamp(min=_MOMENTUM)
+        average = self.largest + rate * (totals / counts - self.largest)
+        moved = torch.where(self.follows_largest, torch.maximum(self.largest, most), average)
+        self.largest.copy_(torch.where(new, moved, self.largest))
+        self.seen += new
         self.pending.zero_()
         self.follow()
 
@@ -177,9 +174,8 @@ class Ranges(nn.Module):
             self.largest[self._index[spec.key]] = _UNSEEN
         for spec in self._specs:
             row = self._row.get(spec.key)
-            if row is not None and float(self.limits[row]) > 0:
-                choose = FROM_HISTOGRAM[spec.rule.observer]
-                found = choose(self.histograms[row], float(self.limits[row]), spec.high, spec.rule.percentile)
+            if row is not None and (limit := float(self.limits[row])) > 0:
+                found = FROM_HISTOGRAM[spec.rule.observer](self.histograms[row], limit, spec.high, spec.rule.percentile)
                 self.largest[self._index[spec.key]] = found
         self.follow()
 
@@ -191,11 +187,6 @@ class Ranges(nn.Module):
             own = spec.fixed if spec.fixed is not None else largest / spec.high
             scales[spec.group] = max(scales[spec.group], own)
         self.scale.copy_(torch.tensor(scales))
-
-    @torch.no_grad()
-    def keep_positive(self) -> None:
-        """After a step that has moved learned scales."""
-        self.scale.clamp_(min=MIN_SCALE)
 
     def unseen(self) -> list[TensorSpec]:
         """Tensors that should have been observed and were not."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from motrlab.config import Config
-from motrlab.config.scheme import Scheme
+from motrlab.config.scheme import PRODUCTS, Scheme
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr, MotrGraphs, build_motr, folded_copy
 from motrlab.quantization import functions
@@ -19,7 +19,7 @@ from motrlab.quantization.declare import declare, module_paths
 from motrlab.quantization.grid_operations import GridOperations
 from motrlab.quantization.grids import TORCH
 from motrlab.quantization.observers import Ranges
-from motrlab.training.checkpoint import load_tensors, save_model
+from motrlab.training.checkpoint import load_tensors, part, save_model
 
 MODES = {  # name → observers on, quantisation on
     "float": (False, False),
@@ -33,9 +33,8 @@ MODES = {  # name → observers on, quantisation on
 class QuantizedMotr(nn.Module):
     """Both graphs of a folded model on grids; starts in mode `calibrate`.
 
-    Args:
-        model: folded, in eval mode; its parameters become this module's.
-        scheme: default `Scheme()`. A rule that fits nothing in either graph is warned of by its name.
+    `model` is in eval mode; its parameters become this module's. A rule of `scheme` (default `Scheme()`) that fits
+    nothing in either graph is warned of by its name.
     """
 
     def __init__(self, model: Motr, scheme: Scheme | None = None) -> None:
@@ -48,9 +47,8 @@ class QuantizedMotr(nn.Module):
         self.net = GridOperations(module_paths(model), self.specs, self.ranges, self.scheme)
         for rule in self.scheme.rules:
             if not any(rule.fits(s.graph, s.operator, s.name) for s in self.specs.values()):
-                warnings.warn(
-                    f"quantisation rule {rule.label!r} fits no tensor: see the paths in the listing", stacklevel=2
-                )
+                told = f"quantisation rule {rule.label!r} fits no tensor: see the paths in the listing"
+                warnings.warn(told, stacklevel=2)
         self.current_mode = ""
         self.mode("calibrate")
 
@@ -66,7 +64,7 @@ class QuantizedMotr(nn.Module):
         self.current_mode = name
 
     def advance(self) -> None:
-        """A step of training, or a frame of calibration, is over: scales and weights may have changed."""
+        """A frame of calibration is over: scales may have changed."""
         self.ranges.advance()
         self.net.refresh()
 
@@ -78,10 +76,8 @@ class QuantizedMotr(nn.Module):
     @torch.no_grad()
     def detect_slots(self) -> tuple[Tensor, Tensor]:
         """Learned queries `[1, C, D / W, W]` and references `[1, 4, D / W, W]` on their grids; in mode `evaluate`."""
-        base = self.model.base
-        self.net.enter(base)
         empty = torch.zeros(1, 4, 0, self.config.slot_columns)
-        return self.net.detect_query(base.detect).real, self.net.references(base.detect, empty)
+        return self.graphs.detect_query, self.net.references(self.model.base.detect, empty)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Parameters, ranges and histograms; integers of the old state are dropped."""
@@ -103,9 +99,8 @@ class QuantizedMotr(nn.Module):
         if "scheme" not in facts:
             raise UserError(f"{path}: not a quantised model; run the calibration stage first")
         quantised = QuantizedMotr(folded_copy(build_motr(config.model)), Scheme.from_dict(facts["scheme"]))
-        state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         try:
-            quantised.load_state_dict(state)
+            quantised.load_state_dict(part(tensors, "model"))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"{path}: written for another preset or by another motrlab ({reason})") from error
@@ -136,6 +131,5 @@ class QuantizedGraphs(MotrGraphs):
 
 def num_quantisers(quantised: QuantizedMotr) -> dict[str, int]:
     """How many activations and weights are quantised."""
-    on = [spec for spec in quantised.specs.values() if spec.quantised]
-    weights = sum(spec.operator in ("conv", "linear", "head") for spec in on)
-    return {"activations": sum(spec.operator != "head" for spec in on), "weights": weights}
+    on = [spec.operator for spec in quantised.specs.values() if spec.quantised]
+    return {"activations": sum(name != "head" for name in on), "weights": sum(name in PRODUCTS for name in on)}

@@ -126,29 +126,23 @@ def table(
     things: Iterable[T], columns: Mapping[str, Callable[[T], str | Cell]], label: Callable[[T], str], **fields: Any
 ) -> Table | None:
     """A row for each thing, by heading what to say of it; None if there are no things. `fields`: of `Table`."""
-    rows = []
-    for thing in things:
-        said = [say(thing) for say in columns.values()]
-        rows.append(Row(label(thing), [cell if isinstance(cell, Cell) else Cell(cell) for cell in said]))
+    said = [(label(thing), [say(thing) for say in columns.values()]) for thing in things]
+    rows = [Row(name, [x if isinstance(x, Cell) else Cell(x) for x in cells]) for name, cells in said]
     return Table(list(columns), [("", rows)], **fields) if rows else None
 
 
 def pivot(values: Mapping[tuple[str, str], Any], text: Callable[[Any], str] = plain, **fields: str) -> Table | None:
     """Values by (row, column), in the order in which both come; None if there are none. `fields`: of `Table`."""
-    columns = {column: functools.partial(_at, values, text, column) for _, column in values}
-    return table(dict.fromkeys(row for row, _ in values), columns, str, **fields)
-
-
-def _at(values: Mapping[tuple[str, str], Any], text: Callable[[Any], str], column: str, row: str) -> str:
-    return text(values[row, column]) if (row, column) in values else "–"
+    cells = {key: text(value) for key, value in values.items()}
+    columns = list(dict.fromkeys(column for _, column in values))
+    rows = [Row(row, [Cell(cells.get((row, c), "–")) for c in columns]) for row in dict.fromkeys(r for r, _ in values)]
+    return Table(columns, [("", rows)], **fields) if rows else None
 
 
 def delta(value: float, reference: float) -> tuple[str, str]:
     """Signed distance of two fractions in percentage points, and its tone."""
-    difference = round(100 * (value - reference), 2)
-    if difference == 0:
-        return "±0.00", "even"
-    return signed(f"{difference:+.2f}"), "better" if difference > 0 else "worse"
+    points = round(100 * (value - reference), 2)
+    return (signed(f"{points:+.2f}"), "better" if points > 0 else "worse") if points else ("±0.00", "even")
 
 
 def table_text(found: Table | None) -> str:

@@ -78,20 +78,17 @@ def provenance(run: Run, records: Sequence[Record]) -> dict[str, str]:
 
 def _commit(record: Record) -> str:
     commit = str(record["git_commit"])[:12]
-    if not commit:
-        return "not in git"
-    return f"{commit} with uncommitted changes" if record["git_dirty"] else commit
+    return commit + " with uncommitted changes" * bool(record["git_dirty"]) if commit else "not in git"
 
 
 def config_changes(run: Run, records: Sequence[Record]) -> list[str]:
     """`qat.lr = 0.001 in qat (the run's config has 0.0001)`: parameters given to single notebooks."""
     own = flat(run.config.to_dict())
-    found: dict[str, None] = {}
-    for record in records:
-        for name, value in flat(record["config"]).items():
-            if own.get(name) != value:
-                found[f"{name} = {value!r} in {record['stage']} (the run's config has {own.get(name)!r})"] = None
-    return list(found)
+    values = ((r["stage"], name, value, own.get(name)) for r in records for name, value in flat(r["config"]).items())
+    told = (
+        f"{name} = {value!r} in {s} (the run's config has {old!r})" for s, name, value, old in values if old != value
+    )
+    return list(dict.fromkeys(told))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

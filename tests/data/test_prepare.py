@@ -35,7 +35,7 @@ def test_everything_lands_where_the_contract_says(source: Path, tmp_path: Path) 
     summary = prepare(source, out, unseen=lambda n: n == "U", progress=lambda what, done, total: steps.append(what))
     assert sorted(p.name for p in out.iterdir()) == ["test_gt", "test_lmdb", "train_lmdb", "unseen_gt", "unseen_lmdb"]
     stores = {part: FrameStore(out / f"{part}_lmdb") for part in ("train", "test", "unseen")}
-    lengths = {part: {s.name: s.num_frames for s in store.sequences} for part, store in stores.items()}
+    lengths = {part: {s.name: s.values["num_frames"] for s in store.sequences} for part, store in stores.items()}
     assert lengths == {"train": {"A": 4, "B": 4}, "test": {"A": 4, "B": 5}, "unseen": {"U": 5}}
     assert stores["test"].frame_bytes("B", 1) == (source / "B/img1/000005.jpg").read_bytes()
     gt = sorted(str(p.relative_to(out)) for p in out.glob("*_gt/*/*"))
@@ -78,12 +78,17 @@ def test_the_summary_counts(source: Path, tmp_path: Path) -> None:
     summary = prepare(source, tmp_path / "data", unseen=lambda n: n == "U")
     rows = {(s.part, s.name): s for s in summary.sequences}
     a = rows["train", "A"]
-    assert (a.num_frames, a.num_people, a.num_boxes, a.empty_frames) == (4, 3, 11, 0)
-    assert a.fraction_below_07 == pytest.approx(4 / 11)
-    assert a.fraction_below_03 == 0
-    assert (a.median_height_px, a.median_track_frames) == (20, 4)
+    assert (a.values["num_frames"], a.values["num_people"], a.values["num_boxes"], a.values["empty_frames"]) == (
+        4,
+        3,
+        11,
+        0,
+    )
+    assert a.values["fraction_below_07"] == pytest.approx(4 / 11)
+    assert a.values["fraction_below_03"] == 0
+    assert (a.values["median_height_px"], a.values["median_track_frames"]) == (20, 4)
     u = rows["unseen", "U"]
-    assert (u.empty_frames, u.num_boxes, u.boxes_per_frame) == (4, 1, 0.2)
+    assert (u.values["empty_frames"], u.values["num_boxes"], u.values["boxes_per_frame"]) == (4, 1, 0.2)
     assert summary.totals["test"]["num_frames"] == 9
     assert summary.metrics()["train.num_boxes"] == 22
     lines = summary.table().splitlines()
@@ -95,9 +100,9 @@ def test_the_summary_counts(source: Path, tmp_path: Path) -> None:
 def test_boxes_without_visibility_give_no_share(make_sequence: Callable[..., Path], tmp_path: Path) -> None:
     make_sequence("M15", gt="1,1,-5,1,9,9,1,-1,-1,-1\n2,1,5,1,9,9,0,-1,-1,-1\n")
     (row, test) = prepare(tmp_path / "source", tmp_path / "data").sequences
-    assert row.fraction_below_07 is None
-    assert (row.boxes_outside, row.boxes_ignored) == (1, 1)
-    assert (test.num_boxes, test.median_height_px) == (0, None)
+    assert row.values["fraction_below_07"] is None
+    assert (row.values["boxes_outside"], row.values["boxes_ignored"]) == (1, 1)
+    assert (test.values["num_boxes"], test.values["median_height_px"]) == (0, None)
 
 
 def test_nothing_to_train_on_is_refused(make_sequence: Callable[..., Path], tmp_path: Path) -> None:
@@ -179,7 +184,7 @@ def test_a_bar_on_a_terminal_and_only_there(source: Path, tmp_path: Path) -> Non
 
 def test_real_sequences(mot_root: Path, tmp_path: Path) -> None:
     summary = prepare(mot_root, tmp_path / "data", ["MOT17-09-DPM", "TUD-Campus", "MOT17-13"])
-    frames = {(s.part, s.name): s.num_frames for s in summary.sequences}
+    frames = {(s.part, s.name): s.values["num_frames"] for s in summary.sequences}
     assert frames["train", "MOT17-09-DPM"] == 262
     assert frames["test", "MOT17-09-DPM"] == 263
     assert frames["train", "MOT17-13-FRCNN"] == 2

@@ -193,7 +193,7 @@ def test_a_path_counts_from_the_project_root_too(home: Path, config: Config, mon
 def test_training_values_are_checked() -> None:
     with pytest.raises(UserError, match="frozen_stages needs freeze_bn"):
         TrainConfig(steps=1, frozen_stages=1, freeze_bn=False)
-    with pytest.raises(UserError, match="frozen_stages must not be negative"):
+    with pytest.raises(UserError, match="frozen_stages must be at least 0"):
         TrainConfig(steps=1, frozen_stages=-1)
 
 

@@ -80,11 +80,8 @@ def switched_on(quantised: QuantizedMotr, names: Collection[str]) -> Iterator[Gr
     """The calibrated graphs in mode `evaluate` with the groups `names` on and all others off; afterwards all are on."""
     groups = groups_of(quantised)
     quantised.mode("evaluate")
-    quantised.net.active = frozenset(key for name in names for key in groups[name])
-    try:
+    with quantised.net.hooked(active=frozenset(key for name in names for key in groups[name])):
         yield quantised.graphs
-    finally:
-        quantised.net.active = None
 
 
 @torch.no_grad()

@@ -1,9 +1,7 @@
 """A fixed set of frames to measure quantised graphs on: how far their outputs are from the float ones.
 
 The float graphs run the closed loop once. Every quantised model then gets the float run's inputs of each frame, so that
-what differs is that frame's arithmetic alone, and two models are compared on the same inputs.
-
-Shapes: B frames in one call, C channels, N = D + T slots, T track slots.
+what differs is that frame's arithmetic alone.
 """
 
 from __future__ import annotations
@@ -11,10 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from motrlab.config import Config
@@ -32,7 +31,7 @@ _BATCH_PIXELS = 500_000  # frames go through together while their images stay be
 
 @dataclass(frozen=True)
 class OutputError:
-    """Sums of squares over all frames, for each of `OUTPUTS`: of the float output, and of its distance from float.
+    """Sums of squares over all frames, for each of `OUTPUTS`: of the float output, and of the distance from it.
 
     Counted are the detect slots and the live track slots of the last decoder layer; boxes are decoded.
     """
@@ -77,12 +76,12 @@ class Probe:
         Raises UserError if there is no frame.
         """
         per_batch = max(1, _BATCH_PIXELS // (config.model.height * config.model.width))
-        self.num_frames = 0
-        self.num_tracks = 0  # live track slots, sum over the frames
+        self.num_frames = self.num_tracks = 0  # live track slots, sum over the frames
         self._batches: list[tuple[Inputs, Inputs, dict[str, Tensor]]] = []  # of base graph and QIM; outputs
         steps = (step for images in videos for step in closed_loop(graphs, images, config))
         while waiting := list(itertools.islice(steps, per_batch)):
-            base, qim = (_stacked(s.base_inputs for s in waiting), _stacked(s.qim_inputs for s in waiting))
+            inputs = ([s.base_inputs for s in waiting], [s.qim_inputs for s in waiting])
+            base, qim = (tuple(map(torch.cat, zip(*each, strict=True))) for each in inputs)
             self._batches.append((base, qim, _outputs(graphs, base, qim)))
             self.num_frames += len(waiting)
             self.num_tracks += int(qim[-1].sum())
@@ -100,17 +99,12 @@ class Probe:
         return OutputError(signal, noise)
 
 
-def _stacked(inputs: Iterable[Sequence[Tensor]]) -> Inputs:
-    return tuple(torch.cat(tensors) for tensors in zip(*inputs, strict=True))
-
-
 @torch.no_grad()
 def _outputs(graphs: Graphs, base: Inputs, qim: Inputs) -> dict[str, Tensor]:
-    """Outputs `[B, C, N]` (the QIM's `[B, C, T]`), 0 in slots that hold nobody."""
+    """Outputs `[B, C, D + T]` of B frames (the QIM's `[B, C, T]`), 0 in slots that hold nobody."""
     logits, boxes, embedding = graphs.base(*base)
     live = base[2].flatten(2)
-    detect = embedding.flatten(2).shape[2] - live.shape[2]
-    counted = torch.cat((torch.ones_like(live[..., :1]).expand(-1, -1, detect), live), 2) > 0
+    counted = F.pad(live, (embedding.flatten(2).shape[2] - live.shape[2], 0), value=1.0) > 0
     found = {"class_logits": logits[-1], "boxes": graphs.decode(boxes[-1]), "embedding": embedding}
     masked = {name: x.flatten(2) * counted for name, x in found.items()}
     return masked | {"qim": graphs.qim(*qim).flatten(2) * qim[2].flatten(2)}
@@ -131,10 +125,7 @@ def saturated_share(quantised: QuantizedMotr, probe: Probe) -> float:
             counts[spec.key].update(outside=int(clipped.sum()), total=steps.numel())
 
     quantised.mode("evaluate")
-    quantised.net.watch = count
-    try:
+    with quantised.net.hooked(watch=count):
         probe.output_error(quantised.graphs)
-    finally:
-        quantised.net.watch = None
     shares = [found["outside"] / found["total"] for found in counts.values()]
     return sum(shares) / len(shares) if shares else 0.0
