@@ -46,10 +46,7 @@ class QatClips(nn.Module):
 
 
 def qat_trainee(quantised: QuantizedMotr, config: Config, *, quantise: bool = True) -> Trainee:
-    """QAT of the calibrated `quantised` by the schedule of `config.qat`, for `fit` with `qat_config(config)`.
-
-    With `quantise` false the quantisers stay off: the same training of the float model, to compare with.
-    """
+    """QAT of a calibrated model, for `fit` with `qat_config(config)`; without `quantise` in float, to compare."""
     frozen_from = round(config.qat.freeze_observers * config.qat.steps)
     learned = quantise and config.qat.learn_scales
     quantised.ranges.scale.requires_grad_(learned)
