@@ -95,7 +95,6 @@ class Ranges(nn.Module):
     reaches as far as the largest of them.
     """
 
-    follows_largest: Tensor
     largest: Tensor
     seen: Tensor
     pending: Tensor
@@ -108,8 +107,6 @@ class Ranges(nn.Module):
         self._index = {spec.key: index for index, spec in enumerate(specs)}
         self._row = {s.key: row for row, s in enumerate(s for s in specs if s.rule.observer in FROM_HISTOGRAM)}
         num_groups = max(spec.group for spec in specs) + 1
-        follows_largest = torch.tensor([spec.rule.observer == "min_max" for spec in specs])
-        self.register_buffer("follows_largest", follows_largest, persistent=False)
         self.register_buffer("largest", torch.zeros(len(specs), dtype=torch.float64))
         self.register_buffer("seen", torch.zeros(len(specs)))
         self.register_buffer("pending", torch.zeros(3, len(specs), dtype=torch.float64))  # count, sum, largest
@@ -154,7 +151,8 @@ class Ranges(nn.Module):
             return
         rate = (1 / (self.seen.double() + 1)).clamp(min=_MOMENTUM)
         average = self.largest + rate * (totals / counts - self.largest)
-        moved = torch.where(self.follows_largest, torch.maximum(self.largest, most), average)
+        follows_largest = new.new_tensor([spec.rule.observer == "min_max" for spec in self._specs])
+        moved = torch.where(follows_largest, torch.maximum(self.largest, most), average)
         self.largest.copy_(torch.where(new, moved, self.largest))
         self.seen += new
         self.pending.zero_()

@@ -103,12 +103,13 @@ def qat_config(config: Config) -> Config:
     frame is computed twice: observers count what passes through them.
     """
     qat, train = config.qat, config.train
-    rates: dict[str, Any] = {"lr": qat.lr, "backbone_lr_factor": 1.0, "offset_lr_factor": 1.0, "warmup": 0.0}
-    rates |= {"schedule": "step", "step_milestones": qat.lr_milestones}
+    steps: dict[str, Any] = {
+        "steps": qat.steps,
+        "checkpoint_every": max(1, min(train.checkpoint_every, qat.steps // 4)),
+    }
+    adamw: dict[str, Any] = {"optimizer": "adamw", "lr": qat.lr, "weight_decay": qat.weight_decay}
+    rates: dict[str, Any] = {"schedule": "step", "step_milestones": qat.lr_milestones, "warmup": 0.0}
+    rates |= {"backbone_lr_factor": 1.0, "offset_lr_factor": 1.0}
     clips: dict[str, Any] = {"clip_frames": (qat.clip_frames,), "clip_milestones": (), "clip_epochs": ()}
     off: dict[str, Any] = {"bf16": False, "checkpoint_frames": False, "ema_decay": 0.0, "keep_every": 0}
-    every = max(1, min(train.checkpoint_every, qat.steps // 4))
-    adamw: dict[str, Any] = {"optimizer": "adamw", "weight_decay": qat.weight_decay}
-    return replace(
-        config, train=replace(train, steps=qat.steps, checkpoint_every=every, **adamw, **rates, **clips, **off)
-    )
+    return replace(config, train=replace(train, **steps, **adamw, **rates, **clips, **off))

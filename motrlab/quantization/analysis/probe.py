@@ -105,7 +105,7 @@ def _outputs(graphs: Graphs, base: Inputs, qim: Inputs) -> dict[str, Tensor]:
 
 
 def saturated_share(quantised: QuantizedMotr, probe: Probe) -> float:
-    """Share of values outside their grid (0 to 1), mean of the observed activations; a ReLU or ReLU6 cuts none of it."""
+    """Share of values outside their grid (0 to 1), mean of the observed activations; not what ReLU or ReLU6 cut."""
     counts: dict[Key, Counter[str]] = defaultdict(Counter)
 
     def count(spec: TensorSpec, steps: Tensor) -> None:
