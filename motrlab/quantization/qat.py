@@ -41,7 +41,7 @@ class QatClips(nn.Module):
         net.refresh()  # integers of the weights are part of this step's graph
         maps = base.value_maps(base.encode(batch.images.flatten(0, 1), net), net)  # of all frames at once
         frames = maps.split(batch.images.shape[1], 1)
-        graphs = QuantizedGraphs(self.quantised, encoded=True)
+        graphs = QuantizedGraphs(self.quantised.model, encoded=True, net=net)
         return clip_loss(graphs, frames, batch.objects, config.model, config.train, rngs)
 
 
