@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from motrlab.data.summary import aligned
 from motrlab.report.values import Record, last, plain, signed
 from motrlab.run import Run
 
@@ -149,13 +151,10 @@ def table_text(found: Table | None) -> str:
     """For notebooks and terminals: columns aligned to the right; a delta stands in parentheses after its value."""
     if found is None:
         return "nothing has been measured yet"
-    lines: list[list[str]] = [[found.corner, *found.columns]]
+    cells = [[r.label, *(f"{c.text} ({c.delta})" if c.delta else c.text for c in r.cells)] for r in found.rows]
+    head, *lines = aligned([[found.corner, *found.columns], *cells], left=1).split("\n")
+    told, rest = [head], iter(lines)
     for heading, rows in found.groups:
-        lines += [[heading]] if heading else []
-        lines += [[r.label, *(f"{c.text} ({c.delta})" if c.delta else c.text for c in r.cells)] for r in rows]
-    widths = [max(len(line[i]) for line in lines if len(line) > 1) for i in range(len(lines[0]))]
-    pads = [str.ljust, *[str.rjust] * len(found.columns)]
-    return "\n".join(
-        "  ".join(pad(text, width) for pad, text, width in zip(pads, line, widths, strict=False)).rstrip()
-        for line in lines
-    )
+        told += [heading] if heading else []
+        told += itertools.islice(rest, len(rows))
+    return "\n".join(told)
