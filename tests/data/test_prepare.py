@@ -43,7 +43,7 @@ def test_everything_lands_where_the_contract_says(source: Path, tmp_path: Path) 
     summary = prepare(source, out, unseen=lambda n: n == "U", progress=lambda what, done, total: steps.append(what))
     assert sorted(p.name for p in out.iterdir()) == ["test_gt", "test_lmdb", "train_lmdb", "unseen_gt", "unseen_lmdb"]
     stores = {part: FrameStore(out / f"{part}_lmdb") for part in ("train", "test", "unseen")}
-    lengths = {part: {s.name: s.values["num_frames"] for s in store.sequences} for part, store in stores.items()}
+    lengths = {part: {s.name: s.num_frames for s in store.sequences} for part, store in stores.items()}
     assert lengths == {"train": {"A": 4, "B": 4}, "test": {"A": 4, "B": 5}, "unseen": {"U": 5}}
     assert stores["test"].frame_bytes("B", 1) == (source / "B/img1/000005.jpg").read_bytes()
     gt = sorted(str(p.relative_to(out)) for p in out.glob("*_gt/*/*"))
