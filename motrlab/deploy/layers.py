@@ -25,19 +25,21 @@ MOVES = {"Concat", "Expand", "Reshape", "Resize", "Slice", "Split", "Squeeze", "
 _PRODUCTS = {"Conv", "MatMul"}
 _QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
 _VIEWS = {"Reshape", "Squeeze", "Unsqueeze"}  # not even that
-_BYTES = {"int8": 1, "uint8": 1, "int16": 2, "int32": 4, "float32": 4, "int64": 8}
+_BYTES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "float16": 2, "int32": 4, "float32": 4, "int64": 8}
 
 
 @dataclass(frozen=True)
 class TensorInfo:
     """A tensor of a layer. `dtype`: of its grid; `uint8` has no negative values. `inner`: it stands between two
     quantisers, inside a function of the integer form; its `dtype` is then what that function needs at most, int16.
+    `end`: an input or output of the graph.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     inner: bool = False
+    end: bool = False
 
     @property
     def numel(self) -> int:
@@ -153,7 +155,11 @@ class _Reader:
         if dtype is None and name in self.constants:
             return TensorInfo(name, shape, _type_name(self.constants[name].data_type))
         inner = dtype is None and self.quantised and name not in self.ends
-        return TensorInfo(name, shape, dtype or ("int16" if inner else "float32"), inner)
+        return TensorInfo(name, shape, dtype or ("int16" if inner else "float32"), inner, self._is_end(name))
+
+    def _is_end(self, name: str) -> bool:
+        quantisers = (node for node in self.readers.get(name, []) if node.op_type in _QUANTISERS)
+        return name in self.ends or any(self._is_end(node.output[0]) for node in quantisers)
 
     def _quantised_type(self, name: str) -> str | None:
         """Of the quantisers before or behind a tensor, whatever only moves its values in between; None without."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import json
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ FOLDER = Path(__file__).parent / "targets"
 # What a target may limit in a layer: sizes of a convolution, numbers of constant operands, of elements along an axis.
 LIMITS = ("kernel", "stride", "dilation", "channels", "reduced", "height", "width", "pixels", "dim", "constants")
 UNITS = ("matrix", "depthwise", "vector", "table", "move", "host")  # what computes, or moves, a layer
+LANES = ("output_channels", "input_channels", "columns", "rows")  # of a product's result, and what it sums over
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,11 @@ class Target:
         operators: ONNX operator → what is known; one that is not listed is unknown.
         sources: key → source.
         assumptions: one line each, for the reader: what decides the prediction and is not known.
+        lanes: unit → dimension (of `LANES`) → how many of it are computed at once: what does not fill them is lost.
+            Empty: no loss is known.
+        host_work: seconds of a frame outside both graphs (pre-processing, tracker), where nothing was measured.
+        kernels: of a host that was described by micro-benchmarks: kernel → feature → seconds for each unit of it
+            (`describe_host.py`); its layers are predicted by these alone.
     """
 
     schema: int
@@ -110,6 +117,9 @@ class Target:
     operators: Mapping[str, Operator]
     sources: Mapping[str, Source]
     assumptions: tuple[str, ...] = ()
+    lanes: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    host_work: Figure | None = None
+    kernels: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
 
 
 def target_names() -> list[str]:
@@ -137,12 +147,15 @@ def parse_target(values: Any, where: str) -> Target:
         raise UserError(f"{where}: schema {target.schema}, this motrlab reads {SCHEMA}")
     if target.kind not in ("host", "chip"):
         raise UserError(f"{where}: kind: {target.kind!r} is neither host nor chip")
-    for name in {**target.operations, **{operator.unit: 0 for operator in target.operators.values()}}:
+    for name in {**target.operations, **target.lanes, **{operator.unit: 0 for operator in target.operators.values()}}:
         if name not in UNITS:
             raise UserError(f"{where}: unknown unit {name!r}: use one of {', '.join(UNITS)}")
     for name in dict.fromkeys(key for operator in target.operators.values() for key in operator.limits):
         if name not in LIMITS:
             raise UserError(f"{where}: unknown limit {name!r}: use one of {', '.join(LIMITS)}")
+    for unit, lanes in target.lanes.items():
+        for name in lanes.keys() - set(LANES):
+            raise UserError(f"{where}: lanes: {unit}: unknown dimension {name!r}: use one of {', '.join(LANES)}")
     for at, source in _cited(target, ""):
         if source != ASSUMED and source not in target.sources:
             raise UserError(f'{where}: {at}: source {source!r} is not in "sources"; list it, or say "assumed"')
@@ -162,6 +175,8 @@ def _cited(value: Any, at: str) -> list[tuple[str, str]]:
 
 def _parse(kind: Any, value: Any, at: str) -> Any:
     """`value` of JSON as a `kind`: a dataclass, mapping, tuple or plain type; `at` says where it stands."""
+    if isinstance(kind, types.UnionType):  # of a field that may be left out
+        kind = typing.get_args(kind)[0]
     origin = typing.get_origin(kind)
     if origin is collections.abc.Mapping:
         inner = typing.get_args(kind)[1]
