@@ -29,16 +29,50 @@ def _add_source(verb: argparse.ArgumentParser, *, preset: bool = False) -> None:
 
 
 def _add_perf(verbs: Any) -> None:
-    perf = verbs.add_parser("perf", help="latency of both graphs and of each part of the frame step, as JSON")
-    perf.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    perf = verbs.add_parser("perf", help="latency of both graphs and of each part of the frame step")
+    _add_source(perf, preset=True)
+    perf.add_argument(
+        "--target", default="", metavar="T", help="a chip or path/to/target.json: predicted; else measured"
+    )
+    perf.add_argument("--json", action="store_true", help="all of it as JSON")
     perf.set_defaults(verb=_perf)
 
 
 def _perf(options: argparse.Namespace) -> None:
+    from motrlab.deploy.target import load_target
+
+    if not (options.run or options.artifact or options.preset):
+        options.run = "default"
+    target = load_target(options.target) if options.target else None
+    if target is not None and (target.kind == "chip" or target.kernels):
+        _perf_predicted(options, target)
+    else:
+        _perf_measured(options)
+
+
+def _perf_predicted(options: argparse.Namespace, target: Any) -> None:
+    from motrlab.run import Run
+    from motrlab.stages.graphs import find_graphs
+    from motrlab.stages.prediction import format_performance, predict_run, predict_source
+
+    source = find_graphs(options.run, options.artifact, options.preset)
+    if options.run:
+        found = predict_run(Run.open(options.run, create=False), source, target)
+    else:
+        found = predict_source(source, target)
+    if options.json:
+        print_json(found.json())
+    else:
+        print(f"{source.told}\n{format_performance(found)}")
+
+
+def _perf_measured(options: argparse.Namespace) -> None:
     from motrlab.run import Run
     from motrlab.stages.chain import require
     from motrlab.stages.deployment import measure_performance
 
+    if not options.run:
+        raise UserError("perf: only a run is measured; give --run NAME, or --target a chip or path/to/target.json")
     run = Run.open(options.run, create=False)
     require(run, "fixed_point")
     print_json(measure_performance(run))
