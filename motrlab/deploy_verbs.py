@@ -29,19 +29,40 @@ def _add_source(verb: argparse.ArgumentParser, *, preset: bool = False) -> None:
 
 
 def _add_perf(verbs: Any) -> None:
-    perf = verbs.add_parser("perf", help="latency of both graphs and of each part of the frame step, as JSON")
-    perf.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    perf = verbs.add_parser("perf", help="latency of both graphs, of every layer and of each part of the frame step")
+    _add_source(perf)
+    perf.add_argument("--target", default="", metavar="T", help="default: this machine, onnxruntime-cpu")
+    perf.add_argument("--repeats", type=int, default=50, help="timed calls of each graph (default 50)")
+    perf.add_argument("--json", action="store_true", help="the whole result as JSON")
     perf.set_defaults(verb=_perf)
 
 
 def _perf(options: argparse.Namespace) -> None:
-    from motrlab.run import Run
-    from motrlab.stages.chain import require
-    from motrlab.stages.deployment import measure_performance
+    if options.target not in ("", "onnxruntime-cpu", "openvino-cpu"):
+        raise UserError(f"perf --target {options.target}: not built yet")
+    _perf_measured(options)
 
-    run = Run.open(options.run, create=False)
-    require(run, "fixed_point")
-    print_json(measure_performance(run))
+
+def _perf_measured(options: argparse.Namespace) -> None:
+    """On this machine."""
+    target = options.target or "onnxruntime-cpu"
+    if options.artifact:
+        from motrlab.deploy.measuring import measure_artifact, noise_frames
+
+        frames = noise_frames(options.artifact)
+        found = measure_artifact(options.artifact, None, frames, target=target, repeats=options.repeats)[1]
+    else:
+        from motrlab.run import Run
+        from motrlab.stages.chain import require
+        from motrlab.stages.deployment import measure_run
+
+        run = Run.open(options.run or "default", create=False)
+        require(run, "fixed_point")
+        found = measure_run(run, repeats=options.repeats, target=target)[1]
+    if options.json:
+        print_json(found.json())
+    else:
+        print(found.table())
 
 
 def print_json(values: Mapping[str, Any]) -> None:
