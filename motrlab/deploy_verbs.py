@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from motrlab.errors import UserError
 
 def add_deploy_verbs(verbs: Any) -> None:
     """Their parsers, one function each."""
-    for name in ("check", "compile", "align", "targets", "debug"):
+    for name in ("check", "compile", "targets", "debug"):
         unbuilt = verbs.add_parser(name, help="not built yet")
         unbuilt.set_defaults(verb=_not_built, name=name)
     _add_perf(verbs)
+    _add_align(verbs)
 
 
 def _add_source(verb: argparse.ArgumentParser, *, preset: bool = False) -> None:
@@ -47,9 +49,9 @@ def _perf_measured(options: argparse.Namespace) -> None:
     """On this machine."""
     target = options.target or "onnxruntime-cpu"
     if options.artifact:
-        from motrlab.deploy.measuring import measure_artifact, noise_frames
+        from motrlab.deploy.measuring import measure_artifact, street_frames
 
-        frames = noise_frames(options.artifact)
+        frames = street_frames()
         found = measure_artifact(options.artifact, None, frames, target=target, repeats=options.repeats)[1]
     else:
         from motrlab.run import Run
@@ -63,6 +65,27 @@ def _perf_measured(options: argparse.Namespace) -> None:
         print_json(found.json())
     else:
         print(found.table())
+
+
+def _add_align(verbs: Any) -> None:
+    align = verbs.add_parser("align", help="tracks from raw pictures against those of the evaluation, byte for byte")
+    align.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    align.add_argument("--nv12", action="store_true", help="the pictures as a camera gives them; not expected equal")
+    align.set_defaults(verb=_align)
+
+
+def _align(options: argparse.Namespace) -> None:
+    from motrlab.run import Run
+    from motrlab.stages.alignment import align
+    from motrlab.stages.chain import require
+
+    run = Run.open(options.run, create=False)
+    require(run, "fixed_point")
+    metrics = align(run, nv12=options.nv12)
+    print_json(metrics)
+    if metrics["equal_files"] < metrics["num_files"]:
+        sys.stdout.flush()
+        raise SystemExit(1)
 
 
 def print_json(values: Mapping[str, Any]) -> None:

@@ -65,7 +65,9 @@ class Tracker:
             raise UserError(f"num_threads must be at least 1, not {num_threads}")
         more = dict(options or {}) | ({"providers": providers} if providers else {})
         self.pixels = pixels
-        self._runtime: Runtime = load_artifact(Path(artifact or shipped_artifact()), num_threads=num_threads, options=more)
+        self._runtime: Runtime = load_artifact(
+            Path(artifact or shipped_artifact()), num_threads=num_threads, options=more
+        )
         self.reset()
 
     def reset(self) -> None:

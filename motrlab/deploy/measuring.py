@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from motrlab.config import street
+from motrlab.data.street import street_names, street_scene
+from motrlab.data.street_render import Renderer
 from motrlab.deploy.artifact import read_tracker_description
 from motrlab.deploy.integer import INTEGER_OPERATORS
 from motrlab.deploy.layers import MOVES
@@ -179,10 +182,8 @@ def _lane(cost: LayerCost) -> str:
     return "table" if operator in _TABLES else "move" if operator in MOVES else "vector"
 
 
-def noise_frames(artifact: Path, number: int = 20) -> list[Image]:
-    """Where there is no run with frames: noise of the network's own size. The graphs take the same time for every
-    picture; the host has as many tracks as noise gives.
-    """
-    shapes = load_artifact(artifact).shapes
-    random = np.random.default_rng(0)
-    return [random.integers(0, 256, (shapes.height, shapes.width, 3)).astype(np.uint8) for _ in range(number)]
+def street_frames(number: int = 40) -> list[Image]:
+    """Where there is no run with frames: the beginning of an embedded video."""
+    config = street().street
+    renderer = Renderer(street_scene(street_names(config)[0], config))
+    return [renderer.render(index)[0] for index in range(number)]
