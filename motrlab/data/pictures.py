@@ -32,3 +32,33 @@ def decode_image(data: bytes, where: object, reduce: int = 1) -> Image:
     if image is None:
         raise UserError(f"{where}: not a readable picture; copy it again or remove it")
     return np.asarray(image, np.uint8)
+
+
+def image_size(image: NDArray[np.uint8]) -> tuple[int, int]:
+    """Height and width of a picture: BGR `[H, W, 3]`, or NV12 `[3 H / 2, W]`."""
+    rows, columns = image.shape[:2]
+    return (rows * 2 // 3 if image.ndim == 2 else rows), columns
+
+
+def check_image(image: object, where: str, *, nv12: bool = False) -> NDArray[np.uint8]:
+    """A picture that a program hands over: `uint8 [H, W, 3]` in BGR, or NV12, `uint8 [3 H / 2, W]`, both sides even.
+
+    Raises UserError, which begins with `where`, for anything else: grey, 16 bits, empty, another shape.
+    """
+    wanted = "NV12, uint8 [3 H / 2, W]" if nv12 else "BGR, uint8 [H, W, 3]"
+    if not isinstance(image, np.ndarray) or image.size == 0:
+        found = "an empty picture" if isinstance(image, np.ndarray) else f"{type(image).__name__}, no picture"
+        raise UserError(f"{where}: {found}; give {wanted}")
+    shape = "×".join(map(str, image.shape))
+    if image.dtype != np.uint8:
+        hint = "16 bits a value: scale them to 8" if image.dtype == np.uint16 else f"values are {image.dtype}"
+        raise UserError(f"{where}: {hint}; give {wanted}")
+    if nv12:
+        if image.ndim != 2 or image.shape[0] % 3 or image.shape[1] % 2:
+            raise UserError(f"{where}: an array {shape} is no NV12 picture; give {wanted}, height and width even")
+        return image
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+        raise UserError(f"{where}: {shape} is grey (or NV12, which has to be said); cv2.cvtColor makes it {wanted}")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(f"{where}: an array {shape}; give {wanted}")
+    return image

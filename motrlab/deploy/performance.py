@@ -63,3 +63,23 @@ class Performance:
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
+
+    def table(self) -> str:
+        """For a terminal: both graphs, the frame and the ten most expensive layers."""
+        lines = [f"{self.target}, {self.kind}"]
+        for name, graph in (*self.graphs.items(), ("frame", self.frame)):
+            told = ", ".join(f"{key} {_short(value)}" for key, value in graph.items())
+            lines.append(f"{name:<6} {told}")
+        for form, graphs in self.sections.get("distribution", {}).items():
+            told = ", ".join(f"{name} {_short(row['p50_ms'])}" for name, row in graphs.items())
+            lines.append(f"{form:<22} median ms: {told}")
+        for cost in sorted(self.layers, key=lambda cost: -cost.latency_ms)[:10]:
+            layer = cost.layer
+            lines.append(
+                f"{cost.latency_ms:10.4f} ms  {layer.graph:<5}{layer.operator:<22}{cost.bound:<10}{layer.module}"
+            )
+        return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
