@@ -13,13 +13,13 @@ from motrlab.deploy.whatif import FACTORS, what_if, what_if_data
 from motrlab.files import write_text
 from motrlab.report import speed
 from motrlab.report.blocks import Block, Cell, Listing, Part, Section, Sliders, Source, Table, table
-from motrlab.report.latency_pictures import Values, memory_curve, memory_split, roofline, timeline
+from motrlab.report.latency_pictures import Values, memory_curve, memory_split, roofline, timeline, usage
 from motrlab.report.pages import Card, Page, page_html
 from motrlab.report.values import GRAPHS, Record, number, percent, plain, signed
 from motrlab.run import Run
 
 DESIGN_FPS = 30  # of the cameras that the reference is built for
-_MAX_PARTS = 6  # targets with layers and pictures on the page; the others have their files
+_MAX_PARTS, _MAX_ROWS = 6, 2600  # results, and their layers, that the page shows whole; the others have their files
 _FRAME = ("preprocess", "base", "qim", "host")
 
 
@@ -40,15 +40,18 @@ class Result:
 
 
 def results(source: Source) -> list[Result]:
-    """The last of each target and kind, measured ones first, then as they were made; without files that are gone."""
+    """The last of each target and kind, measured ones first, then the newest; without files that are gone."""
     found: dict[tuple[str, str], Result] = {}
     for record in source.records:
         if record["stage"] == "perf" and record["kind"] in ("latency", "prediction"):
             for name, path in source.files("perf", record)[0].items():
                 if name.startswith("perf_") and name.endswith(".json") and not name.endswith(".trace.json"):
                     values = read_performance(path)
-                    found[values["kind"], values["target"]] = Result(record, values)
-    return sorted(found.values(), key=lambda result: not result.measured)
+                    key = values["kind"], values["target"]
+                    found.pop(key, None)  # the newest comes last
+                    found[key] = Result(record, values)
+    newest = list(reversed(found.values()))
+    return sorted(newest, key=lambda result: not result.measured)
 
 
 def render_latency(run: Run) -> Path:
@@ -78,7 +81,7 @@ def headline(source: Source) -> str:
 
 def cards(source: Source) -> Sequence[Card]:
     found = []
-    for result in results(source)[:_MAX_PARTS]:
+    for result in shown(source):
         frame = result.values["frame"]
         tone = "better" if frame["fps"] >= DESIGN_FPS else "worse"
         value, note = f"{_ms(frame['latency_ms'])} ms", f"{result.values['kind']}; {frame['fps']:.0f} frames a second"
@@ -111,7 +114,9 @@ def summary(source: Source) -> Section:
         "when, UTC": lambda r: r.record["started"].replace("T", " ").removesuffix("+00:00"),
     }
     frames = table(found, columns, lambda r: r.title, corner="Target", title="A frame")
-    return Section([intro, frames, beside(found), *(_remarks(result) for result in found)])
+    left = [r.title for r in found if r not in shown(source)]
+    told = f"Their layers are in the run's assets only: {', '.join(left)}." if left else None
+    return Section([intro, frames, told, beside(found), *(_remarks(result) for result in shown(source))])
 
 
 def _frame_part(values: Values, name: str) -> str:
@@ -267,11 +272,22 @@ def module_table(values: Values) -> Table | None:
     return table(found, columns, lambda e: e["id"].replace("/", " "), corner="Module", title="By module")
 
 
+def shown(source: Source) -> list[Result]:
+    """The results that the page has room for."""
+    found: list[Result] = []
+    rows = 0
+    for result in results(source)[:_MAX_PARTS]:
+        rows += len(result.values["layers"])
+        if rows <= _MAX_ROWS or not found:
+            found.append(result)
+    return found
+
+
 def _each(build: Callable[[Values], Sequence[Block | None]], missing: str) -> Callable[[Source], Section]:
     """A section with a part for every result that has what it shows."""
 
     def section(source: Source) -> Section:
-        parts = [Part(r.title, blocks) for r in results(source)[:_MAX_PARTS] if any(blocks := build(r.values))]
+        parts = [Part(r.title, blocks) for r in shown(source) if any(blocks := build(r.values))]
         return Section(parts, [] if parts else [missing])
 
     return section
@@ -313,7 +329,7 @@ PAGE = Page(
         "Summary": summary,
         "Measured": measured_forms,
         "Layers": _each(lambda values: [module_table(values), layer_table(values)], "costs of layers"),
-        "Timeline": _each(lambda values: [timeline(values)], "the time line of a frame"),
+        "Timeline": _each(lambda values: [timeline(values), usage(values)], "the time line of a frame"),
         "Memory": _each(lambda values: [memory_split(values), memory_curve(values)], "what memory holds"),
         "Roofline": _each(lambda values: [roofline(values)], "the roofs of a target"),
         "What-if": _each(sliders, "a prediction to change (`perf --target`)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -15,6 +16,7 @@ LANES = {  # lane or unit → number of its colour
 }  # fmt: skip
 _MEMORY = {"weights": 0, "inputs": 2, "outputs": 1, "intermediate": 5}
 _WIDTH = 920.0
+_BINS = 160  # of a frame
 
 
 def timeline(values: Values) -> Drawing | None:
@@ -33,7 +35,7 @@ def timeline(values: Values) -> Drawing | None:
         top = plot.y(len(lanes) - number) + 4
         plot.text(LEFT - 6, top + 15, lane, anchor="end")
         own = sorted((start, stop, index) for name, start, stop, index in spans if name == lane)
-        busy[lane] = sum(stop - start for start, stop, _ in own)
+        busy[lane] = _union(own)
         for start, stop, indices in _merged(own, end / (_WIDTH - LEFT - RIGHT)):
             told = f"{_layer_names(values, indices)}: {start:.4g} to {stop:.4g} ms"
             plot.rect(plot.x(start), top, plot.x(stop) - plot.x(start), 20, f"k{_colour(lane)}", told)
@@ -43,6 +45,46 @@ def timeline(values: Values) -> Drawing | None:
         "off the chip; layers shorter than a pixel are drawn together. A pointer that rests on a bar names its layer."
     )
     return Drawing(plot.svg(f"Time line of a frame of {end:.4g} milliseconds. Busy: {shares}."), caption)
+
+
+def usage(values: Values) -> Drawing | None:
+    """Load and store bandwidth, and how much of the matrix unit is used, over one frame; None without traffic."""
+    spans = (values.get("timeline") or {}).get("spans") or ()
+    rows = values["layers"]
+    if not spans or not any("load_bytes" in row for row in rows):
+        return None
+    end = max(stop for _, _, stop, _ in spans)
+    width = end / _BINS
+    sums = {name: [0.0] * _BINS for name in ("load", "store", "matrix")}
+    for lane, start, stop, index in spans:
+        if lane not in sums or not 0 <= (index if index is not None else -1) < len(rows) or stop <= start:
+            continue
+        of_layer = rows[index].get(f"{lane}_bytes", 0) if lane != "matrix" else stop - start
+        for at in range(int(start / width), min(_BINS, math.ceil(stop / width))):
+            inside = max(0.0, min(stop, (at + 1) * width) - max(start, at * width))
+            sums[lane][at] += of_layer * inside / (stop - start)
+    rates = {name: [value / width / 1e6 for value in sums[name]] for name in ("load", "store")}
+    top = max(*rates["load"], *rates["store"]) or 1.0
+    plot = Plot(_WIDTH, 210, (0, end), (0, 1.05 * top), top=28)
+    plot.axes("milliseconds since the frame came in", "GB/s")
+    plot.legend({"load": "k2", "store": "k3", "matrix unit (full height: busy)": "k0"})
+    plot.steps([1.05 * top * min(1.0, value / width) for value in sums["matrix"]], width, "k0")
+    for name, style in (("load", "s2"), ("store", "s3")):
+        plot.steps(rates[name], width, style)
+    told = ", ".join(
+        f"{name} at most {max(rate):.3g} GB/s, {sum(rate) / _BINS:.3g} on average" for name, rate in rates.items()
+    )
+    caption = f"Traffic with the memory off the chip, and the matrix unit at work, over the frame: {told}."
+    return Drawing(plot.svg(f"Curves of bandwidth and use over a frame: {told}."), caption)
+
+
+def _union(spans: Sequence[tuple[float, float, int | None]]) -> float:
+    """Milliseconds in which any of the spans, in order of their start, is there."""
+    total, reached = 0.0, 0.0
+    for start, stop, _ in spans:
+        total += max(0.0, stop - max(start, reached))
+        reached = max(reached, stop)
+    return total
 
 
 def _merged(
@@ -98,16 +140,18 @@ def memory_curve(values: Values) -> Drawing | None:
     }
     if not curves:
         return None
-    ends = [max(index for index, _ in curve) for curve in curves.values()]
+    firsts = {g: next(i for i, row in enumerate(values["layers"]) if row["graph"] == g) for g in curves}
+    end = max(firsts[g] + index + 1 for g, curve in curves.items() for index, _ in curve)
     peak = max(size for curve in curves.values() for _, size in curve)
-    plot = Plot(_WIDTH, 230, (0, max(1, max(ends)) + 1), (0, peak / 1e6 or 1), top=28)
+    plot = Plot(_WIDTH, 230, (0, end), (0, peak / 1e6 or 1), top=28)
     plot.axes("layer, in order of execution", "MB that live")
     plot.legend({graph: f"k{number}" for number, graph in enumerate(curves)})
     told = []
     for colour, (graph, curve) in enumerate(curves.items()):
-        steps = chain.from_iterable(((i, size), (i + 1, size)) for i, size in curve)
+        moved = [(firsts[graph] + index, size) for index, size in curve]
+        steps = chain.from_iterable(((i, size), (i + 1, size)) for i, size in moved)
         plot.line([(plot.x(i), plot.y(size / 1e6)) for i, size in steps], f"s{colour}")
-        at, size = max(curve, key=lambda point: point[1])
+        at, size = max(moved, key=lambda point: point[1])
         name = values["memory"][graph].get("peak_layer") or _layer_names(values, [at])
         plot.dot(plot.x(at + 0.5), plot.y(size / 1e6), 4, f"k{colour}", f"{graph}: {data_size(size)} at {name}")
         told.append(f"{graph} at most {data_size(size)}, at {name}")
@@ -118,7 +162,8 @@ def memory_curve(values: Values) -> Drawing | None:
 def roofline(values: Values) -> Drawing | None:
     """Speed of every layer with products over its operations per byte, under the target's roofs; None without roofs."""
     roof = values.get("roofline") or {}
-    peaks, bandwidths = roof.get("peak_gops") or {}, roof.get("bandwidth_gbs") or {}
+    peaks = {n: p for n, p in (roof.get("peak_gops") or {}).items() if n.partition(" ")[0] in ("matrix", "depthwise")}
+    bandwidths = roof.get("bandwidth_gbs") or {}
     dots = [
         (2 * row["macs"] / moved, 2 * row["macs"] / row["latency_ms"] / 1e6, row)
         for row in values["layers"]
@@ -128,7 +173,7 @@ def roofline(values: Values) -> Drawing | None:
         return None
     xs, ys = [x for x, *_ in dots], [y for _, y, _ in dots]
     span = (min(xs) / 2, max(*xs, *(p / min(bandwidths.values()) for p in peaks.values())) * 2)
-    plot = Plot(_WIDTH, 380, span, (min(ys) / 2, max(*ys, *peaks.values()) * 2), log=True)
+    plot = Plot(_WIDTH, 400, span, (min(ys) / 2, max(*ys, *peaks.values()) * 2), log=True, top=28)
     plot.axes("operations per byte read or written (a multiply-accumulate is two)", "billion operations a second")
     top = max(peaks.values())
     for name, peak in peaks.items():
@@ -137,9 +182,8 @@ def roofline(values: Values) -> Drawing | None:
     for name, rate in bandwidths.items():
         ends = [max(span[0], plot.y_range[0] / rate), min(span[1], top / rate)]
         plot.line([(plot.x(x), plot.y(x * rate)) for x in ends], "roof axis")
-        plot.text(
-            plot.x(ends[0] * 1.15) + 4, plot.y(ends[0] * 1.15 * rate) - 6, f"{name.replace('_', '-')}: {rate:.4g} GB/s"
-        )
+        at = ends[0] * 1.3
+        plot.text(plot.x(at) + 8, plot.y(at * rate) + 12, f"{name.replace('_', '-')}: {rate:.4g} GB/s")
     longest = max(row["latency_ms"] for *_, row in dots)
     for x, y, row in dots:
         told = (

@@ -56,8 +56,18 @@ class Plot:
         self.parts.append(f"{opening}><title>{escape(told)}</title></{tag}>" if told else f"{opening}/>")
 
     def line(self, points: Sequence[tuple[float, float]], style: str) -> None:
-        """A polyline through points in pixels."""
-        self.parts.append(f'<path d="M{"L".join(f"{thin(x)} {thin(y)}" for x, y in points)}" class="line {style}"/>')
+        """A polyline through points in pixels, or an area, by its style."""
+        path, kind = "L".join(f"{thin(x)} {thin(y)}" for x, y in points), "" if style.startswith("area") else "line "
+        self.parts.append(f'<path d="M{path}" class="{kind}{style}"/>')
+
+    def steps(self, values: Sequence[float], width: float, style: str) -> None:
+        """A value for each span of `width` along x from 0; filled down to the axis where `style` is a fill."""
+        points = [(self.x(i * width), self.y(value)) for i, value in enumerate(values)]
+        right = self.x(width) - self.x(0)
+        found = [p for x, y in points for p in ((x, y), (x + right, y))]
+        if style.startswith("k"):
+            found = [(found[0][0], self.y(0)), *found, (found[-1][0], self.y(0))]
+        self.line(found, f"area {style}" if style.startswith("k") else style)
 
     def axes(self, x_label: str, y_label: str = "", *, y_text: Callable[[float], str] | None = None) -> None:
         """Frame, ticks and their labels; those of y only with a label."""
@@ -71,7 +81,7 @@ class Plot:
             self.line([(LEFT, self.y(tick)), (right, self.y(tick))], "grid")
             self.text(LEFT - 6, self.y(tick) + 4, (y_text or short)(tick), anchor="end")
         if y_label:
-            self.text(LEFT + 4, self.top + 9, y_label)
+            self.text(8, 18, y_label)
 
     def legend(self, names: Mapping[str, str]) -> None:
         """What the colours mean, above the plot: name → class."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 from motrlab.deploy.layers import Layer, TensorInfo
 from motrlab.deploy.performance import LayerCost, Performance
 from motrlab.deploy.target import UNITS
+from motrlab.deploy.trace import save_performance
 from motrlab.run import Run
 
 CLOCK_GHZ, HOST_MS = 1.2, 0.4
-MACHINE = {"clock_ghz": CLOCK_GHZ, "cores": 2, "on_chip_gbs": 200.0, "off_chip_gbs": 20.0}
+MACHINE = {"clock_ghz": CLOCK_GHZ, "cores": 2, "on_chip_gbs": 200.0, "off_chip_gbs": 20.0, "off_chip_wait_ms": 1e-4}
 _KINDS = (("Conv", "matrix"), ("Conv", "depthwise"), ("Add", "vector"), ("Softmax", "table"), ("Transpose", "move"))
 
 
@@ -47,10 +47,12 @@ def predicted(target: str = "horizon-j6m", found: list[Layer] | None = None) -> 
             "on_chip": sum(moved) / (MACHINE["on_chip_gbs"] / CLOCK_GHZ),
             "off_chip": sum(t.num_bytes for t in layer.weights) / (MACHINE["off_chip_gbs"] / CLOCK_GHZ),
         }
+        cycles["off_chip"] += bool(layer.weights) * MACHINE["off_chip_wait_ms"] * CLOCK_GHZ * 1e6
         bound = max(cycles, key=lambda name: cycles[name])
         more: dict[str, Any] = {f"cycles_{name}": value for name, value in cycles.items()}
         more |= {"unit": unit, "dtype": "int8", "utilisation": cycles["compute"] / max(cycles.values())}
         more |= {"tiles": 1, "on_chip_bytes": sum(moved), "kept_on_chip": True}
+        more |= {"load_bytes": sum(t.num_bytes for t in layer.weights), "store_bytes": 0}
         latency = max(cycles.values()) / CLOCK_GHZ / 1e6 + 1e-3
         costs.append(LayerCost(layer, latency, *moved, bound=unit if bound == "compute" else bound, more=more))
     graphs = {g: {"latency_ms": sum(c.latency_ms for c in costs if c.layer.graph == g)} for g in ("base", "qim")}
@@ -98,12 +100,13 @@ def _sections(costs: list[LayerCost]) -> dict[str, Any]:
         at += cost.latency_ms
     memory = {}
     for graph in ("base", "qim"):
-        own = [(i, c.bytes_read + c.bytes_written) for i, c in enumerate(costs) if c.layer.graph == graph]
+        inside = [c for c in costs if c.layer.graph == graph]
+        own = [(i, c.bytes_read + c.bytes_written) for i, c in enumerate(inside)]
         peak = max(own, key=lambda p: p[1])
         memory[graph] = {
             "inputs_bytes": 12288, "outputs_bytes": 4096, "intermediate_bytes": sum(s for _, s in own) // 4,
-            "weights_bytes": sum(t.num_bytes for c in costs if c.layer.graph == graph for t in c.layer.weights),
-            "peak_bytes": peak[1], "peak_layer": costs[peak[0]].layer.name, "curve": [list(p) for p in own],
+            "weights_bytes": sum(t.num_bytes for c in inside for t in c.layer.weights),
+            "peak_bytes": peak[1], "peak_layer": inside[peak[0]].layer.name, "curve": [list(p) for p in own],
         }  # fmt: skip
     advice = {"severity": "advice", "module": "backbone.0", "layer": "backbone.0.<matrix>/Conv_0"}
     advice |= {"file": "motrlab/model/backbone.py", "line": 12, "text": "its weights are read in every frame"}
@@ -117,11 +120,7 @@ def _sections(costs: list[LayerCost]) -> dict[str, Any]:
 
 
 def record(run: Run, performance: Performance, metrics: dict[str, Any] | None = None) -> None:
-    """As the stage does it: JSON and CSV among the assets, and a record."""
-    paths = [run.assets / f"perf_{performance.target}.{end}" for end in ("json", "csv")]
-    run.assets.mkdir(parents=True, exist_ok=True)
-    for path, text in zip(paths, (json.dumps(performance.json()), performance.csv()), strict=True):
-        path.write_text(text)
+    """As the stage does it: the files among the assets, and a record."""
     kind = "latency" if performance.kind == "measured" else "prediction"
-    found = {"target": performance.target, "frame.latency_ms": performance.frame["latency_ms"]}
-    run.add_record("perf", kind, {**found, **(metrics or {})}, started=1_700_000_000.0, assets=paths)
+    found = {"target": performance.target, "frame.latency_ms": performance.frame["latency_ms"]} | (metrics or {})
+    run.add_record("perf", kind, found, started=1_700_000_000.0, assets=save_performance(performance, run.assets))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from motrlab.deploy.whatif import FACTORS, what_if
+from motrlab.deploy.whatif import FACTORS, what_if, what_if_data
 from motrlab.errors import UserError
 from motrlab.report.blocks import Source
 from motrlab.report.html import render_report
@@ -57,7 +57,7 @@ def test_page_stands_beside_the_report_and_needs_nothing(perf_run: Run) -> None:
 def test_every_picture_is_told(perf_run: Run) -> None:
     page = Page(html(perf_run))
     pictures = page.all("svg")
-    assert len(pictures) == 5  # time lines of both, memory twice, a roofline
+    assert len(pictures) == 6  # time lines of both, traffic, memory twice, a roofline
     assert all(picture["role"] == "img" and len(picture["aria-label"] or "") > 30 for picture in pictures)
 
 
@@ -121,11 +121,28 @@ def test_sliders_start_at_the_prediction(perf_run: Run) -> None:
 
 
 def test_the_formula_by_hand() -> None:
-    data = {"layers": [[4, 1, 2, 0.5], [1, 1, 6, 0]], "graphs": ["base", "qim"], "rest_ms": 1}
+    data = {"chains": [[4, 0, 1, 2, 0.1, 0.5], [1, 3, 1, 6, 0, 0]], "graphs": ["base", "qim"], "rest_ms": 1}
     assert what_if(data) == {"base": 4.5, "qim": 6, "frame": 11.5, "fps": pytest.approx(1e3 / 11.5)}
-    assert what_if(data, clock=2, cores=2)["base"] == 2.5  # off-chip memory bounds it then
+    assert what_if(data, clock=2, cores=2)["base"] == 2.6  # off-chip memory bounds it then
     assert what_if(data, on_chip=0.1)["base"] == 10.5
-    assert what_if(data, off_chip=6)["qim"] == 1
+    assert what_if(data, off_chip=6, cores=9)["qim"] == 3  # the host's part, which has no cores
+    assert what_if(data, off_chip=6, clock=3)["qim"] == 1
+
+
+def test_layers_of_a_chain_are_one() -> None:
+    """A product and what is fused with it: units work side by side, the slower one decides."""
+    common = {"graph": "base", "chain": 0, "cycles_on_chip": 0, "cycles_off_chip": 0}
+    layers = [
+        {**common, "unit": "matrix", "cycles_compute": 3e6, "latency_ms": 3.0},
+        {**common, "unit": "vector", "cycles_compute": 1e6, "latency_ms": 0.0},
+        {**common, "unit": "vector", "cycles_compute": 4e6, "latency_ms": 2.5},
+        {"graph": "base", "unit": "", "latency_ms": 0.0},  # a view
+    ]
+    machine = {"clock_ghz": 1.0, "off_chip_wait_ms": 0.0}
+    data = what_if_data({"machine": machine, "layers": layers, "frame": {"latency_ms": 6.0}})
+    assert data is not None
+    assert data["chains"] == [[5, 0, 0, 0, 0, 0.5]]
+    assert what_if(data, clock=2) == {"base": 3.0, "frame": 3.5, "fps": pytest.approx(1e3 / 3.5)}
 
 
 BROWSER_TEST = """

@@ -45,15 +45,15 @@ function sortable(table) {
 }
 
 // As `motrlab/deploy/whatif.py`, which the tests hold this to.
-function layerMs(row, f) {
-  return Math.max(row[0] / (f.clock * f.cores), row[1] / f.on_chip, row[2] / f.off_chip) + row[3];
+function chainMs([units, host, near, far, wait, beside], f) {
+  return Math.max(units / (f.clock * f.cores), host / f.clock, near / f.on_chip, far / f.off_chip + wait) + beside;
 }
 
 function whatIf(data, factors) {
   const sums = {};
   let frame = data.rest_ms;
-  data.layers.forEach((row, i) => {
-    const ms = layerMs(row, factors);
+  data.chains.forEach((row, i) => {
+    const ms = chainMs(row, factors);
     sums[data.graphs[i]] = (sums[data.graphs[i]] || 0) + ms;
     frame += ms;
   });
