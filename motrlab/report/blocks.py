@@ -175,7 +175,7 @@ def table(
     return Table(list(columns), [("", rows)], **fields) if rows else None
 
 
-def pivot(values: Mapping[tuple[str, str], Any], text: Callable[[Any], str] = plain, **fields: str) -> Table | None:
+def pivot(values: Mapping[tuple[str, str], Any], text: Callable[[Any], str] = plain, **fields: Any) -> Table | None:
     """Values by (row, column), in the order in which both come; None if there are none. `fields`: of `Table`."""
     cells = {key: text(value) for key, value in values.items()}
     columns = list(dict.fromkeys(column for _, column in values))
