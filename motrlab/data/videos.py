@@ -17,7 +17,7 @@ import numpy as np
 from motrlab.data.frames import FrameFiles, list_frames
 from motrlab.data.motchallenge import read_sequence_info
 from motrlab.data.pictures import Image, decode_image
-from motrlab.data.rows import reading
+from motrlab.data.rows import reading, why_unreadable
 from motrlab.data.validate import checked_size, orientation
 from motrlab.errors import UserError
 from motrlab.files import hidden_name, writing

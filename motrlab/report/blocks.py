@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ class Table:
     corner: str = ""  # above the labels
     title: str = ""  # above the table
     note: str = ""  # small print between both
+    sortable: bool = False  # by a click on a heading, and filtered by text, where the page has its script
+    num_texts: int = 0  # of the columns, the first so many hold words
 
     @property
     def rows(self) -> list[Row]:
@@ -79,7 +82,37 @@ class Listing:
     terms: Sequence[str] = ()
 
 
-Block = str | Table | Picture | Listing  # a text is a paragraph
+@dataclass(frozen=True)
+class Drawing:
+    """`svg` is the picture's markup, with its own alternative text."""
+
+    svg: str
+    caption: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Sliders:
+    """Numbers to play with, for the page's script: label, unit and value of each; `data` is what it computes with."""
+
+    names: Sequence[tuple[str, str, str, float]]  # name, label, unit, value
+    data: Mapping[str, Any]
+
+    @property
+    def json(self) -> str:
+        """For a script element: nothing in it can end it."""
+        return json.dumps(self.data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Blocks about one thing of several, of which a reader may choose one; `name` stands above them."""
+
+    name: str
+    parts: Sequence[Block | None]
+
+
+Block = str | Table | Picture | Listing | Drawing | Sliders | Part  # a text is a paragraph
 
 
 @dataclass(frozen=True)
@@ -90,12 +123,21 @@ class Section:
     missing: Sequence[str] = ()
 
     @property
+    def flat(self) -> list[Block]:
+        """All blocks, those within parts too."""
+        found: list[Block] = []
+        for block in self.blocks:
+            inner = block.parts if isinstance(block, Part) else [block]
+            found += [b for b in inner if b is not None]
+        return found
+
+    @property
     def tables(self) -> list[Table]:
-        return [block for block in self.blocks if isinstance(block, Table)]
+        return [block for block in self.flat if isinstance(block, Table)]
 
     @property
     def pictures(self) -> list[Picture]:
-        return [block for block in self.blocks if isinstance(block, Picture)]
+        return [block for block in self.flat if isinstance(block, Picture)]
 
 
 @dataclass(frozen=True)
@@ -133,7 +175,7 @@ def table(
     return Table(list(columns), [("", rows)], **fields) if rows else None
 
 
-def pivot(values: Mapping[tuple[str, str], Any], text: Callable[[Any], str] = plain, **fields: str) -> Table | None:
+def pivot(values: Mapping[tuple[str, str], Any], text: Callable[[Any], str] = plain, **fields: Any) -> Table | None:
     """Values by (row, column), in the order in which both come; None if there are none. `fields`: of `Table`."""
     cells = {key: text(value) for key, value in values.items()}
     columns = list(dict.fromkeys(column for _, column in values))
