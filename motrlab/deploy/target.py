@@ -22,6 +22,8 @@ from motrlab.errors import UserError
 SCHEMA = 1
 ASSUMED = "assumed"
 FOLDER = Path(__file__).parent / "targets"
+# What a target may limit in a layer: sizes of a convolution, numbers of constant operands, of elements along an axis.
+LIMITS = ("kernel", "stride", "dilation", "channels", "reduced", "height", "width", "pixels", "dim", "constants")
 UNITS = ("matrix", "depthwise", "vector", "table", "move", "host")  # what computes, or moves, a layer
 LANES = ("output_channels", "input_channels", "columns", "rows")  # of a product's result, and what it sums over
 
@@ -58,12 +60,12 @@ class Operator:
 
     Args:
         unit: one of `UNITS`.
-        types: what inputs (weights and biases apart) may be, as `int8`, `uint8`, `int16`, `float32`; a layer of other
-            types is not run as it is.
+        types: what inputs (weights and biases apart) may be, as `int8`, `uint8` (from 0), `int16`, `float32`; a layer
+            of other types is not run as it is.
         max_rank: of any input or output; 0: no source gives a limit.
-        limits: attribute or dimension → largest value (`kernel`, `stride`, `channels`, `axis`, …).
+        limits: what of a layer → largest value: a key of `LIMITS`.
         fallback: where a layer goes that does not fit, `cpu` (the target's own) or empty: nowhere.
-        source: who says all that.
+        source: who says all that; "assumed": nobody does, and the layer is unknown.
         note: one line for the reader.
     """
 
@@ -85,7 +87,7 @@ class Target:
         kind: `host` (measured here) or `chip` (predicted).
         toolchain: what compiles for it, with its own name of the chip (`hb_compile nash-m`); empty: nothing known.
         clock: hertz.
-        cores: how many units of each kind there are.
+        cores: how many graphs can run side by side, each on all kinds of units; a frame runs on one of them.
         operations: unit → type → operations per cycle of one core: multiply-accumulates of `matrix` and `depthwise`,
             elements of `vector` and `table`, bytes of `move`. A type that is not listed is not computed by that unit.
         layer_overhead, graph_overhead: seconds that every layer, and every call of a graph, takes beside its work.
@@ -148,6 +150,9 @@ def parse_target(values: Any, where: str) -> Target:
     for name in {**target.operations, **target.lanes, **{operator.unit: 0 for operator in target.operators.values()}}:
         if name not in UNITS:
             raise UserError(f"{where}: unknown unit {name!r}: use one of {', '.join(UNITS)}")
+    for name in dict.fromkeys(key for operator in target.operators.values() for key in operator.limits):
+        if name not in LIMITS:
+            raise UserError(f"{where}: unknown limit {name!r}: use one of {', '.join(LIMITS)}")
     for unit, lanes in target.lanes.items():
         for name in lanes.keys() - set(LANES):
             raise UserError(f"{where}: lanes: {unit}: unknown dimension {name!r}: use one of {', '.join(LANES)}")
