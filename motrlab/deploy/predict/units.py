@@ -24,8 +24,8 @@ _LAYOUTS = ((0, 2, 3, 1), (0, 3, 1, 2), (0, 2, 1))  # channels to the end of `[1
 
 @dataclass(frozen=True)
 class Work:
-    """Of a layer on a unit. `amount`: multiply-accumulates, elements or bytes; `cycles`: of all cores at `rate`
-    (amount per cycle) and with what is lost in `lanes` (share that is filled, 0 to 1).
+    """Of a layer on a unit. `amount`: multiply-accumulates, elements or bytes; `cycles`: at `rate` (amount per cycle)
+    and with what is lost in `lanes` (share that is filled, 0 to 1).
     """
 
     unit: str
@@ -77,8 +77,7 @@ def work_of(target: Target, layer: Layer) -> Work:
     if dtype not in figures or (known is not None and dtype not in known.types):
         unit, figures = "host", target.operations.get("host", {})
     rate = figures.get(dtype, next(iter(figures.values()), HOST_OPERATIONS)).value
-    cores = 1 if unit == "host" else target.cores.value
-    return Work(unit, dtype, _amount(layer, unit), rate * cores, _filled(target, layer, unit))
+    return Work(unit, dtype, _amount(layer, unit), rate, _filled(target, layer, unit))
 
 
 def _unit(target: Target, layer: Layer) -> str:
