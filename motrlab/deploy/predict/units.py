@@ -52,7 +52,8 @@ def as_deployed(target: Target, layers: Sequence[Layer]) -> list[Layer]:
 
     def cast(tensors: Sequence[TensorInfo], kind: str) -> tuple[TensorInfo, ...]:
         types = {"float32": kind, "uint8": "int8"}
-        return tuple(replace(t, dtype=types.get(t.dtype, t.dtype)) for t in tensors)
+        free = {"float32"} if on_grids else set()
+        return tuple(replace(t, dtype=types.get(t.dtype, t.dtype), inner=t.inner or t.dtype in free) for t in tensors)
 
     found = []
     for layer in layers:
@@ -70,11 +71,17 @@ def is_layout(layer: Layer) -> bool:
 
 
 def work_of(target: Target, layer: Layer) -> Work:
-    """Where a layer runs and what it takes there; on the unit `host` where no unit has its type."""
-    dtype = max((t.dtype for t in layer.inputs), key=lambda t: _WIDTH.get(t, 0))
+    """Where a layer runs and what it takes there; on the unit `host` where no unit has its type.
+
+    A tensor without a grid of its own gets one from the toolchain: int16 where the unit has it, else int8.
+    """
     unit, known = _unit(target, layer), target.operators.get(layer.operator)
     figures: Mapping[str, Figure] = target.operations.get(unit, {})
-    if dtype not in figures or (known is not None and dtype not in known.types):
+    taken = [t for t in figures if known is None or t in known.types]
+    given = {t.dtype for t in layer.inputs if not t.inner} or {"int8"}
+    free = {next((t for t in ("int16", "int8") if t in taken), "int16") for t in layer.inputs if t.inner}
+    dtype = max(given | free, key=lambda t: _WIDTH.get(t, 0))
+    if dtype not in taken:
         unit, figures = "host", target.operations.get("host", {})
     rate = figures.get(dtype, next(iter(figures.values()), HOST_OPERATIONS)).value
     return Work(unit, dtype, _amount(layer, unit), rate, _filled(target, layer, unit))

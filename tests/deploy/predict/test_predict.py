@@ -164,7 +164,7 @@ def test_a_type_that_no_unit_has_goes_to_the_host(graphs: dict[str, list[Layer]]
     assert fallen
     for cost in found.layers:
         if cost.bound != "view":
-            wide = any(t.dtype == "int16" for t in cost.layer.inputs)
+            wide = any(t.dtype == "int16" and not t.inner for t in cost.layer.inputs)
             assert (cost.bound == "host") == (cost.more["unit"] == "host") == wide, cost.layer.name
     (first, *_) = [entry for entry in found.sections["advice"] if entry["severity"] == "error"]
     assert first["file"].startswith("motrlab/model/")
@@ -192,9 +192,11 @@ def test_an_operator_of_the_target_says_its_unit(graphs: dict[str, list[Layer]])
     norm = next(x for x in as_deployed(chip(), graphs["base"]) if x.operator == "LayerNormalization")
     known = {"LayerNormalization": Operator("table", ("int8", "int16"), "assumed")}
     assert (work_of(chip(), norm).unit, work_of(chip(operators=known), norm).unit) == ("vector", "table")
-    refused = {"LayerNormalization": Operator("vector", ("int8",), "assumed")}
-    assert norm.inputs[0].dtype == "int16"
-    assert work_of(chip(operators=refused), norm).unit == "host"
+    narrow = chip(operators={"LayerNormalization": Operator("vector", ("int8",), "assumed")})
+    assert norm.inputs[0].inner
+    assert (work_of(chip(), norm).dtype, work_of(narrow, norm).dtype) == ("int16", "int8")  # what has no grid gets one
+    fixed = replace(norm, inputs=(replace(norm.inputs[0], inner=False),))
+    assert (work_of(chip(), fixed).unit, work_of(narrow, fixed).unit) == ("vector", "host")
 
 
 def test_float_graphs_are_predicted_in_the_types_of_the_matrix_unit(fixed_point: FixedPoint) -> None:
