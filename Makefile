@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 SANITIZE := $(wildcard tests/notebooks/sanitize.cfg)
 NOTEBOOKS := $(wildcard notebooks/0?_*.ipynb)
 
-.PHONY: install demo test test-all lint notebooks-test notebooks-outputs clean
+.PHONY: install demo weights test test-all lint notebooks-test notebooks-outputs clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -25,12 +25,16 @@ $(STAMP): pyproject.toml
 		{ echo "motrlab needs Python 3.11 or 3.12: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV)/ (some minutes the first time)"
-	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[test]'
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[kit,test]'
 	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps trackeval==1.3.0
 	@touch $@
 
 demo: $(STAMP)
 	@$(BIN)/python -m motrlab run --preset street --run demo
+
+# The weights and the artefact that come with motrlab, from a whole run of `street`.
+weights: demo
+	$(BIN)/python -m motrlab ship --run demo
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from motrlab.config import TrackerConfig, mot17, street
 from motrlab.machine import hardware
 from motrlab.tracking.sequence import track_streams
+from motrlab.tracking.step import Shapes
 
 Float32 = NDArray[np.float32]
 Outputs = tuple[Float32, Float32, Float32]  # logits, boxes before `decode`, embeddings: `[1, ..., N / W, W]`
@@ -37,28 +37,17 @@ DUPLICATES = 10
 WARM_UP = 20  # frames that are not counted
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """What the frame step wants to know of a model (`tracking.step.Shapes`)."""
-
-    num_detect: int
-    num_track: int
-    d_model: int
-    slot_columns: int
-    height: int = 800
-    width: int = 1422
-
-
+_IMAGE = {"height": 800, "width": 1422}
 SIZES = (
-    Sizes(num_detect=256, num_track=256, d_model=256, slot_columns=128),
-    Sizes(num_detect=40, num_track=24, d_model=96, slot_columns=8),
+    Shapes(num_detect=256, num_track=256, d_model=256, slot_columns=128, **_IMAGE),
+    Shapes(num_detect=40, num_track=24, d_model=96, slot_columns=8, **_IMAGE),
 )
 
 
 class PreparedGraphs:
     """Graphs that give births in the first frame and the same `num_live` people ever after."""
 
-    def __init__(self, sizes: Sizes, num_live: int, *, duplicates: bool) -> None:
+    def __init__(self, sizes: Shapes, num_live: int, *, duplicates: bool) -> None:
         random = np.random.default_rng(0)
         self._sizes, self._random = sizes, random
         rows, columns = sizes.num_detect // sizes.slot_columns, sizes.slot_columns
@@ -105,7 +94,7 @@ class PreparedGraphs:
         return first, second, third
 
 
-def measure(sizes: Sizes, rules: TrackerConfig, num_live: int, num_frames: int) -> dict[str, Float32]:
+def measure(sizes: Shapes, rules: TrackerConfig, num_live: int, num_frames: int) -> dict[str, Float32]:
     """Milliseconds of every counted frame: `host` and its parts."""
     graphs = PreparedGraphs(sizes, num_live, duplicates=rules.suppress_iou is not None)
     image, network_input = np.zeros((1080, 1920, 3), np.uint8), np.zeros((1, 3, 1, 1), np.float32)

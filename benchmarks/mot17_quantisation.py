@@ -39,7 +39,7 @@ from motrlab.deploy.runtime import INPUTS, OUTPUTS
 from motrlab.model.motr import build_motr, folded_copy
 from motrlab.quantization.calibration import calibrate
 from motrlab.quantization.declare import example_inputs
-from motrlab.quantization.qat import qat_config, qat_loss
+from motrlab.quantization.qat import QatClips, qat_config
 from motrlab.quantization.quantized import QuantizedMotr
 
 NAMES = {graph: (INPUTS[graph], OUTPUTS[graph]) for graph in OUTPUTS}
@@ -94,7 +94,7 @@ def train(quantised: QuantizedMotr, config: Config, frames: int) -> None:
     quantised.mode("train")
     for step in range(2):
         with measured(f"QAT step {step + 1}, one clip of {frames} frames"):
-            loss = qat_loss(quantised, batch, adapted, [np.random.default_rng(step)])
+            loss = QatClips(quantised, adapted)(batch, [np.random.default_rng(step)])
             optimizer.zero_grad()
             loss.mean.backward()
             optimizer.step()

@@ -47,9 +47,8 @@ from motrlab.model.efficientnet import EfficientNet
 from motrlab.model.motr import build_motr
 from motrlab.training.assignment import ClipAssignment
 from motrlab.training.criterion import SetCriterion
-from motrlab.training.optimizer import make_optimizer
+from motrlab.training.optimizer import make_optimizer, parameter_groups
 from motrlab.training.replay import clip_generators
-from motrlab.training.schedule import parameter_groups
 from motrlab.training.trainee import float_trainee
 
 IMAGES = 8  # of a step, or the largest multiple of the clip length below

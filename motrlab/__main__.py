@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.deploy_verbs import add_deploy_verbs, print_json
-from motrlab.errors import UserError, exit_status
+from motrlab.errors import exit_status
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.names import EVALUATED
 from motrlab.run import Run
@@ -49,6 +49,12 @@ def _positive(text: str) -> int:
     return value
 
 
+def _size(text: str) -> tuple[int, int]:
+    """`1920x1080` → height and width."""
+    width, _, height = text.lower().partition("x")
+    return _positive(height), _positive(width)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="motrlab", description="From raw MOT17 to a fixed-point tracker.")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
@@ -56,8 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_file_verbs(verbs)
     _add_stage_verbs(verbs)
     add_deploy_verbs(verbs)
-    unbuilt = verbs.add_parser("compare", help="not built yet")
-    unbuilt.set_defaults(verb=_not_built, name="compare")
+    compare = verbs.add_parser("compare", help="runs side by side: a table, and reports/compare/A-B/index.html")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="the first is what the others are measured against")
+    compare.set_defaults(verb=_compare)
+    ship = verbs.add_parser("ship", help="take a street run's weights and artefact into the package (`make weights`)")
+    ship.add_argument("--run", default="demo", metavar="NAME", help="a finished run of preset street (default: demo)")
+    ship.set_defaults(verb=_ship)
     doctor = verbs.add_parser("doctor", help="print versions, processor features, folders: for a bug report")
     doctor.set_defaults(verb=_doctor)
     return parser
@@ -103,11 +113,14 @@ def _add_file_verbs(verbs: Any) -> None:
                        help="motmetrics: a second opinion on CLEAR and identity, by py-motmetrics' rules")  # fmt: skip
     files.set_defaults(verb=_eval_files)
 
-    track = verbs.add_parser("track", help="run an artefact over a video or a folder of frames")
-    track.add_argument("--artifact", type=Path, required=True, metavar="PATH", help="an artefact's folder")
-    track.add_argument("--input", type=Path, required=True, metavar="VIDEO|DIR")
+    track = verbs.add_parser("track", help="run an artefact over a video, a folder of frames, a camera or a stream")
+    track.add_argument("--artifact", type=Path, metavar="PATH", help="an artefact's folder (default: the shipped one)")
+    track.add_argument("--input", required=True, metavar="VIDEO|DIR|CAMERA", help="a path, a camera's number, or a URL")
     track.add_argument("--out", type=Path, required=True, metavar="DIR")
     track.add_argument("--frames", action="store_true", help="also write a PNG per frame")
+    track.add_argument("--num-frames", type=_positive, metavar="N", help="stop after so many")
+    track.add_argument("--nv12", type=_size, metavar="WxH", help="the input is raw NV12 frames of this size")
+    track.add_argument("--video-range", action="store_true", help="with --nv12: Y is from 16 to 235")
     track.set_defaults(verb=_track)
 
 
@@ -215,7 +228,15 @@ def _eval_files(options: argparse.Namespace) -> None:
 def _track(options: argparse.Namespace) -> None:
     from motrlab.track import track
 
-    counts = track(options.artifact, options.input, options.out, write_frames=options.frames)
+    counts = track(
+        options.artifact,
+        options.input,
+        options.out,
+        write_frames=options.frames,
+        num_frames=options.num_frames,
+        nv12=options.nv12,
+        video_range=options.video_range,
+    )
     print(", ".join(f"{count} {name}" for name, count in counts.items()), "→", options.out)
 
 
@@ -240,8 +261,16 @@ def _report(options: argparse.Namespace) -> None:
     print(render_report(Run.open(options.run, create=False), numbers_only=options.numbers_only))
 
 
-def _not_built(options: argparse.Namespace) -> None:
-    raise UserError(f"{options.name}: not built yet; `python -m motrlab --help` lists what is")
+def _compare(options: argparse.Namespace) -> None:
+    from motrlab.report.compare import compare
+
+    print(*compare(options.runs), sep="\n\n")
+
+
+def _ship(options: argparse.Namespace) -> None:
+    from motrlab.stages.shipping import ship
+
+    print(ship(Run.open(options.run, create=False)))
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -1,7 +1,5 @@
 """What a bug report needs to know about this machine."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -6,8 +6,6 @@ is there if the record of its making names the file that it has left and everyth
 from something that has changed counts no more, nothing needs to be deleted, and what comes back counts again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -66,7 +66,7 @@ def test_wrong_options_end_with_2(arguments: Sequence[str], capsys: pytest.Captu
         (["run", "--run", "bad name"], "motrlab: run name 'bad name'"),
         (["run", "--from", "12"], "motrlab: notebook '12' fits none"),
         (["eval-files", "--gt", "gone", "--pred", "gone"], "motrlab: gone: no SEQ/gt/gt.txt"),
-        (["compare", "a", "b", "--x"], "motrlab: compare: not built yet"),
+        (["compare", "a"], "motrlab: compare: give two or more different runs, the first is what the others"),
         (["check"], "motrlab: check: not built yet"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -187,7 +187,7 @@ def test_report_prints_its_path(home: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["report", "--run", "demo"]) == 0
     path = Path(capsys.readouterr().out.strip())
     assert path == home / "reports" / "demo" / "index.html"
-    assert "too small to be accurate" in path.read_text(encoding="utf-8")
+    assert "Three short videos" in path.read_text(encoding="utf-8")
 
 
 def test_eval_files_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

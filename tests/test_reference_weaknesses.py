@@ -41,7 +41,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from motrlab.config import Config, TrackerConfig, mot17, smoke, street
+from motrlab.config import Config, TrackerConfig, mot17, street
 from motrlab.data.clips import ClipDataset, collate
 from motrlab.data.motchallenge import SequenceInfo, find_sequences, format_sequence_info, read_sequence_info
 from motrlab.data.prepare import prepare
@@ -65,13 +65,15 @@ from motrlab.tracking.step import FrameOutput, FrameStep, TrackState, empty_stat
 from motrlab.tracking.tracker import EMPTY, Decision, Tracker
 from motrlab.training import trainer
 from motrlab.training.trainee import ClipModel
+from tests.tiny import tiny
 
 PRESET = """
 from dataclasses import replace
-from motrlab.config import StreetConfig, TrackerConfig, smoke
+from motrlab.config import StreetConfig, TrackerConfig
+from tests.tiny import tiny as base_config
 
 def tiny():
-    base = smoke()
+    base = base_config()
     street = StreetConfig(num_videos=2, num_unseen=0, num_frames=16, width=160, height=90)
     model = replace(base.model, height=48, width=80, d_model=16, ffn_channels=24, decoder_layers=1)
     # Scores of a model that has learnt nothing lie near its prior: with these thresholds it still tracks something.
@@ -261,7 +263,7 @@ def test_a_clip_is_of_one_video(tmp_path: Path) -> None:
     for who, name in enumerate("ABC", 1):
         write_video(tmp_path / "source" / name, 12, {who: everywhere})
     prepare(tmp_path / "source", tmp_path / "data", num_workers=1)
-    config = small(smoke())
+    config = small(tiny())
     train = replace(config.train, stride_max=10)
     data = ClipDataset(FrameStore(tmp_path / "data" / "train_lmdb"), train, config.model, seed=0)
     seen = []
@@ -275,7 +277,7 @@ def test_a_clip_is_of_one_video(tmp_path: Path) -> None:
 def test_nothing_of_a_sequence_reaches_the_next() -> None:
     """A video comes out the same before and after another one on the same graphs."""
     rules = TrackerConfig(birth_score=0.0, miss_score=0.0, reset_score=0.0, output_score=0.0, min_area_px=0.0)
-    model = build_motr(small(smoke()).model, seed=1).eval()
+    model = build_motr(small(tiny()).model, seed=1).eval()
     graphs, rng = MotrGraphs(model), np.random.default_rng(0)
     shape = (5, 1, 3, model.config.height, model.config.width)
     first, second = (list(torch.from_numpy(rng.uniform(-1, 1, shape).astype(np.float32))) for _ in range(2))
@@ -337,7 +339,7 @@ def test_seqinfo_keys_may_come_in_any_order(tmp_path: Path) -> None:
 def test_a_video_without_people_is_trained_on(people: dict[int, list[int]], augmentation: str, tmp_path: Path) -> None:
     write_video(tmp_path / "source" / "A", 8, people)
     prepare(tmp_path / "source", tmp_path / "data", num_workers=1)
-    config = small(smoke())
+    config = small(tiny())
     config = replace(config, train=replace(config.train, augmentation=augmentation, stride_max=1))
     store = FrameStore(tmp_path / "data" / "train_lmdb")
     model, result = trainer.train_float(store, config, tmp_path / "checkpoints")
@@ -395,7 +397,7 @@ def test_any_number_of_decoder_layers_trains(layers: int, tmp_path: Path) -> Non
     """Each of them is supervised: its class head and its box head get a gradient."""
     write_video(tmp_path / "source" / "A", 8, {1: list(range(1, 9)), 2: [1, 3]})
     prepare(tmp_path / "source", tmp_path / "data", num_workers=1)
-    config = small(smoke())
+    config = small(tiny())
     config = replace(config, model=replace(config.model, decoder_layers=layers))
     data = ClipDataset(FrameStore(tmp_path / "data" / "train_lmdb"), config.train, config.model, seed=0)
     model = build_motr(config.model)
@@ -424,7 +426,7 @@ class CalledOperators(TorchDispatchMode):
 @pytest.mark.parametrize("fixed_point", [False, True], ids=["float", "fixed point"])
 def test_the_graphs_are_plain_operators(fixed_point: bool) -> None:
     """Nothing to compile: torch's own operators, on any device, and no sources of a language but Python."""
-    quantised = QuantizedMotr(folded_copy(build_motr(small(smoke()).model)))
+    quantised = QuantizedMotr(folded_copy(build_motr(small(tiny()).model)))
     bits = torch.Generator().manual_seed(0)
     shapes = {name: [x.shape for x in tensors] for name, tensors in example_inputs(quantised.config).items()}
     inputs = {name: [torch.rand(shape, generator=bits).round() for shape in each] for name, each in shapes.items()}

@@ -13,18 +13,6 @@ from motrlab.config.videos import StreetConfig
 from motrlab.config.whole import Config
 
 __all__ = [
-    "PRESETS",
-    "BackboneStage",
-    "CalibrationConfig",
-    "Config",
-    "ModelConfig",
-    "QatConfig",
-    "StreetConfig",
-    "TrackerConfig",
-    "TrainConfig",
-    "load_preset",
-    "mot17",
-    "mot17_small",
-    "smoke",
-    "street",
-]
+    "PRESETS", "BackboneStage", "CalibrationConfig", "Config", "ModelConfig", "QatConfig", "StreetConfig",
+    "TrackerConfig", "TrainConfig", "load_preset", "mot17", "mot17_small", "smoke", "street",
+]  # fmt: skip

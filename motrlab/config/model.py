@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from motrlab.config.checks import check
+from motrlab.config.checks import check, check_at_least, check_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class BackboneStage:
     def __post_init__(self) -> None:
         check(self.kernel % 2 == 1, f"backbone stage: kernel must be odd, not {self.kernel}")
         check(self.stride in (1, 2), f"backbone stage: stride must be 1 or 2, not {self.stride}")
-        check(self.blocks >= 1, f"backbone stage: blocks must be at least 1, not {self.blocks}")
+        check_at_least(self, "backbone stage", 1, "blocks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +63,15 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check(self.d_model % (2 * self.num_heads) == 0, "d_model must be a multiple of twice num_heads")
+        sizes = ("encoder_layers", "decoder_layers", "encoder_points", "decoder_points", "height", "width")
+        check_at_least(self, "model", 1, "num_detect", "num_track", *sizes)
         for name in ("num_detect", "num_track"):
             slots = getattr(self, name)
-            check(slots >= 1, f"{name} must be at least 1, not {slots}")
             check(slots % self.slot_columns == 0, f"{name} ({slots}) must fill rows of {self.slot_columns}")
         if self.anchor_grid is not None:
             rows, columns = self.anchor_grid
             check(rows * columns == self.num_detect, f"anchor_grid {rows}×{columns} must have num_detect cells")
-        for name in ("encoder_layers", "decoder_layers", "encoder_points", "decoder_points", "height", "width"):
-            check(getattr(self, name) >= 1, f"{name} must be at least 1")
-        check(self.activation in ("relu", "relu6"), f"activation must be relu or relu6, not {self.activation!r}")
+        check_words(self, "model", activation=("relu", "relu6"))
         check(0 < self.class_prior < 1, "class_prior must lie between 0 and 1")
         check(0 <= self.query_memory < 1, f"query_memory must lie from 0 to below 1, not {self.query_memory}")
 

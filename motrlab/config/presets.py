@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 from motrlab.config.model import BackboneStage, ModelConfig
 from motrlab.config.quantization import CalibrationConfig, QatConfig
@@ -23,96 +24,53 @@ def street() -> Config:
     return Config(
         preset="street",
         model=ModelConfig(
-            height=192,
-            width=320,
-            stem_channels=16,
-            stages=(
-                BackboneStage(kernel=3, blocks=1, channels=32, stride=2, expansion=1, fused=True),
-                BackboneStage(kernel=3, blocks=1, channels=64, stride=2, expansion=1, fused=True),
-                BackboneStage(kernel=3, blocks=1, channels=96, stride=2, expansion=1, fused=True),
+            height=192, width=320, stem_channels=16, upsample=True, overlap_bias=True, relative_boxes=True,
+            stages=tuple(
+                BackboneStage(kernel=3, blocks=1, channels=c, stride=2, expansion=1, fused=True) for c in (32, 64, 96)
             ),
-            upsample=True,
-            d_model=96,
-            num_heads=8,
-            ffn_channels=192,
-            encoder_layers=1,
-            decoder_layers=3,
-            encoder_points=1,
-            decoder_points=2,
-            num_detect=40,
-            num_track=24,
-            slot_columns=8,
-            class_prior=1 / 50,
-            overlap_bias=True,
-            relative_boxes=True,
-            anchor_grid=(5, 8),
+            d_model=96, num_heads=8, ffn_channels=192, encoder_layers=1, decoder_layers=3, encoder_points=1,
+            decoder_points=2, num_detect=40, num_track=24, slot_columns=8, class_prior=1 / 50, anchor_grid=(5, 8),
         ),
         tracker=TrackerConfig(
             birth_score=0.4, miss_score=0.5, reset_score=0.5, max_misses=20, output_score=0.5, min_area_px=50.0,
             suppress_iou=0.6, coast=True, coast_written=2,
         ),
-        train=_street_training(),
+        train=TrainConfig(
+            steps=1100, clip_frames=(2, 3, 4), clip_milestones=(0.5, 0.75), stride_max=5, reverse_probability=0.5,
+            optimizer="muon",  # docs/LOG.md: half the steps for the same accuracy
+            muon_lr_factor=2.0, lr=1.5e-3, backbone_lr_factor=1.0, offset_lr_factor=1.0, weight_decay=1e-3, beta2=0.98,
+            clip_norm=1.0, schedule="one_cycle", warmup=0.1, freeze_bn=False, min_visibility=0.2, keep_iou=0.3,
+            heavy_drop_fraction=0.2, false_positive_ratio=0.1, clone_probability=0.15, reference_jitter=0.05,
+            augmentation="street",
+            denoising_groups=2,  # docs/LOG.md: .13 MOTA and .08 IDF1 after 500 steps of AdamW, for hardly more time
+        ),
         qat=QatConfig(lr=2e-5),  # docs/LOG.md: at 1e-4 it wanders off by most of a MOTA point
     )  # fmt: skip
 
 
-def _street_training() -> TrainConfig:
-    """How `street` is trained."""
-    return TrainConfig(
-        steps=1100,
-        clip_frames=(2, 3, 4),
-        clip_milestones=(0.5, 0.75),
-        stride_max=5,
-        reverse_probability=0.5,
-        lr=1.5e-3,
-        backbone_lr_factor=1.0,
-        offset_lr_factor=1.0,
-        weight_decay=1e-3,
-        beta2=0.98,
-        clip_norm=1.0,
-        optimizer="muon",  # docs/LOG.md: half the steps for the same accuracy
-        muon_lr_factor=2.0,
-        schedule="one_cycle",
-        warmup=0.1,
-        freeze_bn=False,
-        min_visibility=0.2,
-        keep_iou=0.3,
-        heavy_drop_fraction=0.2,
-        false_positive_ratio=0.1,
-        clone_probability=0.15,
-        reference_jitter=0.05,
-        augmentation="street",
-        denoising_groups=2,  # docs/LOG.md: .13 MOTA and .08 IDF1 after 500 steps of AdamW, for hardly more time
-    )
-
-
 def smoke() -> Config:
-    """Every stage in seconds; far too small and too short to be accurate."""
+    """`street` on fewer, shorter videos, started from the weights that come with motrlab: good tracks within a minute.
+
+    Its videos are of another seed: none of them has been trained on.
+    """
     base = street()
-    stages = tuple(replace(s, channels=c) for s, c in zip(base.model.stages, (16, 24, 32), strict=True))
-    model = replace(
-        base.model, height=96, width=160, stem_channels=8, stages=stages, d_model=32, num_heads=4, ffn_channels=64,
-        decoder_layers=2, num_detect=24, num_track=16, anchor_grid=(4, 6),
-    )  # fmt: skip
     return replace(
         base,
         preset="smoke",
-        model=model,
-        train=replace(base.train, steps=60, frames_per_step=6, clip_frames=(2, 3), clip_milestones=(0.5,)),
-        calibration=CalibrationConfig(num_frames=8, num_sequences=2),
-        qat=QatConfig(steps=6, clip_frames=2),
-        street=replace(base.street, num_videos=2, num_unseen=1, num_frames=32, width=240, height=135),
+        train=replace(base.train, steps=12, init="street", lr=1e-4, clip_frames=(3,), clip_milestones=()),
+        calibration=CalibrationConfig(num_frames=24, num_sequences=3),
+        qat=QatConfig(steps=8, lr=2e-5, clip_frames=2),
+        street=replace(base.street, num_videos=3, num_unseen=1, num_frames=60, seed=29),
         num_workers=0,
     )
 
 
 def mot17() -> Config:
     """The reference system: EfficientNet-B3 MOTR at 800×1422 with 256 + 256 slots, as its tutorial trains it."""
-    table = (  # kernel, blocks, channels, stride, expansion: EfficientNet-B3 (arXiv 1905.11946), width 1.2, depth 1.4
+    stages = _stages(  # EfficientNet-B3 (arXiv 1905.11946), width 1.2, depth 1.4
         (3, 2, 24, 1, 1), (3, 3, 32, 2, 6), (5, 3, 48, 2, 6), (3, 5, 96, 2, 6), (5, 5, 136, 1, 6), (5, 6, 232, 2, 6),
         (3, 2, 384, 1, 6),
     )  # fmt: skip
-    stages = tuple(BackboneStage(kernel=k, blocks=b, channels=c, stride=s, expansion=e) for k, b, c, s, e in table)
     return Config(
         preset="mot17",
         model=ModelConfig(height=800, width=1422, stem_channels=40, stages=stages),
@@ -138,8 +96,7 @@ def mot17_small() -> Config:
     the rest of the backbone learns at a fifth of the rate. The map of stride 16, added to that of stride 8, gives 1,792
     cells for people of 30 pixels and more.
     """
-    table = ((3, 1, 16, 1, 1), (3, 2, 24, 2, 6), (5, 2, 40, 2, 6), (3, 3, 80, 2, 6), (5, 3, 112, 1, 6))  # as in mot17
-    stages = tuple(BackboneStage(kernel=k, blocks=b, channels=c, stride=s, expansion=e) for k, b, c, s, e in table)
+    stages = _stages((3, 1, 16, 1, 1), (3, 2, 24, 2, 6), (5, 2, 40, 2, 6), (3, 3, 80, 2, 6), (5, 3, 112, 1, 6))
     base = street()
     model = replace(
         base.model, height=256, width=448, stem_channels=32, stages=stages, activation="relu6", d_model=128,
@@ -152,12 +109,12 @@ def mot17_small() -> Config:
     return replace(base, preset="mot17_small", model=model, train=train)
 
 
-PRESETS: dict[str, Callable[[], Config]] = {
-    "smoke": smoke,
-    "street": street,
-    "mot17_small": mot17_small,
-    "mot17": mot17,
-}
+def _stages(*table: tuple[int, int, int, int, int]) -> tuple[BackboneStage, ...]:
+    """Of kernel, blocks, channels, stride and expansion."""
+    return tuple(BackboneStage(kernel=k, blocks=b, channels=c, stride=s, expansion=e) for k, b, c, s, e in table)
+
+
+PRESETS: dict[str, Callable[[], Config]] = {f.__name__: f for f in (smoke, street, mot17_small, mot17)}
 
 
 def load_preset(name: str) -> Config:
@@ -169,13 +126,8 @@ def load_preset(name: str) -> Config:
         raise UserError(f"unknown preset {name!r}: give one of {', '.join(PRESETS)}, or path/to/file.py:function")
     if not Path(path).is_file():
         raise UserError(f"preset {name!r}: no file {path}")
-    spec = importlib.util.spec_from_file_location("motrlab_user_preset", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        config = getattr(module, function)()
+        config = getattr(SimpleNamespace(**runpy.run_path(path)), function)()
     except Exception as error:
         raise UserError(f"preset {name!r}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):

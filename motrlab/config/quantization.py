@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from motrlab.config.checks import check
+from motrlab.config.checks import check, check_at_least, check_fractions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,7 @@ class CalibrationConfig:
     adaptive_rounding: bool = True  # after: of weights, for the least error of each product (arXiv 2210.17323)
 
     def __post_init__(self) -> None:
-        check(self.num_frames >= 1 and self.num_sequences >= 1, "calibration: needs at least one frame")
-        check(self.stride >= 1, f"calibration: stride must be at least 1, not {self.stride}")
+        check_at_least(self, "calibration", 1, "num_frames", "num_sequences", "stride")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,6 @@ class QatConfig:
     learn_scales: bool = False  # scales of activations are trained too (LSQ, arXiv 1902.08153); ranges do not move then
 
     def __post_init__(self) -> None:
-        check(self.steps >= 1, "qat: steps must be at least 1")
+        check_at_least(self, "qat", 1, "steps")
         check(self.lr > 0, f"qat: lr must be positive, not {self.lr}")
-        check(0 <= self.freeze_observers <= 1, "qat: freeze_observers must be a fraction from 0 to 1")
+        check_fractions(self, "qat", "freeze_observers")

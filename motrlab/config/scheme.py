@@ -12,9 +12,9 @@ import fnmatch
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from motrlab.errors import UserError
+from motrlab.config.checks import build, check, check_words
 
 OBSERVERS = ("min_max", "moving_average", "percentile", "mse", "kl")  # see `quantization/observers.py`
 # conv: of the backbone; linear: a projection; head: a product that leaves as its accumulator (classes, boxes, offsets);
@@ -43,15 +43,12 @@ class Rule:
     scale: float | None = None  # fixed; None: observed
 
     def __post_init__(self) -> None:
-        allowed_values = (("precision", PRECISIONS), ("observer", OBSERVERS), ("operator", ("*", *OPERATORS)))
-        for field, allowed in allowed_values:
-            value = getattr(self, field)
-            if value not in allowed:
-                raise UserError(f"quantisation rule: {field} must be one of {', '.join(allowed)}, not {value!r}")
-        if self.scale is not None and not 0 < self.scale < math.inf:
-            raise UserError(f"quantisation rule {self.label!r}: scale must be a positive number, not {self.scale}")
-        if not 0 < self.percentile <= 100:
-            raise UserError(f"quantisation rule: percentile must be above 0 and at most 100, not {self.percentile}")
+        where = f"quantisation rule {self.label!r}"
+        check_words(self, where, precision=PRECISIONS, observer=OBSERVERS, operator=("*", *OPERATORS))
+        fixed = self.scale is None or 0 < self.scale < math.inf
+        check(fixed, f"{where}: scale must be a positive number, not {self.scale}")
+        within = 0 < self.percentile <= 100
+        check(within, f"{where}: percentile must be above 0 and at most 100, not {self.percentile}")
 
     @property
     def label(self) -> str:
@@ -77,8 +74,8 @@ class Scheme:
     weight_bits: int = 8  # 8, or 7: x86 without VNNI then has exact kernels that are fast
 
     def __post_init__(self) -> None:
-        if self.weight_bits not in (7, 8):
-            raise UserError(f"quantisation scheme: weight_bits must be 7 or 8, not {self.weight_bits}")
+        bits = self.weight_bits
+        check(bits in (7, 8), f"quantisation scheme: weight_bits must be 7 or 8, not {bits}")
 
     @property
     def weight_limit(self) -> int:
@@ -92,8 +89,8 @@ class Scheme:
 
     def find(self, graph: str, operator: str, path: str) -> Rule:
         """The rule that decides for this tensor; one that none fits stays float."""
-        fitting = [rule for rule in self.rules if rule.fits(graph, operator, path)]
-        return fitting[-1] if fitting else Rule(name="no rule", precision="float")
+        fitting = (rule for rule in reversed(self.rules) if rule.fits(graph, operator, path))
+        return next(fitting, Rule(name="no rule", precision="float"))
 
     def with_rules(self, *rules: Rule) -> Scheme:
         """This scheme with more rules, which decide before the ones there are."""
@@ -110,7 +107,5 @@ class Scheme:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Scheme:
         """The inverse of `to_dict`. Raises UserError on an unknown field."""
-        try:
-            return Scheme(**{**values, "rules": tuple(Rule(**rule) for rule in values["rules"])})
-        except (TypeError, KeyError) as error:
-            raise UserError(f"quantisation scheme: {error}; written by another version of motrlab?") from error
+        check("rules" in values, "quantisation scheme: no rules; written by another version of motrlab?")
+        return cast(Scheme, build(Scheme, values, "quantisation scheme"))

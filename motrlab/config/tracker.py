@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from motrlab.config.checks import check
+from motrlab.config.checks import check, check_at_least, check_fractions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,7 @@ class TrackerConfig:
     coast_written: int = 0  # boxes of coasting tracks are written for so many frames
 
     def __post_init__(self) -> None:
-        for name in ("birth_score", "miss_score", "reset_score", "output_score"):
-            check(0 <= getattr(self, name) <= 1, f"tracker: {name} must be a fraction from 0 to 1")
+        check_fractions(self, "tracker", "birth_score", "miss_score", "reset_score", "output_score")
         check(self.miss_score <= self.reset_score, "tracker: miss_score must not exceed reset_score")
-        check(self.max_misses >= 1, "tracker: max_misses must be at least 1")
+        check_at_least(self, "tracker", 1, "max_misses")
         check(0 < self.velocity_gain <= 1, "tracker: velocity_gain must lie above 0 and not above 1")

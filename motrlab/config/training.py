@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from motrlab.config.checks import check
+from motrlab.config.checks import check, check_at_least, check_fractions, check_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,29 +77,23 @@ class TrainConfig:
     late_entrant_clips: int = 96  # of the test halves, for the late-entrant check
 
     def __post_init__(self) -> None:
-        check(self.steps >= 1, "train: steps must be at least 1")
         check(len(self.clip_milestones) == len(self.clip_frames) - 1, "train: one milestone between clip lengths")
         epochs = (0.0, *self.clip_epochs)
         check(len(epochs) in (1, len(self.clip_frames)), "train: one of clip_epochs between clip lengths, or none")
         check(all(a < b for a, b in itertools.pairwise(epochs)), "train: clip_epochs must be positive and rise")
         jitter = self.colour_jitter
         check(jitter is None or 0 <= jitter <= 4, f"train: colour_jitter must be from 0 to 4, not {jitter}")
-        below = self.below_visibility
-        check(below in ("leave_out", "ignore"), f"train: below_visibility is leave_out or ignore, not {below!r}")
-        schedules = ("step", "cosine", "one_cycle", "constant")
-        check(self.schedule in schedules, f"train: unknown schedule {self.schedule!r}; one of {', '.join(schedules)}")
-        check(self.optimizer in ("adamw", "muon"), f"train: optimizer is adamw or muon, not {self.optimizer!r}")
+        check_words(
+            self, "train", below_visibility=("leave_out", "ignore"), optimizer=("adamw", "muon"),
+            schedule=("step", "cosine", "one_cycle", "constant"),
+        )  # fmt: skip
         check(0 <= self.ema_decay < 1, f"train: ema_decay must lie from 0 to below 1, not {self.ema_decay}")
-        check(self.accumulate >= 1, f"train: accumulate must be at least 1, not {self.accumulate}")
-        counts = ("clips_per_step", "keep_every", "validate_every", "late_entrant_clips")
-        for name in (*counts, "denoising_groups", "denoising_noise"):
-            check(getattr(self, name) >= 0, f"train: {name} must not be negative")
-        check(self.checkpoint_every >= 1, "train: checkpoint_every must be at least 1")
-        check(self.validate_frames >= 1, "train: validate_frames must be at least 1")
-        check(self.freeze_bn or not self.checkpoint_frames, "train: checkpoint_frames needs freeze_bn")
+        check_at_least(self, "train", 1, "steps", "accumulate", "checkpoint_every", "validate_frames")
+        counts = ("clips_per_step", "keep_every", "validate_every", "late_entrant_clips", "frozen_stages")
+        check_at_least(self, "train", 0, *counts, "denoising_groups", "denoising_noise")
         check(self.lr > 0, f"train: lr must be positive, not {self.lr}")
         check(self.muon_lr_factor > 0, f"train: muon_lr_factor must be positive, not {self.muon_lr_factor}")
-        check(self.frozen_stages >= 0, f"train: frozen_stages must not be negative, not {self.frozen_stages}")
-        check(not self.frozen_stages or self.freeze_bn, "train: frozen_stages needs freeze_bn: statistics would move")
-        for name in ("drop_probability", "false_positive_ratio", "clone_probability", "reverse_probability"):
-            check(0 <= getattr(self, name) <= 1, f"train: {name} must be a fraction from 0 to 1")
+        check(self.freeze_bn or not self.checkpoint_frames, "train: checkpoint_frames needs freeze_bn")
+        check(self.freeze_bn or not self.frozen_stages, "train: frozen_stages needs freeze_bn: statistics would move")
+        fractions = ("drop_probability", "false_positive_ratio", "clone_probability", "reverse_probability")
+        check_fractions(self, "train", *fractions)

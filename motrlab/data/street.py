@@ -58,30 +58,16 @@ def street_scene(name: str, config: StreetConfig) -> Scene:
     names = street_names(config)
     if name not in names:
         raise UserError(f"street: no sequence {name!r} in this config; there are {', '.join(names)}")
-    index = names.index(name)
-    unseen = is_unseen(name)
-    return build_scene(name, index - config.num_videos if unseen else index, config, unseen=unseen)
+    index, unseen = names.index(name), is_unseen(name)
+    return build_scene(name, index - config.num_videos * unseen, config, unseen=unseen)
 
 
-def annotate_scene(scene: Scene) -> NDArray[np.float64]:
-    """The rows of gt.txt without drawing a picture, `float64 [n, 9]`.
-
-    Columns: frame (from 1), id, left, top, width, height (px), flag, class, visibility (fraction 0 to 1).
-    """
-    renderer = Renderer(scene)
-    return _gt_rows([renderer.silhouettes(i) for i in range(scene.config.num_frames)])
-
-
-def generate_street(
-    config: StreetConfig, destination: Path, *, num_workers: int = 2, progress: bool | None = None
-) -> list[Path]:
+def generate_street(config: StreetConfig, destination: Path, *, num_workers: int = 2) -> list[Path]:
     """Write the data set below `destination` and return the folders of its sequences.
 
     A sequence that is there already, from the same config, is kept; one from another config is made again. The bytes
-    do not depend on `num_workers`. `progress=None` shows a bar on a terminal only. Raises UserError when a folder
-    is in the way that this function did not write.
+    do not depend on `num_workers`. Raises UserError when a folder is in the way that this function did not write.
     """
-    destination = Path(destination)
     names = street_names(config)
     with writing(destination):
         destination.mkdir(parents=True, exist_ok=True)
@@ -89,10 +75,7 @@ def generate_street(
     missing = [name for name in names if not (destination / name).is_dir()]
     task = partial(_write_sequence, config=config, destination=destination)
     with worker_map(min(num_workers, len(missing))) as run:
-        done = run(task, missing)
-        disable = None if progress is None else not progress
-        for _ in tqdm(done, total=len(missing), desc="street", unit="video", disable=disable):
-            pass
+        list(tqdm(run(task, missing), total=len(missing), desc="street", unit="video", disable=None))
     return [destination / name for name in names]
 
 
@@ -134,14 +117,14 @@ def _write_files(scene: Scene, folder: Path) -> None:
         assert ok
         info.frame_path(folder, index + 1).write_bytes(jpeg.tobytes())
         frames.append(found)
-    np.savetxt(folder / "gt" / "gt.txt", _gt_rows(frames), _GT_FORMAT)
+    np.savetxt(folder / "gt" / "gt.txt", gt_rows(frames), _GT_FORMAT)
     np.savetxt(folder / "det" / "det.txt", _det_rows(scene, frames), _DET_FORMAT)
     (folder / "seqinfo.ini").write_text(format_sequence_info(info), encoding="utf-8")
     (folder / _MARKER).write_text(_marker(config), encoding="utf-8")
 
 
-def _gt_rows(frames: Sequence[Sequence[Silhouette]]) -> NDArray[np.float64]:
-    """Rounded as in the file."""
+def gt_rows(frames: Sequence[Sequence[Silhouette]]) -> NDArray[np.float64]:
+    """The rows of gt.txt, `float64 [n, 9]`, rounded as in the file."""
     rows = []
     for frame, found in enumerate(frames, 1):
         for s in found:

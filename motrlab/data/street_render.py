@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,12 +40,8 @@ class Renderer:
         self.scene = scene
         self._person_sprite, self._prop_sprite = functools.cache(person_sprite), functools.cache(prop_sprite)
 
-    def silhouettes(self, frame: int) -> list[Silhouette]:
-        """Boxes and exact mask counts of 0-based `frame`, without drawing it."""
-        return self.compose(frame)[1]
-
     def render(self, frame: int) -> tuple[Image, list[Silhouette]]:
-        """The picture of 0-based `frame` as BGR `uint8 [H, W, 3]`, and `silhouettes(frame)`."""
+        """The picture of 0-based `frame` as BGR `uint8 [H, W, 3]`, and its silhouettes."""
         image = self._view(frame)
         _, found = self.compose(frame, image)
         return self._expose(image, frame), found
@@ -57,34 +54,31 @@ class Renderer:
         labels = np.zeros((self.scene.config.height, self.scene.config.width), dtype=np.uint8)
         found: list[tuple[int, bool, tuple[float, float, float, float], int]] = []
         inside: list[int] = []
-        for foot, thing, index in self._actors(frame):
-            sprite, scale = self._sprite(thing, index)
-            if image is not None and isinstance(thing, Person):
+        for foot, thing, row in self._actors(frame):
+            sprite, scale = self._sprite(thing, row)
+            person = isinstance(thing, Person)
+            if image is not None and person:
                 _shadow(image, foot, scale)
             patch, corner = _place(sprite, foot, scale)
             mask = patch[:, :, 3] >= 128
-            label = len(found) + 1 if isinstance(thing, Person) or thing.kind == "statue" else 0
-            stamped = _stamp(labels, image, patch, mask, corner, label)
-            if label:
+            labelled = isinstance(thing, Person) or thing.kind == "statue"
+            stamped = _stamp(labels, image, patch, mask, corner, len(found) + 1 if labelled else 0)
+            if labelled:
                 left, top, right, bottom = (edge * scale for edge in sprite.box)
                 box = (foot[0] + left, foot[1] + top, right - left, bottom - top)
                 track_id = thing.track_id if isinstance(thing, Person) else self._statue_id(thing)
-                found.append((track_id, isinstance(thing, Prop), box, int(mask.sum())))
+                found.append((track_id, not person, box, int(mask.sum())))
                 inside.append(stamped)
         visible = np.bincount(labels.ravel(), minlength=len(found) + 1)[1:]
         return labels, [Silhouette(*f, int(v)) for f, v, n in zip(found, visible, inside, strict=True) if n > 0]
 
     def _actors(self, frame: int) -> list[tuple[tuple[float, float], Person | Prop, int]]:
-        """Everything in the world at `frame` with its foot point in the image, far to near."""
-        camera = self.scene.camera[frame]
-        actors: list[tuple[tuple[float, float], Person | Prop, int]] = []
-        for prop in self.scene.props:
-            actors.append(((prop.foot[0] - camera[0], prop.foot[1] - camera[1]), prop, 0))
-        for person in self.scene.people:
-            if person.start <= frame < person.stop:
-                row = frame - person.start
-                foot = person.foot[row] - camera
-                actors.append(((float(foot[0]), float(foot[1])), person, row))
+        """Everything in the world at `frame` with its foot point in the image, far to near, and a person's row."""
+        there: list[tuple[Any, Person | Prop, int]] = [(prop.foot, prop, 0) for prop in self.scene.props]
+        people = [(person, frame - person.start) for person in self.scene.people if person.start <= frame < person.stop]
+        there += [(person.foot[row], person, row) for person, row in people]
+        x, y = self.scene.camera[frame].tolist()
+        actors = [((float(foot[0]) - x, float(foot[1]) - y), thing, row) for foot, thing, row in there]
         return sorted(actors, key=lambda actor: actor[0][1])
 
     def _statue_id(self, statue: Prop) -> int:
@@ -105,11 +99,8 @@ class Renderer:
 
     def _view(self, frame: int) -> Image:
         """The background as the camera sees it."""
-        camera = self.scene.camera[frame]
-        size = (self.scene.config.width, self.scene.config.height)
-        if not camera.any():
-            return self._background[: size[1], : size[0]].copy()
-        shift = np.array([[1.0, 0.0, -camera[0]], [0.0, 1.0, -camera[1]]])
+        (x, y), size = self.scene.camera[frame], (self.scene.config.width, self.scene.config.height)
+        shift = np.array([[1.0, 0.0, -x], [0.0, 1.0, -y]])
         return np.asarray(cv2.warpAffine(self._background, shift, size, flags=cv2.INTER_LINEAR), dtype=np.uint8)
 
     @functools.cached_property
@@ -133,17 +124,13 @@ def _place(sprite: Sprite, foot: tuple[float, float], scale: float) -> tuple[Ima
     """The sprite at `scale` px body height with its foot point at `foot`: a patch and its left top corner."""
     ratio = scale / sprite.body
     level = 0 if ratio > 0.5 or min(sprite.levels[1].shape[:2]) < 4 else 1
-    picture = sprite.levels[level]
-    origin = np.divide(sprite.origin, 2**level)
-    ratio *= 2**level
-    extent = np.array(picture.shape[1::-1]) * ratio
-    shift = np.array(foot) - origin * ratio
+    picture, ratio = sprite.levels[level], ratio * 2**level
+    shift = np.array(foot) - np.divide(sprite.origin, 2**level) * ratio
     corner = np.floor(shift).astype(int)
-    size = np.ceil(shift + extent).astype(int) - corner
-    # Pixel i covers i..i+1, while OpenCV puts its centre at i.
-    move = shift - corner + 0.5 * ratio - 0.5
-    matrix = np.array([[ratio, 0.0, move[0]], [0.0, ratio, move[1]]])
-    patch = cv2.warpAffine(picture, matrix, (int(size[0]), int(size[1])), flags=cv2.INTER_LINEAR)
+    size = np.ceil(shift + np.array(picture.shape[1::-1]) * ratio).astype(int) - corner
+    x, y = shift - corner + 0.5 * ratio - 0.5  # pixel i covers i..i+1, while OpenCV puts its centre at i
+    matrix = np.array([[ratio, 0.0, x], [0.0, ratio, y]])
+    patch = cv2.warpAffine(picture, matrix, size.tolist(), flags=cv2.INTER_LINEAR)
     return np.asarray(patch, dtype=np.uint8), (int(corner[0]), int(corner[1]))
 
 
@@ -156,8 +143,7 @@ def _stamp(
     x1, y1 = min(corner[0] + patch.shape[1], width), min(corner[1] + patch.shape[0], height)
     if x1 <= x0 or y1 <= y0:
         return 0
-    part = (slice(y0 - corner[1], y1 - corner[1]), slice(x0 - corner[0], x1 - corner[0]))
-    target = (slice(y0, y1), slice(x0, x1))
+    target, part = np.s_[y0:y1, x0:x1], np.s_[y0 - corner[1] : y1 - corner[1], x0 - corner[0] : x1 - corner[0]]
     labels[target][mask[part]] = label
     if image is not None:
         paint = patch[part]
@@ -172,8 +158,7 @@ def _shadow(image: Image, foot: tuple[float, float], scale: float) -> None:
     x, y = round(foot[0]), round(foot[1])
     x0, y0 = max(x - radius_x, 0), max(y - radius_y, 0)
     part = image[y0 : max(y + radius_y, 0), x0 : max(x + radius_x, 0)]
-    if part.size:
-        rows = (np.arange(y0, y0 + part.shape[0]) + 0.5 - y) / radius_y
-        columns = (np.arange(x0, x0 + part.shape[1]) + 0.5 - x) / radius_x
-        dark = np.clip(1 - rows[:, None] ** 2 - columns[None, :] ** 2, 0, 1) * 0.5
-        part[:] = (part * (1 - dark[:, :, None])).astype(np.uint8)
+    rows = (np.arange(y0, y0 + part.shape[0]) + 0.5 - y) / radius_y
+    columns = (np.arange(x0, x0 + part.shape[1]) + 0.5 - x) / radius_x
+    dark = np.clip(1 - rows[:, None] ** 2 - columns[None, :] ** 2, 0, 1) * 0.5
+    part[:] = (part * (1 - dark[:, :, None])).astype(np.uint8)

@@ -39,15 +39,13 @@ def person_sprite(look: Look, view: int, phase: int, *, body: int) -> Sprite:
     """A person `body` px high in one of the four views, at one of `NUM_PHASES` gait phases or standing."""
     pen = _Pen(_OVERSAMPLE * body)
     angle = 2 * math.pi * phase / NUM_PHASES
-    swing = 0.0 if phase == NUM_PHASES else math.sin(angle)
-    lift = 0.0 if phase == NUM_PHASES else math.cos(angle)
+    swing, lift = (0.0, 0.0) if phase == NUM_PHASES else (math.sin(angle), math.cos(angle))
     if view in (TOWARDS, AWAY):
         _draw_front(pen, look, swing, facing=view == TOWARDS)
     else:
         _draw_side(pen, look, swing, lift)
-    if view == LEFT:
-        pen.mirror()
-    return _finish(pen.canvas, pen.origin, pen.body)
+    canvas = np.ascontiguousarray(pen.canvas[:, ::-1]) if view == LEFT else pen.canvas
+    return _finish(canvas, pen.origin, pen.body)
 
 
 class _Pen:
@@ -59,29 +57,23 @@ class _Pen:
         self.origin = (self.canvas.shape[1] / 2, 1.06 * body)
         self.drop = 0.0  # added to every y
 
-    def _fixed(self, point: Point) -> tuple[int, int]:
-        x, y = self.origin[0] + point[0] * self.body, self.origin[1] + (point[1] + self.drop - 1) * self.body
-        return round((x - 0.5) * 2**_SHIFT), round((y - 0.5) * 2**_SHIFT)
+    def _fixed(self, points: list[Point]) -> NDArray[np.int32]:
+        at = np.add(points, (0.0, self.drop)) - (0.0, 1.0)
+        return np.rint((self.origin + at * self.body - 0.5) * 2**_SHIFT).astype(np.int32)
 
     def line(self, points: list[Point], thickness: float, colour: Colour, shade: float = 1.0) -> None:
-        fixed = np.array([self._fixed(p) for p in points], dtype=np.int32)
         width = max(1, round(thickness * self.body))
-        cv2.polylines(self.canvas, [fixed], False, _bgra(colour, shade), width, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(self.canvas, [self._fixed(points)], False, _bgra(colour, shade), width, cv2.LINE_AA, _SHIFT)
 
     def polygon(self, points: list[Point], colour: Colour, shade: float = 1.0) -> None:
-        fixed = np.array([self._fixed(p) for p in points], dtype=np.int32)
-        cv2.fillPoly(self.canvas, [fixed], _bgra(colour, shade), cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(self.canvas, [self._fixed(points)], _bgra(colour, shade), cv2.LINE_AA, _SHIFT)
 
     def ellipse(self, centre: Point, radii: Point, colour: Colour, arc: tuple[float, float] = (0, 360)) -> None:
-        axes = (round(radii[0] * self.body * 2**_SHIFT), round(radii[1] * self.body * 2**_SHIFT))
-        fill = _bgra(colour, 1.0)
-        cv2.ellipse(self.canvas, self._fixed(centre), axes, 0, arc[0], arc[1], fill, -1, cv2.LINE_AA, _SHIFT)
-
-    def mirror(self) -> None:
-        self.canvas = np.ascontiguousarray(self.canvas[:, ::-1])
+        (x, y), axes = self._fixed([centre])[0].tolist(), [round(r * self.body * 2**_SHIFT) for r in radii]
+        cv2.ellipse(self.canvas, (x, y), axes, 0, *arc, _bgra(colour), -1, cv2.LINE_AA, _SHIFT)
 
 
-def _bgra(colour: Colour, shade: float) -> tuple[int, int, int, int]:
+def _bgra(colour: Colour, shade: float = 1.0) -> tuple[int, int, int, int]:
     blue, green, red = (min(255, round(c * shade)) for c in colour)
     return blue, green, red, 255
 
@@ -102,8 +94,7 @@ def _draw_side(pen: _Pen, look: Look, swing: float, lift: float) -> None:
 
 def _leg(swing: float, lift: float) -> list[Point]:
     """Hip, knee and ankle."""
-    angle = 0.36 * swing
-    bend = 0.55 * max(lift, 0.0)
+    angle, bend = 0.36 * swing, 0.55 * max(lift, 0.0)
     knee = (0.23 * math.sin(angle + 0.3 * bend), 0.51 + 0.23 * math.cos(angle + 0.3 * bend))
     ankle = (knee[0] + 0.225 * math.sin(angle - bend), knee[1] + 0.225 * math.cos(angle - bend))
     return [(0.0, 0.51), knee, ankle]
@@ -221,25 +212,20 @@ def _draw_wall(rng: np.random.Generator, wall: NDArray[np.float32], unit: float)
     spacing = round(rng.uniform(45, 80) * unit)
     glass = np.array((75, 65, 60), dtype=np.float32) + rng.uniform(-10, 25)
     for left in range(int(rng.integers(spacing)), width, spacing):
-        door = rng.random() < 0.25
-        top = round((30 if door else 18) * unit)
-        bottom = height if door else round(rng.uniform(58, 66) * unit)
-        right = left + round(spacing * 0.45)
-        wall[top:bottom, left:right] = glass + rng.uniform(-8, 8)
-        frame = max(1, round(2 * unit))
-        wall[top : top + frame, left:right] += 70
-        wall[top:bottom, left : left + frame] += 70
-        wall[top:bottom, max(0, right - frame) : right] += 70
+        door, frame = rng.random() < 0.25, max(1, round(2 * unit))
+        top, right = round((30 if door else 18) * unit), left + round(spacing * 0.45)
+        window = wall[top : height if door else round(rng.uniform(58, 66) * unit), left:right]
+        window[:] = glass + rng.uniform(-8, 8)
+        for side in (window[:frame], window[:, :frame], wall[top : top + len(window), max(0, right - frame) : right]):
+            side += 70
     wall[-max(2, round(4 * unit)) :] -= 25
 
 
 def _draw_ground(rng: np.random.Generator, street: NDArray[np.float32], top: int, unit: float) -> None:
     """Slabs in perspective: rows grow wider towards the camera, joints run to a vanishing point."""
     height, width = street.shape[:2]
-    joint = float(rng.uniform(8, 16))
-    vanishing = (width * rng.uniform(0.3, 0.7), 30 * unit)
-    lines = np.zeros((height, width), dtype=np.uint8)
-    row, step = float(top), 5.0 * unit
+    joint, vanishing = rng.uniform(8, 16), (width * rng.uniform(0.3, 0.7), 30 * unit)
+    lines, row, step = np.zeros((height, width), dtype=np.uint8), float(top), 5.0 * unit
     while row < height:
         cv2.line(lines, (0, round(row)), (width, round(row)), 255, 1)
         row, step = row + step, step * 1.25
@@ -257,7 +243,6 @@ def _finish(canvas: Image, origin: tuple[float, float], body: float) -> Sprite:
     height, width = padded.shape[:2]
     first, second = (cv2.resize(padded, (width // n, height // n), interpolation=cv2.INTER_AREA) for n in (2, 4))
     x, y, w, h = cv2.boundingRect((canvas[:, :, 3] >= 128).astype(np.uint8))
-    left, right = (x - origin[0]) / body, (x + w - origin[0]) / body
-    top, bottom = (y - origin[1]) / body, (y + h - origin[1]) / body
+    left, top, right, bottom = ((np.array((x, y, x + w, y + h)) - (*origin, *origin)) / body).tolist()
     levels = np.asarray(first, np.uint8), np.asarray(second, np.uint8)
     return Sprite(levels, body / 2, (origin[0] / 2, origin[1] / 2), (left, top, right, bottom))

@@ -20,12 +20,6 @@ Colour = tuple[int, int, int]  # BGR
 NUM_PHASES = 12  # pictures of one gait cycle; phase NUM_PHASES is standing
 RIGHT, LEFT, TOWARDS, AWAY = range(4)  # views of a person
 
-# In pixels of an image REFERENCE_HEIGHT high; scaled by height / REFERENCE_HEIGHT, the unit.
-REFERENCE_HEIGHT = 270.0
-FOOT_MIN, FOOT_MAX = 112.0, 264.0
-_HORIZON = 30.0
-_GROWTH = 0.56  # body height per pixel below the horizon: 46 px far away, 131 px in front
-
 
 @dataclass(frozen=True)
 class Look:
@@ -41,20 +35,20 @@ class Look:
     long_hair: bool
 
 
-UNDRESSED = Look((0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), None, None, False, False)
+_UNDRESSED = Look((0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), None, None, False, False)
 
 
 @dataclass(frozen=True)
 class Person:
     """One trajectory, one row per frame from `start` (0-based) on: foot point, height, view and gait phase."""
 
-    track_id: int
-    look: Look
     start: int
     foot: Floats  # [n, 2] world px
     height: Floats  # [n] px, standing
     view: Ints  # [n]
     phase: Ints  # [n] 0..NUM_PHASES
+    track_id: int = 0
+    look: Look = _UNDRESSED
 
     @property
     def stop(self) -> int:
@@ -85,8 +79,3 @@ class Scene:
     panorama: tuple[int, int]  # width and height of the world, px
     gain: Floats  # [num_frames] brightness factor
     noise: float  # standard deviation, grey levels
-
-
-def body_height(foot_y: float | Floats, unit: float) -> float | Floats:
-    """Height in pixels of a person of mean stature whose foot point is at `foot_y`."""
-    return _GROWTH * (foot_y - _HORIZON * unit)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,32 +33,23 @@ EDGES: dict[str, tuple[float, ...]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+_SUMS = ("num_frames", "num_people", "num_boxes", "empty_frames", "boxes_outside", "boxes_ignored")
+
+
+@dataclass(frozen=True)
 class SequenceSummary:
     """One sequence of one part (`train`, `test`, `unseen`); boxes are those with flag 1 and class 1.
 
-    `fraction_below_03`, `_07`: share of boxes with a visibility below, None where the gt has no visibility.
-    `boxes_outside` reach over the image's border; `boxes_ignored` have flag 0 or another class. Medians are None
-    without boxes. `histograms` are pairs of a quantity (of `EDGES`) and its counts; without visibility there is none
-    of that.
+    `values` go by the names of the table's columns. `fraction_below_03`, `_07`: share of boxes with a visibility below,
+    None where the gt has no visibility. `boxes_outside` reach over the image's border; `boxes_ignored` have flag 0 or
+    another class. Medians are None without boxes. `histograms`: counts by quantity (of `EDGES`); without visibility
+    there is none of that.
     """
 
     name: str
     part: str
-    width: int
-    height: int
-    num_frames: int
-    num_people: int
-    num_boxes: int
-    boxes_per_frame: float
-    empty_frames: int
-    fraction_below_03: float | None
-    fraction_below_07: float | None
-    median_height_px: float | None
-    median_track_frames: float | None
-    boxes_outside: int
-    boxes_ignored: int
-    histograms: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    values: dict[str, Any]
+    histograms: dict[str, list[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,30 +75,26 @@ class DataSummary:
 
     def histogram(self, quantity: str) -> dict[str, list[int]]:
         """Counts in the bins of `EDGES[quantity]`, by part; parts without that quantity are left out."""
-        found: dict[str, list[int]] = {}
+        found: dict[str, Any] = {}
         for s in self.sequences:
-            counts = dict(s.histograms).get(quantity)
-            if counts is not None:
-                found[s.part] = [a + b for a, b in zip(found.get(s.part, [0] * len(counts)), counts, strict=True)]
-        return found
+            if quantity in s.histograms:
+                found[s.part] = found.get(s.part, 0) + np.array(s.histograms[quantity])
+        return {part: counts.tolist() for part, counts in found.items()}
 
     def histogram_table(self, quantity: str) -> str:
         """Aligned text: a row per bin, a column per part, from the first bin with something in it to the last."""
         found = self.histogram(quantity)
-        bins = [[name, *(c[i] for c in found.values())] for i, name in enumerate(bin_names(quantity))]
+        bins: list[list[Any]] = [[name, *(c[i] for c in found.values())] for i, name in enumerate(bin_names(quantity))]
         filled = [i for i, row in enumerate(bins) if any(row[1:])] or [0]
-        rows = [[LABELS[quantity], *found]]
-        rows += [[str(cell) for cell in row] for row in bins[filled[0] : filled[-1] + 1]]
-        return aligned(rows, left=1)
+        shown: list[list[Any]] = [[LABELS[quantity], *found], *bins[filled[0] : filled[-1] + 1]]
+        return aligned([[str(cell) for cell in row] for row in shown], left=1)
 
     def table(self) -> str:
         """Aligned text: a row per sequence and part, then the totals, then what was left out."""
-        rows = [list(_HEADINGS.values())]
-        rows += [[_cell(getattr(s, key)) for key in _HEADINGS] for s in self.sequences]
-        for part, total in self.totals.items():
-            shown = {**total, "name": f"all {total['num_sequences']}", "part": part}
-            rows.append([_cell(shown.get(key)) for key in _HEADINGS])
-        lines = [aligned(rows, left=2)]
+        rows: list[dict[str, Any]] = [{"name": s.name, "part": s.part, **s.values} for s in self.sequences]
+        rows += [{"name": f"all {t['num_sequences']}", "part": part, **t} for part, t in self.totals.items()]
+        cells = [[_cell(row.get(key)) for key in _HEADINGS] for row in rows]
+        lines = [aligned([list(_HEADINGS.values()), *cells], left=2)]
         if self.left_out:
             lines.append(f"without gt, left out (usable for `track` only): {', '.join(self.left_out)}")
         return "\n".join([*lines, *self.notes])
@@ -115,12 +103,10 @@ class DataSummary:
 def bin_names(quantity: str) -> list[str]:
     """`0.3-0.4`, `4-5` for whole numbers, `512 and more`: a name for each bin of `EDGES[quantity]`."""
     names = []
-    for low, high in zip(EDGES[quantity][:-1], EDGES[quantity][1:], strict=True):
-        last = high if quantity == "visibility" or quantity == "height_px" else high - 1
-        if math.isinf(high):
-            names.append(f"{low:g} and more")
-        else:
-            names.append(f"{low:g}" if last == low else f"{low:g}-{last:g}")
+    for low, high in itertools.pairwise(EDGES[quantity]):
+        last = high if quantity in ("visibility", "height_px") else high - 1
+        shown = f"{low:g}" if last == low else f"{low:g}-{last:g}"
+        names.append(f"{low:g} and more" if math.isinf(high) else shown)
     return names
 
 
@@ -140,35 +126,28 @@ def summarise(part: str, info: SequenceInfo, annotations: Annotations) -> Sequen
     left, top, width, height = people.ltwh.T
     outside = (left < 0) | (top < 0) | (left + width > info.width) | (top + height > info.height)
     ids, lengths = np.unique(people.track_id, return_counts=True)
-    return SequenceSummary(
-        name=info.name,
-        part=part,
-        width=info.width,
-        height=info.height,
-        num_frames=info.num_frames,
-        num_people=len(ids),
-        num_boxes=len(people),
-        boxes_per_frame=len(people) / info.num_frames,
-        empty_frames=info.num_frames - len(np.unique(people.frame)),
-        fraction_below_03=_share(people.visibility < 0.3) if people.has_class else None,
-        fraction_below_07=_share(people.visibility < 0.7) if people.has_class else None,
-        median_height_px=_median(height),
-        median_track_frames=_median(lengths),
-        boxes_outside=int(outside.sum()),
-        boxes_ignored=len(annotations) - len(people),
-        histograms=tuple(_histograms(info, people, lengths).items()),
-    )
-
-
-def _histograms(info: SequenceInfo, people: Annotations, lengths: NDArray[np.int64]) -> Mapping[str, tuple[int, ...]]:
-    values: dict[str, NDArray[Any]] = {
-        "height_px": people.ltwh[:, 3],
+    counted: dict[str, NDArray[Any]] = {
+        "height_px": height,
         "track_frames": lengths,
         "people_per_frame": np.bincount(people.frame, minlength=info.num_frames + 1)[1:],
     }
     if people.has_class:
-        values["visibility"] = people.visibility
-    return {name: tuple(np.histogram(v, EDGES[name])[0].tolist()) for name, v in values.items()}
+        counted["visibility"] = people.visibility
+    values = {
+        "num_frames": info.num_frames,
+        "num_people": len(ids),
+        "num_boxes": len(people),
+        "boxes_per_frame": len(people) / info.num_frames,
+        "empty_frames": info.num_frames - len(np.unique(people.frame)),
+        "fraction_below_03": _share(people.visibility < 0.3) if people.has_class else None,
+        "fraction_below_07": _share(people.visibility < 0.7) if people.has_class else None,
+        "median_height_px": _median(height),
+        "median_track_frames": _median(lengths),
+        "boxes_outside": int(outside.sum()),
+        "boxes_ignored": len(annotations) - len(people),
+    }
+    histograms = {name: np.histogram(v, EDGES[name])[0].tolist() for name, v in counted.items()}
+    return SequenceSummary(info.name, part, values, histograms)
 
 
 def _share(mask: NDArray[np.bool_]) -> float | None:
@@ -180,15 +159,14 @@ def _median(values: NDArray[Any]) -> float | None:
 
 
 def _total(sequences: list[SequenceSummary]) -> dict[str, float]:
-    result: dict[str, float] = {"num_sequences": len(sequences)}
-    for key in ("num_frames", "num_people", "num_boxes", "empty_frames", "boxes_outside", "boxes_ignored"):
-        result[key] = sum(getattr(s, key) for s in sequences)
+    values = [s.values for s in sequences]
+    result: dict[str, float] = {"num_sequences": len(values), **{key: sum(v[key] for v in values) for key in _SUMS}}
     result["boxes_per_frame"] = result["num_boxes"] / result["num_frames"]
     for key in ("fraction_below_03", "fraction_below_07"):
-        known = [s for s in sequences if getattr(s, key) is not None]
+        known = [(v[key], v["num_boxes"]) for v in values if v[key] is not None]
         if known:
-            weights = [s.num_boxes for s in known]
-            result[key] = float(np.average([getattr(s, key) for s in known], weights=weights))
+            shares, weights = zip(*known, strict=True)
+            result[key] = float(np.average(shares, weights=weights))
     return result
 
 

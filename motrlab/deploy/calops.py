@@ -1,8 +1,8 @@
 """Calops: parameters and multiply-accumulates of both graphs, before anything is trained.
 
 Counted are convolutions and matrix products, and, apart from them, the bilinear samples of deformable attention (four
-multiply-accumulates a value). Element-wise work, norms, softmax and sine codes are not counted, as is usual. Nothing
-is computed: the graphs run on torch's meta device, which knows shapes only.
+multiply-accumulates a value); not element-wise work, norms, softmax and sine codes. The graphs run on torch's meta
+device, which knows shapes only.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ class Ops:
     """Operations of one graph for one frame, or of a module of it, which is a row of the table.
 
     `macs`: multiply-accumulates of convolutions and matrix products; `sample_macs`: those of bilinear samples.
-    `output_shape` is a module's (empty: it is not called as such). `modules` are a graph's and add up to the totals;
-    the last row is what is left over.
+    `output_shape` is a module's (empty: not called as such). `modules` add up to the totals; the last is the rest.
     """
 
     name: str

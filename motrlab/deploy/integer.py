@@ -48,8 +48,7 @@ class Product:
 class IntegerShare:
     """Products and nodes of one graph. Shares are fractions from 0 to 1; without products all counts as integer.
 
-    `float_nodes`: operator → how many nodes of it read or write float32. `inexact`: operators that are not among
-    `EXACT_OPERATORS`.
+    `float_nodes`: operator → how many nodes of it read or write float32. `inexact`: those not in `EXACT_OPERATORS`.
     """
 
     products: tuple[Product, ...]
@@ -87,11 +86,12 @@ def integer_share(path: Path) -> IntegerShare:
     model = optimised_model(str(path))
     constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
     values = values_by_running(model) | constants
+    shapes = {name: value.shape for name, value in values.items()}
     products, touching = [], Counter[str]()
     for node in model.graph.node:
         if node.op_type in INTEGER_OPERATORS | FLOAT_OPERATORS:
             products.append(
-                Product(node.name, node.op_type, node_macs(node, values), node.op_type in INTEGER_OPERATORS)
+                Product(node.name, node.op_type, node_macs(node, shapes), node.op_type in INTEGER_OPERATORS)
             )
         passing = {*node.input, *node.output} - {""} - constants.keys()
         if any(values[name].dtype == np.float32 for name in passing):
@@ -109,10 +109,7 @@ def optimised_model(content: str | bytes) -> onnx.ModelProto:
 
 
 def values_by_running(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Every value of an optimised graph: all become its outputs, and it runs once, on ones.
-
-    Shape inference does not know ONNX Runtime's own operators.
-    """
+    """Every value of an optimised graph, run once on ones: shape inference does not know ONNX Runtime's operators."""
     known = {"", *(o.name for o in model.graph.output)}
     inner = [name for node in model.graph.node for name in node.output if name not in known]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
@@ -124,10 +121,12 @@ def values_by_running(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return inputs | dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def node_macs(node: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> int:
-    """Of a convolution or matrix product; `values`: its inputs and outputs by name."""
-    output, first = values[node.output[0]], values[node.input[0]]
+def node_macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Multiply-accumulates of a convolution or a matrix product, four a value of a bilinear sample, 0 of others."""
+    numel = math.prod(shapes.get(node.output[0], ()))
     if node.op_type in _WEIGHT_INPUT:
-        return output.size * math.prod(values[node.input[_WEIGHT_INPUT[node.op_type]]].shape[1:])
-    transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    return output.size * first.shape[-2 if transposed else -1]
+        return numel * math.prod(shapes[node.input[_WEIGHT_INPUT[node.op_type]]][1:])
+    if node.op_type in INTEGER_OPERATORS | FLOAT_OPERATORS:
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        return numel * shapes[node.input[0]][-2 if transposed else -1]
+    return 4 * numel if node.op_type == "GridSample" else 0

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from motrlab.deploy.integer import FLOAT_OPERATORS, INTEGER_OPERATORS, node_macs, optimised_model, values_by_running
+from motrlab.deploy.integer import node_macs, optimised_model, values_by_running
 from motrlab.deploy.kernels import exact_form
 from motrlab.deploy.layers import Layer, TensorInfo
 
@@ -46,7 +46,6 @@ def _layer(node: onnx.NodeProto, graph: str, values: dict[str, np.ndarray], cons
 
     given = [name for name in node.input if name]
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    product = node.op_type in INTEGER_OPERATORS | FLOAT_OPERATORS
     return Layer(
         graph=graph,
         name=node.name,
@@ -55,6 +54,6 @@ def _layer(node: onnx.NodeProto, graph: str, values: dict[str, np.ndarray], cons
         inputs=tensors([name for name in given if name not in constants]),
         weights=tensors([name for name in given if name in constants]),
         outputs=tensors([name for name in node.output if name]),
-        macs=node_macs(node, values) if product else 4 * values[node.output[0]].size * (node.op_type == "GridSample"),
+        macs=node_macs(node, {name: value.shape for name, value in values.items()}),
         attributes={k: v.decode() if isinstance(v, bytes) else v for k, v in attributes.items()},
     )

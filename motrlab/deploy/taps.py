@@ -1,8 +1,8 @@
 """Taps of the deployed graphs: the tensors that `kernel_graph.py` names, as additional outputs, in real values.
 
-In the files they are uint8, channels last. Those of products side by side are one tensor there, and are taken apart
-here: query and key of an attention, the values of all cross-attentions; an attention's value has a column of ones more
-for every head, which is left out. The learned queries are a constant of the file and have no tap.
+In the files they are uint8, channels last. Products side by side are one tensor there, and are taken apart here: query
+and key of an attention, the values of all cross-attentions; an attention's value has a column of ones more for every
+head, which is left out. The learned queries are a constant of the file and have no tap.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ _HINT = "convert the run again"
 class TappedRuntime:
     """Both graphs of an artefact as a backend executes them, with their taps.
 
-    Args:
-        folder: an artefact, or wherever `base.ort.onnx` and `qim.ort.onnx` are.
-        quantised: the model that they were made of. Raises UserError if a name or a scale is not of it.
-        num_threads, backend: as for `runtime.load_artifact`.
+    `folder`: where `base.ort.onnx` and `qim.ort.onnx` are. `quantised`: what they were made of; raises UserError if a
+    name or a scale is not of it. `num_threads`, `backend`: as for `runtime.load_artifact`.
     """
 
     def __init__(
@@ -67,10 +65,8 @@ class TappedRuntime:
             if node.op_type == "QLinearConv":
                 found, expected = numpy_helper.to_array(constants[node.input[6]]), np.float32(scale(spec))
                 if found != expected:
-                    raise UserError(
-                        f"{path}: the scale of {name} is {float(found):.9g}, in the model {expected:.9g}: one of them "
-                        f"was changed; {_HINT}"
-                    )
+                    told = f"the scale of {name} is {float(found):.9g}, in the model {expected:.9g}"
+                    raise UserError(f"{path}: {told}: one of them was changed; {_HINT}")
 
     def _spec(self, name: str) -> TensorSpec | None:
         graph, _, tensor = name.partition("@")[0].partition("/")
@@ -80,9 +76,9 @@ class TappedRuntime:
         """What stands at each tap by tensor name, as real values, channels last. `inputs`: those of the model."""
         fed: list[Any] = [input_bytes(inputs[0]), *inputs[1:]] if graph == "base" else list(inputs)
         found = self.networks[graph](named(graph, fed))
-        taps: list[tuple[str, Any]] = list(zip(self._names[graph], found[len(OUTPUTS[graph]) :], strict=True))
+        taps: list[tuple[str, Any]] = [("base/image", fed[0])] if graph == "base" else []
         values: Arrays = {}
-        for name, x in [("base/image", fed[0]), *taps] if graph == "base" else taps:
+        for name, x in [*taps, *zip(self._names[graph], found[len(OUTPUTS[graph]) :], strict=True)]:
             spec = self._spec(name)
             assert spec is not None
             # Bytes of signed integers; OpenVINO's form has the integers themselves, in float32.

@@ -4,8 +4,6 @@ A pair of the frame before goes on while its IoU reaches the threshold; the rest
 without gt or without predictions is passed over: the pairs before it still count as those before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

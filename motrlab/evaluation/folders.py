@@ -1,7 +1,5 @@
 """Folders of ground truth and results, as trackers and TrackEval leave them: what is read, and what is passed over."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from pathlib import Path
 

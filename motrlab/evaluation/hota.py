@@ -1,7 +1,5 @@
 """HOTA (arXiv 2009.07736): detection and association accuracy in one number, averaged over localisation thresholds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Identity metrics (arXiv 1609.01775): boxes under the best one-to-one assignment of whole tracks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

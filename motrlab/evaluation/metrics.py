@@ -3,8 +3,6 @@
 Equal to the benchmark's own tool, TrackEval, which the tests hold beside it.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping

@@ -5,8 +5,6 @@ candidates, so the metrics count in whole arrays and solve an assignment in thos
 solutions are equally good, the one of TrackEval is found: it gets the same matrix, to the bit, in the same order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,7 +101,7 @@ class PairedSequence:
             again |= np.bincount(rows[candidates], minlength=num_rows)[rows] > 1
         return np.unique(self.frame[again & candidates]).tolist()
 
-    def select(self, gt: np.ndarray, pred: np.ndarray) -> PairedSequence:
+    def select(self, gt: np.ndarray, pred: np.ndarray) -> "PairedSequence":
         """The boxes that two masks name, ids numbered from 0."""
         kept = gt[self.pair_gt] & pred[self.pair_pred]
         return PairedSequence(

@@ -5,8 +5,6 @@ person-like (a reflection, a mannequin, someone on a vehicle) is neither right n
 reference system: every box with a non-zero flag counts, whatever its class, and nothing is forgiven.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from motrlab.errors import UserError

@@ -5,8 +5,6 @@ frame and then matches as many boxes as it can, where the benchmark carries on f
 then maximises the summed IoU; 80 % is mostly tracked for it, and a fragment needs a gap of frames that it was shown.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

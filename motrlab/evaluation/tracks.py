@@ -1,7 +1,5 @@
 """Predicted tracks, and the MOTChallenge text that holds them: `frame,id,x,y,w,h,score,-1,-1,-1`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +33,12 @@ class Tracks:
         return len(self.frame)
 
     @staticmethod
-    def empty() -> Tracks:
+    def empty() -> "Tracks":
         """No boxes at all."""
         return Tracks.from_rows([])
 
     @staticmethod
-    def from_rows(rows: ArrayLike) -> Tracks:
+    def from_rows(rows: ArrayLike) -> "Tracks":
         """From rows of frame, id, x, y, w, h, score: an array `[n, 7]` or a list of tuples."""
         table = np.asarray(rows, dtype=np.float64).reshape(-1, 7)
         frame, track_id = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)

@@ -7,8 +7,6 @@ What leaves on no grid of int8 (sampling offsets, logits of sampling weights, cl
 a matrix product over `[B, N, C]`, of which integer kernels give the sums themselves.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -104,11 +102,10 @@ class DeformableAttention(nn.Module):
         direction = torch.stack((angle.cos(), angle.sin()), -1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
         distance = torch.arange(1, self.num_points + 1)[None, :, None]
-        nn.init.zeros_(self.offsets.weight)
+        for parameter in (self.offsets.weight, self.weights.weight, self.weights.bias):
+            nn.init.zeros_(parameter)
         with torch.no_grad():
             self.offsets.bias.copy_((direction[:, None] * distance).flatten())
-        nn.init.zeros_(self.weights.weight)
-        nn.init.zeros_(self.weights.bias)
 
     def forward(self, query: Any, reference: Any, value: Any, net: Operations = FLOAT) -> Any:
         """`query` `[B, C, R, W]`, `reference` `[B, 4, R, W]`, `value` `[B, C, H, W]` → `[B, C, R, W]`.

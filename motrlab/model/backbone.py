@@ -1,7 +1,5 @@
 """Backbones by name (`ModelConfig.backbone`): a new one is a file of its own and an entry in `BACKBONES`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,7 @@ Shape legend: B batch, C = d_model, D detect and T track slots, W = slot_columns
 rows in all, detect rows first. Slot i sits at row i // W, column i % W. Boxes are cxcywh as fractions of the image.
 """
 
-from __future__ import annotations
-
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -84,54 +83,39 @@ class BaseGraph(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        channels, heads = config.d_model, config.num_heads
+        channels, heads, hidden, layers = config.d_model, config.num_heads, config.ffn_channels, config.decoder_layers
         self.backbone = build_backbone(config)
         self.input_projection = PointwiseConv(self.backbone.out_channels, channels)
-        rows = math.ceil(config.height / self.backbone.stride)
-        columns = math.ceil(config.width / self.backbone.stride)
-        cells = cell_centres(rows, columns)
+        cells = cell_centres(*(math.ceil(side / self.backbone.stride) for side in (config.height, config.width)))
         self.register_buffer("cells", cells, persistent=False)
         self.register_buffer("cell_position", sine_code(cells[:, :2], channels // 2), persistent=False)
-        self.encoder = nn.ModuleList(
-            EncoderLayer(channels, heads, config.encoder_points, config.ffn_channels)
-            for _ in range(config.encoder_layers)
-        )
+        encode = functools.partial(EncoderLayer, channels, heads, config.encoder_points, hidden)
+        self.encoder = nn.ModuleList(encode() for _ in range(config.encoder_layers))
         self.detect = DetectQueries(config)
         self.position = nn.Sequential(
             PointwiseConv(2 * channels, channels), nn.ReLU(), PointwiseConv(channels, channels)
         )  # fmt: skip
-        self.decoder = nn.ModuleList(
-            DecoderLayer(channels, heads, config.decoder_points, config.ffn_channels)
-            for _ in range(config.decoder_layers)
-        )
-        self.overlap = nn.ModuleList(
-            OverlapBias(heads, config.num_detect, config.num_track)
-            for _ in range(config.decoder_layers if config.overlap_bias else 0)
-        )
-        self.class_heads = nn.ModuleList(TokenLinear(channels, 1) for _ in range(config.decoder_layers))
-        self.box_heads = nn.ModuleList(BoxHead(channels) for _ in range(config.decoder_layers))
+        first = config.num_detect // config.slot_columns
+        rows = (first, first + config.num_track // config.slot_columns)
+        decode = functools.partial(DecoderLayer, channels, heads, config.decoder_points, hidden, rows)
+        self.decoder = nn.ModuleList(decode() for _ in range(layers))
+        overlap = functools.partial(OverlapBias, heads, config.num_detect, config.num_track)
+        self.overlap = nn.ModuleList(overlap() for _ in range(layers if config.overlap_bias else 0))
+        self.class_heads = nn.ModuleList(TokenLinear(channels, 1) for _ in range(layers))
+        self.box_heads = nn.ModuleList(BoxHead(channels) for _ in range(layers))
         for head in self.class_heads:
             assert isinstance(head, TokenLinear)
             nn.init.constant_(head.bias, -math.log((1 - config.class_prior) / config.class_prior))
 
-    def forward(
-        self, image: Any, track_query: Any, track_mask: Any, track_reference: Any, net: Operations = FLOAT
-    ) -> BaseOutput:
-        """One frame.
+    def forward(self, image: Any, query: Any, mask: Any, boxes: Any, net: Operations = FLOAT) -> BaseOutput:
+        """One frame: `image` `[B, 3, height, width]`, YUV, (x - 128) / 128; of the tracks `query` `[B, C, Rt, W]`,
+        `mask` `[B, 1, 1, T]`, 1 for a live one and 0 for an empty slot, and `boxes` `[B, 4, Rt, W]`.
 
-        Args:
-            image: `[B, 3, height, width]`, YUV, (x - 128) / 128.
-            track_query: `[B, C, Rt, W]`.
-            track_mask: `[B, 1, 1, T]`, 1 for a live track and 0 for an empty slot.
-            track_reference: `[B, 4, Rt, W]`.
-            net: how it is computed.
-
-        Returns:
-            Class logits (a tuple over decoder layers, `[B, 1, R, W]` each), box outputs (likewise `[B, 4, R, W]`, see
-            `decode_boxes`) and embeddings `[B, C, R, W]` of the last layer.
+        Gives class logits (a tuple over decoder layers, `[B, 1, R, W]` each), box outputs (likewise `[B, 4, R, W]`, see
+        `decode_boxes`) and embeddings `[B, C, R, W]` of the last layer.
         """
         values = self.value_maps(self.encode(image, net), net)
-        return self.decode(values, track_query, track_mask, track_reference, net=net)
+        return self.decode(values, query, mask, boxes, net=net)
 
     def encode(self, image: Any, net: Operations = FLOAT) -> Any:
         """`[B, 3, height, width]` → memory `[B, C, H, W]`."""
@@ -148,40 +132,29 @@ class BaseGraph(nn.Module):
         return net.values(attentions, memory)
 
     def decode(
-        self,
-        values: Any,
-        track_query: Any,
-        track_mask: Any,
-        track_reference: Any,
-        extra: ExtraSlots | None = None,
-        net: Operations = FLOAT,
+        self, values: Any, query: Any, mask: Any, boxes: Any, extra: ExtraSlots | None = None, net: Operations = FLOAT
     ) -> BaseOutput:
-        """As `forward`, from the `value_maps` of a frame.
-
-        With `extra` (float only), the outputs have its rows at their end.
-        """
+        """As `forward`, from the `value_maps` of a frame. With `extra` (float only), outputs end with its rows."""
         config = self.config
-        net.enter(self, track_mask)
-        x = net.slots(self.detect, net.input("track_query", track_query))
-        reference = net.references(self.detect, track_reference)
-        track_bias, slot_bias = net.masks(track_mask, config.num_detect)
-        first = config.num_detect // config.slot_columns
-        rows = (first, first + config.num_track // config.slot_columns)
+        net.enter(self, mask)
+        x = net.slots(self.detect, net.input("track_query", query))
+        reference = net.references(self.detect, boxes)
+        track_bias, slot_bias = net.masks(mask, config.num_detect)
         if extra is not None:
             x, reference = torch.cat((x, extra.query), 2), torch.cat((reference, extra.reference), 2)
             slot_bias = F.pad(slot_bias, (0, extra.bias.shape[-1] - slot_bias.shape[-1])) + extra.bias
         track_bias = net.bias(track_bias)
-        logits, boxes = [], []
+        logits, found = [], []
         for index, layer in enumerate(self.decoder):
             bias = net.bias(slot_bias, self.overlap[index] if config.overlap_bias else None, reference)
             position = net.linear(self.position[0], net.sine(reference, config.d_model // 2), relu=True)
             position = net.linear(self.position[2], position)
             learned = net.learned(self.detect) if index == 0 else None
-            x = layer(x, position, reference, values[index], track_bias, bias, rows, net, learned)
+            x = layer(x, position, reference, values[index], (track_bias, bias), net, learned)
             logits.append(net.head(self.class_heads[index], x))
-            boxes.append(net.refine(self, self.box_heads[index](x, net), reference))
-            reference = net.next_reference(self, boxes[-1])
-        return tuple(logits), tuple(boxes), net.output(x)
+            found.append(net.refine(self, self.box_heads[index](x, net), reference))
+            reference = net.next_reference(self, found[-1])
+        return tuple(logits), tuple(found), net.output(x)
 
 
 def decode_boxes(output: Tensor, config: ModelConfig) -> Tensor:

@@ -4,8 +4,6 @@ Shapes: images `[B, 3, H, W]` → one map `[B, C, H / s, W / s]`, where s is the
 more by the optional upsampling.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -21,18 +19,10 @@ class ConvBN(nn.Sequential):
     """Convolution without bias, BatchNorm, and the activation (`relu`, `relu6` or "": none)."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        stride: int = 1,
-        groups: int = 1,
-        *,
-        activation: str = "relu",
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, activation: str = "relu"
     ) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
-        layers: list[nn.Module] = [conv, nn.BatchNorm2d(out_channels)]
-        super().__init__(*layers, *([_ACTIVATIONS[activation]()] if activation else []))
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(outputs), *([_ACTIVATIONS[activation]()] if activation else []))
 
 
 class MBConv(nn.Module):
@@ -40,17 +30,14 @@ class MBConv(nn.Module):
 
     def __init__(self, in_channels: int, stage: BackboneStage, stride: int, *, activation: str = "relu") -> None:
         super().__init__()
-        kernel = stage.kernel
-        hidden = in_channels * stage.expansion
-        out = stage.channels
-        if stage.fused and stage.expansion == 1:
-            layers: list[nn.Module] = [ConvBN(in_channels, out, kernel, stride, activation=activation)]
-        elif stage.fused:
-            layers = [ConvBN(in_channels, hidden, kernel, stride, activation=activation)]
-            layers.append(ConvBN(hidden, out, 1, activation=""))
+        kernel, hidden, out = stage.kernel, in_channels * stage.expansion, stage.channels
+        wider = stage.expansion > 1
+        if stage.fused:  # one full convolution
+            layers = [ConvBN(in_channels, hidden if wider else out, kernel, stride, activation=activation)]
         else:
-            layers = [ConvBN(in_channels, hidden, 1, activation=activation)] if stage.expansion > 1 else []
-            layers.append(ConvBN(hidden, hidden, kernel, stride, groups=hidden, activation=activation))
+            layers = [ConvBN(in_channels, hidden, 1, activation=activation)] if wider else []
+            layers.append(ConvBN(hidden, hidden, kernel, stride, hidden, activation=activation))
+        if wider or not stage.fused:
             layers.append(ConvBN(hidden, out, 1, activation=""))
         self.layers = nn.Sequential(*layers)
         self.residual = stride == 1 and in_channels == out
@@ -67,21 +54,17 @@ class EfficientNet(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        act = config.activation
-        self.stem = ConvBN(3, config.stem_channels, 3, 2, activation=act)
-        channels, stride = config.stem_channels, 2
-        stages: list[nn.Module] = []
+        act, channels, stride = config.activation, config.stem_channels, 2
+        self.stem = ConvBN(3, channels, 3, 2, activation=act)
+        self.stages = nn.ModuleList()
         before = 0  # channels of the last map of twice the final resolution
         for stage in config.stages:
             if stage.stride == 2:
                 before = channels
-            blocks: list[nn.Module] = []
-            for index in range(stage.blocks):
-                blocks.append(MBConv(channels, stage, stage.stride if index == 0 else 1, activation=act))
-                channels = stage.channels
-            stages.append(nn.ModuleList(blocks))
-            stride *= stage.stride
-        self.stages = nn.ModuleList(stages)
+            blocks = nn.ModuleList([MBConv(channels, stage, stage.stride, activation=act)])
+            channels, stride = stage.channels, stride * stage.stride
+            blocks.extend(MBConv(channels, stage, 1, activation=act) for _ in range(stage.blocks - 1))
+            self.stages.append(blocks)
         # Index of the stage whose stride is the last one: its input is the finer map of the upsampling.
         self.last_strided = max((i for i, s in enumerate(config.stages) if s.stride == 2), default=0)
         self.upsample = config.upsample

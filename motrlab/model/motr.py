@@ -1,7 +1,5 @@
 """Both graphs as one module, so that one optimiser and one checkpoint hold them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -56,12 +54,10 @@ class MotrGraphs:
         return self._model.base.detect.query
 
     def base(self, frame: Any, query: Tensor, mask: Tensor, reference: Tensor, *extra: ExtraSlots) -> BaseOutput:
-        output: BaseOutput = self._base(frame, query, mask, reference, *extra, net=self._net)
-        return output
+        return self._base(frame, query, mask, reference, *extra, net=self._net)
 
     def qim(self, embedding: Tensor, query: Tensor, mask: Tensor) -> Tensor:
-        out: Tensor = self._model.qim(embedding, query, mask, net=self._net)
-        return out
+        return self._model.qim(embedding, query, mask, net=self._net)
 
     def decode(self, boxes: Tensor) -> Tensor:
         return decode_boxes(boxes, self._model.config)

@@ -8,8 +8,6 @@ Shape legend: B batch, C channels, R × W token rows and columns, N = R·W token
 D = C / M, P points. Tokens are `[B, C, R, W]`; reference boxes are `[B, 4, R, W]`, cxcywh as fractions of the image.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -197,19 +195,12 @@ def sample_map(attention: Any, offsets: Tensor, logits: Tensor, reference: Tenso
     """
     tokens, heads, points = offsets.shape[1], attention.num_heads, attention.num_points
     value = value.reshape(-1, attention.head_channels, value.shape[2], value.shape[3])
-    grid = sampling_grid(attention, offsets, reference)
+    steps = offsets.float().reshape(-1, tokens, heads, points, 2).permute(0, 2, 1, 3, 4)  # [B, M, N, P, 2]
+    box = reference.float().flatten(2).transpose(1, 2)[:, None, :, None]  # [B, 1, N, 1, 4]
+    # Scaled on the boxes, of which there are fewer than points: centre + steps · half size / points, -1 to 1 in all.
+    grid = ((box[..., :2] * 2 - 1) + steps * (box[..., 2:] * (1 / points))).reshape(-1, tokens, points, 2)
     # Coordinates in half precision would miss by several pixels, so sampling is always done in float32.
     sampled = F.grid_sample(value.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     weight = torch.sigmoid(logits.float()).reshape(-1, tokens, heads, points).transpose(1, 2)
     mixed = (sampled * weight.reshape(-1, 1, tokens, points)).sum(-1)  # [B·M, D, N]
     return mixed.reshape(shape)
-
-
-def sampling_grid(attention: Any, offsets: Tensor, reference: Tensor) -> Tensor:
-    """`offsets` `[B, N, M·P·2]`, `reference` `[B, 4, R, W]` → `[B·M, N, P, 2]`, from -1 to 1 over the image."""
-    tokens, heads, points = offsets.shape[1], attention.num_heads, attention.num_points
-    steps = offsets.float().reshape(-1, tokens, heads, points, 2).permute(0, 2, 1, 3, 4)  # [B, M, N, P, 2]
-    box = reference.float().flatten(2).transpose(1, 2)[:, None, :, None]  # [B, 1, N, 1, 4]
-    # Scaled on the boxes, of which there are fewer than sampling points: centre + steps · half size / points.
-    grid = (box[..., :2] * 2 - 1) + steps * (box[..., 2:] * (1 / points))
-    return grid.reshape(-1, tokens, points, 2)

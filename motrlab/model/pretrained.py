@@ -14,8 +14,6 @@ asymmetric padding at stride 2: away from the border, padding symmetrically give
 by s - 1 pixels on a map of stride s (tests/model/test_pretrained.py).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,10 +84,8 @@ class Converted:
 
 def find_layout(state: Mapping[str, Tensor]) -> Layout | None:
     """The layout whose stem and blocks the state dict has."""
-    for layout in LAYOUTS:
-        if f"{layout.stem[0]}weight" in state and any(re.fullmatch(layout.pattern, name) for name in state):
-            return layout
-    return None
+    found = (x for x in LAYOUTS if f"{x.stem[0]}weight" in state and any(re.fullmatch(x.pattern, n) for n in state))
+    return next(found, None)
 
 
 def convert_efficientnet(state: Mapping[str, Tensor], layout: Layout, *, tensorflow: bool = False) -> Converted:
@@ -136,15 +132,11 @@ def fold_colour(
 
 def _renamed(state: Mapping[str, Tensor], layout: Layout) -> dict[str, str]:
     """Source name → our name, for every tensor of stem and blocks."""
-    names = {}
-    for name in state:
-        for index, prefix in enumerate(layout.stem):
-            if name.startswith(prefix):
-                names[name] = f"stem.{index}.{name.removeprefix(prefix)}"
+    stem = [(name, i, prefix) for name in state for i, prefix in enumerate(layout.stem) if name.startswith(prefix)]
+    names = {name: f"stem.{i}.{name.removeprefix(prefix)}" for name, i, prefix in stem}
     blocks: dict[str, dict[str, list[tuple[str, str]]]] = {}  # block → layer → (source name, leaf)
     for name in state:
-        found = re.fullmatch(layout.pattern, name)
-        if found:
+        if found := re.fullmatch(layout.pattern, name):
             blocks.setdefault(found["block"], {}).setdefault(found["layer"], []).append((name, found["leaf"]))
     places = _places(blocks, state)
     for block, layers in blocks.items():

@@ -4,8 +4,6 @@ MOTR, arXiv 2105.03247, section 3.3 (its temporal aggregation network is left ou
 Shapes: C = d_model, T track slots in one row: `[B, C, 1, T]`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

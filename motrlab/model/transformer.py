@@ -4,8 +4,6 @@ Shape legend: B batch, C channels, H × W cells of the feature map, R × W token
 N = R·W slots. Reference boxes `[B, 4, R, W]`, cxcywh as fractions of the image.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -45,10 +43,16 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among track slots, then among all slots, deformable cross-attention, feed-forward."""
+    """Self-attention among track slots, then among all slots, deformable cross-attention, feed-forward.
 
-    def __init__(self, channels: int, num_heads: int, num_points: int, ffn_channels: int) -> None:
+    `rows`: the first row of the track slots, and the one behind their last.
+    """
+
+    def __init__(
+        self, channels: int, num_heads: int, num_points: int, ffn_channels: int, rows: tuple[int, int]
+    ) -> None:
         super().__init__()
+        self.rows = rows
         self.track_attention = Attention(channels, num_heads)
         self.norm1 = ChannelNorm(channels)
         self.self_attention = Attention(channels, num_heads)
@@ -59,29 +63,20 @@ class DecoderLayer(nn.Module):
         self.norm4 = ChannelNorm(channels)
 
     def forward(
-        self,
-        x: Any,
-        position: Any,
-        reference: Any,
-        value: Any,
-        track_bias: Any,
-        bias: Any,
-        rows: tuple[int, int],
-        net: Operations = FLOAT,
-        learned: Any = None,
+        self, x: Any, position: Any, reference: Any, value: Any, biases: tuple[Any, Any], net: Operations, learned: Any
     ) -> Any:
-        """`x`, `position` `[B, C, R, W]`; `track_bias` `[B, 1, 1, T]`; `bias` `[B, M, N, N]` or broadcastable.
+        """`x`, `position` `[B, C, R, W]`. `value` `[B, C, H, W]`: what `cross_attention` samples (`Operations.values`).
 
-        `value` `[B, C, H, W]`: what `cross_attention` samples of the memory (`Operations.values`). `rows`: the first
-        row of the track slots, and the one behind their last. `learned`: see `_attended`.
+        `biases` of attention among the track slots `[B, 1, 1, T]`, and among all slots `[B, M, N, N]` or broadcastable.
+        `learned`: see `_attended`.
         """
-        first, end = rows
+        first, end = self.rows
         track = net.rows(x, first, end)
         moved = net.add(self.track_attention, track, net.rows(position, first, end))
-        track = net.norm(self.norm1, track, self.track_attention(moved, track, track_bias, net))
+        track = net.norm(self.norm1, track, self.track_attention(moved, track, biases[0], net))
         x = net.cat([net.rows(x, 0, first), track, net.rows(x, end, None)])
         moved = net.add(self.self_attention, x, position)
-        mixed = net.attention(self.self_attention, moved, x, bias)
+        mixed = net.attention(self.self_attention, moved, x, biases[1])
         x = self._attended(x, mixed, net) if learned is None else self._attended(learned, mixed, net, track, first)
         moved = net.add(self.cross_attention, x, position)
         x = net.norm(self.norm3, x, self.cross_attention(moved, reference, value, net))

@@ -19,21 +19,16 @@ from motrlab.quantization.grid_operations import GridOperations
 from motrlab.quantization.grids import CONSTANT_SCALE, IMAGE_SCALE
 from motrlab.quantization.tensors import Key, TensorSpec, Value
 
-GRAPHS = ("base", "qim")
 _FIXED = {"image": IMAGE_SCALE, "position.sine": CONSTANT_SCALE}  # bytes; sines reach from -1 to 1
 
 
-def example_inputs(config: ModelConfig, batch: int = 1) -> dict[str, tuple[Tensor, ...]]:
-    """Inputs of the right shapes for `base` and `qim`; the values are arbitrary."""
-    channels, tracks, rows = config.d_model, config.num_track, config.num_track // config.slot_columns
-    state = (batch, channels, rows, config.slot_columns)
-    mask = torch.ones(batch, 1, 1, tracks)
-    image = torch.zeros(batch, 3, config.height, config.width)
-    slots = torch.zeros(batch, channels, 1, tracks)
-    return {
-        "base": (image, torch.zeros(state), mask, torch.full((batch, 4, *state[2:]), 0.5)),
-        "qim": (slots, slots.clone(), mask),
-    }
+def example_inputs(config: ModelConfig) -> dict[str, tuple[Tensor, ...]]:
+    """Inputs of one frame, of the right shapes for `base` and `qim`; the values are arbitrary."""
+    channels, tracks = config.d_model, config.num_track
+    rows = (tracks // config.slot_columns, config.slot_columns)
+    image, state = torch.zeros(1, 3, config.height, config.width), torch.zeros(1, channels, *rows)
+    mask, slots = torch.ones(1, 1, 1, tracks), torch.zeros(1, channels, 1, tracks)
+    return {"base": (image, state, mask, torch.full((1, 4, *rows), 0.5)), "qim": (slots, slots.clone(), mask)}
 
 
 def module_paths(model: Motr) -> dict[int, Key]:
@@ -76,13 +71,11 @@ class _Declaring(GridOperations):
         if key not in self.found:
             rule = self.scheme.find(key[0], operator, key[1].partition("/")[0])
             largest = 2**15 - 1 if rule.precision == "int16" else 127
-            relu_ends = 0, max(largest, self.scheme.levels)
-            low, high = relu_ends if facts.get("relu") else (-largest - 1, largest)
+            low, high = (0, max(largest, self.scheme.levels)) if facts.get("relu") else (-largest - 1, largest)
             fixed = _FIXED.get(key[1], rule.scale)
             if rule.scale not in (None, fixed):
-                raise UserError(
-                    f"quantisation rule {rule.label!r}: {key[0]} {key[1]} has the scale {fixed:.6g}, no other"
-                )
+                where = f"quantisation rule {rule.label!r}: {key[0]} {key[1]}"
+                raise UserError(f"{where} has the scale {fixed:.6g}, no other")
             self.found[key] = TensorSpec(*key, operator, rule, 0, low, high, fixed, facts.get("ceiling"))
             self.grids.add(key)
         for source in sources:
@@ -100,25 +93,21 @@ class _Declaring(GridOperations):
         return super().output(x)
 
     def share(self, *tensors: TensorSpec | None) -> None:
-        first, *others = (t.key for t in tensors if t is not None)
-        for other in others:
-            self.grids.merge(first, other)
+        keys = [t.key for t in tensors if t is not None]
+        for key in keys[1:]:
+            self.grids.merge(keys[0], key)
 
     def grouped(self) -> dict[Key, TensorSpec]:
         """The tensors with the numbers of their groups."""
-        numbers: dict[Key, int] = {}
+        groups: dict[Key, tuple[int, TensorSpec]] = {}  # number and first tensor
         result: dict[Key, TensorSpec] = {}
-        first: dict[int, TensorSpec] = {}
         for key, spec in self.found.items():
-            group = numbers.setdefault(self.grids[key], len(numbers))
+            group, first = groups.setdefault(self.grids[key], (len(groups), spec))
             result[key] = replace(spec, group=group, numel=self._numel.get(key, 0))
-            one = first.setdefault(group, spec)
-            if {one.rule.precision, spec.rule.precision} == {"int8", "int16"} or one.fixed != spec.fixed:
-                told = [
-                    f"{s.graph} {s.name} ({s.rule.label!r}: {s.rule.precision}, scale {s.fixed or 'observed'})"
-                    for s in (one, spec)
-                ]
-                raise UserError(
-                    f"quantisation scheme: {' and '.join(told)} share one grid; give them one precision and scale"
+            if {first.rule.precision, spec.rule.precision} == {"int8", "int16"} or first.fixed != spec.fixed:
+                facts = (
+                    (s.graph, s.name, s.rule.label, s.rule.precision, s.fixed or "observed") for s in (first, spec)
                 )
+                told = " and ".join("{} {} ({!r}: {}, scale {})".format(*fact) for fact in facts)
+                raise UserError(f"quantisation scheme: {told} share one grid; give them one precision and scale")
         return result

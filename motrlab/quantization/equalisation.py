@@ -2,7 +2,8 @@
 
 Between two products with nothing but a ReLU between them, channel i may be divided by any positive s_i in the first and
 multiplied by it in the second. s_i = √(r1_i / r2_i), of the largest weights of channel i in the two, makes both ranges
-equal: no channel of the activation between them is then much wider than the others, which share one scale.
+equal, and so those of the channels of the activation between them, which share one scale. What the model computes stays
+the same but for rounding.
 """
 
 from __future__ import annotations
@@ -20,10 +21,7 @@ from motrlab.quantization.tensors import Key, TensorSpec
 
 @torch.no_grad()
 def equalise(model: Motr, sweeps: int = 3) -> int:
-    """Equalise every pair of a folded float model in place, `sweeps` times over; how many pairs there are.
-
-    What the model computes stays the same but for rounding.
-    """
+    """Equalise every pair of a folded float model in place, `sweeps` times over; how many pairs there are."""
     pairs = [(product(model, a), product(model, b)) for a, b in equalisable(declare(model, Scheme())).items()]
     for _ in range(sweeps):
         for first, second in pairs:
@@ -33,15 +31,9 @@ def equalise(model: Motr, sweeps: int = 3) -> int:
 
 def equalisable(specs: Mapping[Key, TensorSpec]) -> dict[Key, Key]:
     """Tensors behind the ReLU of a product that one product alone reads → that product's. ReLU6 does not scale."""
-    return {
-        spec.key: spec.readers[0]
-        for spec in specs.values()
-        if spec.operator in PRODUCTS
-        and spec.low == 0
-        and spec.ceiling is None
-        and len(set(spec.readers)) == 1
-        and specs[spec.readers[0]].operator in PRODUCTS
-    }
+    behind_relu = (s for s in specs.values() if s.operator in PRODUCTS and s.low == 0 and s.ceiling is None)
+    pairs = {spec.key: spec.readers[0] for spec in behind_relu if len(set(spec.readers)) == 1}
+    return {first: second for first, second in pairs.items() if specs[second].operator in PRODUCTS}
 
 
 def product(model: Motr, key: Key) -> nn.Conv2d | nn.Linear:
@@ -57,9 +49,8 @@ def _equalise_pair(first: nn.Conv2d | nn.Linear, second: nn.Conv2d | nn.Linear) 
     out_range = first.weight.abs().flatten(1).amax(1)
     in_range = second.weight.abs().transpose(0, axis).flatten(1).amax(1)
     usable = (out_range > 0) & (in_range > 0)  # a dead channel is left as it is
-    factor = torch.where(usable, (out_range / in_range.clamp(min=1e-12)).sqrt(), torch.ones_like(out_range))
-    rows, columns = first.weight, second.weight.transpose(0, axis)
-    rows.div_(factor.reshape(-1, *[1] * (rows.ndim - 1)))
-    columns.mul_(factor.reshape(-1, *[1] * (columns.ndim - 1)))
+    factor = torch.where(usable, (out_range / in_range.clamp(min=1e-12)).sqrt(), 1.0)
+    first.weight.div_(factor.reshape(-1, *[1] * (first.weight.ndim - 1)))
+    second.weight.transpose(0, axis).mul_(factor.reshape(-1, *[1] * (second.weight.ndim - 1)))
     if first.bias is not None:
         first.bias.div_(factor)

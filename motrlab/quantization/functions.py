@@ -2,17 +2,12 @@
 
 A function takes the arithmetic that it is computed with, `xp`: PyTorch (`torch_arithmetic.py`), ONNX operators as ONNX
 Runtime's integer kernels want them (`deploy/kernel_graph.py`), or plain ONNX operators (`deploy/plain.py`). Values are
-integers carried in float32, in steps of their grids. Results are not rounded yet: the last step to a grid is the same
-for all, `to_grid`. References and boxes are fractions of the image on a grid of 2⁻¹⁴; that is a power of two, so
-arithmetic on them is arithmetic on integers.
+integers carried in float32, in steps of their grids. Results are not rounded yet: `to_grid` comes last for all.
+References and boxes are fractions of the image on a grid of 2⁻¹⁴, so arithmetic on them is arithmetic on integers.
 
-Why every processor and every library computes the same bits: each step is of one of three kinds.
-
-1. A sum of integers below 2²⁴. All partial sums are exact in float32, whatever their order, fused or not.
-2. One operation (+ − × ÷ √) of IEEE 754, rounded once, where no compiler may contract it with the next: a product that
-   a sum follows stands in `xp.apart`.
-3. A table.
-
+Every processor and every library computes the same bits, because each step is of one of three kinds: (1) a sum of
+integers below 2²⁴, exact in float32 in any order, fused or not; (2) one operation (+ − × ÷ √) of IEEE 754, rounded
+once, that no compiler may contract with the next: a product that a sum follows stands in `xp.apart`; (3) a table.
 Rounding is to the nearest integer, ties to even, throughout.
 """
 
@@ -63,10 +58,10 @@ def key_parts(num_keys: int) -> tuple[slice, ...]:
 
 
 def exact_parts(magnitude: NDArray[Any], bias: NDArray[Any]) -> tuple[slice, ...]:
-    """Slices along the inputs of a product whose sums stay below 2²⁴.
+    """Slices along the inputs of a product whose sums stay below 2²⁴: float forms add those sums as integers.
 
     `magnitude` `[out, in]`: the largest that each input can add to each output; `bias` `[out]` goes with the first
-    slice. Float forms sum slice by slice and add the sums as integers. OverflowError: int32 cannot hold the sum of all.
+    slice. Raises OverflowError where int32 cannot hold the sum of all.
     """
     num_inputs = magnitude.shape[1]
     if (magnitude.sum(1) + np.abs(bias)).max() >= 2**31:
@@ -82,10 +77,9 @@ def exact_parts(magnitude: NDArray[Any], bias: NDArray[Any]) -> tuple[slice, ...
 
 
 def product(xp: Any, accumulator: Any, factor: Any) -> Any:
-    """Accumulator (products and bias, int32) → steps of the output grid (8 bits), by one factor a channel.
+    """Accumulator (products and bias, int32) → steps of the output grid (8 bits); `factor` f32(f32(s_x·s_w)/s_y) `[C]`.
 
-    The factor is f32(f32(s_x · s_w) / s_y). Where the sum can pass 2²⁴, float forms sum parts and add those as
-    integers; the conversion to float32 rounds once, as integer kernels do it.
+    Where the sum can pass 2²⁴, float forms add parts as integers and round once to float32, as integer kernels do it.
     """
     return accumulator * factor
 
@@ -99,10 +93,9 @@ def add_factors(x_scale: float, y_scale: float, scale: float) -> tuple[float, fl
 
 
 def add(xp: Any, x: Any, y: Any, factors: tuple[float, float]) -> Any:
-    """Sum of two grids on a third: x·k_x/4096 + y·k_y/4096; 8-bit times 16-bit integers.
+    """Sum of two grids on a third: x·k_x/4096 + y·k_y/4096; 8-bit times 16-bit integers (`add_factors`), below 2²⁴.
 
-    8 bits times less than 2¹⁶ (`add_factors`) stay below 2²⁴, and so does a sum that stays on the grid. One that passes
-    the grid's end by far may lose last bits; it is cut anyway.
+    A sum that passes the grid's end by far may lose last bits; it is cut anyway.
     """
     return x * xp.const(factors[0]) + y * xp.const(factors[1])
 
@@ -117,18 +110,16 @@ def norm_constants(
 ) -> tuple[Float32, Float32, np.float32]:
     """`gain` √C·γ/2s and `shift` β/s, `[C]`, and `epsilon` C·ε/s_x²: see `norm`."""
     channels = len(weight)
-    gain, shift = weight * math.sqrt(channels) / scale / 2, bias / scale
-    return f32(gain), f32(shift), f32(channels * epsilon / x_scale**2)
+    return f32(weight * math.sqrt(channels) / scale / 2), f32(bias / scale), f32(channels * epsilon / x_scale**2)
 
 
 def norm(xp: Any, x: Any, y: Any, gain: Any, shift: Any, epsilon: Any) -> Any:
     """LayerNorm over the last axis of the sum of two int8 tensors of one grid (a 9-bit integer).
 
     d = x + y − rint(S/C), S = Σ(x + y); result d · (2 / √(Σd² + C·ε′)) · √C·γ/2s + β/s. S and Σd² are exact integers:
-    the sums have nine bits, so Σd² ≤ C · 255² + C/4, which is below 2²⁴ up to 258 channels; with more, d is cut at
-    `norm_limit`. What is left are single operations: C divides as a product with
-    its reciprocal, and the numerator is a power of two, because that is how OpenVINO divides. (The mean to a finer step
-    changes nothing that an output shows: docs/LOG.md.)
+    Σd² ≤ C · 255² + C/4, which is below 2²⁴ up to 258 channels; with more, d is cut at `norm_limit`. The others are
+    single operations: C divides as a product with its reciprocal, and the numerator is a power of two, because that is
+    how OpenVINO divides.
     """
     channels = gain.shape[-1]
     gain, shift, epsilon = (xp.const(constant) for constant in (gain, shift, epsilon))
@@ -160,18 +151,12 @@ def attention(
 
 
 def exp_levels(xp: Any, x: Any, levels: int) -> Any:
-    """The table rint(levels · exp(x / 16)) for integers x ≤ 0.
-
-    Computed by exp, whose error (1e-7) never decides: no entry lies within 6e-5 of a tie (a test says so).
-    """
+    """The table rint(levels · exp(x / 16)) for integers x ≤ 0, by exp: no entry is as near a tie as exp may err."""
     return xp.unsigned_grid(xp.exp(x * xp.const(1 / LOGIT)), levels)
 
 
 def sampling_levels(points: int, levels: int) -> int:
-    """Sampling weights are multiples of one over this: a power of two, so that the sum over points stays below 2²⁴.
-
-    `levels`: largest unsigned integer, 255 or 127.
-    """
+    """Sampling weights are multiples of one over this: sums over points stay below 2²⁴. `levels`: 255 or 127."""
     return (levels + 1) >> max(0, math.ceil(math.log2(points)) - 1)
 
 
@@ -186,8 +171,8 @@ def positions(xp: Any, offsets: Any, centre: Any, size: Any, axes: Any, points: 
     """Sampling points from -1 to 1 over the map: rint(k·(2c − 1) + offset · s·k/P) / k, int16.
 
     `offsets` in half sizes over points, `centre` and `size` fractions of the image, `axes` `POSITION` shaped as they
-    are. On such a grid GridSample has the same pixel coordinate everywhere, with nine and eight bits behind the point,
-    whatever the map's size; and the four products of a sample of int8 values, and their sum, have no more than 24 bits.
+    are. On such a grid GridSample has the same pixel coordinate everywhere, whatever the map's size; and the four
+    products of a sample of int8 values, and their sum, have no more than 24 bits.
     """
     start = centre * xp.const(2 * axes) - xp.const(axes)
     moved = xp.apart(offsets * (size * xp.const(axes * f32(1 / points))))
@@ -198,7 +183,7 @@ def weigh(xp: Any, sampled: Any, weight: Any, points: int) -> Any:
     """Samples times their weights of 8 bits, to be summed over the points.
 
     One product, or the sum of two, is rounded alike in any order. Samples of more points go to a grid of 1/`SAMPLE`
-    first, and weights have fewer levels (`sampling_levels`), so that their sum stays below 2²⁴ and is exact.
+    first, so that their sum stays below 2²⁴ (`sampling_levels`).
     """
     if points > 2:
         sampled = xp.round(sampled * xp.const(float(SAMPLE))) * xp.const(1 / SAMPLE)
@@ -217,10 +202,9 @@ def growth_table(limit: float) -> Float32:
     return (np.rint(np.exp(index / DELTA) * GROWTH) / GROWTH).astype(np.float32)
 
 
-def on_reference_grid(xp: Any, x: Any, low: float = -2.0, high: float = 2.0) -> Any:
-    """Fractions of the image → rint(2¹⁴ · x) / 2¹⁴, an int16; products by powers of two are exact."""
-    edges = (max(INT16[0], round(low * REFERENCE)), min(INT16[1], round(high * REFERENCE)))
-    return to_grid(xp, x * xp.const(float(REFERENCE)), *edges) * xp.const(1 / REFERENCE)
+def on_reference_grid(xp: Any, x: Any, low: float = -2.0) -> Any:
+    """Fractions of the image → rint(2¹⁴ · x) / 2¹⁴, an int16, at least `low`; products by powers of two are exact."""
+    return to_grid(xp, x * xp.const(float(REFERENCE)), round(low * REFERENCE), INT16[1]) * xp.const(1 / REFERENCE)
 
 
 def moved_centre(xp: Any, delta: Any, centre: Any, size: Any) -> Any:
@@ -282,9 +266,6 @@ def sine_rows(xp: Any, reference: Any) -> Any:
 
 
 def overlap(xp: Any, centre: Any, other_centre: Any, size: Any, other_size: Any) -> Any:
-    """Overlap of reference boxes along one axis: relu(1 − ½|Δ| · (2 / ½(s + s′))); centres and sizes come halved.
-
-    Differences and sums of halves of 2⁻¹⁴ are exact; then one quotient of a power of two, one product, one difference.
-    """
+    """Overlap of reference boxes along one axis: relu(1 − ½|Δ| · (2 / ½(s + s′))); centres and sizes come halved."""
     reach = xp.maximum(size + other_size, f32(LEAST_REACH / 2))
     return xp.relu(xp.const(1.0) - xp.apart(xp.absolute(centre - other_centre) * (xp.const(2.0) / reach)))

@@ -28,8 +28,7 @@ class Bias:
 
     @property
     def real(self) -> Tensor:
-        masked = FLOAT.masks(self.mask, 0)[0]
-        return FLOAT.bias(masked, self.overlap, self.reference)
+        return FLOAT.bias(FLOAT.masks(self.mask, 0)[0], self.overlap, self.reference)
 
     def steps(self) -> tuple[Tensor, Tensor | None]:
         """Mask and overlap in steps of 1/16."""
@@ -73,14 +72,14 @@ class GridOperations(Grids):
         self.share(x.spec, branch.spec)
         spec = self.spec(norm, "norm", [x, branch])
         x, branch = self.operands(spec, x, branch)
+        first, second = (v.data.permute(0, 2, 3, 1) for v in (x, branch))
 
         def exact() -> Tensor:
             constants = self.norm_constants(norm, x.scale, spec)
-            first, second = (v.data.permute(0, 2, 3, 1) for v in (x, branch))
             return functions.norm(TORCH, first, second, *constants).permute(0, 3, 1, 2)
 
         def through() -> Tensor:
-            scale, rows = self.scale(spec), (x.data + branch.data).permute(0, 2, 3, 1)
+            scale, rows = self.scale(spec), first + second
             constants = norm.weight / scale, norm.bias / scale, norm.eps / number(x.scale) ** 2
             return F.layer_norm(rows, rows.shape[-1:], *constants).permute(0, 3, 1, 2)
 
@@ -91,8 +90,7 @@ class GridOperations(Grids):
 
         def make() -> tuple[Tensor, ...]:
             weight, bias = (p.detach().cpu().double().numpy() for p in (norm.weight, norm.bias))
-            scales = number(x_scale), number(self.scale(spec))
-            found = functions.norm_constants(weight, bias, norm.eps, *scales)
+            found = functions.norm_constants(weight, bias, norm.eps, number(x_scale), number(self.scale(spec)))
             return tuple(TORCH.const(c).to(norm.weight.device) for c in found)
 
         constants: tuple[Tensor, Tensor, Tensor] = self.known((spec.key, number(x_scale)), make)
@@ -115,8 +113,7 @@ class GridOperations(Grids):
 
         def exact() -> Tensor:
             q, k, v = (split(p.data) for p in parts)
-            scales = [number(p.scale) for p in parts]
-            factors = self.attention_factors(attention, scales, spec)
+            factors = self.attention_factors(attention, [number(p.scale) for p in parts], spec)
             operands = (q, k.transpose(2, 3), v, *bias.steps())
             return joined(functions.attention(TORCH, *operands, *factors, self.scheme.levels))
 
@@ -141,15 +138,13 @@ class GridOperations(Grids):
         spec = self.mixed(attention, "sampling", query, value)
         (value,) = self.operands(spec, value)
 
-        def floating() -> Tensor:
-            return sample_map(attention, offsets, logits, reference, value.real, query.shape)
-
         def exact() -> Tensor:
             levels, factor = self.sampling_factors(attention, number(value.scale), spec)
             mixed = _sampled(attention, offsets.detach(), logits.detach(), reference, value.data, levels)
             return mixed.reshape(query.shape) * float(factor)
 
-        return self.finish(spec, floating, exact, query.live)
+        given = attention, offsets, logits, reference
+        return self.finish(spec, lambda: sample_map(*given, value.real, query.shape), exact, query.live)
 
     def sampling_factors(self, attention: DeformableAttention, scale: float, spec: TensorSpec) -> tuple[int, Any]:
         """Levels of the weights, and the factor from their sum to steps of the output, for values of a scale."""

@@ -1,8 +1,8 @@
 """Tensors on grids, in PyTorch: what all operations of the fixed-point network have in common, its inputs and products.
 
-Evaluation computes the integers themselves (`functions.py`), carried in float32. Training does so for all tensors that
-travel, with the gradients of the float functions, straight through the grids; its weights are in float. With
-quantisation off it is the float model; observers then see the float values. `grid_operations.py` has the functions.
+Evaluation computes the integers themselves (`functions.py`), carried in float32. So does training for all tensors that
+travel, with the gradients of the float functions; its weights are in float. With quantisation off it is the float
+model; observers then see the float values. `grid_operations.py` has the functions.
 """
 
 from __future__ import annotations
@@ -37,19 +37,14 @@ def named(spec: TensorSpec) -> Iterator[None]:
     try:
         yield
     except OverflowError as error:
-        raise UserError(
-            f"{spec.graph} {spec.name}: {error}; give its rule {spec.rule.label!r} a coarser scale, or calibrate again"
-        ) from error
+        advice = f"give its rule {spec.rule.label!r} a coarser scale, or calibrate again"
+        raise UserError(f"{spec.graph} {spec.name}: {error}; {advice}") from error
 
 
 class Grids(Operations):
     """Inputs, products, and moving `Value`s about.
 
-    Args:
-        paths: id of every module → its graph and path.
-        specs: every tensor, by graph and name.
-        ranges: theirs.
-        scheme: by which they were declared.
+    `paths`: id of every module → its graph and path. `specs`: every tensor, declared by `scheme`; `ranges`: theirs.
     """
 
     def __init__(
@@ -87,6 +82,15 @@ class Grids(Operations):
         yield
         self.part_name = ""
 
+    @contextmanager
+    def hooked(self, **hooks: Any) -> Iterator[None]:
+        """Inside, `active`, `watch`, `record` or `watch_product` are these."""
+        vars(self).update(hooks)
+        try:
+            yield
+        finally:
+            vars(self).update(dict.fromkeys(hooks))
+
     def share(self, *tensors: TensorSpec | None) -> None:
         """These tensors have one grid."""
 
@@ -112,14 +116,14 @@ class Grids(Operations):
 
     def operands(self, spec: TensorSpec, *values: Value) -> list[Value]:
         """What an operation takes: if its result is quantised, all on their grids, also where their makers are not."""
-        return [self._entered(x) for x in values] if self.on(spec) else list(values)
-
-    def _entered(self, x: Value) -> Value:
-        if x.scale is not None or x.spec is None:
-            return x
-        scale = self.scale(x.spec)
-        steps = x.data / scale
-        return replace(x, data=StraightThrough.apply(steps, steps, x.spec.low, x.spec.high), scale=scale)
+        found = list(values)
+        for index, x in enumerate(values):
+            if self.on(spec) and x.scale is None and x.spec is not None:
+                scale = self.scale(x.spec)
+                steps = x.data / scale
+                data = StraightThrough.apply(steps, steps, x.spec.low, x.spec.high)
+                found[index] = replace(x, data=data, scale=scale)
+        return found
 
     def finish(
         self,
@@ -231,14 +235,17 @@ class Grids(Operations):
         return replace(x, data=x.data[:, :, first:end], live=live)
 
     def cat(self, parts: Sequence[Value]) -> Value:
-        parts = [p for p in parts if p.data.shape[2]]
-        self.share(*(p.spec for p in parts))
-        if len({p.scale is None for p in parts}) > 1:  # some in float
-            parts = [replace(p, data=p.real, scale=None) for p in parts]
+        parts = self._alike([p for p in parts if p.data.shape[2]])
         live = None
         if any(p.live is not None for p in parts):
             live = torch.cat([p.live if p.live is not None else torch.ones_like(p.data[:, :1]) for p in parts], 2)
         return replace(parts[-1], data=torch.cat([p.data for p in parts], 2), live=live)
+
+    def _alike(self, values: Sequence[Value]) -> Sequence[Value]:
+        """On one grid; in float if one of them is."""
+        self.share(*(x.spec for x in values))
+        on_grids = all(x.scale is not None for x in values)
+        return values if on_grids else [replace(x, data=x.real, scale=None) for x in values]
 
     def upsample(self, x: Value, like: Value) -> Value:
         return replace(x, data=FLOAT.upsample(x.data, like.data))
@@ -298,8 +305,5 @@ class Grids(Operations):
         return integers.of_tokens(x.data.flatten(2).transpose(1, 2)) * integers.step
 
     def values(self, attentions: Sequence[DeformableAttention], memory: Value) -> Value:
-        each = [self.linear(attention.value, memory) for attention in attentions]
-        self.share(*(x.spec for x in each))
-        if len({x.scale is None for x in each}) > 1:  # some in float
-            each = [replace(x, data=x.real, scale=None) for x in each]
+        each = self._alike([self.linear(attention.value, memory) for attention in attentions])
         return replace(each[0], data=torch.stack([x.data for x in each]))

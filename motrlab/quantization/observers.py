@@ -1,7 +1,6 @@
 """The ranges that observers have seen, how they are chosen from histograms, and the scales that follow.
 
-`min_max` and `moving_average` need no histogram; what is added to `FROM_HISTOGRAM` here can
-be named in a rule once `config.scheme.OBSERVERS` lists it.
+What is added to `FROM_HISTOGRAM` can be named in a rule once `config.scheme.OBSERVERS` lists it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from motrlab.quantization.tensors import TensorSpec
 
 BINS = 2048
 MIN_SCALE = 1e-6
-_UNSEEN = 4.0
+_UNSEEN = 4.0  # the range of a norm: nothing overflows if a track lives after all
 _MOMENTUM = 0.02  # of the moving average, once as many updates are seen as it spans; before, a plain mean
 
 
@@ -38,10 +37,7 @@ def count_magnitudes(x: Tensor, counts: Tensor, limit: Tensor) -> None:
 
 
 def mse_clip(counts: Tensor, limit: float, levels: int, _: float) -> float:
-    """The magnitude to clip at for the least squared error.
-
-    Rounding to steps of s errs by s² / 12 on average, clipping at c by the distance to c.
-    """
+    """The magnitude to clip at for the least squared error: on average s²/12 in steps of s, the distance beyond."""
     centre = (torch.arange(len(counts), device=counts.device) + 0.5) * (limit / len(counts))
     clip = torch.linspace(0.1, 1.0, 181, device=counts.device)[:, None] * limit
     step = clip / levels
@@ -61,8 +57,7 @@ def kl_clip(counts: Tensor, limit: float, levels: int, _: float) -> float:
 
     As in entropy calibration (Migacz, "8-bit inference with TensorRT", GTC 2017): what is clipped counts in the last
     bin, and each level spreads its count evenly over its bins that are not empty. With more levels than bins nothing is
-    lost by rounding that a histogram could show: then nothing is clipped. The lowest bin, which holds the zeros of
-    every ReLU, is left out.
+    clipped. The lowest bin, which holds the zeros of every ReLU, is left out.
     """
     if levels >= len(counts):
         return limit
@@ -95,10 +90,9 @@ FROM_HISTOGRAM: dict[str, Clip] = {"percentile": percentile_clip, "mse": mse_cli
 class Ranges(nn.Module):
     """Largest magnitude of every tensor, and `scale` `[groups]` of every grid: float32 numbers, saved with the model.
 
-    An observation is the largest magnitude in one frame, over the slots that hold somebody; a frame in which nobody is
-    tracked says nothing of the track slots. Observations wait in `pending` (with the model when it is saved) for
-    `advance`: all frames of a training step have one grid. A grid that several tensors share reaches as far as the
-    largest of them.
+    An observation is the largest magnitude in one frame, over the slots that hold somebody. Observations wait in
+    `pending` (saved too) for `advance`: all frames of a training step have one grid. A grid that several tensors share
+    reaches as far as the largest of them.
     """
 
     largest: Tensor
@@ -126,9 +120,9 @@ class Ranges(nn.Module):
         self, spec: TensorSpec, x: Tensor, live: Tensor | None, scale: float = 1.0, *, calibrating: bool
     ) -> None:
         """Look at values `[B, C, R, W]` in steps of `scale`; `live` `[B, 1, R, W]`. Counts from `advance` on."""
-        if spec.fixed is not None or not (calibrating or spec.rule.observer not in FROM_HISTOGRAM):
+        row = self._row.get(spec.key)
+        if spec.fixed is not None or (row is not None and not calibrating):
             return
-        x = x.detach()
         if live is not None:
             seen = live.flatten(1).any(1)
             x, live = (x * live)[seen], live[seen]
@@ -144,7 +138,6 @@ class Ranges(nn.Module):
         count += len(magnitude)
         total += magnitude.double().sum()
         most.copy_(torch.maximum(most, magnitude.amax()))
-        row = self._row.get(spec.key)
         if row is not None:
             values = x if live is None else x.movedim(1, -1)[live[:, 0] > 0]
             count_magnitudes(values * scale, self.histograms[row], self.limits[row : row + 1])
@@ -152,34 +145,29 @@ class Ranges(nn.Module):
     @torch.no_grad()
     def advance(self) -> None:
         """Take what was observed since the last time into the ranges, and let the scales follow."""
-        counts, totals, largest = self.pending.tolist()
-        if not any(counts):
+        counts, totals, most = self.pending
+        new = counts > 0
+        if not new.any():
             return
-        for index, (count, total, most) in enumerate(zip(counts, totals, largest, strict=True)):
-            if count:
-                seen, old = float(self.seen[index]), float(self.largest[index])
-                if self._specs[index].rule.observer == "min_max":
-                    new = max(old, most)
-                else:
-                    new = old + max(1 / (seen + 1), _MOMENTUM) * (total / count - old)
-                self.largest[index], self.seen[index] = new, seen + 1
+        rate = (1 / (self.seen.double() + 1)).clamp(min=_MOMENTUM)
+        average = self.largest + rate * (totals / counts - self.largest)
+        follows_largest = new.new_tensor([spec.rule.observer == "min_max" for spec in self._specs])
+        moved = torch.where(follows_largest, torch.maximum(self.largest, most), average)
+        self.largest.copy_(torch.where(new, moved, self.largest))
+        self.seen += new
         self.pending.zero_()
         self.follow()
 
     @torch.no_grad()
     def finish(self) -> None:
-        """End of calibration: ranges from histograms, where a rule asks for them.
-
-        Tensors that were never observed (no track ever lived) get the range of a norm's results: nothing overflows.
-        """
+        """End of calibration: ranges from histograms where a rule asks; a norm's for what was never observed."""
         self.advance()
         for spec in self.unseen():
             self.largest[self._index[spec.key]] = _UNSEEN
         for spec in self._specs:
             row = self._row.get(spec.key)
-            if row is not None and float(self.limits[row]) > 0:
-                choose = FROM_HISTOGRAM[spec.rule.observer]
-                found = choose(self.histograms[row], float(self.limits[row]), spec.high, spec.rule.percentile)
+            if row is not None and (limit := float(self.limits[row])) > 0:
+                found = FROM_HISTOGRAM[spec.rule.observer](self.histograms[row], limit, spec.high, spec.rule.percentile)
                 self.largest[self._index[spec.key]] = found
         self.follow()
 
@@ -191,11 +179,6 @@ class Ranges(nn.Module):
             own = spec.fixed if spec.fixed is not None else largest / spec.high
             scales[spec.group] = max(scales[spec.group], own)
         self.scale.copy_(torch.tensor(scales))
-
-    @torch.no_grad()
-    def keep_positive(self) -> None:
-        """After a step that has moved learned scales."""
-        self.scale.clamp_(min=MIN_SCALE)
 
     def unseen(self) -> list[TensorSpec]:
         """Tensors that should have been observed and were not."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from motrlab.config import Config
-from motrlab.config.scheme import Scheme
+from motrlab.config.scheme import PRODUCTS, Scheme
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr, MotrGraphs, build_motr, folded_copy
 from motrlab.quantization import functions
@@ -19,7 +18,7 @@ from motrlab.quantization.declare import declare, module_paths
 from motrlab.quantization.grid_operations import GridOperations
 from motrlab.quantization.grids import TORCH
 from motrlab.quantization.observers import Ranges
-from motrlab.training.checkpoint import load_tensors, save_model
+from motrlab.training.checkpoint import load_tensors, part, save_model
 
 MODES = {  # name → observers on, quantisation on
     "float": (False, False),
@@ -33,9 +32,8 @@ MODES = {  # name → observers on, quantisation on
 class QuantizedMotr(nn.Module):
     """Both graphs of a folded model on grids; starts in mode `calibrate`.
 
-    Args:
-        model: folded, in eval mode; its parameters become this module's.
-        scheme: default `Scheme()`. A rule that fits nothing in either graph is warned of by its name.
+    `model` is in eval mode; its parameters become this module's. A rule of `scheme` (default `Scheme()`) that fits
+    nothing in either graph is warned of by its name.
     """
 
     def __init__(self, model: Motr, scheme: Scheme | None = None) -> None:
@@ -48,10 +46,9 @@ class QuantizedMotr(nn.Module):
         self.net = GridOperations(module_paths(model), self.specs, self.ranges, self.scheme)
         for rule in self.scheme.rules:
             if not any(rule.fits(s.graph, s.operator, s.name) for s in self.specs.values()):
-                warnings.warn(
-                    f"quantisation rule {rule.label!r} fits no tensor: see the paths in the listing", stacklevel=2
-                )
-        self.current_mode = ""
+                told = f"quantisation rule {rule.label!r} fits no tensor: see the paths in the listing"
+                warnings.warn(told, stacklevel=2)
+        self.register_load_state_dict_post_hook(lambda module, _: module.net.refresh())
         self.mode("calibrate")
 
     def train(self, mode: bool = True) -> QuantizedMotr:
@@ -66,28 +63,20 @@ class QuantizedMotr(nn.Module):
         self.current_mode = name
 
     def advance(self) -> None:
-        """A step of training, or a frame of calibration, is over: scales and weights may have changed."""
+        """A frame of calibration is over: scales may have changed."""
         self.ranges.advance()
         self.net.refresh()
 
     @property
     def graphs(self) -> QuantizedGraphs:
         """What the frame step takes."""
-        return QuantizedGraphs(self)
+        return QuantizedGraphs(self.model, net=self.net)
 
     @torch.no_grad()
     def detect_slots(self) -> tuple[Tensor, Tensor]:
         """Learned queries `[1, C, D / W, W]` and references `[1, 4, D / W, W]` on their grids; in mode `evaluate`."""
-        base = self.model.base
-        self.net.enter(base)
         empty = torch.zeros(1, 4, 0, self.config.slot_columns)
-        return self.net.detect_query(base.detect).real, self.net.references(base.detect, empty)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Parameters, ranges and histograms; integers of the old state are dropped."""
-        result = super().load_state_dict(state_dict, strict, assign)
-        self.mode(self.current_mode)
-        return result
+        return self.graphs.detect_query, self.net.references(self.model.base.detect, empty)
 
     def save(self, path: Path, config: Config, **facts: Any) -> None:
         """Write parameters, ranges and histograms as safetensors, with their config and scheme."""
@@ -103,9 +92,8 @@ class QuantizedMotr(nn.Module):
         if "scheme" not in facts:
             raise UserError(f"{path}: not a quantised model; run the calibration stage first")
         quantised = QuantizedMotr(folded_copy(build_motr(config.model)), Scheme.from_dict(facts["scheme"]))
-        state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         try:
-            quantised.load_state_dict(state)
+            quantised.load_state_dict(part(tensors, "model"))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"{path}: written for another preset or by another motrlab ({reason})") from error
@@ -116,26 +104,22 @@ class QuantizedMotr(nn.Module):
 class QuantizedGraphs(MotrGraphs):
     """The graphs in their current mode as the frame step wants them; outside training, under `torch.no_grad()`."""
 
-    def __init__(self, quantised: QuantizedMotr, *, encoded: bool = False) -> None:
-        super().__init__(quantised.model, encoded=encoded, net=quantised.net)
-        self._quantised = quantised
+    _net: GridOperations
 
     @property
     def detect_query(self) -> Tensor:
         """On its grid."""
-        net = self._quantised.net
-        net.graph = "base"
-        return net.detect_query(self._model.base.detect).real
+        self._net.graph = "base"
+        return self._net.detect_query(self._model.base.detect).real
 
     def decode(self, boxes: Tensor) -> Tensor:
         floating = super().decode(boxes)
-        if self._quantised.config.relative_boxes or not self._quantised.net.quantising:
+        if self._model.config.relative_boxes or not self._net.quantising:
             return floating
         return floating + (functions.box_of_logits(TORCH, boxes.detach()) - floating).detach()
 
 
 def num_quantisers(quantised: QuantizedMotr) -> dict[str, int]:
     """How many activations and weights are quantised."""
-    on = [spec for spec in quantised.specs.values() if spec.quantised]
-    weights = sum(spec.operator in ("conv", "linear", "head") for spec in on)
-    return {"activations": sum(spec.operator != "head" for spec in on), "weights": weights}
+    on = [spec.operator for spec in quantised.specs.values() if spec.quantised]
+    return {"activations": sum(name != "head" for name in on), "weights": sum(name in PRODUCTS for name in on)}

@@ -2,10 +2,9 @@
 
 The nearest grid point is the best for a weight alone, not for a sum: rounding errors of a kernel's taps add up over a
 smooth picture. Here weights are rounded one input at a time, and the error of each is spread over those of the same
-output that are not rounded yet, and at last over the bias, as the second moments of the inputs say (GPTQ, arXiv
-2210.17323, section 3.1). So the mean error of every product goes as well (bias correction, arXiv 1906.04721, section
-4.2). Inputs are those of the quantised graph. The new weights stand on their grid, and their scales stay: rounding to
-nearest finds them there.
+output that are not rounded yet, and at last over the bias, by the second moments of the inputs of the quantised graph
+(GPTQ, arXiv 2210.17323, section 3.1). So the mean error of every product goes as well (bias correction, arXiv
+1906.04721, section 4.2). The scales stay: rounding to nearest finds the new weights where they are.
 """
 
 from __future__ import annotations
@@ -33,32 +32,26 @@ def adapt_rounding(quantised: QuantizedMotr, steps: Sequence[FrameStep]) -> int:
     `steps`: frames whose inputs both graphs are run on. `quantised` must be calibrated; it ends in mode `evaluate`.
     """
     quantised.mode("evaluate")
-    modules: dict[int, Any] = {}
-    moments: dict[int, Tensor] = {}
-    layers: dict[int, IntegerLayer] = {}
+    moments: dict[Any, Any] = {}  # module → what is summed of its inputs
+    layers: dict[Any, IntegerLayer] = {}
 
     def watch(module: Any, x: Value, layer: IntegerLayer) -> None:
         rows = _inputs(module, x)
-        key = id(module)
-        modules[key], layers[key] = module, layer
-        moments[key] = moments.get(key, 0) + (rows.transpose(1, 2) @ rows).double()
+        layers[module] = layer
+        moments[module] = moments.get(module, 0) + (rows.transpose(1, 2) @ rows).double()
 
-    quantised.net.watch_product = watch
-    try:
+    with quantised.net.hooked(watch_product=watch):
         for step in steps:
             quantised.graphs.base(*step.base_inputs)
             quantised.graphs.qim(*step.qim_inputs)
-    finally:
-        quantised.net.watch_product = None
-    for key, module in modules.items():
-        groups = len(moments[key])
-        weight, scale = (p.double().reshape(groups, len(p) // groups, -1) for p in (module.weight, layers[key].scale))
-        bias = module.bias.double().reshape(groups, -1, 1)
-        rounded, bias = rounded_weights(weight, bias, scale, moments[key], quantised.scheme.weight_limit)
+    for module, seen in moments.items():
+        parts = (module.weight, module.bias, layers[module].scale)
+        weight, bias, scale = (p.double().reshape(len(seen), len(p) // len(seen), -1) for p in parts)
+        rounded, bias = rounded_weights(weight, bias, scale, seen, quantised.scheme.weight_limit)
         module.weight.copy_(rounded.reshape(module.weight.shape))
         module.bias.copy_(bias.flatten())
     quantised.mode("evaluate")  # integers are of the old ones
-    return len(modules)
+    return len(moments)
 
 
 def _inputs(module: Any, x: Value) -> Tensor:
@@ -89,11 +82,11 @@ def rounded_weights(weight: Tensor, bias: Tensor, scale: Tensor, moments: Tensor
     both = torch.cat((weight, bias), 2)[..., order]
     ends = (both[..., :-1].abs() >= (limit - 1e-3) * scale) * both[..., :-1]
     for index in range(weight.shape[2]):
-        steps = (both[..., index : index + 1] / scale).round().clamp(-limit, limit)
-        end = ends[..., index : index + 1]
-        found = torch.where(end != 0, end, steps * scale)
-        error = (both[..., index : index + 1] - found) / spread[:, None, index, index, None]
+        one = slice(index, index + 1)
+        nearest = (both[..., one] / scale).round().clamp(-limit, limit) * scale
+        found = torch.where(ends[..., one] != 0, ends[..., one], nearest)
+        error = (both[..., one] - found) / spread[:, None, index, one]
         both[..., index:] -= error * spread[:, None, index, index:]
-        both[..., index : index + 1] = found
+        both[..., one] = found
     restored = both[..., order.argsort()]
     return restored[..., :-1], restored[..., -1:]

@@ -75,7 +75,6 @@ class Value:
 
     @property
     def real(self) -> Tensor:
-        """Real values."""
         return self.data if self.scale is None else self.data * self.scale
 
     def __getitem__(self, index: int) -> Value:

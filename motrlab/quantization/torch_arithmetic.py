@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ class TorchArithmetic:
         """Nothing: operators of their own never contract."""
         return x
 
+    cat = staticmethod(functools.partial(torch.cat, dim=1))
+    max = staticmethod(functools.partial(torch.amax, dim=-1, keepdim=True))
+    sum = staticmethod(functools.partial(torch.sum, dim=-1, keepdim=True))
     round = staticmethod(torch.round)
     clip = staticmethod(torch.clamp)
     relu = staticmethod(torch.relu)
@@ -41,17 +45,8 @@ class TorchArithmetic:
         """torch's own float32 √ is not always the nearest number; double rounding of the double one is harmless."""
         return x.double().sqrt().float()
 
-    def sum(self, x: Tensor) -> Tensor:
-        return x.sum(-1, keepdim=True)
-
     def sum_squares(self, x: Tensor) -> Tensor:
         return x.square().sum(-1, keepdim=True)
-
-    def max(self, x: Tensor) -> Tensor:
-        return x.amax(-1, keepdim=True)
-
-    def cat(self, parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(parts), 1)
 
     def unsigned_grid(self, x: Tensor, levels: int) -> Tensor:
         return (x * levels).round()
@@ -66,9 +61,8 @@ class TorchArithmetic:
 
     def weighted(self, shares: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Σ E·v and 127 · ΣE; `shares` are of 8 bits."""
-        parts = key_parts(shares.shape[-1])
-        mixed = exact_sum([torch.matmul(shares[..., p], value[..., p, :]) for p in parts])
-        return mixed, exact_sum([shares[..., p].sum(-1, keepdim=True) * ONE for p in parts])
+        parts = [(shares[..., p], value[..., p, :]) for p in key_parts(shares.shape[-1])]
+        return exact_sum([e @ v for e, v in parts]), exact_sum([self.sum(e) * ONE for e, _ in parts])
 
 
 def exact_sum(parts: Sequence[Tensor]) -> Tensor:
@@ -125,10 +119,10 @@ def _parts(weight: Tensor, bias: Tensor) -> tuple[slice, ...]:
 
 
 def integer_layer(weight: Tensor, bias: Tensor, x_scale: Any, limit: int, *, per_channel: bool) -> IntegerLayer:
-    """The integers of a layer whose input is in steps of `x_scale`.
+    """The integers of a layer whose input is in steps of `x_scale`; `limit`: largest magnitude of a weight.
 
-    `limit`: largest magnitude of a weight. The scales follow the weights; a bias that would pass 2²² widens them. Where
-    gradients are enabled, weights and bias are in the same steps and not rounded: rounding is QAT's last step.
+    The scales follow the weights; a bias that would pass 2²² widens them. Where gradients are enabled, nothing is
+    rounded: rounding is QAT's last step.
     """
     flat = weight.detach().abs().flatten(1)
     largest = flat.amax(1) if per_channel else flat.amax().expand(len(flat))

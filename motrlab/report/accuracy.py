@@ -34,11 +34,11 @@ _BLOCKS = (  # heading, kind of the stages' records, kind of the baseline's
     ("Unseen videos, never trained on", "accuracy_unseen", "baseline_unseen"),
 )
 # What a stage costs beyond that other one.
-_COSTS = (
-    ("calibration", "float", "int8 ranges"),
-    ("qat", "float_extra", "the same further steps"),
-    ("fixed_point", "qat", "of conversion"),
-)
+_COSTS = {
+    ("calibration", "float"): "int8 ranges",
+    ("qat", "float_extra"): "the same further steps",
+    ("fixed_point", "qat"): "of conversion",
+}
 _FORMS = {"qat": "QAT graph in PyTorch", "openvino": "OpenVINO, plain operators"}
 _PORTABLE = {"portable_onnxruntime": "portable files, ONNX Runtime", "portable_openvino": "portable files, OpenVINO"}
 _INTRO = (
@@ -77,10 +77,8 @@ def sequence_table(records: Sequence[Record], protocol: str) -> Table | None:
     """Each test half by itself: float, the last stage of the line that was evaluated, the baseline."""
     line = [s for s in CHAIN[1:] if last(records, s, "accuracy")]
     record, stages = last(records, line[-1], "accuracy") if line else None, dict.fromkeys((*line[:1], *line[-1:]))
-    keys = [
-        k.removeprefix(f"{protocol}.") for k in (record["metrics"] if record else ()) if k.startswith(f"{protocol}.")
-    ]
-    names = dict.fromkeys(key.rpartition(".")[0] for key in keys if "." in key)
+    heads = dict.fromkeys(key.rpartition(".")[0] for key in (record["metrics"] if record else ()))
+    names = [head.removeprefix(f"{protocol}.") for head in heads if head.startswith(f"{protocol}.")]
     groups = [(name, _rows(records, f"{protocol}.{name}", stages, "accuracy", "baseline")) for name in names]
     return _table(groups, f"By sequence, protocol {protocol}", "")
 
@@ -97,21 +95,20 @@ def _rows(
     found = scores(records, stages, head, kind)
     rows = []
     for stage, metrics in found.items():
-        cells = [_metric_cell(metrics, m, found.get("float", {}) if stage != "float" else {}) for m in METRICS]
+        cells = _metric_cells(metrics, found.get("float", {}) if stage != "float" else {})
         rows.append(Row(STAGE_TITLES[stage], cells, emphasis=stage == "fixed_point"))
     metrics = overall(last(records, "data", baseline), head)
-    cells = [_metric_cell(metrics, m, {}) for m in METRICS]
-    return [*rows, Row("ByteTrack", cells, note="baseline, boxes of det.txt")] if metrics else rows
+    return [*rows, Row("ByteTrack", _metric_cells(metrics, {}), "baseline, boxes of det.txt")] if metrics else rows
 
 
-def _metric_cell(metrics: Mapping[str, float], metric: str, reference: Mapping[str, float]) -> Cell:
-    """One metric; those of `COMPARED` with their distance from the reference, if that has them."""
-    if metric not in metrics:
-        return Cell("–")
-    value = metrics[metric]
-    if metric not in COMPARED:
-        return Cell(plain(round(value)) if metric in COUNTS else percent(value))
-    return Cell(percent(value, 2), *(delta(value, reference[metric]) if metric in reference else ()))
+def _metric_cells(metrics: Mapping[str, float], reference: Mapping[str, float]) -> list[Cell]:
+    """All `METRICS`; those of `COMPARED` with their distance from the reference, if that has them."""
+    cells = dict.fromkeys(METRICS, Cell("–"))
+    for metric, value in metrics.items():
+        text = percent(value, 2 if metric in COMPARED else 1) if metric not in COUNTS else plain(round(value))
+        beside = metric in COMPARED and metric in reference
+        cells[metric] = Cell(text, *(delta(value, reference[metric]) if beside else ()))
+    return list(cells.values())
 
 
 def accuracy_picture(records: Sequence[Record], protocol: str) -> Picture | None:
@@ -133,11 +130,11 @@ def accuracy_picture(records: Sequence[Record], protocol: str) -> Picture | None
 def cost_table(records: Sequence[Record], protocol: str) -> Table | None:
     """What quantisation and conversion cost, in points."""
     found, rows = scores(records, EVALUATED, protocol), []
-    for stage, other, note in _COSTS:
+    for (stage, other), note in _COSTS.items():
         if stage in found and other in found:
             a, b = found[stage], found[other]
             cells = [Cell("", *delta(a[m], b[m])) if m in a and m in b else Cell("–") for m in COMPARED]
-            rows.append(Row(f"{STAGE_TITLES[stage]} − {STAGE_TITLES[other]}", cells, note=note))
+            rows.append(Row(f"{STAGE_TITLES[stage]} − {STAGE_TITLES[other]}", cells, note))
     columns = [f"{METRIC_NAMES[m]}, points" for m in COMPARED]
     title = f"What quantisation costs, protocol {protocol}"
     return Table(columns, [("", rows)], "Difference", title) if rows else None
@@ -149,9 +146,8 @@ def agreement_table(records: Sequence[Record]) -> Table | None:
     metrics, found = record["metrics"] if record else {}, dict[tuple[str, str], str]()
     count, compared = "track files", "compared with ONNX Runtime"
     for form, title in _FORMS.items():
-        equal, files = (metrics.get(f"{form}.{name}") for name in ("equal_files", "num_files"))
+        equal, files, first = (metrics.get(f"{form}.{n}") for n in ("equal_files", "num_files", "first_difference"))
         if files is not None:
-            first = metrics.get(f"{form}.first_difference")
             found[title, count] = plain(files)
             found[title, compared] = f"{equal} equal, first other: {first}" if first else "equal byte for byte"
     for form, title in _PORTABLE.items():

@@ -49,9 +49,8 @@ def section(source: Source, budget: int = FRAME_BUDGET) -> Section:
 
 def _shrunk(image: np.ndarray, max_bytes: int) -> bytes:
     """The image as JPEG of at most `max_bytes`, as wide as that allows."""
-    data = b""
-    for width in _WIDTHS:
-        width = min(width, image.shape[1])
+    for widest in _WIDTHS:
+        width = min(widest, image.shape[1])
         height = max(1, round(image.shape[0] * width / image.shape[1]))
         small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()

@@ -47,10 +47,8 @@ def section(source: Source) -> Section:
     files, gone = source.files("the layer comparison", record)
     rows = read_rows(files["layers.csv"]) if "layers.csv" in files else []
     pictures = [Picture(files[n].read_bytes(), _alt(n, rows), text) for n, text in _CAPTIONS.items() if n in files]
-    told = advice(rows)
-    return Section(
-        [_INTRO, *pictures, Listing(told, "What to do about it") if told else None, layer_table(worst(rows))], gone
-    )
+    told = Listing(advice(rows), "What to do about it")
+    return Section([_INTRO, *pictures, told if told.items else None, layer_table(worst(rows))], gone)
 
 
 def layer_table(rows: Sequence[LayerRow]) -> Table | None:

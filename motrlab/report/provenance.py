@@ -64,8 +64,7 @@ def provenance(run: Run, records: Sequence[Record]) -> dict[str, str]:
         "Git commit": ", then ".join(dict.fromkeys(_commit(r) for r in records)) or "not recorded",
     }
     if records:
-        final = records[-1]
-        machine: Mapping[str, Any] = final["hardware"]
+        final, machine = records[-1], records[-1]["hardware"]
         facts |= {
             "Processor": f"{machine['cpu']}, {machine['num_cpus']} usable",
             "Platform": str(machine["platform"]),
@@ -78,24 +77,22 @@ def provenance(run: Run, records: Sequence[Record]) -> dict[str, str]:
 
 def _commit(record: Record) -> str:
     commit = str(record["git_commit"])[:12]
-    if not commit:
-        return "not in git"
-    return f"{commit} with uncommitted changes" if record["git_dirty"] else commit
+    return commit + " with uncommitted changes" * bool(record["git_dirty"]) if commit else "not in git"
 
 
 def config_changes(run: Run, records: Sequence[Record]) -> list[str]:
     """`qat.lr = 0.001 in qat (the run's config has 0.0001)`: parameters given to single notebooks."""
-    own = _flat(run.config.to_dict())
-    found: dict[str, None] = {}
-    for record in records:
-        for name, value in _flat(record["config"]).items():
-            if own.get(name) != value:
-                found[f"{name} = {value!r} in {record['stage']} (the run's config has {own.get(name)!r})"] = None
-    return list(found)
+    own = flat(run.config.to_dict())
+    values = ((r["stage"], name, value, own.get(name)) for r in records for name, value in flat(r["config"]).items())
+    told = (
+        f"{name} = {value!r} in {s} (the run's config has {old!r})" for s, name, value, old in values if old != value
+    )
+    return list(dict.fromkeys(told))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted names."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found

@@ -19,6 +19,7 @@ _OUTPUTS: Columns = {
     "embedding, dB": lambda row: decibels(row.embedding_db),
     "QIM, dB": lambda row: decibels(row.qim_db),
 }
+_TABLES = {"sensitivity": GroupRow, "sensitivity_path": PathPoint, "calibration_sweep": SweepRow}  # asset → its rows
 _MAX_GROUPS = 12
 _GROUPS_NOTE = (
     "Each group alone in int8, the rest of the network in float. Noise: squared output error in percent of that of the "
@@ -33,13 +34,10 @@ def section(source: Source) -> Section:
     if measured == [None, None]:
         return Section(["Not measured: notebook 03 does it with -p sweep true -p sensitivity true."])
     files, gone = source.files("the sensitivity analysis", *measured)
-    kinds = {"sensitivity": GroupRow, "sensitivity_path": PathPoint, "calibration_sweep": SweepRow}
-    rows: dict[str, Any] = {
-        name: read_table(files[f"{name}.csv"], kind) if f"{name}.csv" in files else [] for name, kind in kinds.items()
-    }
-    groups, path, sweep = rows.values()
-    told = {name: text for name, text in _captions(groups, path, sweep).items() if f"{name}.png" in files}
-    pictures = [Picture(files[f"{name}.png"].read_bytes(), *text) for name, text in told.items()]
+    rows: list[Any] = [read_table(files[n], kind) if (n := f"{x}.csv") in files else [] for x, kind in _TABLES.items()]
+    told = {f"{name}.png": text for name, text in _captions(*rows).items()}
+    pictures = [Picture(files[name].read_bytes(), *text) for name, text in told.items() if name in files]
+    groups, path, sweep = rows
     return Section([*pictures, group_table(groups), path_table(path), sweep_table(sweep)], gone)
 
 
@@ -69,7 +67,7 @@ def _captions(
     }
 
 
-def group_table(rows: Sequence[GroupRow], limit: int = _MAX_GROUPS) -> Table | None:
+def group_table(rows: Sequence[GroupRow]) -> Table | None:
     """The groups of most noise alone, with the place they would have if MOTA and IDF1 decided."""
     by_score = sorted(rows, key=lambda row: row.mota + row.idf1)  # stable: equal scores keep the order by noise
     places = {row.group: "–" if math.isnan(row.mota + row.idf1) else str(i) for i, row in enumerate(by_score, 1)}
@@ -83,7 +81,7 @@ def group_table(rows: Sequence[GroupRow], limit: int = _MAX_GROUPS) -> Table | N
         "place by MOTA + IDF1": lambda row: places[row.group],
     }
     names = {"corner": "Group in int8 alone", "title": "Groups of operators", "note": _GROUPS_NOTE}
-    return table(rows[:limit], columns, lambda row: row.group, **names)
+    return table(rows[:_MAX_GROUPS], columns, lambda row: row.group, **names)
 
 
 def path_table(path: Sequence[PathPoint]) -> Table | None:

@@ -17,7 +17,6 @@ _NO_TERMS = ("step", "lr", "grad_norm")
 
 
 def section(source: Source) -> Section:
-    """A curve and a block of numbers for each."""
     pictures, missing = [], []
     for stage in TRAINED:
         record = _last(source.records, stage)
@@ -54,13 +53,12 @@ def _picture(stage: str, file: Path) -> Picture | None:
     terms = {name: values for name, values in columns.items() if name not in _NO_TERMS}
     if len(steps) < 2 or not terms:
         return None
-    window = max(1, len(steps) // 40)
-    first = next(iter(terms))
+    window, first, last_step = max(1, len(steps) // 40), next(iter(terms)), int(steps[-1])
     start, end = float(np.nanmean(terms[first][:window])), float(np.nanmean(terms[first][-window:]))
     title = f"{STAGE_TITLES[stage]} training"
+    bold = f"; bold lines are means over {window} recorded points" if window > 1 else ""
     return Picture(
         figure_png(loss_curves(steps, terms, title=title, window=window)),
-        f"Curves of {', '.join(terms)} over {int(steps[-1])} steps of {title.lower()}.",
-        f"{title}: {first} goes from {start:.3g} to {end:.3g} in {int(steps[-1])} steps"
-        + (f"; bold lines are means over {window} recorded points." if window > 1 else "."),
+        f"Curves of {', '.join(terms)} over {last_step} steps of {title.lower()}.",
+        f"{title}: {first} goes from {start:.3g} to {end:.3g} in {last_step} steps{bold}.",
     )

@@ -3,8 +3,6 @@
 torch is imported only for the stages that need it: `fixed_point` runs without.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time
@@ -133,12 +131,8 @@ def _track_group(
 ) -> dict[str, Tracks]:
     """Several videos in lock-step."""
     videos = [read_frames(store, name, last=num_frames) for name in names]
-    rows: list[list[np.ndarray]] = [[] for _ in names]
-    streams = track_streams(engine.graphs, videos, engine.preprocess, run.config.model, tracker)
-    for frame, written in enumerate(streams, 1):
-        for row, boxes in zip(rows, written, strict=True):
-            if boxes is not None:
-                row.append(boxes.rows(frame))
+    streams = zip(*track_streams(engine.graphs, videos, engine.preprocess, run.config.model, tracker), strict=True)
+    rows = ([boxes.rows(frame) for frame, boxes in enumerate(video, 1) if boxes is not None] for video in streams)
     return {name: Tracks.from_rows(np.concatenate(row)) for name, row in zip(names, rows, strict=True)}
 
 

@@ -1,16 +1,12 @@
 """Do the forms of the fixed-point model give the same tracks? Compared byte for byte."""
 
-from __future__ import annotations
-
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from motrlab.deploy.runtime import Runtime, load_artifact
 from motrlab.evaluation.metrics import OVERALL, agreement
-from motrlab.evaluation.tracks import Tracks, write_tracks
+from motrlab.evaluation.tracks import Tracks, format_tracks
 from motrlab.machine import num_cpus
 from motrlab.run import Run
 from motrlab.stages.accuracy import Engine, open_engine, track_part
@@ -43,8 +39,8 @@ def measure_agreement(run: Run) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for form in FORMS:
         differing = different_files(tracks["fixed_point"], tracks[form])
-        metrics[f"{form}.num_files"] = len(tracks[form])
-        metrics[f"{form}.equal_files"] = len(tracks[form]) - len(differing)
+        number = len(tracks[form])
+        metrics |= {f"{form}.num_files": number, f"{form}.equal_files": number - len(differing)}
         metrics[f"{form}.first_difference"] = differing[0] if differing else ""
     for backend in ("onnxruntime", "openvino"):
         portable = runtime.on_files(run.artifact, num_threads=num_cpus(), backend=backend)
@@ -61,11 +57,4 @@ def _engine(runtime: Runtime) -> Engine:
 
 def different_files(reference: Mapping[str, Tracks], other: Mapping[str, Tracks]) -> list[str]:
     """Sequences whose result files differ in a byte, by name."""
-    with tempfile.TemporaryDirectory() as folder:
-
-        def written(tracks: Tracks) -> bytes:
-            path = Path(folder) / "tracks.txt"
-            write_tracks(path, tracks)
-            return path.read_bytes()
-
-        return [name for name in sorted(reference) if written(reference[name]) != written(other[name])]
+    return [name for name in sorted(reference) if format_tracks(reference[name]) != format_tracks(other[name])]

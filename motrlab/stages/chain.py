@@ -1,7 +1,5 @@
 """What to do where a stage is missing."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +10,9 @@ from motrlab.names import lineage
 from motrlab.run import Run
 
 _NOTEBOOK = {
-    "data": "01_data_prep",
-    "float": "02_float_training",
-    "calibration": "03_calibration",
-    "qat": "04_qat",
-    "float_extra": "04_qat",
-    "fixed_point": "05_conversion",
-}
+    "data": "01_data_prep", "float": "02_float_training", "calibration": "03_calibration", "qat": "04_qat",
+    "float_extra": "04_qat", "fixed_point": "05_conversion",
+}  # fmt: skip
 
 
 def require(run: Run, stage: str) -> None:

@@ -1,7 +1,5 @@
 """The layer comparison of a run: float ↔ fake-quant ↔ fixed-point on its test videos."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Models of a run's stages, from their checkpoints."""
 
-from __future__ import annotations
-
 from motrlab.model.motr import Motr, MotrGraphs
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run

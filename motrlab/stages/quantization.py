@@ -1,7 +1,5 @@
 """Stages `calibration` and `qat`."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,7 +10,7 @@ import torch
 
 from motrlab.config import CalibrationConfig, Config
 from motrlab.errors import UserError
-from motrlab.model.motr import Motr, folded_copy
+from motrlab.model.motr import folded_copy
 from motrlab.quantization.calibration import calibrate as calibrate_ranges
 from motrlab.quantization.equalisation import equalise
 from motrlab.quantization.qat import train_qat as fit_qat
@@ -31,13 +29,8 @@ def calibrate(run: Run, *, num_frames: int = 0, stride: int = 0, sequences: Sequ
     0 and empty mean the preset's. Raises UserError if nobody is on the frames that would be watched.
     """
     started = time.time()
-    settings = run.config.calibration
-    settings = replace(
-        settings,
-        num_frames=num_frames or settings.num_frames,
-        stride=stride or settings.stride,
-        sequences=tuple(sequences) or settings.sequences,
-    )
+    asked: dict[str, Any] = {"num_frames": num_frames, "stride": stride, "sequences": tuple(sequences)}
+    settings = replace(run.config.calibration, **{name: value for name, value in asked.items() if value})
     config = replace(run.config, calibration=settings)
     quantized = QuantizedMotr(folded_copy(load_float(run)), config.scheme)
     result = calibrate_ranges(quantized, calibration_videos(run, settings), config)
@@ -48,11 +41,8 @@ def calibrate(run: Run, *, num_frames: int = 0, stride: int = 0, sequences: Sequ
             stacklevel=2,
         )
     quantized.save(run.model_file("calibration"), config)
-    metrics = {
-        "num_frames": result.frames,
-        "num_sequences": result.sequences,
-        "tracks_per_frame": result.tracks_per_frame,
-    }
+    metrics: dict[str, float] = {"num_frames": result.frames, "num_sequences": result.sequences}
+    metrics["tracks_per_frame"] = result.tracks_per_frame
     return run.add_record("calibration", "calibration", metrics, started=started, config=config)
 
 
@@ -73,7 +63,6 @@ def calibration_videos(run: Run, settings: CalibrationConfig) -> list[Iterator[t
             f"calibration: nobody is on the first {watched} frames of {', '.join(names)}, so the QIM would only be "
             "seen with empty slots; take other calibration.sequences or more frames"
         )
-
     return [network_inputs(run, store, name) for name in names]
 
 
@@ -88,7 +77,10 @@ def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
             stacklevel=2,
         )
     quantized = load_quantized(run, "calibration")
-    quantized.model.load_state_dict(_equalised(run, config).state_dict())  # weights before they were rounded
+    start = folded_copy(load_float(run))
+    if config.calibration.equalise:  # as calibration does, before it observes
+        equalise(start)
+    quantized.model.load_state_dict(start.state_dict())  # weights before they were rounded
     videos = calibration_videos(run, config.calibration)
     result = fit_qat(quantized, open_store(run, "train"), config, run.checkpoints("qat"), videos=videos)
     return record_training(run, "qat", result, config)
@@ -103,19 +95,11 @@ def train_float_extra(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str,
     """
     config = _qat_config(run, steps, lr)
     quantized = QuantizedMotr(folded_copy(load_float(run)), config.scheme)
-    folder = run.checkpoints("float_extra")
-    result = fit_qat(quantized, open_store(run, "train"), config, folder, quantise=False)
+    store, folder = open_store(run, "train"), run.checkpoints("float_extra")
+    result = fit_qat(quantized, store, config, folder, quantise=False)
     return record_training(run, "float_extra", result, config)
 
 
-def _equalised(run: Run, config: Config) -> Motr:
-    """The folded float model as calibration observes it."""
-    model = folded_copy(load_float(run))
-    if config.calibration.equalise:
-        equalise(model)
-    return model
-
-
 def _qat_config(run: Run, steps: int, lr: float) -> Config:
-    qat = replace(run.config.qat, steps=steps or run.config.qat.steps, lr=lr or run.config.qat.lr)
-    return replace(run.config, qat=qat)
+    qat = run.config.qat
+    return replace(run.config, qat=replace(qat, steps=steps or qat.steps, lr=lr or qat.lr))

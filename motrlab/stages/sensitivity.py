@@ -1,11 +1,9 @@
 """Which parts of a run's network int8 hurts, what leaving some in float buys, and which way to calibrate is best."""
 
-from __future__ import annotations
-
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,7 +17,7 @@ from motrlab.files import write_text
 from motrlab.model.motr import MotrGraphs, folded_copy
 from motrlab.quantization.analysis.groups import float_rules, groups_of, switched_on
 from motrlab.quantization.analysis.probe import Probe
-from motrlab.quantization.analysis.sensitivity import Scores, measure_groups, no_scores, search_groups
+from motrlab.quantization.analysis.sensitivity import Score, Scores, measure_groups, search_groups
 from motrlab.quantization.analysis.sensitivity_tables import AS_CONFIGURED, PathPoint, pareto_front, raised_until
 from motrlab.quantization.analysis.sweep import calibration_variants, compare_calibrations
 from motrlab.quantization.quantized import QuantizedMotr
@@ -40,16 +38,13 @@ def measure_sensitivity(
 ) -> dict[str, Any]:
     """Rank the groups of the calibrated model, and search which to leave in float; record kind `sensitivity`.
 
+    Errors are measured on `num_frames` of the train halves (0: half as many as calibration watches, at most 16), MOTA
+    and IDF1 on the first `clip_frames` of each test video (0: as many as `num_frames`; -1: neither is measured).
+    `max_float_share`: limit of the share of multiply-accumulates that are not int8, 0 to 1.
+
     Leaves `assets/sensitivity.csv` (a row for each group, most noise first), `assets/sensitivity_path.csv` (a row for
     each round of the search), a picture of each, and `assets/sensitivity_scheme.json`: the scheme that the search ends
     with, for `Scheme.from_dict`.
-
-    Args:
-        run: calibrated.
-        num_frames: of the train halves, to measure errors on; 0: half as many as calibration watches, at most 16.
-        clip_frames: so many frames of each test video make the short clips for MOTA and IDF1; 0: as many as
-            `num_frames`; -1: neither is measured.
-        max_float_share: limit of the share of multiply-accumulates that are not int8 (0 to 1).
     """
     if not 0 <= max_float_share <= 1:
         raise UserError(f"sensitivity: max_float_share is a share from 0 to 1, not {max_float_share}")
@@ -62,7 +57,7 @@ def measure_sensitivity(
     path = _scored_front(quantised, path, bench.score)
     groups, raised = groups_of(quantised), raised_until(path, len(path) - 1)
     scheme = run.config.scheme.with_rules(*float_rules({name: groups[name] for name in raised}))
-    pareto = pareto_plot(path, rows, max_float_share=max_float_share, reference=bench.reference)
+    pareto = pareto_plot(path, rows, max_float_share, bench.reference)
     tables: dict[str, Sequence[Any]] = {"sensitivity.csv": rows, "sensitivity_path.csv": path}
     assets = write_assets(run, tables, {"sensitivity.png": group_ranking(rows), "sensitivity_path.png": pareto})
     assets.append(run.assets / "sensitivity_scheme.json")
@@ -79,12 +74,9 @@ def sweep_calibration(
 ) -> dict[str, Any]:
     """Calibrate the float model in several ways and compare them; record kind `calibration_sweep`.
 
-    The run's own calibration is left alone. Leaves `assets/calibration_sweep.csv` and a picture of it.
-
-    Args:
-        run: with a float model.
-        variants: names of `analysis.sweep.calibration_variants`; empty: all. The run's own is always there.
-        num_frames, clip_frames: as in `measure_sensitivity`.
+    `variants`: names of `analysis.sweep.calibration_variants`; empty: all; the run's own is always there. `num_frames`,
+    `clip_frames`: as in `measure_sensitivity`. The run's own calibration is left alone. Leaves
+    `assets/calibration_sweep.csv` and a picture of it.
     """
     started = time.time()
     sizes = _sizes(run.config, num_frames, clip_frames)
@@ -96,8 +88,7 @@ def sweep_calibration(
     bench = _Bench(run, *sizes)
     probe, score = bench.probe, bench.score
     rows = compare_calibrations(bench.model, chosen, lambda c: calibration_videos(run, c.calibration), probe, score)
-    figures = {"calibration_sweep.png": calibration_bars(rows)}
-    assets = write_assets(run, {"calibration_sweep.csv": rows}, figures)
+    assets = write_assets(run, {"calibration_sweep.csv": rows}, {"calibration_sweep.png": calibration_bars(rows)})
     metrics = bench.metrics | {"num_variants": len(rows)} | _finite({row.variant: row for row in rows})
     kind, made_from = "calibration_sweep", ("data", "float")
     return run.add_record("calibration", kind, metrics, started=started, assets=assets, made_from=made_from)
@@ -143,10 +134,10 @@ def _sizes(config: Config, num_frames: int, clip_frames: int) -> tuple[int, int]
     return frames, {0: frames, -1: 0}.get(clip_frames, clip_frames)
 
 
-def _scorer(run: Run, clip_frames: int) -> Callable[[Graphs], Scores]:
+def _scorer(run: Run, clip_frames: int) -> Score:
     """Measures MOTA and IDF1 of graphs on the first `clip_frames` frames of every test video; neither if that is 0."""
     if not clip_frames:
-        return no_scores
+        return lambda _: {}
     truth = {name: gt.select(gt.frame <= clip_frames) for name, gt in read_ground_truth(run).items()}
 
     def score(graphs: Graphs) -> Scores:
@@ -157,9 +148,7 @@ def _scorer(run: Run, clip_frames: int) -> Callable[[Graphs], Scores]:
     return score
 
 
-def _scored_front(
-    quantised: QuantizedMotr, path: Sequence[PathPoint], score: Callable[[Graphs], Scores]
-) -> list[PathPoint]:
+def _scored_front(quantised: QuantizedMotr, path: Sequence[PathPoint], score: Score) -> list[PathPoint]:
     """The path with MOTA and IDF1 of its points on the Pareto front."""
     found = list(path)
     for index in pareto_front([(point.float_share, point.noise_share) for point in path]):

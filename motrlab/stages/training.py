@@ -1,7 +1,5 @@
 """Stage `float`: operations counted, the model trained."""
 
-from __future__ import annotations
-
 import functools
 import math
 import sys
@@ -24,7 +22,7 @@ from motrlab.model.motr import Motr, MotrGraphs, build_motr, folded_copy
 from motrlab.quantization.qat import qat_config, qat_trainee
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run, exclusive
-from motrlab.stages.accuracy import torch_engine, track_part
+from motrlab.stages.accuracy import Engine, torch_engine, track_part
 from motrlab.stages.data import open_store, read_ground_truth
 from motrlab.training.checkpoint import load_tensors
 from motrlab.training.distributed import is_main_process, launch
@@ -39,9 +37,8 @@ from motrlab.training.trainer import train_float as fit_float
 def calops(run: Run) -> dict[str, Any]:
     """Parameters and multiply-accumulates of both graphs; record kind `calops`, its metrics returned."""
     started = time.time()
-    operations = count_operations(build_motr(run.config.model), run.config.model)
     metrics: dict[str, float] = {}
-    for graph, found in operations.items():
+    for graph, found in count_operations(build_motr(run.config.model), run.config.model).items():
         metrics |= {f"{graph}.params": found.params, f"{graph}.macs": found.macs}
     run.add_record("float", "calops", metrics, started=started, made_from=())
     return metrics
@@ -98,12 +95,9 @@ def validate_float(run: Run, config: Config, model: Motr, step: int) -> dict[str
     """
     started = time.time()
     num_frames = config.train.validate_frames
-    device = next(model.parameters()).device
-    engine = torch_engine(MotrGraphs(model), config.model, device)
-    tracks = track_part(run, engine, "test", num_frames=num_frames)
+    tracks = track_part(run, _engine(config, model), "test", num_frames=num_frames)
     gt = {name: found.select(found.frame <= num_frames) for name, found in read_ground_truth(run).items()}
-    scores: dict[str, float | None] = {**evaluate(gt, tracks)[OVERALL]}
-    scores |= check_late_entrants(run, config, model)
+    scores = {**evaluate(gt, tracks)[OVERALL], **check_late_entrants(run, config, model)}
     metrics = {"validation_step": step, "validation_frames": num_frames, **scores}
     finite = {name: None if value is not None and math.isnan(value) else value for name, value in metrics.items()}
     # A training that was killed and goes on makes again the validations after its last checkpoint.
@@ -114,27 +108,21 @@ def validate_float(run: Run, config: Config, model: Motr, step: int) -> dict[str
 
 def check_late_entrants(run: Run, config: Config, model: Motr) -> dict[str, float | None]:
     """The late-entrant check on the test halves; `model` in eval mode."""
-    device = next(model.parameters()).device
-    engine = torch_engine(MotrGraphs(model), config.model, device)
+    engine, clips = _engine(config, model), config.train.late_entrant_clips
+    store = open_store(run, "test")
     with torch.no_grad():
-        return late_entrants(
-            engine.graphs,
-            open_store(run, "test"),
-            engine.preprocess,
-            config.model,
-            num_clips=config.train.late_entrant_clips,
-            seed=config.seed,
-        )
+        return late_entrants(engine.graphs, store, engine.preprocess, config.model, num_clips=clips, seed=config.seed)
+
+
+def _engine(config: Config, model: Motr) -> Engine:
+    return torch_engine(MotrGraphs(model), config.model, next(model.parameters()).device)
 
 
 def record_training(
     run: Run, stage: str, result: FitResult, config: Config, extra: Mapping[str, float | None] | None = None
 ) -> dict[str, Any]:
     """A `training` record with the loss curve among its assets; its duration counts interrupted parts too."""
-    run.assets.mkdir(parents=True, exist_ok=True)
     curve = run.assets / f"{stage}_loss.csv"
     write_text(curve, result.curve.read_text(encoding="utf-8"))
-    metrics = {"steps": result.steps, **result.final, **(extra or {})}
-    return run.add_record(
-        stage, "training", metrics, started=time.time() - result.seconds, assets=[Path(curve)], config=config
-    )
+    metrics, started = {"steps": result.steps, **result.final, **(extra or {})}, time.time() - result.seconds
+    return run.add_record(stage, "training", metrics, started=started, assets=[curve], config=config)

@@ -1,7 +1,7 @@
 """Whole videos through the frame step, one alone or several in parallel."""
 
-from __future__ import annotations
-
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_ltwh
-from motrlab.config import TrackerConfig
-from motrlab.tracking.step import Array, Clock, FrameOutput, Graphs, Seconds, Shapes, frame_loop
+from motrlab.config import ModelConfig, TrackerConfig
+from motrlab.data.pictures import image_size
+from motrlab.tracking.step import Array, Clock, FrameOutput, Graphs, Seconds, Shapes, concatenate, frame_loop
 from motrlab.tracking.tracker import Decision, Float, Int, TrackedBoxes, Tracker
 
-Preprocess = Callable[[Any], Array]  # image `uint8 [H, W, 3]`, BGR → `[1, 3, height, width]`
+Preprocess = Callable[[Any], Array]  # an image, BGR or NV12 → `[1, 3, height, width]`
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,15 @@ def track_frames(
     graphs: Graphs,
     images: Iterable[Any],
     preprocess: Preprocess,
-    model: Shapes,
+    model: Shapes | ModelConfig,
     tracker_config: TrackerConfig,
     seconds: Seconds | None = None,
 ) -> Iterator[FrameTracks]:
-    """Track one video from its beginning: the tracks of each frame.
+    """Track one video from its beginning: the tracks of each frame. `graphs` are any stage's.
 
-    Args:
-        graphs: any stage's graphs.
-        images: `uint8 [H, W, 3]`, BGR, in order.
-        preprocess: image → what `graphs` takes, NumPy or torch.
-        model: shapes.
-        tracker_config: the rules.
-        seconds: if given, `preprocess`, the parts of `step.frame_step`, and `total` get one entry a frame.
+    `images`: `uint8 [H, W, 3]`, BGR, or NV12 `uint8 [3 H / 2, W]`, in order; `preprocess` makes of one what `graphs`
+    takes, NumPy or torch. `seconds`: if given, `preprocess`, the parts of `step.frame_step`, and `total` get one entry
+    a frame.
     """
     for tracks in track_streams(graphs, [images], preprocess, model, tracker_config, seconds):
         assert tracks[0] is not None
@@ -58,7 +55,7 @@ def track_streams(
     graphs: Graphs,
     videos: Sequence[Iterable[Any]],
     preprocess: Preprocess,
-    model: Shapes,
+    model: Shapes | ModelConfig,
     tracker_config: TrackerConfig,
     seconds: Seconds | None = None,
 ) -> Iterator[list[FrameTracks | None]]:
@@ -68,58 +65,33 @@ def track_streams(
     """
     tracker = Tracker(tracker_config, model.num_detect, model.num_track, batch=len(videos))
     clock = Clock(seconds)
-    streams = _Streams(videos, np.zeros((model.height, model.width, 3), np.uint8))
+    images: list[Any] = [np.zeros((model.height, model.width, 3), np.uint8)] * len(videos)  # of an ended video its last
+    alive: list[bool] = []
     written: list[TrackedBoxes] = []
 
     def frames() -> Iterator[Array]:
-        while any(streams.alive):
+        for row in itertools.zip_longest(*videos):
             clock.start()
-            frame = _batch([preprocess(image) for image in streams.images])
+            alive[:] = [image is not None for image in row]
+            images[:] = [before if image is None else image for before, image in zip(images, row, strict=True)]
+            inputs = [preprocess(image) for image in images]
+            frame = concatenate(inputs) if len(inputs) > 1 else inputs[0]
             clock.lap("preprocess")
             yield frame
 
     def decide(output: FrameOutput) -> Decision:
         scores, cxcywh = output.scores_and_boxes()
         decision = tracker.update(scores, cxcywh)
-        written[:] = tracker.written(decision, scores, cxcywh, streams.sizes.prod(1))
+        areas = np.array([math.prod(image_size(image)) for image in images])
+        written[:] = tracker.written(decision, scores, cxcywh, areas)
         return decision
 
     for _ in frame_loop(graphs, frames(), decide, model, clock=clock):
         clock.lap("total")
-        rows = zip(written, streams.sizes, streams.alive, strict=True)
-        yield [_to_pixels(boxes, size) if on else None for boxes, size, on in rows]
-        streams.advance()
+        rows = zip(written, images, alive, strict=True)
+        yield [_to_pixels(boxes, *image_size(image)) if on else None for boxes, image, on in rows]
 
 
-class _Streams:
-    """The present image of several videos; one that has ended keeps its last, one without frames has `blank`."""
-
-    def __init__(self, videos: Sequence[Iterable[Any]], blank: Any) -> None:
-        self._streams = [iter(video) for video in videos]
-        self.images = [blank for _ in videos]
-        self.alive = [True] * len(videos)
-        self.advance()
-
-    def advance(self) -> None:
-        for index, stream in enumerate(self._streams):
-            following = next(stream, None) if self.alive[index] else None
-            self.alive[index] = following is not None
-            if following is not None:
-                self.images[index] = following
-        self.sizes = np.array([image.shape[:2] for image in self.images]).reshape(-1, 2)  # height, width
-
-
-def _batch(frames: list[Array]) -> Array:
-    if len(frames) == 1:
-        return frames[0]
-    if isinstance(frames[0], np.ndarray):
-        return np.concatenate(frames)
-    import torch
-
-    return torch.cat(frames)
-
-
-def _to_pixels(boxes: TrackedBoxes, size: Any) -> FrameTracks:
-    height, width = size
+def _to_pixels(boxes: TrackedBoxes, height: int, width: int) -> FrameTracks:
     scale = np.array([width, height, width, height], np.float64)
     return FrameTracks(boxes.track_id, box_cxcywh_to_ltwh(boxes.cxcywh * scale), boxes.score)

@@ -8,37 +8,31 @@ Shape legend: B streams, C channels, D detect and T track slots, N = D + T, W sl
 are `[B, C, T / W, W]`; the QIM's tensors are `[B, C, 1, T]`.
 """
 
-from __future__ import annotations
-
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from motrlab.config import ModelConfig
 from motrlab.tracking.tracker import EMPTY, Decision
 
 Array = Any  # numpy.ndarray or torch.Tensor
 Seconds = MutableMapping[str, list[float]]  # part of the frame step → seconds per frame
 
 
-class Shapes(Protocol):
-    """What is needed of `config.ModelConfig`; a deployed artefact has no more than this."""
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What tracking needs of a `ModelConfig`; a deployed artefact has no more. Network input is `height` × `width`."""
 
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def d_model(self) -> int: ...
-    @property
-    def num_detect(self) -> int: ...
-    @property
-    def num_track(self) -> int: ...
-    @property
-    def slot_columns(self) -> int: ...
+    height: int
+    width: int
+    d_model: int
+    num_detect: int
+    num_track: int
+    slot_columns: int
 
 
 class Graphs(Protocol):
@@ -151,14 +145,10 @@ Decide = Callable[[FrameOutput], Decision]
 def frame_step(
     graphs: Graphs, frame: Array, state: TrackState, decide: Decide, clock: Clock | None = None
 ) -> FrameStep:
-    """One frame.
+    """One frame: what `graphs.base` takes, an image `[B, 3, H, W]` or, in training, its value maps.
 
-    Args:
-        graphs: the stage's base graph and QIM.
-        frame: what `graphs.base` takes: an image `[B, 3, H, W]`, or its value maps in training.
-        state: from the frame before, `empty_state` at the start of a sequence.
-        decide: sees the outputs, answers where each track slot continues from.
-        clock: notes the parts `base`, `tracker`, `gather`, `qim` and `state`.
+    `state`: from the frame before, `empty_state` at the start of a sequence. `decide` sees the outputs and answers
+    where each track slot continues from. `clock` notes the parts `base`, `tracker`, `gather`, `qim` and `state`.
     """
     clock = clock or Clock()
     logits, boxes, embedding = graphs.base(frame, state.query, state.mask, state.reference)
@@ -180,7 +170,7 @@ def frame_loop(
     graphs: Graphs,
     frames: Iterable[Array],
     decide: Decide,
-    shapes: Shapes,
+    shapes: Shapes | ModelConfig,
     *,
     clock: Clock | None = None,
     batch: int = 0,
@@ -192,9 +182,8 @@ def frame_loop(
     state: TrackState | None = None
     for frame in frames:
         if state is None:
-            size = batch or len(frame)
-            empty = empty_state(size, shapes.d_model, shapes.num_track, shapes.slot_columns)
-            state = state_like(empty, frame)
+            sizes = shapes.d_model, shapes.num_track, shapes.slot_columns
+            state = state_like(empty_state(batch or len(frame), *sizes), frame)
         step = frame_step(graphs, frame, state, decide, clock)
         state = step.state
         yield step
@@ -214,12 +203,12 @@ class _Origin:
     source: Array
 
     @staticmethod
-    def of(decision: Decision, output: FrameOutput, like: Array) -> _Origin:
+    def of(decision: Decision, output: FrameOutput, like: Array) -> "_Origin":
         source, num_slots = decision.source, math.prod(output.embedding.shape[2:])
         own = np.arange(num_slots - source.shape[1], num_slots)
         stream, slot = np.nonzero((source != own) & (source != EMPTY))
         mask = _like(like, (source != EMPTY)[:, None, None])
-        return _Origin(mask, *_indices(like, stream, slot, source[stream, slot]))
+        return _Origin(mask, *(_beside(like, x) for x in (stream, slot, source[stream, slot])))
 
     def gather(self, track: Array, slots: Callable[[], Array]) -> Array:
         """`[B, C, 1, T]`, contiguous, 0 where empty; `track` `[B, C, T]`; `slots()`: all slots `[B, C, R, W]`."""
@@ -235,7 +224,7 @@ def _qim_inputs(graphs: Graphs, output: FrameOutput, state: TrackState, origin: 
     """Embedding, query and mask of every track slot, from where it continues."""
 
     def queries() -> Array:  # a newborn's query is its learned detect query, a track's the one it came with
-        return _concatenate(_spread(graphs.detect_query, state.query.shape[0]), state.query)
+        return concatenate((_spread(graphs.detect_query, len(state.query)), state.query), 2)
 
     embedding = origin.gather(_track_slots(output.embedding, origin.mask), lambda: output.embedding)
     return embedding, origin.gather(_flat(state.query), queries), origin.mask
@@ -247,7 +236,7 @@ def _next_state(
     mask, boxes = origin.mask, output.boxes[-1]
     following = updated * mask
     if decision.hold is not None:
-        stream, slot = _indices(mask, *np.nonzero(decision.hold))
+        stream, slot = (_beside(mask, x) for x in np.nonzero(decision.hold))
         following[stream, :, 0, slot] = query[stream, :, 0, slot]
     reference = origin.gather(_track_slots(boxes, mask), lambda: boxes)
     if decision.shift is not None:
@@ -273,43 +262,35 @@ def _track_slots(x: Array, mask: Array) -> Array:
 
 def _spread(x: Array, batch: int) -> Array:
     """`[1, …]` → `[batch, …]` without copying."""
-    if isinstance(x, np.ndarray):
-        return np.broadcast_to(x, (batch, *x.shape[1:]))
-    return x.expand(batch, -1, -1, -1)
+    shape = (batch, *x.shape[1:])
+    return np.broadcast_to(x, shape) if isinstance(x, np.ndarray) else x.expand(shape)
 
 
-def _concatenate(detect: Array, track: Array) -> Array:
-    """Along the slot rows."""
-    if isinstance(track, np.ndarray):
-        return np.concatenate((detect, track), 2)
+def concatenate(parts: Sequence[Array], axis: int = 0) -> Array:
+    """Arrays of one kind, one behind the other."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts, axis)
     import torch
 
-    return torch.cat((detect, track), 2)
+    return torch.cat(tuple(parts), axis)
 
 
-def _indices(x: Array, *values: Any) -> Any:
-    """Numbers of slots (NumPy arrays) as indices into what is of the kind and on the device of `x`."""
+def _beside(x: Array, values: Any) -> Array:
+    """`values` (NumPy) as an array of the kind and on the device of `x`."""
     if isinstance(x, np.ndarray):
         return values
     import torch
 
-    return tuple(torch.from_numpy(v).to(x.device) for v in values)
+    return torch.from_numpy(values).to(x.device)
 
 
 def _like(x: Array, values: Any) -> Array:
     """`values` (NumPy) with the kind, type and device of `x`."""
     if isinstance(x, np.ndarray):
         return values.astype(x.dtype)
-    import torch
-
-    return torch.from_numpy(values.astype(np.float32)).to(device=x.device, dtype=x.dtype)
+    return _beside(x, values.astype(np.float32)).to(x.dtype)
 
 
 def state_like(state: TrackState, x: Array) -> TrackState:
     """`state` (NumPy) as float32 tensors on the device of `x`, or unchanged if `x` is NumPy."""
-    if isinstance(x, np.ndarray):
-        return state
-    import torch
-
-    parts = (torch.from_numpy(p).to(x.device) for p in (state.query, state.mask, state.reference))
-    return TrackState(*parts)
+    return TrackState(*(_beside(x, part) for part in (state.query, state.mask, state.reference)))

@@ -6,8 +6,6 @@ Shape legend: B streams, D detect and T track slots, N = D + T, detect slots fir
 the image.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,8 +92,7 @@ class Tracker:
         """Count misses; `[B, T]` of the tracks that live on."""
         self.misses[live & ~missed & (scores >= self.config.reset_score)] = 0
         self.misses += missed
-        result: Bool = live & (self.misses < self.config.max_misses)
-        return result
+        return live & (self.misses < self.config.max_misses)
 
     def _outclaimed(self, seen: Bool, boxes: Float, iou: float) -> Bool:
         """Tracks with a box that another track has the better claim to; `seen`, result `[B, T]`."""
@@ -131,8 +128,7 @@ class Tracker:
     def _candidates(self, scores: Float) -> Int:
         """Detect slots at or above the birth score, best first; `scores` `[N]` of one stream."""
         slots = np.flatnonzero(scores[: self.num_detect] >= self.config.birth_score)
-        result: Int = slots[np.argsort(-scores[slots], kind="stable")]
-        return result
+        return slots[np.argsort(-scores[slots], kind="stable")]
 
     def _suppress(self, stream: int, source: Int, candidates: Int, boxes: Float, iou: float) -> Int:
         """The candidates that are no duplicates; ends the tracks that are. `source` `[T]`, `boxes` `[N, 4]`."""
@@ -146,8 +142,7 @@ class Tracker:
         double = duplicates(everyone, np.arange(len(everyone)), iou, settled)
         ended = tracks[double[: len(tracks)]]
         source[ended] = self.track_id[stream, ended] = EMPTY
-        result: Int = candidates[~double[len(tracks) :]]
-        return result
+        return candidates[~double[len(tracks) :]]
 
     def _coast(self, source: Int, boxes: Float, born: Bool, away: Int) -> Decision:
         """Follow the motion of tracks that are seen, and move those that are not along; `away` `[B, T]` in frames."""

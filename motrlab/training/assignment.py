@@ -6,25 +6,50 @@ the decision that training puts between base graph and QIM, in place of the trac
 Shape legend: B clips, L decoder layers, D detect and T track slots, N = D + T, detect slots first. Boxes cxcywh.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
-from motrlab.boxes import box_cxcywh_to_xyxy, box_iou, pairwise_iou
+from motrlab.boxes import box_cxcywh_to_xyxy, box_iou, pairwise_giou, pairwise_iou
 from motrlab.config import ModelConfig, TrainConfig
 from motrlab.data.clips import Objects
 from motrlab.data.transforms import FrameObjects
 from motrlab.tracking.step import FrameOutput
 from motrlab.tracking.tracker import EMPTY, Decision
-from motrlab.training.matcher import Float, HungarianMatcher, Int
 
 NO_OBJECT = -1  # a live track slot that follows nobody: a false positive
 _IGNORE_IOU = 0.5  # a detect slot that overlaps an ignored person more is not judged
+Float = NDArray[np.floating]
+Int = NDArray[np.int64]
 Pair = tuple[Int, Int]  # slots and the objects, by number, that they are to find
+
+
+@dataclass(frozen=True)
+class HungarianMatcher:
+    """Objects to detect slots (DETR, arXiv 2005.12872, section 3.1), at the criterion's costs: class, L1 and GIoU."""
+
+    config: TrainConfig
+
+    def __call__(self, scores: Float, boxes: Float, gt_boxes: Float) -> tuple[Int, Int]:
+        """`scores` `[n]` (0 to 1), `boxes` `[n, 4]`, `gt_boxes` `[m, 4]` (cxcywh) → slots and objects, min(n, m) each.
+
+        Slots come back in ascending order.
+        """
+        # A network that has blown up is reported by its loss; the solver would only refuse what is not finite.
+        return linear_sum_assignment(np.nan_to_num(self.cost(scores, boxes, gt_boxes), posinf=1e9, neginf=-1e9))
+
+    def cost(self, scores: Float, boxes: Float, gt_boxes: Float) -> Float:
+        """`[n, m]`."""
+        p = np.clip(scores.astype(np.float64), 1e-8, 1 - 1e-8)
+        alpha, gamma = self.config.focal_alpha, self.config.focal_gamma
+        focal = alpha * (1 - p) ** gamma * -np.log(p) - (1 - alpha) * p**gamma * -np.log(1 - p)
+        l1 = np.abs(boxes[:, None] - gt_boxes[None]).sum(-1)
+        giou = pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(gt_boxes))
+        costs = self.config.class_weight * focal[:, None] + self.config.l1_weight * l1 - self.config.giou_weight * giou
+        return np.asarray(costs)
 
 
 @dataclass(frozen=True)
@@ -159,5 +184,4 @@ class ClipAssignment:
             return np.zeros(0, np.int64)
         corners = box_cxcywh_to_xyxy(boxes)
         iou = pairwise_iou(corners[picked], corners[unmatched])
-        found: Int = np.unique(unmatched[iou.argmax(1)[iou.max(1) > 0]])
-        return found
+        return np.unique(unmatched[iou.argmax(1)[iou.max(1) > 0]])

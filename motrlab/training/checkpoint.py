@@ -5,8 +5,6 @@ weights (`ema.…`) and a JSON text (step, identity of the training); it is move
 that a kill leaves the file before or the file after.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

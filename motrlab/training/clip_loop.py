@@ -1,7 +1,5 @@
 """A batch of clips through the frame step: the loss of one training step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast

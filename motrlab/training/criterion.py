@@ -3,8 +3,6 @@
 Shape legend: F frames, L decoder layers, B clips, N slots.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +43,7 @@ class ClipLoss:
             for layer, value in enumerate(row)
         }
 
-    def plus(self, kind: str, total: Tensor, table: Tensor) -> ClipLoss:
+    def plus(self, kind: str, total: Tensor, table: Tensor) -> "ClipLoss":
         """With one more kind of term: its sum, and its share by frame and layer `[F, L]`."""
         return ClipLoss(self.total + total, {**self.terms, kind: table.detach()}, self.num_objects)
 
@@ -56,7 +54,7 @@ class SetCriterion:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
 
-    def __call__(self, outputs: Sequence[FrameOutput], matches: Sequence[FrameMatch]) -> ClipLoss:
+    def __call__(self, outputs: Sequence[FrameOutput], matches: Sequence[FrameMatch]) -> "ClipLoss":
         """`outputs` and `matches`, one of each per frame of the clips."""
         config = self.config
         logits = torch.stack([torch.stack([x.flatten(1) for x in o.logits]) for o in outputs]).float()  # [F, L, B, N]

@@ -1,7 +1,5 @@
 """The loss curve of a training: a CSV file with one row per optimiser update."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -7,8 +7,6 @@ and the ordinary slots see none of them: nothing of it is exported.
 Shape legend: B clips, L layers, C channels, W slot columns, D detect and T track slots, N = D + T, E extra slots.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +22,9 @@ from motrlab.data.transforms import FrameObjects
 from motrlab.model.base import BaseOutput, ExtraSlots
 from motrlab.model.operations import MASKED
 from motrlab.tracking.step import FrameOutput, Graphs
-from motrlab.training.assignment import FrameMatch, positives
+from motrlab.training.assignment import Float, FrameMatch, Int, positives
 from motrlab.training.clip_loop import Extra, with_calls
 from motrlab.training.criterion import ClipLoss, SetCriterion
-from motrlab.training.matcher import Float, Int
 
 
 class Denoising(nn.Module):
@@ -39,11 +36,11 @@ class Denoising(nn.Module):
         self.config = config
         self.query = nn.Parameter(torch.randn(1, model.d_model, 1, 1) * 0.02)
 
-    def forward(self, objects: Objects, rngs: Sequence[np.random.Generator]) -> DenoisedClips:
+    def forward(self, objects: Objects, rngs: Sequence[np.random.Generator]) -> "DenoisedClips":
         """What goes along with a batch of clips; `rngs`: one random generator per clip."""
         return DenoisedClips(self, objects, rngs)
 
-    def slots(self, noised: NoisedBoxes) -> ExtraSlots:
+    def slots(self, noised: "NoisedBoxes") -> ExtraSlots:
         """The slots of one frame."""
         batch, extra = noised.group.shape
         ordinary, device = self.model.num_slots, self.query.device
@@ -52,7 +49,7 @@ class Denoising(nn.Module):
         sees = np.zeros((batch, ordinary + extra, ordinary + extra), bool)
         sees[:, :ordinary, :ordinary] = True
         own = noised.group[:, :, None] == noised.group[:, None, :]
-        sees[:, ordinary:, ordinary:] = own & noised.real[:, None, :]
+        sees[:, ordinary:, ordinary:] = own & (noised.group >= 0)[:, None, :]
         bias = torch.from_numpy(np.where(sees, 0, MASKED).astype(np.float32))
         return ExtraSlots(query, reference.to(device), bias[:, None].to(device))
 
@@ -61,17 +58,12 @@ class Denoising(nn.Module):
 class NoisedBoxes:
     """Where the slots of one frame start: `boxes float32 [B, E, 4]`, and their `group` `[B, E]`, -1 for padding.
 
-    `target` `[B, E]`: the object that a slot is to find again, -1 for background and padding. `real`: no padding.
+    `target` `[B, E]`: the object that a slot is to find again, -1 for background and padding.
     """
 
     boxes: NDArray[np.float32]
     group: Int
     target: Int
-
-    @property
-    def real(self) -> NDArray[np.bool_]:
-        """Which are no padding."""
-        return self.group >= 0
 
 
 def noised_boxes(
@@ -137,5 +129,5 @@ class DenoisedClips(Extra):
         for b, frame in enumerate(objects):
             slots = np.flatnonzero(noised.target[b] >= 0)
             parts.append((b, slots, frame.boxes[noised.target[b, slots]]))
-        valid = np.repeat(noised.real[None], len(layers), 0)
+        valid = np.repeat(noised.group[None] >= 0, len(layers), 0)
         return FrameMatch(valid, *positives((layer, *part) for layer in layers for part in parts), num_objects=0)

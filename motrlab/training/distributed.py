@@ -4,8 +4,6 @@
 the environment. On processors the processes talk through gloo, on GPUs through NCCL.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -43,8 +41,7 @@ def synchronise_batch_norm(model: nn.Module, accelerator: Accelerator) -> nn.Mod
     Under gloo every process normalises by its own clips, and the running statistics are those of the first process.
     """
     if accelerator.num_processes > 1 and torch.distributed.get_backend() == "nccl":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return converted
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
 
 

@@ -1,7 +1,5 @@
 """Exponential moving average of a model's weights and BatchNorm statistics (Polyak and Juditsky, 1992)."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager

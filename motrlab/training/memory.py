@@ -4,9 +4,8 @@ What grows with the clip are the tensors that the backward pass needs. `SavedByt
 one short clip tells what a long batch will take, because every frame saves the same.
 """
 
-from __future__ import annotations
-
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,7 +18,7 @@ from motrlab.errors import UserError
 
 T = TypeVar("T")
 _MB = 1e6
-_recorder: SavedBytes | None = None
+_recorder: "SavedBytes | None" = None
 
 
 class SavedBytes:
@@ -46,7 +45,7 @@ class SavedBytes:
     def part(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a checkpointed part keeps: its arguments. What it saves inside is kept apart."""
         for tensor in tensors_in(arguments):
-            self._count(tensor, self._kept)
+            self._count(self._kept, tensor)
         inside: dict[int, int] = {}
         with self._hooks_into(inside):
             result = function(*arguments)
@@ -55,19 +54,15 @@ class SavedBytes:
 
     def _hooks_into(self, sizes: dict[int, int]) -> Any:
         """Hooks that note what is saved, by storage, in `sizes`."""
+        return torch.autograd.graph.saved_tensors_hooks(functools.partial(self._count, sizes), lambda tensor: tensor)
 
-        def pack(tensor: Tensor) -> Tensor:
-            self._count(tensor, sizes)
-            return tensor
-
-        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-
-    def _count(self, tensor: Tensor, sizes: dict[int, int]) -> None:
+    def _count(self, sizes: dict[int, int], tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._own and (sizes is self._kept or storage.data_ptr() not in self._kept):
             sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
-    def __enter__(self) -> SavedBytes:
+    def __enter__(self) -> "SavedBytes":
         global _recorder
         assert _recorder is None, "measurements do not nest"
         _recorder = self
@@ -98,8 +93,7 @@ def checkpointed(function: Callable[..., T], *arguments: Any) -> T:
         return function(*arguments)
     if _recorder is not None:
         return _recorder.part(function, *arguments)
-    result: T = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
-    return result
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,21 +133,12 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    model: nn.Module,
-    run_clip: Callable[[], Any],
-    clip_frames: int,
-    batches: Iterable[tuple[int, int]],
-    *,
-    average: bool,
+    model: nn.Module, run_clip: Callable[[], Any], clip_frames: int, batches: Iterable[tuple[int, int]], average: bool
 ) -> MemoryEstimate:
-    """Estimate the peak of a training whose batches have `batches` (frames of a clip, clips).
+    """Estimate the peak of a training from `run_clip`: the forward pass of one clip of `clip_frames` frames.
 
-    Args:
-        model: on its device; its buffers come back as they were.
-        run_clip: forward pass of one clip, whose result holds the graph.
-        clip_frames: frames of that clip.
-        batches: every size that occurs, micro-batches of one process.
-        average: whether an EMA of the weights is kept.
+    `batches`: every size (frames of a clip, clips) that occurs, micro-batches of one process. `average`: whether an EMA
+    of the weights is kept. The buffers of `model` come back as they were.
     """
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     with SavedBytes(model) as saved:

@@ -3,10 +3,8 @@
 `python -m motrlab train --replay FILE` takes the step again from such a file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,20 +25,16 @@ from motrlab.training.trainee import Trainee
 _SHOWN, _LISTED = 3, 10  # names in a message, and in a replay's answer
 _COLUMNS = ("boxes", "ids", "visibility")  # of people
 _WORDS = {"weights": "weight ", "inputs": "input ", "modules": "output of ", "terms": "", "gradients": "gradient of "}
+# Kind, one of `_WORDS` → names of what is not finite, none without any; kinds in the order in which a step makes them.
+Found = dict[str, list[str]]
 
 
-class NonFinite(dict[str, list[str]]):
-    """Kind (`weights`, `inputs`, `modules`, `terms`, `gradients`) → names of what is not finite, none without any.
-
-    Kinds stand in the order in which a step makes them, `modules` in that of their calls: the first is where it began.
-    """
-
-    def text(self) -> str:
-        """The first of them, for a message; empty where all is finite."""
-        for kind, names in self.items():
-            rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            return f"{_WORDS[kind]}{', '.join(names[:_SHOWN])}{rest}"
-        return ""
+def first_of(found: Found) -> str:
+    """Where it began, for a message; empty where all is finite."""
+    for kind, names in found.items():
+        rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return f"{_WORDS[kind]}{', '.join(names[:_SHOWN])}{rest}"
+    return ""
 
 
 def clip_generators(seed: int, keys: Sequence[ClipKey]) -> list[np.random.Generator]:
@@ -54,14 +48,14 @@ def find_non_finite(
     seed: int,
     keys: Sequence[Sequence[ClipKey]],
     buffers: Mapping[str, Tensor],
-) -> NonFinite:
+) -> Found:
     """Take a step of micro-batches again, forward and backward, and watch every module.
 
     `clips(batch, generators)` gives a `ClipLoss`. `buffers` are those before the step (statistics move with a forward
     pass): the model has them in the end, and no gradients.
     """
     _restore(clips, buffers)
-    found: dict[str, list[str]] = {kind: [] for kind in _WORDS}
+    found: Found = {kind: [] for kind in _WORDS}
     found["weights"] = [name for name, p in clips.named_parameters() if not _finite(p)]
     images = [image for batch in batches for image in batch.images.unbind(1)]
     found["inputs"] = [f"images of clip {number}" for number, image in enumerate(images) if not _finite(image)]
@@ -74,7 +68,7 @@ def find_non_finite(
     found["gradients"] = [n for n, p in clips.named_parameters() if p.grad is not None and not _finite(p.grad)]
     clips.zero_grad(set_to_none=True)
     _restore(clips, buffers)
-    return NonFinite({kind: names for kind, names in found.items() if names})
+    return {kind: names for kind, names in found.items() if names}
 
 
 def clip_names(dataset: ClipDataset, keys: Sequence[ClipKey]) -> list[str]:
@@ -149,16 +143,11 @@ def _watched(model: nn.Module, found: list[str]) -> Iterator[None]:
         if name not in found and not all(map(_finite, tensors_in(output))):
             found.append(name)
 
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, module in list(model.named_modules())[1:]:
+            hook = module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
+            hooks.enter_context(hook)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _finite(tensor: Tensor) -> bool:

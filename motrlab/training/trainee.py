@@ -1,7 +1,5 @@
 """What a training trains, apart from how: float training here, QAT in `motrlab.quantization.qat`."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,8 +71,7 @@ class ClipModel(nn.Module):
         """`[B, 3, height, width]` → `[L, B, C, H, W]`, float32."""
         memory = self.motr.base.encode(images).float()
         with torch.autocast(images.device.type, enabled=False):
-            values: Tensor = self.motr.base.value_maps(memory)
-        return values
+            return self.motr.base.value_maps(memory)
 
 
 def float_trainee(model: Motr, config: Config) -> Trainee:

@@ -5,8 +5,6 @@ A step is one update on clips that are dealt over processes and micro-batches. W
 nor an interruption changes what is learned.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib
@@ -18,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -33,9 +32,8 @@ from motrlab.training.curve import Rows, final_means, read_rows, write_rows
 from motrlab.training.distributed import make_accelerator, synchronise_batch_norm
 from motrlab.training.ema import Ema
 from motrlab.training.memory import MemoryEstimate, estimate_memory
-from motrlab.training.optimizer import make_optimizer
-from motrlab.training.replay import clip_generators, clip_names, find_non_finite, save_step
-from motrlab.training.schedule import lr_factor, parameter_groups, set_lr
+from motrlab.training.optimizer import lr_factor, make_optimizer, parameter_groups, set_lr
+from motrlab.training.replay import clip_generators, clip_names, find_non_finite, first_of, save_step
 from motrlab.training.trainee import Trainee, float_trainee
 
 Validate = Callable[[int], Mapping[str, float | None]]  # updates done → metrics
@@ -139,7 +137,7 @@ class _Training:
     def run(self) -> FitResult:
         """All updates that are left."""
         train = self.train
-        self.dataset.lengths(max(train.clip_frames))  # a user's mistake, said now and not at the end of the curriculum
+        self.dataset.draw_frames(np.random.default_rng(0), max(train.clip_frames))  # too long for all? Said now
         keep_freed_memory()
         memory = self._estimate()
         hidden = not (self.is_main and sys.stderr.isatty())
@@ -238,10 +236,10 @@ class _Training:
         rank = f"-process-{self.accelerator.process_index}" if self.world > 1 else ""
         file = self.folder / f"replay-{step:06d}-{self.identity}{rank}.safetensors"
         if found or self.is_main:
-            facts = {**self.trainee.facts, "step": step, "clips": clips, "found": found.text()}
+            facts = {**self.trainee.facts, "step": step, "clips": clips, "found": first_of(found)}
             save_step(file, self.clips, self.optimizer, batches, keys, facts)
         self.accelerator.wait_for_everyone()  # or the first to end would end the others while they write
-        where = found.text() or "the loss or the gradient, summed over the step,"
+        where = first_of(found) or "the loss or the gradient, summed over the step,"
         raise UserError(
             f"training stopped at step {step}: {where} is not finite; lower lr or clip_norm; clips: {clips}; "
             f"see `python -m motrlab train --replay {file}`"

@@ -1,7 +1,5 @@
 """Training clips as pictures: what the network is shown, and what each transform does to a clip."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

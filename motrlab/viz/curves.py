@@ -4,8 +4,6 @@ pyplot keeps global state that is not safe in widget callbacks of ipykernel ≥ 
 which people with any common colour blindness can tell apart; lines differ in dash as well.
 """
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Mapping, Sequence

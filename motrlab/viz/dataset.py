@@ -1,7 +1,5 @@
 """Figures of a `DataSummary`: how much there is of each sequence, and how boxes and tracks are spread."""
 
-from __future__ import annotations
-
 from matplotlib.figure import Figure
 
 from motrlab.data.summary import LABELS, DataSummary, bin_names
@@ -24,7 +22,7 @@ def amounts(summary: DataSummary) -> Figure:
         start = dict.fromkeys(names, 0)
         for part, colour in colours.items():
             for s in (s for s in summary.sequences if s.part == part):
-                value = getattr(s, field)
+                value = s.values[field]
                 ax.barh(names.index(s.name), value, left=start[s.name], height=0.7, color=colour)
                 start[s.name] += value
         rows_downwards(ax, names if ax is axes[0] else [""] * len(names))

@@ -4,8 +4,6 @@ Each has `widget()` for a live notebook and `png(...)`, the same picture as a fi
 kernel behind them. Pictures are drawn with `Figure`, never pyplot.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +20,7 @@ from motrlab.run import Run
 from motrlab.viz.curves import COLOURS, figure_png, loss_curves, panels, read_columns
 from motrlab.viz.overlay import draw_frame, tracks_of_frame, trails_until
 
-_NOT_LOSSES = ("step", "epoch", "lr", "seconds", "grad_norm", "clip_frames")
+_NOT_LOSSES = ("step", "lr", "grad_norm")
 
 
 class TrackExplorer:
@@ -117,7 +115,7 @@ class LossExplorer:
             raise UserError(f"loss table has columns {', '.join(columns) or 'none'}: needs step and at least one term")
 
     @staticmethod
-    def of_run(run: Run, stage: str = "float") -> LossExplorer:
+    def of_run(run: Run, stage: str = "float") -> "LossExplorer":
         """From `assets/STAGE_loss.csv`. Raises UserError if the stage has not been trained."""
         path = run.assets / f"{stage}_loss.csv"
         if not path.is_file():

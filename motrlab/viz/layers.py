@@ -1,7 +1,5 @@
 """Pictures of the layer comparison: SQNR of every tensor, and of the outputs frame by frame."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

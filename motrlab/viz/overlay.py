@@ -3,8 +3,6 @@
 Images are `uint8 [H, W, 3]` in BGR order, boxes `ltwh` in pixels of the image. Drawing never changes its input.
 """
 
-from __future__ import annotations
-
 import colorsys
 import itertools
 from collections.abc import Mapping, Sequence

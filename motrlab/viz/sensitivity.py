@@ -1,7 +1,5 @@
 """Pictures of the sensitivity analysis and of the calibration sweep."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,11 +59,7 @@ def _score_dots(ax: Axes, rows: Sequence[GroupRow | SweepRow], label: str) -> No
 
 
 def pareto_plot(
-    path: Sequence[PathPoint],
-    rows: Sequence[GroupRow] = (),
-    *,
-    max_float_share: float | None = None,
-    reference: Mapping[str, float] | None = None,
+    path: Sequence[PathPoint], rows: Sequence[GroupRow], max_float_share: float, reference: Mapping[str, float]
 ) -> Figure:
     """Output noise, and MOTA and IDF1 where measured, over the share of operations that are not int8.
 
@@ -75,8 +69,7 @@ def pareto_plot(
     figure, (ax, *others) = panels(10.0, 3.8, 1 + _scored(path))
     shares, noise = _percent(path, "float_share"), _percent(path, "noise_share")
     costs, left = _percent(rows, "macs_share"), _percent(rows, "rest_noise_share")
-    if rows:
-        ax.scatter(shares[:1].sum() + costs, left, s=14, color=GREY, label="one group in float")
+    ax.scatter(shares[0] + costs, left, s=14, color=GREY, label="one group in float")
     ax.plot(shares, noise, color=COLOURS[0], linewidth=1.5, label="greedy path")
     front = pareto_front([(point.float_share, point.noise_share) for point in path])
     faces = [COLOURS[0] if i in front else "white" for i in range(len(path))]
@@ -85,12 +78,11 @@ def pareto_plot(
     ax.set_ylabel("output noise, percent of all-int8")
     ax.set_ylim(bottom=0, top=max([105.0, *noise, *left]) + 3)
     for scores in others:
-        _score_lines(scores, path, shares, reference or {})
+        _score_lines(scores, path, shares, reference)
     for each in (ax, *others):
         each.set_xlabel("multiply-accumulates not in int8, percent")
         each.margins(x=0.06)
-        if max_float_share is not None:
-            each.axvline(100 * max_float_share, color=GREY, linewidth=1, linestyle=(0, (1, 1)), label="limit")
+        each.axvline(100 * max_float_share, color=GREY, linewidth=1, linestyle=(0, (1, 1)), label="limit")
         legend_above(each, ncols=4)
     return figure
 

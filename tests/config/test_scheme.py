@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from motrlab.config import Config, smoke
+from motrlab.config import Config
 from motrlab.config.scheme import OBSERVERS, OPERATORS, Rule, Scheme, default_rules
 from motrlab.errors import UserError
+from tests.tiny import tiny
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -77,9 +78,9 @@ def test_a_scheme_of_another_version_is_named(values: dict[str, object]) -> None
 
 
 def test_scheme_is_part_of_the_config_and_its_hash() -> None:
-    config = replace(smoke(), scheme=Scheme().with_rules(Rule(path="backbone.*", observer="kl")))
+    config = replace(tiny(), scheme=Scheme().with_rules(Rule(path="backbone.*", observer="kl")))
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    assert config.hash != smoke().hash
+    assert config.hash != tiny().hash
 
 
 @pytest.mark.parametrize("observer", OBSERVERS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from motrlab.config import Config, smoke
+from motrlab.config import Config
 from motrlab.data.clips import (
     ClipDataset,
     LoadedClips,
@@ -26,6 +26,7 @@ from motrlab.data.preprocess import preprocess
 from motrlab.data.store import FrameStore
 from motrlab.data.transforms import SeqResize, nv12_chroma
 from motrlab.errors import UserError
+from tests.tiny import tiny
 
 ROWS = (
     "1,1,10,10,20,30,1,1,1\n1,2,50,10,20,30,0,1,1\n1,3,60,10,20,30,1,7,1\n2,1,-8,10,20,30,1,1,0.25\n"
@@ -47,7 +48,7 @@ def store(make_sequence: Callable[..., Path], tmp_path: Path) -> FrameStore:
 
 @pytest.fixture
 def config() -> Config:
-    base = smoke()
+    base = tiny()
     model = dataclasses.replace(base.model, height=24, width=40)
     return dataclasses.replace(base, model=model, train=dataclasses.replace(base.train, steps=4, stride_max=3))
 

@@ -72,7 +72,7 @@ def test_videos_become_folders_that_prepare_takes(images: Path, tmp_path: Path) 
         target, original = folder / f"img1/{frame:06d}.jpg", images / f"cam1/img1/{frame:06d}.jpg"
         assert target.samefile(original)  # a hard link
     summary = prepare(tmp_path / "mot", tmp_path / "data")
-    assert {(s.part, s.name): s.num_boxes for s in summary.sequences} == {
+    assert {(s.part, s.name): s.values["num_boxes"] for s in summary.sequences} == {
         ("train", "street-one"): 1, ("train", "two"): 1, ("test", "street-one"): 1, ("test", "two"): 1,
     }  # fmt: skip
 

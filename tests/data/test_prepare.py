@@ -7,10 +7,18 @@ import termios
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from motrlab.data.motchallenge import read_annotations, read_detections, read_recognised, read_sequence_info
-from motrlab.data.prepare import prepare
+from motrlab.data.motchallenge import (
+    Annotations,
+    Detections,
+    read_annotations,
+    read_detections,
+    read_recognised,
+    read_sequence_info,
+)
+from motrlab.data.prepare import cut, half_ranges, prepare
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.files import MARKER
@@ -78,12 +86,13 @@ def test_the_summary_counts(source: Path, tmp_path: Path) -> None:
     summary = prepare(source, tmp_path / "data", unseen=lambda n: n == "U")
     rows = {(s.part, s.name): s for s in summary.sequences}
     a = rows["train", "A"]
-    assert (a.num_frames, a.num_people, a.num_boxes, a.empty_frames) == (4, 3, 11, 0)
-    assert a.fraction_below_07 == pytest.approx(4 / 11)
-    assert a.fraction_below_03 == 0
-    assert (a.median_height_px, a.median_track_frames) == (20, 4)
+    assert [a.values[f"num_{k}"] for k in ("frames", "people", "boxes")] == [4, 3, 11]
+    assert a.values["empty_frames"] == 0
+    assert a.values["fraction_below_07"] == pytest.approx(4 / 11)
+    assert a.values["fraction_below_03"] == 0
+    assert (a.values["median_height_px"], a.values["median_track_frames"]) == (20, 4)
     u = rows["unseen", "U"]
-    assert (u.empty_frames, u.num_boxes, u.boxes_per_frame) == (4, 1, 0.2)
+    assert (u.values["empty_frames"], u.values["num_boxes"], u.values["boxes_per_frame"]) == (4, 1, 0.2)
     assert summary.totals["test"]["num_frames"] == 9
     assert summary.metrics()["train.num_boxes"] == 22
     lines = summary.table().splitlines()
@@ -95,9 +104,9 @@ def test_the_summary_counts(source: Path, tmp_path: Path) -> None:
 def test_boxes_without_visibility_give_no_share(make_sequence: Callable[..., Path], tmp_path: Path) -> None:
     make_sequence("M15", gt="1,1,-5,1,9,9,1,-1,-1,-1\n2,1,5,1,9,9,0,-1,-1,-1\n")
     (row, test) = prepare(tmp_path / "source", tmp_path / "data").sequences
-    assert row.fraction_below_07 is None
-    assert (row.boxes_outside, row.boxes_ignored) == (1, 1)
-    assert (test.num_boxes, test.median_height_px) == (0, None)
+    assert row.values["fraction_below_07"] is None
+    assert (row.values["boxes_outside"], row.values["boxes_ignored"]) == (1, 1)
+    assert (test.values["num_boxes"], test.values["median_height_px"]) == (0, None)
 
 
 def test_nothing_to_train_on_is_refused(make_sequence: Callable[..., Path], tmp_path: Path) -> None:
@@ -157,7 +166,7 @@ def test_gt_is_parsed_once(source: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_workers_change_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("motrlab.data.validate._MEGAPIXELS_PER_WORKER", 0.01)
+    monkeypatch.setattr("motrlab.data.workers._MEGAPIXELS_PER_WORKER", 0.01)
     assert prepare(source, tmp_path / "two", num_workers=2) == prepare(source, tmp_path / "one")
 
 
@@ -179,7 +188,7 @@ def test_a_bar_on_a_terminal_and_only_there(source: Path, tmp_path: Path) -> Non
 
 def test_real_sequences(mot_root: Path, tmp_path: Path) -> None:
     summary = prepare(mot_root, tmp_path / "data", ["MOT17-09-DPM", "TUD-Campus", "MOT17-13"])
-    frames = {(s.part, s.name): s.num_frames for s in summary.sequences}
+    frames = {(s.part, s.name): s.values["num_frames"] for s in summary.sequences}
     assert frames["train", "MOT17-09-DPM"] == 262
     assert frames["test", "MOT17-09-DPM"] == 263
     assert frames["train", "MOT17-13-FRCNN"] == 2
@@ -187,3 +196,23 @@ def test_real_sequences(mot_root: Path, tmp_path: Path) -> None:
     assert store.image("TUD-Campus", 1).shape == (480, 640, 3)
     large = mot_root / "MOT17-13-FRCNN" / "img1" / "000003.jpg"
     assert store.frame_bytes("MOT17-13-FRCNN", 1) == large.read_bytes()
+
+
+@pytest.mark.parametrize(("num_frames", "train", "test"), [(8, 4, 4), (525, 262, 263), (1, 0, 1), (2, 1, 1)])
+def test_first_half_is_floor_of_the_length(num_frames: int, train: int, test: int) -> None:
+    first, second = half_ranges(num_frames)
+    assert (len(first), len(second)) == (train, test)
+    assert [*first, *second] == list(range(1, num_frames + 1))
+
+
+def test_the_second_half_is_renumbered_from_one() -> None:
+    frames, none = np.arange(1, 8), np.zeros(7, np.int64)
+    boxes = np.arange(28.0).reshape(7, 4)
+    whole = Annotations(frames, none, boxes, none, none, np.ones(7), True)
+    train, test = (cut(whole, part) for part in half_ranges(7))
+    assert train.frame.tolist() == [1, 2, 3]
+    assert test.frame.tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(test.ltwh, boxes[3:])
+    detections = cut(Detections(frames, boxes, boxes[:, 0]), half_ranges(7)[1])
+    assert detections.frame.tolist() == [1, 2, 3, 4]
+    assert detections.score.tolist() == boxes[3:, 0].tolist()

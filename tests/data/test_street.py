@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from motrlab.boxes import box_ltwh_to_xyxy, pairwise_iou
 from motrlab.config import StreetConfig
 from motrlab.data.motchallenge import read_annotations, read_sequence_info
-from motrlab.data.street import annotate_scene, generate_street, is_unseen, street_names, street_scene
+from motrlab.data.street import generate_street, gt_rows, is_unseen, street_names, street_scene
 from motrlab.data.street_render import Renderer
 from motrlab.data.street_world import NUM_PHASES, TOWARDS, Look, Person, Prop, Scene
 from motrlab.errors import UserError
@@ -37,7 +37,7 @@ def hash_folder(folder: Path) -> str:
 def still_person(track_id: int, x: float, y: float, height: float, num_frames: int) -> Person:
     rows = np.ones(num_frames, dtype=np.int64)
     foot = np.tile((x, y), (num_frames, 1)).astype(np.float64)
-    return Person(track_id, LOOK, 0, foot, height * np.ones(num_frames), rows * TOWARDS, rows * NUM_PHASES)
+    return Person(0, foot, height * np.ones(num_frames), rows * TOWARDS, rows * NUM_PHASES, track_id, LOOK)
 
 
 def make_scene(people: list[Person], props: list[Prop], camera: NDArray[np.float64] | None = None) -> Scene:
@@ -62,6 +62,12 @@ def annotations() -> dict[str, tuple[Scene, NDArray[np.float64]]]:
     names = street_names(StreetConfig())
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         return dict(zip(names, pool.map(partial(_annotate, config=StreetConfig()), names), strict=True))
+
+
+def annotate_scene(scene: Scene) -> NDArray[np.float64]:
+    """The rows of gt.txt without drawing a picture."""
+    renderer = Renderer(scene)
+    return gt_rows([renderer.compose(i)[1] for i in range(scene.config.num_frames)])
 
 
 def _annotate(name: str, config: StreetConfig) -> tuple[Scene, NDArray[np.float64]]:
@@ -217,31 +223,31 @@ def test_visibility_is_exact(case: str, offset: float, width: float, expected: f
     person = still_person(1, 240.0, 200.0, 100.0, 4)
     foot_y = 210.0 if width > 0 else 190.0
     wall = Prop("pole", (240.0 + offset, foot_y), abs(width), 150.0, (50, 50, 50))
-    (found,) = Renderer(make_scene([person], [wall])).silhouettes(0)
+    (found,) = Renderer(make_scene([person], [wall])).compose(0)[1]
     assert found.visibility == pytest.approx(expected, abs=0.01), case
 
 
 def test_visibility_counts_pixels_outside_the_image() -> None:
-    half = Renderer(make_scene([still_person(1, 0.0, 200.0, 100.0, 4)], [])).silhouettes(0)
+    half = Renderer(make_scene([still_person(1, 0.0, 200.0, 100.0, 4)], [])).compose(0)[1]
     assert half[0].visibility == pytest.approx(0.5, abs=0.01)
     assert half[0].ltwh[0] < -15
-    assert Renderer(make_scene([still_person(1, -60.0, 200.0, 100.0, 4)], [])).silhouettes(0) == []
+    assert Renderer(make_scene([still_person(1, -60.0, 200.0, 100.0, 4)], [])).compose(0)[1] == []
 
 
 def test_nearer_person_covers_and_hidden_person_stays_in_gt() -> None:
     far, near = still_person(1, 240.0, 190.0, 60.0, 4), still_person(2, 240.0, 215.0, 120.0, 4)
-    by_id = {s.track_id: s for s in Renderer(make_scene([near, far], [])).silhouettes(0)}
+    by_id = {s.track_id: s for s in Renderer(make_scene([near, far], [])).compose(0)[1]}
     assert by_id[2].visibility == 1.0
     assert by_id[1].visibility < 0.15
     column = Prop("column", (240.0, 230.0), 90.0, 160.0, (60, 85, 70))
-    hidden = {s.track_id: s.visibility for s in Renderer(make_scene([near, far], [column])).silhouettes(0)}
+    hidden = {s.track_id: s.visibility for s in Renderer(make_scene([near, far], [column])).compose(0)[1]}
     assert hidden == {1: 0.0, 2: 0.0}
 
 
 def test_boxes_follow_a_moving_camera() -> None:
     camera = np.array([[0.0, 0.0], [3.5, 1.0], [10.25, -2.0], [40.0, 4.0]])
     renderer = Renderer(make_scene([still_person(1, 240.0, 200.0, 100.0, 4)], [], camera))
-    boxes = np.array([renderer.silhouettes(i)[0].ltwh for i in range(4)])
+    boxes = np.array([renderer.compose(i)[1][0].ltwh for i in range(4)])
     np.testing.assert_allclose(boxes[0, :2] - boxes[:, :2], camera, atol=1e-6)
     np.testing.assert_allclose(boxes[:, 2:], boxes[:1, 2:].repeat(4, 0), atol=1e-6)
     pictures = [renderer.render(i)[0] for i in range(4)]

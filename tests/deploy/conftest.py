@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from motrlab.config import Config, smoke
+from motrlab.config import Config
 from motrlab.config.scheme import Rule, Scheme
 from motrlab.deploy.conversion import artifact_graphs, save_artifact, save_float_graphs
 from motrlab.model.motr import Motr
@@ -20,6 +20,7 @@ from motrlab.quantization.calibration import calibrate, closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import FrameStep
 from tests.quantization.conftest import lively
+from tests.tiny import tiny
 
 Image = NDArray[np.uint8]
 PROVENANCE = {"run": "test", "git_commit": "abc"}
@@ -46,8 +47,8 @@ def noise(config: Config, number: int, seed: int) -> list[torch.Tensor]:
 
 
 def small(**changes: object) -> Config:
-    """`smoke` with rules under which random weights have tracks."""
-    base = smoke()
+    """`tiny` with rules under which random weights have tracks."""
+    base = tiny()
     tracker = replace(base.tracker, birth_score=0.25, miss_score=0.2, reset_score=0.22, max_misses=3)
     return replace(base, tracker=tracker, model=replace(base.model, **changes))  # type: ignore[arg-type]
 

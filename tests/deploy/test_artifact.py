@@ -27,7 +27,7 @@ def test_holds_what_the_design_lists(artifact: Path, fixed_point: Any) -> None:
     manifest = verify_artifact(artifact)
     assert set(manifest["files"]) == set(ARTIFACT_FILES)
     config = fixed_point.config
-    expected = {"run": "test", "git_commit": "abc", "config_hash": config.hash, "preset": "smoke", "seed": config.seed}
+    expected = {"run": "test", "git_commit": "abc", "config_hash": config.hash, "preset": "tiny", "seed": config.seed}
     assert manifest["provenance"] == expected
     assert manifest["versions"]["onnxruntime"]
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from motrlab.config import Config, mot17, smoke, street
+from motrlab.config import Config, mot17, street
 from motrlab.deploy.calops import Ops, count_operations, format_operations
 from motrlab.model.motr import build_motr
+from tests.tiny import tiny
 
 
 def count(config: Config) -> dict[str, Ops]:
@@ -27,7 +28,7 @@ def test_the_reference_has_its_published_size() -> None:
 
 
 def test_counts_agree_with_pencil_and_paper() -> None:
-    config = smoke()
+    config = tiny()
     m = config.model
     rows = {row.name: row for row in count(config)["base"].modules}
     cells, channels = 12 * 20, m.d_model
@@ -55,7 +56,7 @@ def test_qim_agrees_with_pencil_and_paper() -> None:
     assert count(config)["qim"].macs == attention + pointwise
 
 
-@pytest.mark.parametrize("preset", [smoke, street], ids=["smoke", "street"])
+@pytest.mark.parametrize("preset", [tiny, street], ids=["tiny", "street"])
 def test_rows_add_up(preset: Callable[[], Config]) -> None:
     for ops in count(preset()).values():
         assert sum(row.macs for row in ops.modules) == ops.macs
@@ -64,7 +65,7 @@ def test_rows_add_up(preset: Callable[[], Config]) -> None:
 
 
 def test_the_model_is_left_alone() -> None:
-    config = smoke()
+    config = tiny()
     model = build_motr(config.model).train()
     count_operations(model, config.model)
     assert model.training
@@ -73,11 +74,11 @@ def test_the_model_is_left_alone() -> None:
 
 
 def test_table_shows_every_module() -> None:
-    operations = count(smoke())
+    operations = count(tiny())
     table = format_operations(operations)
     for graph, ops in operations.items():
         assert all(f"{graph}.{row.name}" in table for row in ops.modules)
         (total,) = [line.split() for line in table.splitlines() if line.split()[0] == graph]
         counts = (ops.params / 1e3, ops.macs / 1e6, ops.sample_macs / 1e6)
         assert [float(word) for word in total[1:4]] == pytest.approx(counts, abs=0.05)
-    assert math.prod(count(smoke())["base"].modules[0].output_shape) == 32 * 12 * 20
+    assert math.prod(count(tiny())["base"].modules[0].output_shape) == 32 * 12 * 20

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from motrlab.data.motchallenge import Annotations, Detections
-from motrlab.errors import UserError
-from motrlab.evaluation import kalman
-from motrlab.evaluation.bytetrack import GRID, ByteTrackConfig, choose_quantiles, track_detections
+from motrlab.evaluation import bytetrack
+from motrlab.evaluation.bytetrack import DEFAULT, GRID, choose_quantiles, track_detections
 
-EVERYTHING = ByteTrackConfig(low_quantile=0, high_quantile=0, birth_quantile=0)
+EVERYTHING = (0.0, 0.0)
 
 
 def walk(frames: range | list[int], x: float, speed: float, score: float = 1.0) -> list[tuple[float, ...]]:
@@ -46,7 +45,7 @@ def test_a_late_comer_needs_two_boxes() -> None:
 def test_a_lost_track_is_found_where_it_was_heading(gap: int, num_ids: int) -> None:
     there, back = list(range(1, 21)), list(range(21 + gap, 60 + gap))
     other = walk(range(1, 100), 900, 0)  # so that frames go on
-    tracks = track_detections(detections(walk([*there, *back], 0, 3), other), replace(EVERYTHING, max_lost_frames=30))
+    tracks = track_detections(detections(walk([*there, *back], 0, 3), other), EVERYTHING)
     # The first frame's row of `back` is missed by a track that has to be confirmed again.
     assert len(set(tracks.track_id[tracks.ltwh[:, 0] < 700])) == num_ids
 
@@ -54,8 +53,7 @@ def test_a_lost_track_is_found_where_it_was_heading(gap: int, num_ids: int) -> N
 def test_weak_detections_continue_tracks_but_start_none() -> None:
     strong, weak = walk(range(1, 11), 0, 2), walk(range(11, 21), 0, 2, score=0.3)
     noise = walk(range(1, 21), 500, 0, score=0.3)
-    config = ByteTrackConfig(low_quantile=0, high_quantile=0.8, birth_quantile=0.8)
-    tracks = track_detections(detections(strong, weak, noise), config)
+    tracks = track_detections(detections(strong, weak, noise), (0.8, 0.8))
     assert set(tracks.track_id) == {1}
     assert tracks.frame.tolist() == list(range(1, 21))
     assert tracks.score[10:].tolist() == [0.3] * 10
@@ -82,16 +80,16 @@ def test_quantiles_are_those_that_suit_the_training_data(noise: int, chosen: tup
     ones = np.ones(len(table), np.int64)
     ids = np.repeat(np.arange(len(table) // 40), 40)
     gt = Annotations(table[:, 0].astype(np.int64), ids, table[:, 1:5], ones, ones, ones.astype(float), True)
-    config, record = choose_quantiles({"A": gt}, {"A": detections(*people, weakest)})
-    assert (config.high_quantile, config.birth_quantile) == chosen
+    quantiles, record = choose_quantiles({"A": gt}, {"A": detections(*people, weakest)})
+    assert quantiles == chosen
     assert chosen in GRID
     assert (record["chosen.high_quantile"], record["chosen.birth_quantile"]) == chosen
     assert record["chosen.train_idf1"] > 0.95
 
 
 def test_without_training_data_quantiles_are_the_defaults() -> None:
-    config, record = choose_quantiles({}, {})
-    assert config == ByteTrackConfig()
+    quantiles, record = choose_quantiles({}, {})
+    assert quantiles == DEFAULT
     assert set(record) == {"chosen.high_quantile", "chosen.birth_quantile"}
 
 
@@ -101,25 +99,14 @@ def test_few_detections(frames: list[int]) -> None:
     assert tracks.frame.tolist() == frames[:2]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"low_quantile": 0.9}, {"birth_quantile": 1.1}, {"high_iou": 0.0}, {"low_iou": 1.5}, {"max_lost_frames": -1}],
-)
-def test_config_is_checked(change: dict[str, float]) -> None:
-    with pytest.raises(
-        UserError, match=f"bytetrack: .*({'quantile' if 'quantile' in str(change) else next(iter(change))})"
-    ):
-        ByteTrackConfig(**change)
-
-
 def test_filter_learns_the_velocity() -> None:
     rng = np.random.default_rng(1)
     start, speed = np.array([[100.0, 80, 20, 50], [10, 20, 30, 60]]), np.array([[3.0, -1, 0, 0], [0, 2, 0, 0]])
-    mean, covariance = kalman.initial_state(start)
+    mean, covariance = bytetrack.initial_state(start)
     first = covariance.copy()
     for step in range(1, 60):
-        mean, covariance = kalman.predict(mean, covariance)
-        mean, covariance = kalman.update(mean, covariance, start + step * speed + rng.normal(0, 0.3, (2, 4)))
+        mean, covariance = bytetrack.predict(mean, covariance)
+        mean, covariance = bytetrack.update(mean, covariance, start + step * speed + rng.normal(0, 0.3, (2, 4)))
     np.testing.assert_allclose(mean[:, :2], (start + 59 * speed)[:, :2], atol=1)
     np.testing.assert_allclose(mean[:, 4:6], speed[:, :2], atol=0.3)
     assert (np.linalg.eigvalsh(covariance) > 0).all()
@@ -128,6 +115,6 @@ def test_filter_learns_the_velocity() -> None:
 
 
 def test_filter_takes_no_tracks() -> None:
-    mean, covariance = kalman.predict(*kalman.initial_state(np.zeros((0, 4))))
-    mean, covariance = kalman.update(mean, covariance, np.zeros((0, 4)))
+    mean, covariance = bytetrack.predict(*bytetrack.initial_state(np.zeros((0, 4))))
+    mean, covariance = bytetrack.update(mean, covariance, np.zeros((0, 4)))
     assert (mean.shape, covariance.shape) == ((0, 8), (0, 8, 8))

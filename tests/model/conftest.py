@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from motrlab.config import BackboneStage, ModelConfig, smoke
+from motrlab.config import BackboneStage, ModelConfig
 from motrlab.model.motr import Motr, build_motr
+from tests.tiny import tiny
 
 
 def reference_in_small() -> ModelConfig:
@@ -26,7 +27,7 @@ def reference_in_small() -> ModelConfig:
 
 def departures_in_small() -> ModelConfig:
     """As `street` in all that is not size."""
-    return replace(smoke().model, height=40, width=56)
+    return replace(tiny().model, height=40, width=56)
 
 
 CONFIGS = {"reference": reference_in_small(), "departures": departures_in_small()}

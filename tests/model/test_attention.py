@@ -75,9 +75,7 @@ def test_deformable_attention_is_what_the_paper_says(points: int) -> None:
         found = layer(query, reference, FLOAT.values([layer], memory)[0])
     for sample in range(2):
         expected = slow_deformable_attention(
-            layer,
-            *(x[sample].flatten(1).double().numpy() for x in (query, reference)),
-            memory[sample].double().numpy(),
+            layer, *(x[sample].flatten(1).double().numpy() for x in (query, reference)), memory[sample].double().numpy()
         )
         np.testing.assert_allclose(found[sample].flatten(1).numpy(), expected, atol=1e-5)
 

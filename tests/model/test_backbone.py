@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from motrlab.config import ModelConfig, smoke
+from motrlab.config import ModelConfig
 from motrlab.errors import UserError
 from motrlab.model.backbone import BACKBONES, build_backbone
 from motrlab.model.motr import build_motr
 from motrlab.model.operations import FLOAT, Operations
+from tests.tiny import tiny
 
 
 class Patches(nn.Module):
@@ -33,7 +34,7 @@ class Patches(nn.Module):
 
 def test_a_backbone_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BACKBONES, "patches", Patches)
-    config = replace(smoke().model, backbone="patches")
+    config = replace(tiny().model, backbone="patches")
     model = build_motr(config)
     assert isinstance(model.base.backbone, Patches)
     memory = model.base.encode(torch.zeros(2, 3, config.height, config.width))
@@ -42,4 +43,4 @@ def test_a_backbone_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unknown_backbone_is_refused_by_name() -> None:
     with pytest.raises(UserError, match="unknown backbone 'resnet'; one of efficientnet"):
-        build_backbone(replace(smoke().model, backbone="resnet"))
+        build_backbone(replace(tiny().model, backbone="resnet"))

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from motrlab.config import ModelConfig, mot17, smoke
+from motrlab.config import ModelConfig, mot17
 from motrlab.model.base import DetectQueries, decode_boxes
 from motrlab.model.motr import Motr, build_motr
 from motrlab.model.operations import FLOAT, inverse_sigmoid
+from tests.tiny import tiny
 
 
 def run(model: Motr, frame: Any) -> list[Tensor]:
@@ -175,7 +176,7 @@ def test_inverse_sigmoid_inverts_and_stays_finite() -> None:
 
 def test_relative_boxes_keep_a_size() -> None:
     """However wild the deltas, width and height stay between 0.001 and 2 images."""
-    config = smoke().model
+    config = tiny().model
     model = build_motr(config)
     reference = torch.rand(1, 4, 5, 8, generator=torch.Generator().manual_seed(0))
     for delta in (-100.0, 100.0):

@@ -8,15 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from motrlab.config import BackboneStage, ModelConfig, mot17, mot17_small, smoke, street
-from motrlab.model.efficientnet import (
-    ConvBN,
-    EfficientNet,
-    MBConv,
-    fold_batch_norm,
-    freeze_batch_norm,
-    freeze_stages,
-)
+from motrlab.config import BackboneStage, ModelConfig, mot17, mot17_small, street
+from motrlab.model.efficientnet import ConvBN, EfficientNet, MBConv, fold_batch_norm, freeze_batch_norm, freeze_stages
+from tests.tiny import tiny
 
 
 def stage(**changes: Any) -> BackboneStage:
@@ -49,7 +43,7 @@ PRESETS = {
     "mot17": (mot17().model, 384, 32),
     "mot17_small": (mot17_small().model, 112, 8),
     "street": (street().model, 96, 8),
-    "smoke": (smoke().model, 32, 8),
+    "tiny": (tiny().model, 32, 8),
 }
 
 
@@ -65,7 +59,7 @@ def test_the_map_has_the_stride_it_says(name: str) -> None:
 
 @pytest.mark.parametrize("size", [(33, 47), (64, 64), (95, 161)], ids=str)
 def test_upsampling_takes_any_size(size: tuple[int, int]) -> None:
-    backbone = EfficientNet(smoke().model).eval()
+    backbone = EfficientNet(tiny().model).eval()
     assert backbone(torch.zeros(1, 3, *size)).shape == (1, 32, -(-size[0] // 8), -(-size[1] // 8))
 
 
@@ -75,7 +69,7 @@ def test_no_squeeze_excitation_and_only_relu() -> None:
 
 
 def test_relu6_clips_at_six_everywhere() -> None:
-    config = replace(smoke().model, activation="relu6")
+    config = replace(tiny().model, activation="relu6")
     kinds = {type(m) for m in EfficientNet(config).modules() if not list(m.children())}
     assert kinds == {nn.Conv2d, nn.BatchNorm2d, nn.ReLU6}
     layer = ConvBN(3, 4, 1, activation="relu6").eval()
@@ -85,13 +79,13 @@ def test_relu6_clips_at_six_everywhere() -> None:
 
 
 def test_frozen_stages_take_no_part_in_training() -> None:
-    backbone = EfficientNet(smoke().model)
+    backbone = EfficientNet(tiny().model)
     freeze_stages(backbone, 2)
     backbone(torch.randn(2, 3, 32, 48)).sum().backward()
     moved = {name.split(".")[0] + name.split(".")[1] for name, p in backbone.named_parameters() if p.grad is not None}
     assert {n for n in moved if n.startswith(("stem", "stages"))} == {"stages2"}
     assert any(n.startswith("lateral") for n in moved)
-    backbone = EfficientNet(smoke().model)
+    backbone = EfficientNet(tiny().model)
     freeze_stages(backbone, 0)
     assert all(p.requires_grad for p in backbone.parameters())
 
@@ -111,7 +105,7 @@ def with_statistics(config: ModelConfig) -> EfficientNet:
 
 def test_folding_keeps_outputs_and_leaves_no_batch_norm() -> None:
     stages = (stage(), stage(fused=True, stride=2, channels=16), stage(expansion=1, channels=16))
-    backbone = with_statistics(replace(smoke().model, stages=stages))
+    backbone = with_statistics(replace(tiny().model, stages=stages))
     folded = copy.deepcopy(backbone)
     fold_batch_norm(folded)
     x = torch.randn(2, 3, 32, 48)
@@ -121,7 +115,7 @@ def test_folding_keeps_outputs_and_leaves_no_batch_norm() -> None:
 
 
 def test_frozen_statistics_do_not_move() -> None:
-    backbone = with_statistics(smoke().model).train()
+    backbone = with_statistics(tiny().model).train()
     before = copy.deepcopy(backbone.state_dict())
     freeze_batch_norm(backbone)
     backbone(torch.randn(2, 3, 32, 48))

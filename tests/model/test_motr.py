@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from motrlab.config import ModelConfig, smoke
+from motrlab.config import ModelConfig
 from motrlab.model.motr import Motr, MotrGraphs, build_motr, folded_copy
+from tests.tiny import tiny
 
 
 def test_a_seed_gives_the_same_weights_and_leaves_the_caller_alone() -> None:
-    config = smoke().model
+    config = tiny().model
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)

@@ -71,11 +71,7 @@ class Names:
         return f"{prefix}.0", f"{prefix}.1"
 
 
-STEMS = {
-    "lite": ("_conv_stem", "_bn0"),
-    "timm": ("conv_stem", "bn1"),
-    "torchvision": ("features.0.0", "features.0.1"),
-}
+STEMS = {"lite": ("_conv_stem", "_bn0"), "timm": ("conv_stem", "bn1"), "torchvision": ("features.0.0", "features.0.1")}
 SQUEEZE = {
     "lite": "_blocks.{number}._se_reduce",
     "timm": "blocks.{stage}.{block}.se.conv_reduce",

@@ -1,4 +1,4 @@
-"""A smoke-sized quantised model, calibrated on noise in closed loop, and a batch of clips."""
+"""A tiny quantised model, calibrated on noise in closed loop, and a batch of clips."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from motrlab.config import Config, smoke
+from motrlab.config import Config
 from motrlab.data.clips import ClipBatch
 from motrlab.data.transforms import FrameObjects
 from motrlab.model.motr import Motr, build_motr, folded_copy
 from motrlab.quantization.calibration import calibrate
 from motrlab.quantization.quantized import QuantizedMotr
+from tests.tiny import tiny
 
 Inputs = tuple[Tensor, ...]
 
@@ -47,7 +48,7 @@ def lively(config: Config) -> Motr:
 
 @pytest.fixture(scope="session")
 def config() -> Config:
-    base = smoke()
+    base = tiny()
     tracker = replace(base.tracker, birth_score=0.55, miss_score=0.4, reset_score=0.5, suppress_iou=None)
     calibration = replace(base.calibration, num_frames=6, num_sequences=2, adaptive_rounding=False)
     return replace(base, tracker=tracker, calibration=calibration)  # rounding to nearest leaves the float weights

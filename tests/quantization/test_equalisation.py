@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from motrlab.config import BackboneStage, smoke
+from motrlab.config import BackboneStage
 from motrlab.config.scheme import Scheme
 from motrlab.model.motr import Motr, MotrGraphs, build_motr, folded_copy
 from motrlab.quantization.declare import declare
 from motrlab.quantization.equalisation import equalisable, equalise, product
+from tests.tiny import tiny
 
 Inputs = tuple[torch.Tensor, ...]
 
@@ -64,7 +65,7 @@ def test_the_pairs(float_model: Motr) -> None:
 def inverted(activation: str) -> Motr:
     """Blocks of 1×1, depthwise and 1×1 convolutions."""
     model = replace(
-        smoke().model,
+        tiny().model,
         activation=activation,
         stages=tuple(BackboneStage(channels=16, blocks=1, stride=2, expansion=3, kernel=3) for _ in range(3)),
     )

@@ -19,7 +19,7 @@ from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street, is_unseen
 from motrlab.model.motr import Motr
 from motrlab.quantization.calibration import calibrate
-from motrlab.quantization.qat import qat_config, qat_loss, train_qat
+from motrlab.quantization.qat import QatClips, qat_config, train_qat
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.tensors import StraightThrough
 from motrlab.training.criterion import ClipLoss
@@ -53,7 +53,7 @@ def test_steps_change_weights_and_lower_the_loss(
     optimizer = torch.optim.AdamW(quantised.parameters(), lr=2e-3)
     losses = []
     for _ in range(6):
-        loss = qat_loss(quantised, clip_batch, config, [np.random.default_rng(0)] * 8).total
+        loss = QatClips(quantised, config)(clip_batch, [np.random.default_rng(0)] * 8).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -68,7 +68,7 @@ def test_gradients_cross_frames_through_both_graphs(
     quantised: QuantizedMotr, config: Config, clip_batch: ClipBatch
 ) -> None:
     quantised.mode("train_frozen")
-    qat_loss(quantised, clip_batch, quiet(qat_config(config)), [np.random.default_rng(0)] * 8).total.backward()
+    QatClips(quantised, quiet(qat_config(config)))(clip_batch, [np.random.default_rng(0)] * 8).total.backward()
     gradients = {name: p.grad for name, p in quantised.named_parameters()}
     without = [name for name, g in gradients.items() if g is None or not g.abs().sum() > 0]
     # The last layer's embedding feeds the QIM, whose query is used only in the clip's second frame.
@@ -191,14 +191,14 @@ def test_a_rerun_goes_on_from_the_checkpoint(
     expected = {name: value.clone() for name, value in quantised.state_dict().items()}
 
     quantised.load_state_dict(start)
-    calls = iter(range(3))
+    calls, forward = iter(range(3)), QatClips.forward
 
     def killed(*arguments: Any) -> ClipLoss:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return qat_loss(*arguments)
+        return forward(*arguments)
 
-    monkeypatch.setattr("motrlab.quantization.qat.qat_loss", killed)
+    monkeypatch.setattr("motrlab.quantization.qat.QatClips.forward", killed)
     with pytest.raises(KeyboardInterrupt):
         train_qat(quantised, store, config, tmp_path / "killed")
     monkeypatch.undo()

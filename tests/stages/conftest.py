@@ -10,13 +10,17 @@ import pytest
 from motrlab.run import Run
 from motrlab.stages.data import prepare_data
 
-PRESET = """
+PRESET = f"""
+import sys
 from dataclasses import replace
-from motrlab.config import StreetConfig, TrackerConfig, smoke
+from motrlab.config import StreetConfig, TrackerConfig
+
+sys.path.append({str(Path(__file__).parents[2])!r})
+from tests.tiny import tiny as base_config
 
 def tiny():
     street = StreetConfig(num_videos=2, num_unseen=1, num_frames=24, width=160, height=90)
-    base = smoke()
+    base = base_config()
     model = replace(base.model, height=48, width=80)
     # Scores of a model that has learnt nothing lie near its prior: with these thresholds it still tracks something.
     eager = TrackerConfig(birth_score=0.0, miss_score=0.0, reset_score=0.0, output_score=0.0, min_area_px=0.0)

@@ -47,10 +47,7 @@ def test_what_is_there_is_enough(home: Path, monkeypatch: pytest.MonkeyPatch, ma
 
 
 def test_smoke_runs_build_what_is_missing_in_order(
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    make_stage: Callable[..., None],
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make_stage: Callable[..., None]
 ) -> None:
     run = Run.open("s", "smoke")
     make_stage(run, "data")

@@ -49,10 +49,7 @@ STORIES = {
         [[1, -1], [1, -1], [1, -1], [1, -1], [1, -1], [1, -1], [-1, -1]],
     ),
     "a slot is free again in the frame its track ends": Story(
-        [[0.9, 0.8, LOW], [0.9, LOW, LOW]],
-        [[LOW, LOW], [0.1, 0.9]],
-        [[1, 2], [3, 2]],
-        replace(CONFIG, max_misses=1),
+        [[0.9, 0.8, LOW], [0.9, LOW, LOW]], [[LOW, LOW], [0.1, 0.9]], [[1, 2], [3, 2]], replace(CONFIG, max_misses=1)
     ),
     "when all slots are taken births wait": Story(
         [[0.8, 0.9, 0.95], [0.9, LOW, LOW], [0.9, LOW, LOW]],

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from motrlab.config import Config, ModelConfig, StreetConfig, TrainConfig, smoke
+from motrlab.config import Config, ModelConfig, StreetConfig, TrainConfig
 from motrlab.data.prepare import prepare
 from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street, is_unseen
 from motrlab.tracking.step import FrameOutput
+from tests.tiny import tiny
 
 MakeOutput = Callable[..., FrameOutput]
 
@@ -31,7 +32,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
 @pytest.fixture
 def config() -> Config:
     """Float32, no workers, six steps of two clips on small pictures."""
-    base = smoke()
+    base = tiny()
     model = replace(base.model, height=48, width=80, d_model=16, ffn_channels=24)
     train = replace(
         base.train, steps=6, frames_per_step=4, bf16=False, checkpoint_every=3, validate_every=0, denoising_groups=0
@@ -42,14 +43,14 @@ def config() -> Config:
 @pytest.fixture
 def slots() -> ModelConfig:
     """Four detect and four track slots."""
-    return replace(smoke().model, num_detect=4, num_track=4, slot_columns=4, anchor_grid=None)
+    return replace(tiny().model, num_detect=4, num_track=4, slot_columns=4, anchor_grid=None)
 
 
 @pytest.fixture
 def quiet() -> TrainConfig:
     """No chance in the assignment: no drops, no false positives, no clones, no jitter."""
     return replace(
-        smoke().train,
+        tiny().train,
         drop_probability=0.0,
         heavy_drop_fraction=0.0,
         false_positive_ratio=0.0,

@@ -10,15 +10,8 @@ import torch
 from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr, build_motr
-from motrlab.training.checkpoint import (
-    load_model,
-    load_tensors,
-    load_training,
-    save_model,
-    save_tensors,
-    save_training,
-)
-from motrlab.training.schedule import parameter_groups
+from motrlab.training.checkpoint import load_model, load_tensors, load_training, save_model, save_tensors, save_training
+from motrlab.training.optimizer import parameter_groups
 
 
 def assert_same_weights(a: Motr, b: Motr) -> None:
@@ -102,7 +95,7 @@ def test_weights_of_another_preset_are_refused(tmp_path: Path, config: Config) -
     file = tmp_path / "m.safetensors"
     save_model(file, build_motr(config.model), config)
     load_model(file, replace(config, train=replace(config.train, lr=1.0)))  # how it was trained does not matter
-    with pytest.raises(UserError, match=r"m\.safetensors: a checkpoint of preset 'smoke' with other shapes"):
+    with pytest.raises(UserError, match=r"m\.safetensors: a checkpoint of preset 'tiny' with other shapes"):
         load_model(file, replace(config, model=replace(config.model, d_model=32)))
 
 

@@ -12,10 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motrlab.config import TrainConfig, smoke
+from motrlab.config import TrainConfig
 from motrlab.tracking.step import FrameOutput
 from motrlab.training.assignment import FrameMatch
 from motrlab.training.criterion import ClipLoss, SetCriterion, focal_loss
+from tests.tiny import tiny
 
 MakeOutput = Callable[..., FrameOutput]
 LAYERS, BATCH, SLOTS = 2, 2, 8
@@ -133,7 +134,7 @@ def test_every_term_is_what_a_loop_gives(
     shape: tuple[int, int, int], num_frames: int, positive: float, empty: float, seed: int
 ) -> None:
     """Nobody at all, one slot, every slot matched, every slot empty."""
-    config = replace(smoke().train, focal_alpha=0.3, focal_gamma=1.5, class_weight=1.5, l1_weight=4.0, giou_weight=3.0)
+    config = replace(tiny().train, focal_alpha=0.3, focal_gamma=1.5, class_weight=1.5, l1_weight=4.0, giou_weight=3.0)
     frames = [draw_frame(shape, positive, empty, seed + 100 * f) for f in range(num_frames)]
     loss, expected = criterion(frames, config), slow_loss(frames, config)
     num_objects = sum(f.match.num_objects for f in frames)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motrlab.config import TrainConfig
-from motrlab.training.matcher import HungarianMatcher
+from motrlab.training.assignment import HungarianMatcher
 
 CONFIG = TrainConfig(steps=1)
 MATCHER = HungarianMatcher(CONFIG)

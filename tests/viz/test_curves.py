@@ -7,15 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from motrlab.viz.curves import (
-    accuracy_bars,
-    figure_png,
-    histogram,
-    latency_bars,
-    loss_curves,
-    read_columns,
-    smooth,
-)
+from motrlab.viz.curves import accuracy_bars, figure_png, histogram, latency_bars, loss_curves, read_columns, smooth
 
 
 @pytest.mark.parametrize(

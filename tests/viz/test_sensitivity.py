@@ -49,10 +49,10 @@ def test_ranking_keeps_a_bound() -> None:
     assert len(figure.axes[0].patches) == 48
 
 
-@pytest.mark.parametrize("reference", [None, {"mota": 0.7, "idf1": 0.6}])
-def test_pareto(reference: dict[str, float] | None) -> None:
+@pytest.mark.parametrize("reference", [{}, {"mota": 0.7, "idf1": 0.6}])
+def test_pareto(reference: dict[str, float]) -> None:
     path = [point(0, "", 0.0, 1.0, 0.4), point(1, "encoder 0", 0.04, 0.5), point(2, "box heads", 0.06, 0.3, 0.6)]
-    figure = pareto_plot(path, [group("encoder 0", 0.7)], max_float_share=0.1, reference=reference)
+    figure = pareto_plot(path, [group("encoder 0", 0.7)], 0.1, reference)
     line = figure.axes[0].lines[0]
     assert list(line.get_xdata()) == pytest.approx([0, 4, 6])
     assert list(line.get_ydata()) == pytest.approx([100, 50, 30])
@@ -64,7 +64,7 @@ def test_pareto(reference: dict[str, float] | None) -> None:
 
 
 def test_a_path_of_its_start_alone() -> None:
-    figure = pareto_plot([point(0, "", 0.0, 1.0)])
+    figure = pareto_plot([point(0, "", 0.0, 1.0)], [], 0.1, {})
     assert len(figure.axes) == 1
     assert figure_png(figure).startswith(b"\x89PNG")
 

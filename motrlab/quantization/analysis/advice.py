@@ -21,8 +21,6 @@ SATURATED_SHARE = 1e-3
 UNUSED_RANGE = 0.5  # half of the grid is one bit
 OFFSET_STEPS = 0.25
 EXTREMES = ("min_max", "moving_average")  # observers that follow the largest values; others choose what to clip
-
-
 Finding = tuple[float, str]  # the lower the graver, and what to say of the tensor
 
 
@@ -33,8 +31,7 @@ def advice(rows: Sequence[LayerRow], limit: int = 8) -> list[str]:
         found = [(*finding, row.name) for row in rows if (finding := kind(row))]
         kinds.append([f"{name}: {text}" for _, text, name in sorted(found, key=lambda f: f[0])])
     del kinds[0][1:]  # only the first in graph order: what follows inherits it
-    turns = itertools.zip_longest(*kinds)
-    return [text for turn in turns for text in turn if text is not None][:limit]
+    return [text for turn in itertools.zip_longest(*kinds) for text in turn if text][:limit]
 
 
 def _disagreement(row: LayerRow) -> Finding | None:

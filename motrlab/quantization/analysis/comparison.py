@@ -1,8 +1,7 @@
 """Float, fake-quant and fixed-point side by side on videos, with the tracker's own rules.
 
-Two forms. `compare_taps`: the float model tracks, and all three get the float run's inputs of each frame, so that
-errors are comparable tensor by tensor. `compare_outputs`: each tracks on its own state, so that errors come back as
-they do at run time, and one sees whether they grow.
+`compare_taps`: all three get the inputs of the float run, so that errors are comparable tensor by tensor.
+`compare_outputs`: each tracks on its own state, so that errors come back as they do at run time.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.tensors import Key
 from motrlab.tracking.step import Array, FrameOutput, FrameStep, to_numpy
-from motrlab.tracking.tracker import EMPTY, Bool, Int
+from motrlab.tracking.tracker import EMPTY, Int
 
 Tracking = Callable[[Sequence[Tensor]], Iterable[FrameStep]]  # a video's network inputs → its frame steps
 
@@ -51,22 +50,14 @@ def compare_taps(
                 floating, fake = (recorded(quantised, graph, inputs, mode) for mode in ("float", "evaluate"))
                 deployed = fixed.run(graph, [to_numpy(x) for x in inputs])
                 live = np.append(np.ones(config.model.num_detect), to_numpy(inputs[2])) > 0  # detect slots first
-                for tensor in (name for name in floating if name in deployed):
-                    key = (graph, tensor)
-                    before = sums.setdefault(key, {})
-                    values = [side[tensor] for side in (floating, fake, deployed)]
-                    if (graph, point(*key).path) in slots:
-                        values = [_live_rows(x, live) for x in values]
+                for key in ((graph, name) for name in floating if name in deployed):
+                    before, values = sums.setdefault(key, {}), [side[key[1]] for side in (floating, fake, deployed)]
+                    if (graph, point(*key).path) in slots:  # `[1, R, W, C]`, all or the last
+                        rows = [x.reshape(-1, x.shape[3]) for x in values]
+                        values = [x[live[-len(x) :]] for x in rows]
                     if values[0].size:
                         sums[key] = measure(point(*key), *values, before=before)
     return [layer_row(point(*key), found) for key, found in sums.items() if found]
-
-
-def _live_rows(x: Float, live: Bool) -> Float:
-    """Of slots `[1, R, W, C]`, all or the last, those that are `live` `[N]`."""
-    rows = x.reshape(-1, x.shape[3])
-    chosen: Float = rows[live[-len(rows) :]]
-    return chosen
 
 
 def in_mode(quantised: QuantizedMotr, mode: str, config: Config) -> Tracking:
@@ -84,11 +75,7 @@ def compare_outputs(
 ) -> list[FrameRow]:
     """Track every video with all, one after the other, each on its own state.
 
-    Args:
-        floating: the reference.
-        others: stage → how it tracks.
-        videos: name → network inputs `[1, 3, H, W]` in order.
-        config: of the model.
+    `floating`: the reference. `others`: stage → how it tracks. `videos`: name → network inputs `[1, 3, H, W]` in order.
     """
     rows = []
     for video, images in videos.items():
@@ -129,8 +116,8 @@ def _output_db(outputs: tuple[Array, Array], tracks: Sequence[Int], num_track: i
     """Of the expected and the found output `[1, C, R, W]`: all detect slots, and of each side these track slots."""
     sides = []
     for output, slots in zip(outputs, tracks, strict=True):
-        flat = np.asarray(to_numpy(output), np.float64)[0].reshape(output.shape[1], -1)
-        num_detect = flat.shape[1] - num_track
-        sides.append(np.concatenate((flat[:, :num_detect], flat[:, num_detect + slots]), 1))
+        flat = to_numpy(output).astype(np.float64)[0].reshape(output.shape[1], -1)
+        detect, track = np.split(flat, [-num_track], 1)
+        sides.append(np.concatenate((detect, track[:, slots]), 1))
     x, y = sides
     return sqnr_db(float((x * x).sum()), float(((y - x) ** 2).sum()))

@@ -1,7 +1,6 @@
-"""Layer comparison: float ↔ fake-quant ↔ fixed-point, tensor by tensor.
+"""Layer comparison: float ↔ fake-quant ↔ fixed-point, tensor by tensor, in NumPy.
 
-Pure numerics on NumPy arrays. Frames are added up as sums of squares, so memory stays flat. `x` is a tensor's float
-value, a step is the distance of two neighbouring grid points (the scale).
+Frames are added up as sums of squares, so memory stays flat. A step is the distance of two grid points (the scale).
 """
 
 from __future__ import annotations
@@ -34,9 +33,8 @@ _EXTREMES: dict[str, Callable[[float, float], float]] = {"largest_step": max, "l
 class TapPoint:
     """A quantised activation and its grid: the multiples of `scale` from `quant_min` to `quant_max`.
 
-    `path` and `operator` are what rules know it by. `tensor` is the path, with `@1`, `@2` … where its module is called
-    again. `observer` is where the range comes from: an observer, `fixed`, or `ceiling` where a grid reaches all that a
-    ReLU6 lets through.
+    Rules know it by `path` and `operator`; `tensor` is the path, with `@1`, `@2` … where its module is called again.
+    `observer` is where the range comes from: an observer, `fixed`, or `ceiling`, all that a ReLU6 lets through.
     """
 
     graph: str
@@ -53,10 +51,7 @@ class TapPoint:
 
 
 def measure(point: TapPoint, floating: Float, fake: Float, fixed: Float, *, before: Sums | None = None) -> Sums:
-    """Compare the three values of one tensor; arrays of one size, shapes may differ by dimensions of size 1.
-
-    `before`: sums of earlier frames, to which these are added.
-    """
+    """Compare the three values of one tensor, arrays of one size; added to `before`, the sums of earlier frames."""
     assert floating.size == fake.size == fixed.size > 0, (point.tensor, floating.shape, fake.shape, fixed.shape)
     x, a, b = (np.asarray(v, np.float64).ravel() for v in (floating, fake, fixed))
     levels = x / point.scale
@@ -91,9 +86,8 @@ def measure(point: TapPoint, floating: Float, fake: Float, fixed: Float, *, befo
 class LayerRow(TapPoint):
     """What the comparison says of one tensor.
 
-    Signal-to-quantisation-noise ratios are in dB against the float value: infinite without any error, NaN where the
-    float value is 0 throughout. `fake` and `fixed` hold all errors made so far in the graph, `own` the rounding of this
-    one quantiser. Cosines are NaN where a side is 0 throughout.
+    Signal-to-quantisation-noise ratios are in dB against the float value: infinite without any error, NaN where that is
+    0 throughout, as are cosines. `fake` and `fixed` hold all errors made so far in the graph, `own` this quantiser's.
     """
 
     fake_sqnr_db: float
@@ -140,9 +134,8 @@ def layer_row(point: TapPoint, sums: Sums) -> LayerRow:
 class FrameRow:
     """One frame of one stage in closed loop, against float: SQNR of the outputs in dB.
 
-    Of the slots that mean the same on both sides: all detect slots, and the tracks that live on both, whatever slot
-    each has. A track is the same if it was born in the same frame from the same detect slot. `shared_tracks_share`: of
-    the tracks that live on either side, how many live on both (0 to 1; 1 where there are none).
+    Of all detect slots, and of the tracks that live on both sides, born in the same frame from the same detect slot.
+    `shared_tracks_share`: of the tracks that live on either side, how many live on both (0 to 1; 1 if there are none).
     """
 
     video: str

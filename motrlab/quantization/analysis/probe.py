@@ -1,9 +1,7 @@
 """A fixed set of frames to measure quantised graphs on: how far their outputs are from the float ones.
 
 The float graphs run the closed loop once. Every quantised model then gets the float run's inputs of each frame, so that
-what differs is that frame's arithmetic alone, and two models are compared on the same inputs.
-
-Shapes: B frames in one call, C channels, N = D + T slots, T track slots.
+what differs is that frame's arithmetic alone.
 """
 
 from __future__ import annotations
@@ -11,10 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from motrlab.config import Config
@@ -32,7 +31,7 @@ _BATCH_PIXELS = 500_000  # frames go through together while their images stay be
 
 @dataclass(frozen=True)
 class OutputError:
-    """Sums of squares over all frames, for each of `OUTPUTS`: of the float output, and of its distance from float.
+    """Sums of squares over all frames, for each of `OUTPUTS`: of the float output, and of the distance from it.
 
     Counted are the detect slots and the live track slots of the last decoder layer; boxes are decoded.
     """
@@ -60,10 +59,7 @@ class OutputError:
         return sum(finite) / len(finite) if finite else max(values, key=math.isinf)
 
     def share_of(self, whole: OutputError) -> float:
-        """Squared error as a share of that of `whole`, mean of the outputs in which `whole` has any.
-
-        So outputs count alike, however large their values are; 0 where `whole` has no error at all.
-        """
+        """Squared error as a share of that of `whole`, mean of the outputs in which `whole` has any; 0 if in none."""
         shares = [self.noise[o] / whole.noise[o] for o in OUTPUTS if whole.noise[o] > 0]
         return sum(shares) / len(shares) if shares else 0.0
 
@@ -72,17 +68,14 @@ class Probe:
     """The inputs of both graphs on a few frames, and what the float graphs make of them."""
 
     def __init__(self, graphs: Graphs, videos: Iterable[Iterable[Tensor]], config: Config) -> None:
-        """Run `graphs`, the float reference, in closed loop over `videos`: for each its inputs `[1, 3, H, W]`.
-
-        Raises UserError if there is no frame.
-        """
+        """`graphs`, the float reference, in closed loop over the frames of `videos`. Raises UserError without any."""
         per_batch = max(1, _BATCH_PIXELS // (config.model.height * config.model.width))
-        self.num_frames = 0
-        self.num_tracks = 0  # live track slots, sum over the frames
+        self.num_frames = self.num_tracks = 0  # tracks: live slots, sum over the frames
         self._batches: list[tuple[Inputs, Inputs, dict[str, Tensor]]] = []  # of base graph and QIM; outputs
         steps = (step for images in videos for step in closed_loop(graphs, images, config))
         while waiting := list(itertools.islice(steps, per_batch)):
-            base, qim = (_stacked(s.base_inputs for s in waiting), _stacked(s.qim_inputs for s in waiting))
+            inputs = ([s.base_inputs for s in waiting], [s.qim_inputs for s in waiting])
+            base, qim = (tuple(map(torch.cat, zip(*each, strict=True))) for each in inputs)
             self._batches.append((base, qim, _outputs(graphs, base, qim)))
             self.num_frames += len(waiting)
             self.num_tracks += int(qim[-1].sum())
@@ -100,27 +93,19 @@ class Probe:
         return OutputError(signal, noise)
 
 
-def _stacked(inputs: Iterable[Sequence[Tensor]]) -> Inputs:
-    return tuple(torch.cat(tensors) for tensors in zip(*inputs, strict=True))
-
-
 @torch.no_grad()
 def _outputs(graphs: Graphs, base: Inputs, qim: Inputs) -> dict[str, Tensor]:
-    """Outputs `[B, C, N]` (the QIM's `[B, C, T]`), 0 in slots that hold nobody."""
+    """Outputs `[B, C, D + T]` of B frames (the QIM's `[B, C, T]`), 0 in slots that hold nobody."""
     logits, boxes, embedding = graphs.base(*base)
     live = base[2].flatten(2)
-    detect = embedding.flatten(2).shape[2] - live.shape[2]
-    counted = torch.cat((torch.ones_like(live[..., :1]).expand(-1, -1, detect), live), 2) > 0
+    counted = F.pad(live, (embedding.flatten(2).shape[2] - live.shape[2], 0), value=1.0) > 0
     found = {"class_logits": logits[-1], "boxes": graphs.decode(boxes[-1]), "embedding": embedding}
     masked = {name: x.flatten(2) * counted for name, x in found.items()}
     return masked | {"qim": graphs.qim(*qim).flatten(2) * qim[2].flatten(2)}
 
 
 def saturated_share(quantised: QuantizedMotr, probe: Probe) -> float:
-    """Share of the values outside their grid, mean over the activations whose range was observed (0 to 1).
-
-    In mode `evaluate`, on the frames of `probe`. What a ReLU or a ReLU6 cuts is none of it.
-    """
+    """Share of values outside their grid (0 to 1), mean of the observed activations; not what ReLU or ReLU6 cut."""
     counts: dict[Key, Counter[str]] = defaultdict(Counter)
 
     def count(spec: TensorSpec, steps: Tensor) -> None:
@@ -131,10 +116,7 @@ def saturated_share(quantised: QuantizedMotr, probe: Probe) -> float:
             counts[spec.key].update(outside=int(clipped.sum()), total=steps.numel())
 
     quantised.mode("evaluate")
-    quantised.net.watch = count
-    try:
+    with quantised.net.hooked(watch=count):
         probe.output_error(quantised.graphs)
-    finally:
-        quantised.net.watch = None
     shares = [found["outside"] / found["total"] for found in counts.values()]
     return sum(shares) / len(shares) if shares else 0.0

@@ -1,7 +1,7 @@
 """Which groups cost accuracy, and which of them to leave in float: ranking and greedy search.
 
-Errors are measured on a `probe.Probe`; the noise share of a setting is its squared output error in units of that with
-every group on, mean of the four outputs: 0 is float, 1 is everything in int8.
+The noise share of a setting is its squared output error on a `probe.Probe` in units of that with every group on, mean
+of the four outputs: 0 is float, 1 is everything in int8.
 """
 
 from __future__ import annotations
@@ -19,25 +19,16 @@ from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import Graphs
 
 Scores = Mapping[str, float]  # `mota`, `idf1`, fractions; empty where they are not measured
+Score = Callable[[Graphs], Scores]  # measures graphs on the short clips
 _LEAST_SHARE = 1e-3  # of the operations: below, groups count as equally cheap
-# Of the noise. Any change draws the rounding errors behind it again, and with them a few percent of the noise: that
-# much is found even for groups that alone make none.
-_LEAST_GAIN = 5e-3
+_LEAST_GAIN = 5e-3  # of the noise: any change draws the rounding errors behind it again, and makes a little of it
 
 
-def no_scores(_: Graphs) -> Scores:
-    """For analyses that measure nothing on clips."""
-    return {}
-
-
-def measure_groups(
-    quantised: QuantizedMotr, probe: Probe, score: Callable[[Graphs], Scores] = no_scores
-) -> list[GroupRow]:
+def measure_groups(quantised: QuantizedMotr, probe: Probe, score: Score = lambda _: {}) -> list[GroupRow]:
     """A row for each group, most noise alone first.
 
-    `probe` holds what the float model gives. `score` measures graphs on the short clips. The noise of boxes, constants
-    and of weights that calibration has rounded is there whatever is on (a few percent of all); it is not taken for that
-    of a group that changes nothing else.
+    `probe` is of the float model. The noise of boxes, constants and rounded weights is there whatever is on; it is not
+    taken for that of a group that changes nothing else.
     """
     groups, costs = groups_of(quantised), group_costs(quantised)
     whole, least = _error(quantised, groups, probe), _error(quantised, (), probe)
@@ -65,16 +56,12 @@ def search(
 ) -> list[PathPoint]:
     """Greedy search from all-int8: each round leaves the group in float that takes away most noise for its operations.
 
-    Args:
-        measure: error with these groups in float and all others on.
-        costs: share of the multiply-accumulates (0 to 1) of each candidate, and of what is float anyway as "".
-        max_float_share: limit of the share of multiply-accumulates that are not int8 (0 to 1).
-        gains: noise share that each group takes away alone, where it is known already. Gains seldom grow as others are
-            raised, so a round measures candidates in the order of what is last known of them and stops at the first
-            that could not win (lazy greedy; Minoux, "Accelerated greedy algorithms", 1978).
-
-    Returns:
-        The start, then a point for each round. It ends when nothing more fits, or nothing gains.
+    `measure`: error with these groups in float and all others on. `costs`: share of the multiply-accumulates (0 to 1)
+    of each candidate, and of what is float anyway as ""; at most `max_float_share` of all leave int8. `gains`: noise
+    share that each group takes away alone, where it is known. Gains seldom grow as others are raised, so a round
+    measures candidates in the order of what is last known of them and stops at the first that could not win (lazy
+    greedy; Minoux, "Accelerated greedy algorithms", 1978). Returns the start, then a point for each round, until
+    nothing more fits, or nothing gains.
     """
     known = {name: (gains or {}).get(name, math.inf) for name in costs if name}
 

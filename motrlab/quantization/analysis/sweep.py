@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
 from tqdm import tqdm
 
 from motrlab.config import Config
 from motrlab.config.scheme import OBSERVERS
 from motrlab.model.motr import Motr
 from motrlab.quantization.analysis.probe import Probe, saturated_share
-from motrlab.quantization.analysis.sensitivity import Scores, no_scores
+from motrlab.quantization.analysis.sensitivity import Score
 from motrlab.quantization.analysis.sensitivity_tables import AS_CONFIGURED, SweepRow
-from motrlab.quantization.calibration import calibrate
+from motrlab.quantization.calibration import Videos, calibrate
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.tracking.step import Graphs
-
-Videos = Sequence[Iterable[Tensor]]
 
 
 def calibration_variants(config: Config) -> dict[str, Config]:
@@ -48,16 +44,12 @@ def compare_calibrations(
     variants: Mapping[str, Config],
     videos: Callable[[Config], Videos],
     probe: Probe,
-    score: Callable[[Graphs], Scores] = no_scores,
+    score: Score = lambda _: {},
 ) -> list[SweepRow]:
-    """Calibrate `model` in each way and measure it; rows in the order of `variants`.
+    """Calibrate `model` (float, folded) in each way and measure it; rows in the order of `variants`.
 
-    Args:
-        model: float, folded.
-        variants: name → config; what differs is its scheme and its calibration.
-        videos: config → what its calibration watches.
-        probe: of `model`.
-        score: measures graphs on the short clips.
+    `variants`: name → config, which differ in scheme and calibration. `videos`: config → what its calibration watches.
+    `probe`: of `model`.
     """
     rows = []
     for name, config in tqdm(variants.items(), desc="calibrations", disable=None):

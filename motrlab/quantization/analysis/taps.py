@@ -9,7 +9,7 @@ from torch import Tensor
 from motrlab.quantization.analysis.layers import Arrays, TapPoint
 from motrlab.quantization.equalisation import equalisable
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.quantization.tensors import Key, TensorSpec
+from motrlab.quantization.tensors import Key
 from motrlab.tracking.step import to_numpy
 
 _OF_SLOTS = ("track_query", "embedding", "query")
@@ -20,26 +20,11 @@ def tap_point(quantised: QuantizedMotr, graph: str, tensor: str) -> TapPoint:
     """Grid of the tensor that is recorded as `tensor`, and what can be done about it."""
     spec = quantised.specs[graph, tensor.partition("@")[0]]
     scale = float(quantised.ranges.scale[spec.group])
-    return TapPoint(
-        graph=graph,
-        tensor=tensor,
-        path=spec.name,
-        operator=spec.operator,
-        observer=_range_source(spec, scale * spec.high),
-        num_sharing=sum(s.group == spec.group for s in quantised.specs.values()),
-        equalisable=spec.key in equalisable(quantised.specs),
-        scale=scale,
-        quant_min=spec.low,
-        quant_max=spec.high,
-    )
-
-
-def _range_source(spec: TensorSpec, reach: float) -> str:
-    if spec.fixed is not None:
-        return "fixed"
-    if spec.ceiling is not None and reach >= spec.ceiling * _WHOLE:
-        return "ceiling"
-    return spec.rule.observer
+    whole = spec.ceiling is not None and scale * spec.high >= spec.ceiling * _WHOLE
+    observer = "fixed" if spec.fixed is not None else "ceiling" if whole else spec.rule.observer
+    sharing = sum(s.group == spec.group for s in quantised.specs.values())
+    free = spec.key in equalisable(quantised.specs)
+    return TapPoint(graph, tensor, spec.name, spec.operator, observer, sharing, free, scale, spec.low, spec.high)
 
 
 def recorded(quantised: QuantizedMotr, graph: str, inputs: Sequence[Tensor], mode: str = "evaluate") -> Arrays:
@@ -49,20 +34,14 @@ def recorded(quantised: QuantizedMotr, graph: str, inputs: Sequence[Tensor], mod
     """
     found: dict[str, Tensor] = {}
     quantised.mode(mode)
-    quantised.net.record = found
-    try:
+    with quantised.net.hooked(record=found):
         getattr(quantised.graphs, graph)(*inputs)
-    finally:
-        quantised.net.record = None
     # On their grids the values that the layers of a decoder sample are one tensor, noted under the first one's name.
     return {name: to_numpy((x[0] if x.ndim == 5 else x).movedim(1, -1)) for name, x in found.items()}
 
 
 def slot_tensors(quantised: QuantizedMotr) -> set[Key]:
-    """Tensors of slots, which are somebody's or empty: all that is made of the inputs of that kind.
-
-    Without those of the detect slots alone, which are nobody's yet.
-    """
+    """Tensors of slots, which are somebody's or empty: all that is made of such inputs, but for detect slots alone."""
     found: set[Key] = set()
     waiting = [key for key, spec in quantised.specs.items() if spec.operator == "input" and spec.name in _OF_SLOTS]
     while waiting:

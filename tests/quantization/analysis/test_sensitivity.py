@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motrlab.config import Config, smoke
+from motrlab.config import Config
 from motrlab.config.scheme import Rule
 from motrlab.deploy.calops import count_operations
 from motrlab.errors import UserError
@@ -31,6 +31,7 @@ from motrlab.quantization.analysis.sensitivity_tables import OUTPUTS, GroupRow, 
 from motrlab.quantization.calibration import calibrate
 from motrlab.quantization.quantized import QuantizedMotr
 from tests.quantization.conftest import noise
+from tests.tiny import tiny
 
 RAISED = ["input projection", "decoder 0 self-attention", "box heads", "QIM attention"]
 
@@ -78,7 +79,7 @@ def test_group_of(graph: str, operator: str, path: str, expected: str) -> None:
 
 def test_groups_hold_every_quantised_tensor_exactly_once(float_model: Motr) -> None:
     left = Rule(path="decoder.0.ffn.*", precision="float")
-    quantised = QuantizedMotr(float_model, smoke().scheme.with_rules(left))
+    quantised = QuantizedMotr(float_model, tiny().scheme.with_rules(left))
     held = [tensor for group in groups_of(quantised).values() for tensor in group]
     assert len(held) == len(set(held))
     assert set(held) == {key for key, spec in quantised.specs.items() if not spec.name.startswith("decoder.0.ffn")}
@@ -143,7 +144,7 @@ def test_costs_are_those_of_calops(quantised: QuantizedMotr, float_model: Motr, 
 
 def test_what_rules_leave_in_float_is_nobodys(float_model: Motr, quantised: QuantizedMotr) -> None:
     left = Rule(path="decoder.0.ffn.*", precision="float")
-    mixed = group_macs(QuantizedMotr(float_model, smoke().scheme.with_rules(left)))
+    mixed = group_macs(QuantizedMotr(float_model, tiny().scheme.with_rules(left)))
     assert mixed[""] == group_macs(quantised)["decoder 0 feed-forward"] > 0
     assert "decoder 0 feed-forward" not in mixed
 

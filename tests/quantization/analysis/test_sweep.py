@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from motrlab.config import Config, smoke
+from motrlab.config import Config
 from motrlab.config.scheme import Rule
 from motrlab.model.motr import Motr, MotrGraphs
 from motrlab.quantization.analysis.probe import Probe
@@ -18,6 +18,7 @@ from motrlab.quantization.analysis.sweep import calibration_variants, compare_ca
 from motrlab.quantization.calibration import calibrate
 from motrlab.quantization.equalisation import equalise
 from motrlab.quantization.quantized import QuantizedMotr
+from tests.tiny import tiny
 
 
 def videos(config: Config) -> list[list[Tensor]]:
@@ -27,7 +28,7 @@ def videos(config: Config) -> list[list[Tensor]]:
 
 
 def test_variants_differ_from_the_config_in_one_thing() -> None:
-    config = smoke()
+    config = tiny()
     found = calibration_variants(config)
     assert list(found) == [
         "as_configured", "min_max", "percentile", "mse", "kl", "single_frames", "per_tensor_weights", "equalise",
@@ -42,7 +43,7 @@ def test_variants_differ_from_the_config_in_one_thing() -> None:
 
 
 def test_variants_of_a_config_that_has_an_option_on() -> None:
-    config = smoke()
+    config = tiny()
     config = replace(config, scheme=config.scheme.with_observer("mse"))
     found = calibration_variants(replace(config, calibration=replace(config.calibration, equalise=True)))
     assert {"moving_average", "no_equalise", "no_adaptive_rounding"} < set(found)
@@ -50,7 +51,7 @@ def test_variants_of_a_config_that_has_an_option_on() -> None:
 
 
 def test_per_tensor_weights_change_nothing_else() -> None:
-    config = smoke()
+    config = tiny()
     rules = config.scheme.with_rules(Rule(name="mine", observer="kl"))
     config = replace(config, scheme=replace(rules, signed_only=True, weight_bits=7))
     found = calibration_variants(config)["per_tensor_weights"].scheme

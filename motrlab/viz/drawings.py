@@ -1,0 +1,198 @@
+"""Drawings of how the tracker works, with the shapes of a config: one for each notebook that explains something.
+
+A drawing is data: boxes on a grid, arrows between them. Colours say what a box is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from motrlab.config import Config
+from motrlab.viz.curves import COLOURS, INK
+
+_KINDS = {
+    "graph": (COLOURS[0], "network graph"),
+    "host": (COLOURS[1], "host, NumPy"),
+    "data": (COLOURS[2], "data"),
+    "integer": (COLOURS[3], "integer function"),
+    "train": (COLOURS[4], "training only"),
+}
+_WIDTH, _HEIGHT = 0.86, 0.62  # of a box, in cells of the grid
+
+
+@dataclass(frozen=True)
+class Box:
+    """`at`: column and row, from the top left; `kind`: a key of `_KINDS`; `text` of a few short lines."""
+
+    at: tuple[float, float]
+    kind: str
+    text: str
+
+
+def draw(boxes: Mapping[str, Box], arrows: str, title: str) -> Figure:
+    """Boxes and arrows as a figure, with a legend of the kinds that occur; arrows as in "a > b, b > c: label"."""
+    columns = max(box.at[0] for box in boxes.values()) + 1
+    rows = max(box.at[1] for box in boxes.values()) + 1
+    figure = Figure(figsize=(1.75 * columns, 0.95 * rows + 0.7), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.set_xlim(-0.55, columns - 0.45)
+    axes.set_ylim(rows - 0.45, -0.6)
+    axes.axis("off")
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
+    for box in boxes.values():
+        _draw_box(axes, box)
+    for arrow in arrows.split(", "):
+        ends, _, label = arrow.partition(": ")
+        first, second = ends.split(" > ")
+        _draw_arrow(axes, boxes[first].at, boxes[second].at, label)
+    for kind in dict.fromkeys(box.kind for box in boxes.values()):
+        axes.scatter([], [], marker="s", s=70, color=_KINDS[kind][0], alpha=0.35, label=_KINDS[kind][1])
+    figure.legend(loc="outside lower left", ncols=5, frameon=False, fontsize=8)
+    return figure
+
+
+def _draw_box(axes: Axes, box: Box) -> None:
+    (x, y), colour = box.at, _KINDS[box.kind][0]
+    corner = (x - _WIDTH / 2, y - _HEIGHT / 2)
+    style: Any = {"boxstyle": "round,pad=0,rounding_size=0.06", "linewidth": 1.1, "edgecolor": colour}
+    axes.add_patch(FancyBboxPatch(corner, _WIDTH, _HEIGHT, facecolor=f"{colour}22", **style))
+    axes.text(x, y, box.text, ha="center", va="center", fontsize=7.5, color=INK, linespacing=1.25)
+
+
+def _draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], label: str) -> None:
+    (x0, y0), (x1, y1) = start, end
+    across = abs(x1 - x0) > 0.5
+    if across:
+        sign = 1 if x1 > x0 else -1
+        tail, head = (x0 + sign * _WIDTH / 2, y0), (x1 - sign * _WIDTH / 2, y1)
+    else:
+        sign = 1 if y1 > y0 else -1
+        tail, head = (x0, y0 + sign * _HEIGHT / 2), (x1, y1 - sign * _HEIGHT / 2)
+    axes.add_patch(FancyArrowPatch(tail, head, arrowstyle="-|>", mutation_scale=9, linewidth=1, color=INK))
+    if label:
+        middle = ((tail[0] + head[0]) / 2, (tail[1] + head[1]) / 2)
+        offset = (0, -0.08) if across else (0.05, 0)
+        place: Any = {"ha": "center", "va": "bottom"} if across else {"ha": "left", "va": "center"}
+        axes.text(middle[0] + offset[0], middle[1] + offset[1], label, fontsize=6.5, color=INK, **place)
+
+
+def frame_loop(config: Config) -> Figure:
+    """One frame after the other: what goes into the two graphs, what the tracker decides, what comes back."""
+    m = config.model
+    state = f"1×{m.d_model}×{m.num_track // m.slot_columns}×{m.slot_columns}"
+    boxes = {
+        "image": Box((0, 0), "data", f"image\n1×3×{m.height}×{m.width}\nYUV"),
+        "base": Box((1.3, 0), "graph", f"base graph\n{m.num_detect} detect +\n{m.num_track} track slots"),
+        "out": Box((2.6, 0), "data", f"scores, boxes\nof {m.num_slots} slots\nembedding {m.d_model}"),
+        "tracker": Box((3.9, 0), "host", "tracker\nborn, kept, ended\nslots chosen"),
+        "tracks": Box((5.2, 0), "data", "tracks\nid, box, score"),
+        "qim": Box((3.9, 1.3), "graph", f"QIM\n{m.num_track} slots"),
+        "state": Box((1.3, 1.3), "data", f"track query {state}\nmask 1×1×1×{m.num_track}\nreference boxes"),
+    }
+    arrows = (
+        "image > base, base > out, out > tracker, tracker > tracks: written, "
+        "tracker > qim: embeddings of live slots, qim > state: next queries, state > base: next frame"
+    )
+    return draw(boxes, arrows, "The frame loop")
+
+
+def query_life(config: Config) -> Figure:
+    """What becomes of one query, from a detect slot to the end of its track (MOTR, arXiv 2105.03247, section 3)."""
+    rules, layers = config.tracker, config.model.decoder_layers
+    boxes = {
+        "detect": Box((0, 0), "data", "detect query\nlearned"),
+        "decoder": Box((1.25, 0), "graph", f"{layers} decoder layers\nsee the image and\nall other slots"),
+        "born": Box((2.5, 0), "host", f"born\nscore ≥ {rules.birth_score:g}"),
+        "track": Box((3.75, 0), "data", "track query\nown id"),
+        "kept": Box((3.75, 1.25), "host", f"kept\nscore ≥ {rules.miss_score:g}"),
+        "qim": Box((2.5, 1.25), "graph", "QIM\nquery + embedding\n→ next query"),
+        "ended": Box((5, 1.25), "host", f"ended\nafter {rules.max_misses} misses"),
+    }  # fmt: skip
+    arrows = (
+        "detect > decoder, decoder > born, born > track: free slot, track > kept: next frame, kept > qim, "
+        "qim > decoder, kept > ended: score too low"
+    )
+    return draw(boxes, arrows, "The life of a query")
+
+
+def training_clip(config: Config) -> Figure:
+    """Who is supervised by what in a clip, and what only training has."""
+    train, layers = config.train, config.model.decoder_layers
+    boxes = {
+        "first": Box((0, 0), "data", "frame 1\nall people are new"),
+        "match": Box((1.3, 0), "host", "Hungarian matching\nof new people only"),
+        "loss": Box((2.6, 0), "graph", f"loss of every layer\nfocal 2, L1 5, GIoU 2\n({layers} layers)"),
+        "next": Box((0, 1.25), "data", f"frames 2 to {train.clip_frames[-1]}\nqueries carried on"),
+        "keep": Box((1.3, 1.25), "host", f"a track keeps\nits person while\nIoU > {train.keep_iou:g}"),
+        "extra": Box((2.6, 1.25), "train", "dropped tracks,\nfalse positives,\ndenoising"),
+        "sum": Box((3.9, 0.62), "graph", "sum of the clip /\nits people\n→ one gradient"),
+    }  # fmt: skip
+    arrows = "first > match, match > loss, first > next, next > keep, keep > extra, loss > sum, extra > sum"
+    return draw(boxes, arrows, "What a clip teaches")
+
+
+def quantisers(config: Config) -> Figure:
+    """Where tensors go onto their grids, in one layer of the decoder and at the ends."""
+    bits, levels = config.scheme.weight_bits, config.scheme.levels
+    boxes = {
+        "image": Box((0, 0), "data", "image bytes\nscale 1/128, fixed"),
+        "conv": Box((1.25, 0), "graph", f"convolution\nint8 × int{bits}\n→ int32 sums"),
+        "relu": Box((2.5, 0), "data", f"behind a ReLU\n0 to {levels}\nrange observed"),
+        "norm": Box((3.75, 0), "integer", "LayerNorm of a sum\nnine bits inside"),
+        "token": Box((5, 0), "data", "tokens\n−128 to 127\nrange observed"),
+        "qk": Box((5, 1.25), "graph", "query · key\nint8 × int8"),
+        "soft": Box((3.75, 1.25), "integer", "softmax\nlogits in 1/16,\na table of exp"),
+        "box": Box((2.5, 1.25), "integer", "boxes\nint16, 1/16384"),
+        "state": Box((1.25, 1.25), "data", "next queries\non the base\ngraph's grid"),
+    }
+    arrows = "image > conv, conv > relu, relu > norm, norm > token, token > qk, qk > soft, soft > box, box > state: QIM"
+    return draw(boxes, arrows, "Where the grids are")
+
+
+def integer_forms(config: Config) -> Figure:
+    """One description of the network, several interpreters; which of them give the same bits."""
+    boxes = {
+        "model": Box((0, 0.65), "graph", "model/base.py\nmodel/qim.py\nwhat follows what"),
+        "functions": Box((1.4, 1.6), "integer", "functions.py\nevery operation\nin integers"),
+        "torch": Box((2.8, 0), "data", "PyTorch\nQAT, evaluation"),
+        "kernels": Box((2.8, 0.9), "data", "*.ort.onnx\nONNX Runtime's\ninteger kernels"),
+        "plain": Box((2.8, 1.8), "data", "plain operators\nOpenVINO"),
+        "tracks": Box((4.2, 0.9), "data", "track files\nequal byte for byte"),
+    }
+    arrows = (
+        "model > torch, model > kernels, functions > torch, functions > kernels, "
+        "kernels > plain: when loaded, torch > tracks, kernels > tracks, plain > tracks"
+    )
+    return draw(boxes, arrows, "One definition, three programs, the same bits")
+
+
+def halves(config: Config) -> Figure:
+    """From a folder of videos to the packed halves."""
+    frames = " / ".join(map(str, config.train.clip_frames))
+    boxes = {
+        "video": Box((0, 0.6), "data", "video\nimg1/, gt/gt.txt\nseqinfo.ini"),
+        "check": Box((1.3, 0.6), "host", "check\nframes, rows,\nclasses, flags"),
+        "train": Box((2.6, 0), "data", "first half\ntrain_lmdb"),
+        "test": Box((2.6, 1.2), "data", "second half\ntest_lmdb, test_gt\nframes from 1 again"),
+        "clip": Box((3.9, 0), "host", f"clips of {frames} frames\none random choice\na clip"),
+        "input": Box((5.2, 0), "data", f"network input\n3×{config.model.height}×{config.model.width}"),
+        "metric": Box((3.9, 1.2), "host", "evaluation\nevery frame"),
+    }  # fmt: skip
+    arrows = "video > check, check > train, check > test, train > clip, clip > input, test > metric"
+    return draw(boxes, arrows, "From videos to clips")
+
+
+DRAWINGS: Mapping[str, Callable[[Config], Figure]] = {
+    "halves": halves,
+    "frame_loop": frame_loop,
+    "query_life": query_life,
+    "training_clip": training_clip,
+    "quantisers": quantisers,
+    "integer_forms": integer_forms,
+}

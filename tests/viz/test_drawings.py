@@ -1,0 +1,56 @@
+"""Drawings: shapes are the config's, boxes do not lie on each other, every arrow has two ends."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from motrlab.config import mot17, street
+from motrlab.viz import drawings
+from motrlab.viz.drawings import DRAWINGS, Box, draw
+
+
+def texts(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in figure.axes[0].texts)
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_no_box_lies_on_another(name: str) -> None:
+    patches = [p for p in DRAWINGS[name](street()).axes[0].patches if isinstance(p, FancyBboxPatch)]
+    assert len(patches) >= 5
+    for one, other in itertools.combinations(patches, 2):
+        apart_x = abs(one.get_x() - other.get_x()) >= one.get_width()
+        assert apart_x or abs(one.get_y() - other.get_y()) >= one.get_height()
+
+
+def test_every_box_has_an_arrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Mapping[str, Box], str]] = []
+
+    def note(boxes: Mapping[str, Box], arrows: str, title: str) -> Figure:
+        seen.append((boxes, arrows))
+        return draw(boxes, arrows, title)
+
+    monkeypatch.setattr(drawings, "draw", note)
+    for drawing in DRAWINGS.values():
+        drawing(street())
+    for boxes, arrows in seen:
+        named = {end for arrow in arrows.split(", ") for end in arrow.partition(": ")[0].split(" > ")}
+        assert named == set(boxes)
+
+
+def test_shapes_are_those_of_the_config() -> None:
+    assert "1×3×800×1422" in texts(DRAWINGS["frame_loop"](mot17()))
+    assert "1×256×2×128" in texts(DRAWINGS["frame_loop"](mot17()))  # as in the reference's table of the base graph
+    assert "1×96×3×8" in texts(DRAWINGS["frame_loop"](street()))
+    seven = replace(street(), scheme=replace(street().scheme, weight_bits=7))
+    assert "int8 × int7" in texts(DRAWINGS["quantisers"](seven))
+
+
+def test_an_arrow_to_nowhere_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        draw({"a": Box((0, 0), "data", "a")}, "a > b", "")
