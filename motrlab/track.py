@@ -25,19 +25,12 @@ def track(
 ) -> dict[str, int]:
     """Track `source` with `artifact`; write `out/NAME.txt` (MOTChallenge) and `out/NAME.mp4`.
 
-    The text grows as frames come. Whatever ends the work early, it has every frame until then, and so has the video,
-    unless the process is killed.
-
-    Args:
-        artifact: an artefact's folder.
-        source: a video, a folder of images, or a MOTChallenge sequence folder.
-        out: folder, made if need be. What is there and is not of the same input is not replaced.
-        write_frames: also write `out/frames/%06d.png`; those of an earlier call go.
-        num_threads: of the inference runtime.
-
-    Returns:
-        Numbers of `frames`, `boxes` and `tracks`. Raises UserError for anything that cannot be read or written, also if
-        frames are missing that the video or `seqinfo.ini` promises; the others are tracked first.
+    `source` is a video, a folder of images, or a MOTChallenge sequence folder. What is in `out` and is not of the same
+    input is not replaced. With `write_frames` there is `out/frames/%06d.png`, too; those of an earlier call go. The
+    text grows as frames come: whatever ends the work early, it has every frame until then, and so has the video,
+    unless the process is killed. Returns the numbers of `frames`, `boxes` and `tracks`. Raises UserError for anything
+    that cannot be read or written, also if frames are missing that the video or `seqinfo.ini` promises; the others are
+    tracked first.
     """
     opened = open_source(Path(source))
     runtime = load_artifact(Path(artifact), num_threads=num_threads)
@@ -62,8 +55,8 @@ class _Results:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
             _claim([self.text, self.video.path, *self._pictures], source.origin)
-            pictures = (file for folder in self._pictures for file in folder.glob("*.png"))
-            for old in (self.text, self.video.path, *(file for file in pictures if file.stem.isdecimal())):
+            pictures = [file for folder in self._pictures for file in folder.glob("*.png") if file.stem.isdecimal()]
+            for old in (self.text, self.video.path, *pictures):
                 old.unlink(missing_ok=True)
             self._stream = self.text.open("wb", buffering=0)
 

@@ -27,8 +27,6 @@ from motrlab.errors import UserError
 
 ClipKey = tuple[int, int, int]  # step, index in the step, number of frames
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-
-
 Objects = list[list[FrameObjects]]  # [frame][clip]
 
 

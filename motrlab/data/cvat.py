@@ -75,9 +75,8 @@ def _safe_names(source: Path, archive: zipfile.ZipFile) -> list[str]:
 def _frames(source: Path, archive: zipfile.ZipFile, names: list[str]) -> list[zipfile.Path]:
     if not names:
         raise UserError(f"{source}: no frames in img1/; export with images, or name their folder by --images")
-    for name in names:
-        if not name.lower().endswith(PACKED_SUFFIXES):
-            raise UserError(f"{source}: {name} is no JPEG or PNG file; name a folder of such frames by --images")
+    for name in (name for name in names if not name.lower().endswith(PACKED_SUFFIXES)):
+        raise UserError(f"{source}: {name} is no JPEG or PNG file; name a folder of such frames by --images")
     return [zipfile.Path(archive, name) for name in sorted(names, key=natural_key)]
 
 

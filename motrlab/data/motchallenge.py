@@ -92,7 +92,7 @@ class Detections:
     score: NDArray[np.float64]
 
     def select(self, rows: NDArray[Any]) -> Detections:
-        """The rows that a mask or an index array names."""
+        """As of `Annotations`."""
         return Detections(self.frame[rows], self.ltwh[rows], self.score[rows])
 
 

@@ -58,7 +58,10 @@ def prepare(
     written, and when no sequence is left to train on.
     """
     _check_writable(destination)
-    checked = _checked(find_sequences(source, sequences), num_workers)
+    folders = find_sequences(source, sequences)
+    megapixels = sum(i.num_frames * i.width * i.height for i, _ in map(open_sequence, folders)) / 1e6
+    with frame_workers(num_workers, megapixels) as frame_map:
+        checked = [validate_sequence(folder, frame_map=frame_map) for folder in folders]
     check_people(source, checked)
     parts = _parts(checked, unseen)
     if not parts["train"]:
@@ -89,13 +92,6 @@ def _check_writable(destination: Path) -> None:
         raise UserError(f"{destination}: cannot be written ({nearest} is {why}); choose another folder")
     for folder in (folder for part in PARTS for folder in _folders(destination, part)):
         check_ours(folder)
-
-
-def _checked(folders: Sequence[Path], num_workers: int) -> list[CheckedSequence]:
-    """Every sequence, validated."""
-    megapixels = sum(i.num_frames * i.width * i.height for i, _ in map(open_sequence, folders)) / 1e6
-    with frame_workers(num_workers, megapixels) as frame_map:
-        return [validate_sequence(folder, frame_map=frame_map) for folder in folders]
 
 
 def _parts(checked: Iterable[CheckedSequence], unseen: Callable[[str], bool] | None) -> dict[str, list[SequenceSource]]:
