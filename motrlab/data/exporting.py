@@ -61,10 +61,11 @@ def _export(name: str, parts: Sequence[FrameStore], destination: Path) -> Sequen
 
 def _check_safe(path: Path, info: SequenceInfo) -> None:
     """Names in a file from elsewhere must not lead out of the target."""
-    for what, text in (("folder name", info.name), ("folder name", info.image_dir), ("file extension", info.image_ext)):
-        unsafe = len(PurePath(text).parts) != 1 or "\\" in text or text in ("..", "gt", "det")
-        if unsafe or (text == info.image_ext and not text.startswith(".")):
-            raise UserError(f"{path}: {what} {text!r} in its meta data; not written by motrlab, refused")
+    for text in (info.name, info.image_dir):
+        if len(PurePath(text).parts) != 1 or text in ("..", "gt", "det"):
+            raise UserError(f"{path}: folder name {text!r} in its meta data; not written by motrlab, refused")
+    if not info.image_ext.startswith(".") or "/" in info.image_ext or "\\" in info.image_ext:
+        raise UserError(f"{path}: file extension {info.image_ext!r} in its meta data; not written by motrlab, refused")
 
 
 def _joined(parts: Sequence[Annotations], infos: Sequence[SequenceInfo]) -> Annotations:

@@ -154,10 +154,15 @@ def _put(image: Image, target: Path) -> None:
     target.write_bytes(image.read_bytes())
 
 
+def _is_same(image: Image, file: Path) -> bool:
+    linked = isinstance(image, Path) and image.samefile(file)
+    return linked or image.read_bytes() == file.read_bytes()
+
+
 def _check_same(path: Path, info: SequenceInfo, texts: Mapping[str, str], images: Sequence[Image]) -> None:
     """An import run again finds what it wrote before, pictures too."""
     files = [info.frame_path(path, frame) for frame in range(1, info.num_frames + 1)]
     same = all((path / n).is_file() and (path / n).read_text(encoding="utf-8") == text for n, text in texts.items())
     same = same and sorted((path / "img1").glob(f"*{info.image_ext}")) == files
-    if not same or not all(i.read_bytes() == f.read_bytes() for i, f in zip(images, files, strict=True)):
+    if not same or not all(map(_is_same, images, files)):
         raise UserError(f"{path}: there is something else already; move it away or choose another --dst")

@@ -32,7 +32,7 @@ from motrlab.errors import UserError
 SCHEMA = 3  # 1: without checks; 2: many frames under one key
 _HASH_BYTES = 32
 _KINDS = ("<i8", "<i8", "4<f8", "<i8", "<i8", "<f8")  # of ANNOTATION_FIELDS, little endian
-_FIELDS = [(name, kind, np.dtype(kind).itemsize) for name, kind in zip(ANNOTATION_FIELDS, _KINDS, strict=True)]
+_FIELDS = {name: np.dtype(kind) for name, kind in zip(ANNOTATION_FIELDS, _KINDS, strict=True)}
 _AGAIN = "prepare the data again (notebook 01, or `python -m motrlab prepare`)"
 
 _Identity = tuple[int, int, int]  # inode, size, time of data.mdb
@@ -84,11 +84,11 @@ class FrameStore:
         """All of a sequence; the arrays are read-only. Raises UserError, also where they are damaged."""
         self.info(name)
         data = self._checked(name, "annotations", -1, "the ground truth", zlib.decompress)
-        rows, at = len(data) // sum(itemsize for _, _, itemsize in _FIELDS), 0
+        rows, at = len(data) // sum(kind.itemsize for kind in _FIELDS.values()), 0
         arrays: dict[str, NDArray[Any]] = {}
-        for field, kind, itemsize in _FIELDS:
-            arrays[field] = np.frombuffer(data, np.dtype(kind), rows, at)
-            at += rows * itemsize
+        for field, kind in _FIELDS.items():
+            arrays[field] = np.frombuffer(data, kind, rows, at)
+            at += arrays[field].nbytes
         return Annotations(**arrays, has_class=self._has_class[name])
 
     def check(self) -> None:
@@ -173,7 +173,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 def annotation_bytes(annotations: Annotations) -> bytes:
     """The arrays one behind the other, little endian, in the order of `_FIELDS`."""
-    return b"".join(np.asarray(getattr(annotations, name), kind[-3:]).tobytes() for name, kind, _ in _FIELDS)
+    return b"".join(np.asarray(getattr(annotations, name), kind.base).tobytes() for name, kind in _FIELDS.items())
 
 
 def content_hash(sequences: Iterable[tuple[SequenceInfo, bytes]]) -> str:
