@@ -49,30 +49,24 @@ def checked_source(data_root: str | None, sequences: Sequence[str]) -> dict[str,
 
     Raises UserError if the sequences are not there: before the run is made, or it would be bound to the mistake.
     """
-    if not data_root:
-        return {"sequences": tuple(sequences)}
-    root = Path(data_root).expanduser().resolve()
-    find_sequences(root, sequences)
-    return {"data_root": str(root), "sequences": tuple(sequences)}
+    root = Path(data_root).expanduser().resolve() if data_root else None
+    if root:
+        find_sequences(root, sequences)
+    return {"data_root": root and str(root), "sequences": tuple(sequences)}
 
 
 def check_parameters(known: Iterable[str], given: Iterable[str]) -> None:
     """Raise UserError naming the known parameters if `given` has another one."""
     known = list(known)
-    for name in given:
-        if name not in known:
-            raise UserError(f"unknown parameter {name!r}: this notebook has {', '.join(known)}")
+    for name in (name for name in given if name not in known):
+        raise UserError(f"unknown parameter {name!r}: this notebook has {', '.join(known)}")
 
 
 def _injected_names(cells: Sequence[str]) -> list[str]:
     """Names assigned in the cells that papermill injected."""
-    names = []
-    for source in cells:
-        if source.startswith(_INJECTED):
-            for node in ast.parse(source).body:
-                targets = node.targets if isinstance(node, ast.Assign) else []
-                names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return names
+    lines = [node for source in cells if source.startswith(_INJECTED) for node in ast.parse(source).body]
+    targets = [target for node in lines if isinstance(node, ast.Assign) for target in node.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _checked(name: str, value: Any, annotation: Any) -> Any:

@@ -14,25 +14,19 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from motrlab.errors import UserError
 from motrlab.notebook import WORDS, checked_source
-from motrlab.run import Run, project_root
+from motrlab.run import Run, environment, project_root
 
 NOTEBOOKS = (
-    "01_data_prep",
-    "02_float_training",
-    "03_calibration",
-    "04_qat",
-    "05_conversion",
-    "06_tracking_visualization",
-    "07_compile_perf",
-    "08_report",
-)
+    "01_data_prep", "02_float_training", "03_calibration", "04_qat", "05_conversion", "06_tracking_visualization",
+    "07_compile_perf", "08_report",
+)  # fmt: skip
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 _OPTIONS = ("run", "preset", "data_root", "sequences")  # parameters that have an option of their own
@@ -50,10 +44,9 @@ class NotebookError(RuntimeError):
 
 def notebooks_folder() -> Path:
     """`notebooks/` of the project root, else of the checkout this package lies in. Raises UserError."""
-    checkout = Path(__file__).resolve().parent.parent
-    for folder in (project_root() / "notebooks", checkout / "notebooks"):
-        if any(folder.glob("*.ipynb")):
-            return folder
+    for root in (project_root(), Path(__file__).resolve().parent.parent):
+        if any((root / "notebooks").glob("*.ipynb")):
+            return root / "notebooks"
     raise UserError(f"no notebooks in {project_root() / 'notebooks'}: run from a checkout, or set MOTRLAB_HOME to one")
 
 
@@ -154,7 +147,10 @@ def run_notebooks(
     given = parse_parameters(parameters, known)
     builds = names[0] == NOTEBOOKS[0] or preset in ("", "smoke")  # what makes a run from nothing
     run = Run.open(name, preset, create=builds, **checked_source(data_root, sequences))
-    with run.held(), _kernel_environment():
+    # Kernels get this interpreter's kernel spec and this project, whatever else the user has installed.
+    paths = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
+    own = {"JUPYTER_PATH": os.pathsep.join(filter(None, paths)), "MOTRLAB_HOME": str(project_root())}
+    with run.held(), environment(**own):
         for notebook in names:
             values = {"run": run.name, "preset": run.config.preset, **given[notebook]}
             print(f"[{NOTEBOOKS.index(notebook) + 1}/{len(NOTEBOOKS)}] {notebook} ... ", end="", flush=True)
@@ -168,21 +164,6 @@ def run_notebooks(
     return run.report / "index.html" if NOTEBOOKS[-1] in names else None
 
 
-@contextmanager
-def _kernel_environment() -> Iterator[None]:
-    """Kernels get this interpreter's kernel spec and this project, whatever else the user has installed."""
-    paths = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
-    changes = {"JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "MOTRLAB_HOME": str(project_root())}
-    before = {key: value for key, value in os.environ.items() if key in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for key in changes:
-            del os.environ[key]
-        os.environ.update(before)
-
-
 def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
     """Execute one notebook in its own folder, saving after every cell. Raises UserError and NotebookError."""
     import papermill
@@ -192,14 +173,10 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what goes wrong is raised as well
     try:
         papermill.execute_notebook(
-            str(notebook),
-            str(output),
-            dict(parameters),
-            kernel_name="python3",
-            cwd=str(notebook.parent),
+            str(notebook), str(output), dict(parameters), kernel_name="python3", cwd=str(notebook.parent),
             progress_bar=False,
             extra_arguments=["--log-level=CRITICAL"],  # it warns of TCP, which never leaves this machine
-        )
+        )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from error
@@ -213,7 +190,5 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None
         details = "" if of_the_system else _ESCAPES.sub("", "\n".join(error.traceback))
         raise NotebookError(told, details) from error
     except DeadKernelError as error:
-        told = (
-            f"{notebook.name}: its kernel died (killed, or out of memory?); the same command starts this notebook again"
-        )
-        raise NotebookError(told) from error
+        why = "its kernel died (killed, or out of memory?)"
+        raise NotebookError(f"{notebook.name}: {why}; the same command starts this notebook again") from error

@@ -37,14 +37,23 @@ R = TypeVar("R")
 
 def project_root() -> Path:
     """`MOTRLAB_HOME`, else the nearest folder upwards with a pyproject.toml, else the working directory."""
-    home = os.environ.get("MOTRLAB_HOME")
-    if home:
+    if home := os.environ.get("MOTRLAB_HOME"):
         return Path(home).resolve()
     here = Path.cwd().resolve()
-    for folder in (here, *here.parents):
-        if (folder / "pyproject.toml").is_file():
-            return folder
-    return here
+    return next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
+
+
+@contextlib.contextmanager
+def environment(**changes: str) -> Iterator[None]:
+    """Variables of the environment, inside the block."""
+    before = {name: os.environ[name] for name in changes if name in os.environ}
+    os.environ |= changes
+    try:
+        yield
+    finally:
+        for name in changes:
+            del os.environ[name]
+        os.environ |= before
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,7 @@ class Run:
             raise UserError(f"run name {name!r}: use letters, digits, '.', '_' and '-'")
         path = project_root() / "runs" / name
         overrides = {key: value for key, value in overrides.items() if value not in (None, "", ())}
-        file = path / "config.json"
-        if file.is_file():
+        if (file := path / "config.json").is_file():
             return Run(path, _stored_config(file, name, preset))._with(overrides)
         if not create:
             raise UserError(f"no run {name!r} in {path.parent}: start one with `python -m motrlab run --run {name}`")
@@ -118,8 +126,7 @@ class Run:
 
     def last_record(self, stage: str, kind: str) -> Record | None:
         """The last record counts."""
-        found = self.records(stage, kind)
-        return found[-1] if found else None
+        return next(reversed(self.records(stage, kind)), None)
 
     def has(self, stage: str) -> bool:
         """Whether a stage has left what the next one needs, made from what is there now."""
@@ -127,10 +134,9 @@ class Run:
 
     def _every_record(self) -> list[Record]:
         file = self.path / "records.jsonl"
-        if not file.is_file():
-            return []
-        records = []
-        complete, _, _ = file.read_text(encoding="utf-8").rpartition("\n")  # a kill may have cut the last line
+        records: list[Record] = []
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        complete, _, _ = text.rpartition("\n")  # a kill may have cut the last line
         for number, line in enumerate(complete.splitlines(), 1):
             try:
                 records.append(json.loads(line))
@@ -159,24 +165,16 @@ class Run:
         used = config or self.config
         hashes = {"config": config_hash(self.config)}
         hashes |= {s: stage_hash(self.path, s) for s in (lineage(stage) if made_from is None else made_from)}
+        if tracks:
+            hashes["tracks"] = tracks_hash(tracks)
         record = {
-            "schema": SCHEMA,
-            "run": self.name,
-            "stage": stage,
-            "kind": kind,
-            "metrics": dict(metrics),
+            "schema": SCHEMA, "run": self.name, "stage": stage, "kind": kind, "metrics": dict(metrics),
             "assets": [Path(a).relative_to(self.path).as_posix() for a in assets],
-            "config": used.to_dict(),
-            "config_hash": used.hash,
-            "data_hash": stage_hash(self.path, "data"),
-            "made_from": hashes | ({"tracks": tracks_hash(tracks)} if tracks else {}),
-            "seed": used.seed,
-            **git_state(),
-            "versions": package_versions(),
-            "hardware": hardware(),
-            "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            "config": used.to_dict(), "config_hash": used.hash, "data_hash": stage_hash(self.path, "data"),
+            "made_from": hashes, "seed": used.seed, **git_state(), "versions": package_versions(),
+            "hardware": hardware(), "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "duration_s": round(time.time() - started, 3),
-        }
+        }  # fmt: skip
         file = self.path / "records.jsonl"
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         with writing(file), file.open("a+b") as stream:
@@ -192,19 +190,14 @@ class Run:
 
         Raises UserError if another one does, and where the run's folder cannot be written.
         """
-        before = os.environ.get(_HELD)
-        if before == str(self.path) or os.environ.get("RANK", "0") != "0":  # of several that train, the first holds it
+        with contextlib.ExitStack() as stack:
+            # Of several processes that train, the first holds it.
+            if os.environ.get(_HELD) != str(self.path) and os.environ.get("RANK", "0") == "0":
+                if not os.access(self.path, os.W_OK):
+                    raise UserError(f"{self.path}: cannot be written; copy the run to a place that can")
+                stack.enter_context(locked(self.path, "working on"))
+                stack.enter_context(environment(**{_HELD: str(self.path)}))
             yield
-            return
-        if not os.access(self.path, os.W_OK):
-            raise UserError(f"{self.path}: cannot be written; copy the run to a place that can")
-        with locked(self.path, "working on"):
-            os.environ[_HELD] = str(self.path)
-            try:
-                yield
-            finally:
-                os.environ.pop(_HELD)
-                os.environ |= {_HELD: before} if before else {}
 
     def _with(self, overrides: Mapping[str, Any]) -> Run:
         """As long as no data have been prepared, the source of the data may still be another one."""

@@ -12,7 +12,7 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import PIL.Image
 from PIL import ExifTags
+from tqdm import tqdm
 
 from motrlab.data.formats import Format, how_to_import
 from motrlab.data.frames import FrameFiles, list_frames
@@ -41,8 +42,6 @@ PACKED_SUFFIXES = (".jpg", ".jpeg", ".png")
 _CHOOSE = "`python -m motrlab import --map NAME=pedestrian` makes people of a class"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _PADDING_BYTES = 64  # a cache line; a hole of zeros in the data leaves more
-
-Progress = Callable[[str, int, int], None]  # what is being done, how many so far, how many in all
 
 
 class Image(Protocol):
@@ -158,7 +157,7 @@ def check_frame(info: SequenceInfo, file: Path) -> None:
         raise UserError(f"{file}: {width}×{height} pixels, but {said}")
 
 
-def validate_sequence(folder: Path, *, frame_map: Map = map, progress: Progress | None = None) -> CheckedSequence:
+def validate_sequence(folder: Path, *, frame_map: Map = map) -> CheckedSequence:
     """Check seqinfo, every frame, gt and detections. Raises UserError with the first fault found.
 
     `frame_map` is how the frames are gone through: `map`, or what `frame_workers` gives.
@@ -174,9 +173,9 @@ def validate_sequence(folder: Path, *, frame_map: Map = map, progress: Progress 
         notes += [f"recognised: {format.name} ({format.says})"] * bool(re.match(format.folder, folder.name))
         notes += [f"{gt}: {note}" for note in _notes(annotations, format)]
     detections = read_detections(det, info) if os.path.lexists(det) else None
-    for done, _ in enumerate(frame_map(partial(check_frame, info), files), 1):
-        if progress is not None:
-            progress(f"validate {info.name}", done, info.num_frames)
+    with tqdm(total=info.num_frames, desc=f"validate {info.name}", unit="frame", disable=None) as bar:
+        for _ in frame_map(partial(check_frame, info), files):
+            bar.update()
     if (turned := orientation(files[0].read_bytes())) != 1:
         notes.append(f"{folder.name}: EXIF orientation {turned} is ignored; boxes are of the stored pixels")
     return CheckedSequence(info, files, annotations, detections, tuple(notes))

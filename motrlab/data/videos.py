@@ -68,18 +68,15 @@ def open_source(given: Path | str, nv12: tuple[int, int] | None = None) -> Frame
 
 
 def _open_folder(path: Path) -> FrameSource:
-    fps, images, info = _DEFAULT_FPS, path, None
-    if (path / "seqinfo.ini").is_file():
-        info = read_sequence_info(path)
-        fps, images = info.frame_rate, path / info.image_dir
-    elif (path / "img1").is_dir():
-        images = path / "img1"
-    listed = list_frames(images, info)
-    folder = path.resolve()
+    info = read_sequence_info(path) if (path / "seqinfo.ini").is_file() else None
+    images = path / (info.image_dir if info else "img1")
+    images = images if info or images.is_dir() else path
+    listed, folder = list_frames(images, info), path.resolve()
     name = folder.parent.name if folder.name == "img1" else folder.name
     notes, first = [listed.note] * bool(listed.note), next(iter(listed.files.values()), path)
     if first.is_file() and orientation(first.read_bytes()) != 1:
         notes.append(f"{first}: its EXIF orientation is ignored; boxes are of the pixels as they are stored")
+    fps = info.frame_rate if info else _DEFAULT_FPS
     return FrameSource(name, fps, images.resolve(), _read_pictures(listed), "; ".join(notes))
 
 
@@ -201,7 +198,9 @@ class VideoFile:
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.num_frames = path, 0
         self.notes: list[str] = []
-        self._fps = _encodable_rate(fps)
+        fps_taken = min(max(fps, 0.01), _MAX_TICKS)  # the nearest rate that OpenCV counts in so many ticks a second
+        rates = ((round(fps_taken, digits), 10**digits) for digits in (3, 2, 1, 0))
+        self._fps = next(rate for rate, parts in rates if round(rate * parts) <= _MAX_TICKS)
         if abs(self._fps - fps) > 1e-3:
             self.notes.append(f"{path}: {self._fps:g} frames a second; MPEG-4 does not take {fps:g}")
         self._part = path.with_name(f"{hidden_name(path)}part{path.suffix}")
@@ -225,8 +224,8 @@ class VideoFile:
         shrink = min(1.0, _MAX_SIDE_PX / max(height, width))
         self._size = max(2, round(width * shrink)), max(2, round(height * shrink))
         if shrink < 1:
-            size = "{}×{}".format(*self._size)
-            self.notes.append(f"{self.path}: {size} pixels; MPEG-4 does not take {width}×{height}")
+            size = f"{self._size[0]}×{self._size[1]} pixels"
+            self.notes.append(f"{self.path}: {size}; MPEG-4 does not take {width}×{height}")
         return cv2.VideoWriter(self._part_name, cv2.VideoWriter.fourcc(*"mp4v"), self._fps, self._size)
 
     def close(self) -> None:
@@ -244,9 +243,3 @@ class VideoFile:
                 self._part.replace(self.path)
         finally:
             self._part.unlink(missing_ok=True)
-
-
-def _encodable_rate(fps: float) -> float:
-    """The nearest rate that OpenCV counts exactly with at most 65,535 ticks a second."""
-    fps = min(max(fps, 0.01), _MAX_TICKS)
-    return next(rate for digits in (3, 2, 1, 0) if round((rate := round(fps, digits)) * 10**digits) <= _MAX_TICKS)

@@ -135,7 +135,7 @@ BAD_INPUTS = {
     "no such path": (lambda folder: folder / "absent", "no such file or folder"),
     "no pictures": (_empty_folder, "no pictures"),
     "not a video": (_text_file, "cannot read a frame"),
-    "broken picture": (_broken_picture, "1.png: PNG file is cut short"),
+    "broken picture": (_broken_picture, "1.png: not a JPEG or PNG file"),
     "two sizes": (_two_sizes, "frame 2 is"),
 }
 
