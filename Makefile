@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml
 		{ echo "motrlab needs Python 3.11 or 3.12: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV)/ (some minutes the first time)"
-	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[test]'
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[kit,test]'
 	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps trackeval==1.3.0
 	@touch $@
 

@@ -88,7 +88,7 @@ def measure_random(config: Config, repeats: int, num_frames: int) -> Mapping[str
     frames = list(noise(size, num_frames))
     with tempfile.TemporaryDirectory() as folder:
         artifact, floats = write_files(config, frames[:2], Path(folder))
-        return measure_latency(artifact, floats, frames, num_threads=THREADS, repeats=repeats)
+        return measure_latency(artifact, floats, frames, num_threads=THREADS, repeats=repeats).metrics
 
 
 def noise(size: tuple[int, int], number: int) -> Iterator[NDArray[np.uint8]]:

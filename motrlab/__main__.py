@@ -49,6 +49,12 @@ def _positive(text: str) -> int:
     return value
 
 
+def _size(text: str) -> tuple[int, int]:
+    """`1920x1080` → height and width."""
+    width, _, height = text.lower().partition("x")
+    return _positive(height), _positive(width)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="motrlab", description="From raw MOT17 to a fixed-point tracker.")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
@@ -107,11 +113,14 @@ def _add_file_verbs(verbs: Any) -> None:
                        help="motmetrics: a second opinion on CLEAR and identity, by py-motmetrics' rules")  # fmt: skip
     files.set_defaults(verb=_eval_files)
 
-    track = verbs.add_parser("track", help="run an artefact over a video or a folder of frames")
+    track = verbs.add_parser("track", help="run an artefact over a video, a folder of frames, a camera or a stream")
     track.add_argument("--artifact", type=Path, metavar="PATH", help="an artefact's folder (default: the shipped one)")
-    track.add_argument("--input", type=Path, required=True, metavar="VIDEO|DIR")
+    track.add_argument("--input", required=True, metavar="VIDEO|DIR|CAMERA", help="a path, a camera's number, or a URL")
     track.add_argument("--out", type=Path, required=True, metavar="DIR")
     track.add_argument("--frames", action="store_true", help="also write a PNG per frame")
+    track.add_argument("--num-frames", type=_positive, metavar="N", help="stop after so many")
+    track.add_argument("--nv12", type=_size, metavar="WxH", help="the input is raw NV12 frames of this size")
+    track.add_argument("--video-range", action="store_true", help="with --nv12: Y is from 16 to 235")
     track.set_defaults(verb=_track)
 
 
@@ -219,7 +228,15 @@ def _eval_files(options: argparse.Namespace) -> None:
 def _track(options: argparse.Namespace) -> None:
     from motrlab.track import track
 
-    counts = track(options.artifact, options.input, options.out, write_frames=options.frames)
+    counts = track(
+        options.artifact,
+        options.input,
+        options.out,
+        write_frames=options.frames,
+        num_frames=options.num_frames,
+        nv12=options.nv12,
+        video_range=options.video_range,
+    )
     print(", ".join(f"{count} {name}" for name, count in counts.items()), "→", options.out)
 
 

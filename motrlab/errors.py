@@ -38,6 +38,11 @@ def exit_status(command: Callable[[], object]) -> int:
         return 0
     except UserError as error:
         message, status = str(error), 2
+    except ModuleNotFoundError as error:
+        if (error.name or "motrlab").partition(".")[0] == "motrlab":
+            traceback.print_exc()
+            return 1
+        message, status = f"{error.name} is not installed, and this needs it: pip install 'motrlab[kit]'", 2
     except KeyboardInterrupt as error:
         message, status = f"interrupted; {str(error) or 'the same command goes on from here'}", 1
     except Exception as error:

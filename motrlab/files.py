@@ -43,9 +43,14 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({reason}); {advice}") from error
 
 
+def nearest_there(path: Path) -> Path:
+    """The path itself, or the first of the folders above it that exists."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+
+
 def free_bytes(path: Path) -> int:
     """What the disk has left on which `path` is, or will be."""
-    return shutil.disk_usage(next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())).free
+    return shutil.disk_usage(nearest_there(path)).free
 
 
 def hidden_name(path: Path) -> str:

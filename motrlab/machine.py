@@ -4,7 +4,6 @@ import contextlib
 import os
 import platform
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,8 @@ def hardware() -> dict[str, Any]:
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
+    from importlib import metadata  # takes as long as half of what the runtime imports
+
     versions = {"python": platform.python_version()}
     for package in _REPORTED_PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,14 +1,15 @@
-"""Verb `track`: an artefact over a video, a folder of images or a MOTChallenge sequence → text and overlay video."""
+"""Verb `track`: an artefact over a video, pictures, a camera or a stream → MOTChallenge text and overlay video."""
 
 from __future__ import annotations
 
 import itertools
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from motrlab.data.pictures import Image
+from motrlab.data.preprocess import full_range, nv12_to_bgr
 from motrlab.data.videos import FrameSource, VideoFile, open_source
 from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
@@ -22,7 +23,15 @@ _OWNERS = ".motrlab_track"  # in an output folder: whose each result is, a line 
 
 
 def track(
-    artifact: Path | None, source: Path, out: Path, *, write_frames: bool = False, num_threads: int = 1
+    artifact: Path | None,
+    source: Path | str,
+    out: Path,
+    *,
+    write_frames: bool = False,
+    num_threads: int = 1,
+    num_frames: int | None = None,
+    nv12: tuple[int, int] | None = None,
+    video_range: bool = False,
 ) -> dict[str, int]:
     """Track `source` with `artifact`; write `out/NAME.txt` (MOTChallenge) and `out/NAME.mp4`.
 
@@ -31,18 +40,24 @@ def track(
 
     Args:
         artifact: an artefact's folder; None: the one that comes with motrlab.
-        source: a video, a folder of images, or a MOTChallenge sequence folder.
+        source: a video, a folder of images, a MOTChallenge sequence folder, the number of a camera, or a URL.
         out: folder, made if need be. What is there and is not of the same input is not replaced.
         write_frames: also write `out/frames/%06d.png`; those of an earlier call go.
         num_threads: of the inference runtime.
+        num_frames: stop after so many.
+        nv12: height and width of raw NV12 frames, where `source` holds such; `video_range`: their Y from 16 to 235.
 
     Returns:
         Numbers of `frames`, `boxes` and `tracks`. Raises UserError for anything that cannot be read or written, also if
-        frames are missing that the video or `seqinfo.ini` promises; the others are tracked first.
+        frames are missing that the video or `seqinfo.ini` promises, or a stream breaks off; the others are tracked
+        first.
     """
-    opened = open_source(Path(source))
     runtime = load_artifact(Path(artifact or shipped_artifact()), num_threads=num_threads)
-    numbered, fed = itertools.tee(opened.frames)  # in step: one image at a time is held in memory
+    opened = open_source(source, nv12) if nv12 else open_source(source)
+    frames: Iterator[tuple[int, Image]] = itertools.islice(opened.frames, num_frames)
+    if video_range:
+        frames = ((number, full_range(image)) for number, image in frames)
+    numbered, fed = itertools.tee(frames)  # in step: one image at a time is held in memory
     with _Results(opened, Path(out), write_frames) as results:
         for (number, image), found in zip(numbered, runtime.track(image for _, image in fed), strict=False):
             results.add(number, image, found)
@@ -75,7 +90,7 @@ class _Results:
         self.num_boxes += len(found.track_id)
         self.track_ids.update(found.track_id.tolist())
         self._recent.append(found)
-        overlay = draw_frame(image, found, trails_of(self._recent))
+        overlay = draw_frame(nv12_to_bgr(image) if image.ndim == 2 else image, found, trails_of(self._recent))
         self.video.write(overlay)
         for folder in self._pictures:
             write_image(folder / f"{number:06d}.png", overlay)
@@ -110,7 +125,7 @@ class _Results:
             raise UserError(f"{'; '.join(problems)}; {there}") from error
 
 
-def _claim(results: Sequence[Path], origin: Path) -> None:
+def _claim(results: Sequence[Path], origin: Path | str) -> None:
     """Note in their folder whose results these are. Raises UserError for one that is there already and is not."""
     file = results[0].with_name(_OWNERS)
     lines = file.read_text("utf-8", "surrogateescape").split("\n") if file.is_file() else []

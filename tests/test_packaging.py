@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,14 @@ def listed(heading: str) -> list[str]:
 def test_environment_agrees_with_pyproject(project: dict[str, Any]) -> None:
     pip = listed("- pip:")
     assert pip[-1] == "-e ."
-    assert pip[:-1] == project["dependencies"] + project["optional-dependencies"]["test"]
+    extras = project["optional-dependencies"]
+    assert pip[:-1] == project["dependencies"] + extras["kit"] + extras["test"]
+
+
+def test_a_robot_gets_three_packages(project: dict[str, Any]) -> None:
+    """NumPy, OpenCV and ONNX Runtime: `tests/test_runtime.py` tracks with no others."""
+    names = {re.split("[<>=]", requirement)[0] for requirement in project["dependencies"]}
+    assert names == {"numpy", "opencv-python-headless", "onnxruntime"}
 
 
 def test_environment_has_the_same_pythons(project: dict[str, Any]) -> None:
@@ -137,7 +145,7 @@ def test_make_installs_trackeval_alone_and_takes_flags(tools: Path) -> None:
     flags = "--extra-index-url https://example.org/cpu"
     assert make(tools, "install", f"PYTHON={sys.executable}", f"PIP_FLAGS={flags}").returncode == 0
     first, second = called(tools)
-    assert first == f"python -m pip install --quiet {flags} -e .[test]"
+    assert first == f"python -m pip install --quiet {flags} -e .[kit,test]"
     assert second.startswith(f"python -m pip install --quiet {flags} --no-deps trackeval==")
     assert (tools / ".installed").exists()
 

@@ -70,10 +70,10 @@ from tests.tiny import tiny
 PRESET = """
 from dataclasses import replace
 from motrlab.config import StreetConfig, TrackerConfig
-from tests.tiny import tiny
+from tests.tiny import tiny as base_config
 
 def tiny():
-    base = tiny()
+    base = base_config()
     street = StreetConfig(num_videos=2, num_unseen=0, num_frames=16, width=160, height=90)
     model = replace(base.model, height=48, width=80, d_model=16, ffn_channels=24, decoder_layers=1)
     # Scores of a model that has learnt nothing lie near its prior: with these thresholds it still tracks something.

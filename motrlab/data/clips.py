@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from motrlab.boxes import box_ltwh_to_cxcywh
@@ -102,18 +101,13 @@ class ClipDataset(Dataset[ClipSample]):
         rng = np.random.default_rng((self.seed, step, index))
         return self.transform(self.load(*self.draw_frames(rng, num_frames)), rng)
 
-    def lengths(self, num_frames: int) -> NDArray[np.int64]:
-        """Frames of every sequence, 0 of those with fewer than `num_frames`. Raises UserError if these are all."""
-        lengths = np.array([info.num_frames for info in self.store.sequences])
-        if lengths.max() < num_frames:
-            raise UserError(
-                f"{self.store.path}: clips of {num_frames} frames, but no sequence has more than {lengths.max()}"
-            )
-        return np.where(lengths < num_frames, 0, lengths)
-
     def draw_frames(self, rng: np.random.Generator, num_frames: int) -> tuple[str, list[int]]:
         """A sequence's name and `num_frames` of its frames. Raises UserError when every sequence is shorter."""
-        lengths = self.lengths(num_frames)
+        lengths = np.array([info.num_frames for info in self.store.sequences])
+        if lengths.max() < num_frames:
+            longest = f"no sequence has more than {lengths.max()}"
+            raise UserError(f"{self.store.path}: clips of {num_frames} frames, but {longest}")
+        lengths[lengths < num_frames] = 0
         info = self.store.sequences[rng.choice(len(lengths), p=lengths / lengths.sum())]
         stride = int(rng.integers(1, self.config.stride_max + 1))
         stride = min(stride, (info.num_frames - 1) // max(1, num_frames - 1))
@@ -127,9 +121,8 @@ class ClipDataset(Dataset[ClipSample]):
         """Those frames of a sequence as they are, decoded no larger than the augmentation can make use of."""
         if name not in self._people:
             self._people[name] = SequencePeople(self.store, name)
-        info = self.store.info(name)
-        needed = (self.model.height * self._useful_scale, self.model.width * self._useful_scale)
-        reduce = largest_reduction(info.height, info.width, *needed)
+        info, scale = self.store.info(name), self._useful_scale
+        reduce = largest_reduction(info.height, info.width, self.model.height * scale, self.model.width * scale)
         return ClipSample(
             images=[self.store.image(name, frame, reduce) for frame in frames],
             objects=[self._people[name].at(frame) for frame in frames],
@@ -169,12 +162,10 @@ class StepSampler(Sampler[list[ClipKey]]):
     def __init__(
         self, config: TrainConfig, num_frames: int, start_step: int = 0, rank: int = 0, world: int = 1
     ) -> None:
-        self.config, self.start_step = config, start_step
-        self.rank, self.world = rank, world
+        self.config, self.start_step, self.rank, self.world = config, start_step, rank, world
+        self.milestones = [fraction * config.steps for fraction in config.clip_milestones]
         if config.clip_epochs:
             self.milestones = [steps_of_epochs(config, num_frames, epoch) for epoch in config.clip_epochs]
-        else:
-            self.milestones = [fraction * config.steps for fraction in config.clip_milestones]
 
     def clip_frames(self, step: int) -> int:
         """Frames of a clip: `clip_frames[i]` after `i` of the milestones have passed."""
@@ -207,26 +198,20 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees: the next picture, or the next step, takes as much again."""
     with contextlib.suppress(OSError, AttributeError):  # not every system has glibc
         # glibc gives blocks of megabytes back at once, and getting them again costs a page fault for every 4 kB.
-        c_library = ctypes.CDLL("libc.so.6")
-        c_library.mallopt(_MMAP_THRESHOLD, 1 << 30)
-        c_library.mallopt(_TRIM_THRESHOLD, 1 << 30)
+        for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+            ctypes.CDLL("libc.so.6").mallopt(threshold, 1 << 30)
 
 
 def make_loader(
     store: FrameStore, config: Config, start_step: int = 0, rank: int = 0, world: int = 1
 ) -> DataLoader[Any]:
-    """`LoadedClips` of each micro-batch (`StepSampler`) from `start_step`, in order.
-
-    `config.num_workers` processes load, 0: this one.
-    """
+    """`LoadedClips` of each micro-batch (`StepSampler`) from `start_step`, in order; `config.num_workers` as there."""
+    num_frames = sum(info.num_frames for info in store.sequences)
+    workers: dict[str, Any] = {"worker_init_fn": start_worker, "prefetch_factor": 4, "persistent_workers": True}
     return DataLoader(
         ClipDataset(store, config.train, config.model, config.seed),
-        batch_sampler=StepSampler(
-            config.train, sum(info.num_frames for info in store.sequences), start_step, rank, world
-        ),
+        batch_sampler=StepSampler(config.train, num_frames, start_step, rank, world),
         collate_fn=collate,
         num_workers=config.num_workers,
-        worker_init_fn=start_worker if config.num_workers else None,
-        prefetch_factor=4 if config.num_workers else None,
-        persistent_workers=config.num_workers > 0,
+        **(workers if config.num_workers else {}),
     )

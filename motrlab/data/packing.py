@@ -15,14 +15,15 @@ import json
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import lmdb
 
-from motrlab.data.motchallenge import Annotations, SequenceInfo
+from motrlab.data.motchallenge import Annotations, Detections, SequenceInfo
+from motrlab.data.rows import reading
 from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, content_hash, forget, read_value
 from motrlab.data.validate import Progress
 from motrlab.errors import UserError
@@ -34,11 +35,12 @@ _PAGE_BYTES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceSource:
-    """A sequence to be packed: `files[i]` becomes frame `i + 1`; the annotations count frames the same way."""
+    """A sequence to be packed: `files[i]` becomes frame `i + 1`; the boxes count frames the same way."""
 
     info: SequenceInfo
     files: tuple[Path, ...]
     annotations: Annotations
+    detections: Detections | None = None  # not packed
 
 
 def write_store(
@@ -65,7 +67,9 @@ def write_store(
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(path)
         begun = _begun(folder, sources, source_hash)
-        _check_space(path, [item for item in sources if not begun.get(item.info.name)])
+        needed, free = _packed_bytes([item for item in sources if not begun.get(item.info.name)]), free_bytes(path)
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
         folder.mkdir(exist_ok=True)
         (folder / MARKER).write_text(source_hash, encoding="utf-8")
         try:
@@ -84,25 +88,16 @@ def _hash_sources(sources: Sequence[SequenceSource]) -> str:
         digest.update(json.dumps([dataclasses.asdict(item.info), item.annotations.has_class]).encode())
         digest.update(annotation_bytes(item.annotations))
         for file in item.files:
-            with _reading(file):
+            with reading(file):
                 status = file.stat()
             digest.update(f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); copy it again") from error
-
-
 def _marker(folder: Path) -> str:
     """The hash of the sources that a folder was packed from."""
-    with contextlib.suppress(OSError, ValueError):
-        return (folder / MARKER).read_text(encoding="utf-8")
-    return ""
+    file = folder / MARKER
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def _begun(folder: Path, sources: Sequence[SequenceSource], source_hash: str) -> dict[str, bytes]:
@@ -121,12 +116,6 @@ def _packed_bytes(sources: Sequence[SequenceSource]) -> int:
     """What the file will hold: frames in whole pages."""
     frames = sum(-(-f.stat().st_size // _PAGE_BYTES) * _PAGE_BYTES for s in sources for f in s.files)
     return frames + sum(len(annotation_bytes(s.annotations)) for s in sources)
-
-
-def _check_space(path: Path, sources: Sequence[SequenceSource]) -> None:
-    needed, free = _packed_bytes(sources), free_bytes(path)
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
 
 
 def _pack(
@@ -172,5 +161,5 @@ def _put_sequence(
 
 
 def _read_file(file: Path) -> bytes:
-    with _reading(file):
+    with reading(file):
         return file.read_bytes()

@@ -1,14 +1,10 @@
 """The one decoder of picture files, for training, evaluation and `track`. NumPy and OpenCV only.
 
 Ground truth is of the pixels as they are stored. So an EXIF orientation, which asks a viewer to turn the picture, is
-ignored everywhere; `orientation` tells of one where the user should know.
+ignored everywhere; `validate.orientation` tells of one where the user should know.
 """
 
 from __future__ import annotations
-
-import re
-from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -21,8 +17,6 @@ Image = NDArray[np.uint8]  # [H, W, 3] in BGR
 _REDUCED = {
     1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8,
 }  # fmt: skip
-_EXIF = re.compile(rb"(?:Exif\0\0|eXIf|EXIF....)(?=II\*\0|MM\0\*)", re.DOTALL)  # of JPEG, PNG and WebP
-_ORIENTATION = 0x112  # tag of TIFF 6.0, page 36
 
 
 def decode_image(data: bytes, where: object, reduce: int = 1) -> Image:
@@ -40,25 +34,31 @@ def decode_image(data: bytes, where: object, reduce: int = 1) -> Image:
     return np.asarray(image, np.uint8)
 
 
-def read_image(file: Path) -> Image:
-    """A picture file as `decode_image` gives it. Raises UserError, also where the file cannot be read."""
-    try:
-        return decode_image(file.read_bytes(), file)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+def image_size(image: NDArray[np.uint8]) -> tuple[int, int]:
+    """Height and width of a picture: BGR `[H, W, 3]`, or NV12 `[3 H / 2, W]`."""
+    rows, columns = image.shape[:2]
+    return (rows * 2 // 3 if image.ndim == 2 else rows), columns
 
 
-def orientation(data: bytes) -> int:
-    """The EXIF orientation of a JPEG, PNG or WebP file, 1 to 8; 1, upright, where it has none."""
-    found = _EXIF.search(data)
-    if found is None:
-        return 1
-    tiff = data[found.end() :]
-    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+def check_image(image: object, where: str, *, nv12: bool = False) -> NDArray[np.uint8]:
+    """A picture that a program hands over: `uint8 [H, W, 3]` in BGR, or NV12, `uint8 [3 H / 2, W]`, both sides even.
 
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(tiff[at : at + size], order)
-
-    first = number(4, 4)  # directory: the number of its entries, then each of 12 bytes: tag, type, count, value
-    entries = (first + 2 + 12 * i for i in range(number(first, 2)))
-    return next((number(at + 8, 2) for at in entries if number(at, 2) == _ORIENTATION), 1)
+    Raises UserError, which begins with `where`, for anything else: grey, 16 bits, empty, another shape.
+    """
+    wanted = "NV12, uint8 [3 H / 2, W]" if nv12 else "BGR, uint8 [H, W, 3]"
+    if not isinstance(image, np.ndarray) or image.size == 0:
+        found = "an empty picture" if isinstance(image, np.ndarray) else f"{type(image).__name__}, no picture"
+        raise UserError(f"{where}: {found}; give {wanted}")
+    shape = "×".join(map(str, image.shape))
+    if image.dtype != np.uint8:
+        hint = "16 bits a value: scale them to 8" if image.dtype == np.uint16 else f"values are {image.dtype}"
+        raise UserError(f"{where}: {hint}; give {wanted}")
+    if nv12:
+        if image.ndim != 2 or image.shape[0] % 3 or image.shape[1] % 2:
+            raise UserError(f"{where}: an array {shape} is no NV12 picture; give {wanted}, height and width even")
+        return image
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+        raise UserError(f"{where}: {shape} is grey (or NV12, which has to be said); cv2.cvtColor makes it {wanted}")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(f"{where}: an array {shape}; give {wanted}")
+    return image

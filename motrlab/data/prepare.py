@@ -15,41 +15,34 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from motrlab.data.halves import cut, half_ranges
-from motrlab.data.motchallenge import (
-    Annotations,
-    Detections,
-    find_sequences,
-    label_files,
-    write_files,
-)
+from motrlab.data.motchallenge import Annotations, Detections, find_sequences, label_files, write_files
 from motrlab.data.packing import SequenceSource, write_store
 from motrlab.data.summary import DataSummary, summarise
-from motrlab.data.validate import (
-    CheckedSequence,
-    Progress,
-    check_people,
-    frame_workers,
-    open_sequence,
-    validate_sequence,
-)
+from motrlab.data.validate import CheckedSequence, Progress, check_people, open_sequence, validate_sequence
+from motrlab.data.workers import frame_workers
 from motrlab.errors import UserError
-from motrlab.files import check_ours, locked, replaced_folder, writing
+from motrlab.files import check_ours, locked, nearest_there, replaced_folder, writing
 from motrlab.names import PARTS
 
+Boxes = TypeVar("Boxes", Annotations, Detections)
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """One sequence's share of a part."""
 
-    source: SequenceSource
-    detections: Detections | None
+def half_ranges(num_frames: int) -> tuple[range, range]:
+    """Frames (from 1) of the train half, `1..floor(n / 2)`, and of the test half, the rest: as in the MOT17 papers."""
+    middle = num_frames // 2
+    return range(1, middle + 1), range(middle + 1, num_frames + 1)
+
+
+def cut(boxes: Boxes, frames: range) -> Boxes:
+    """The rows of `frames`, renumbered so that the first of them is frame 1."""
+    part = boxes.select((boxes.frame >= frames.start) & (boxes.frame < frames.stop))
+    return replace(part, frame=part.frame - (frames.start - 1))
 
 
 def prepare(
@@ -81,9 +74,7 @@ def prepare(
             stack.enter_context(locked(destination, "preparing data in"))
         hashes = {part: _write_part(destination, part, members, num_workers, told) for part, members in parts.items()}
     return DataSummary(
-        sequences=tuple(
-            summarise(part, m.source.info, m.source.annotations) for part, members in parts.items() for m in members
-        ),
+        sequences=tuple(summarise(part, m.info, m.annotations) for part, members in parts.items() for m in members),
         left_out=tuple(s.info.name for s in checked if s.annotations is None),
         notes=tuple(dict.fromkeys(note for s in checked for note in s.notes)),
         data_hash=hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
@@ -97,11 +88,11 @@ def _folders(destination: Path, part: str) -> list[Path]:
 
 def _check_writable(destination: Path) -> None:
     """Before hours of reading. Raises UserError."""
-    nearest = next(p for p in (destination.absolute(), *destination.absolute().parents) if p.exists())
-    if not nearest.is_dir():
-        raise UserError(f"{destination}: cannot be written ({nearest} is a file); choose another folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):  # false on a read-only file system for root as well
-        raise UserError(f"{destination}: cannot be written ({nearest} is read-only); choose another folder")
+    nearest = nearest_there(destination)
+    # os.access is false on a read-only file system for root as well
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        why = "read-only" if nearest.is_dir() else "a file"
+        raise UserError(f"{destination}: cannot be written ({nearest} is {why}); choose another folder")
     for folder in (folder for part in PARTS for folder in _folders(destination, part)):
         check_ours(folder)
 
@@ -132,33 +123,34 @@ def _checked(folders: Sequence[Path], num_workers: int, progress: Progress) -> l
         return [validate_sequence(folder, frame_map=frame_map, progress=progress) for folder in folders]
 
 
-def _parts(checked: Iterable[CheckedSequence], unseen: Callable[[str], bool] | None) -> dict[str, list[_Part]]:
+def _parts(checked: Iterable[CheckedSequence], unseen: Callable[[str], bool] | None) -> dict[str, list[SequenceSource]]:
     """Every sequence with gt given to its part."""
-    parts: dict[str, list[_Part]] = {part: [] for part in PARTS}
+    parts: dict[str, list[SequenceSource]] = {part: [] for part in PARTS}
     for sequence in checked:
-        num_frames = sequence.info.num_frames
-        if sequence.annotations is None:
-            continue
-        if unseen is not None and unseen(sequence.info.name):
-            parts["unseen"].append(_cut(sequence, sequence.annotations, range(1, num_frames + 1)))
-            continue
-        for part, frames in zip(("train", "test"), half_ranges(num_frames), strict=True):
-            if frames:
-                parts[part].append(_cut(sequence, sequence.annotations, frames))
+        if sequence.annotations is not None:
+            num_frames = sequence.info.num_frames
+            shares = dict(zip(("train", "test"), half_ranges(num_frames), strict=True))
+            if unseen is not None and unseen(sequence.info.name):
+                shares = {"unseen": range(1, num_frames + 1)}
+            for part, frames in shares.items():
+                if frames:
+                    parts[part].append(_cut(sequence, sequence.annotations, frames))
     return parts
 
 
-def _cut(sequence: CheckedSequence, annotations: Annotations, frames: range) -> _Part:
+def _cut(sequence: CheckedSequence, annotations: Annotations, frames: range) -> SequenceSource:
     """The frames of a sequence, renumbered from 1."""
-    source = SequenceSource(
+    return SequenceSource(
         info=replace(sequence.info, num_frames=len(frames)),
         files=sequence.files[frames.start - 1 : frames.stop - 1],
         annotations=cut(annotations, frames),
+        detections=sequence.detections and cut(sequence.detections, frames),
     )
-    return _Part(source=source, detections=sequence.detections and cut(sequence.detections, frames))
 
 
-def _write_part(destination: Path, part: str, members: list[_Part], num_workers: int, progress: Progress) -> str:
+def _write_part(
+    destination: Path, part: str, members: list[SequenceSource], num_workers: int, progress: Progress
+) -> str:
     """Pack a part, link its gt, and return its data hash; remove what an earlier run left of a part now empty."""
     store, *others = _folders(destination, part)
     if not members:
@@ -166,14 +158,9 @@ def _write_part(destination: Path, part: str, members: list[_Part], num_workers:
             check_ours(folder)
             shutil.rmtree(folder, ignore_errors=True)
         return ""
-    data_hash = write_store(store, [m.source for m in members], num_workers=num_workers, progress=progress)
+    data_hash = write_store(store, members, num_workers=num_workers, progress=progress)
     for gt in others:
-        _write_gt(gt, members)
+        with replaced_folder(gt, marked=True) as folder:
+            for m in members:
+                write_files(folder / m.info.name, label_files(m.info, m.annotations, m.detections))
     return data_hash
-
-
-def _write_gt(path: Path, members: Iterable[_Part]) -> None:
-    with replaced_folder(path, marked=True) as folder:
-        for member in members:
-            info, gt = member.source.info, member.source.annotations
-            write_files(folder / info.name, label_files(info, gt, member.detections))

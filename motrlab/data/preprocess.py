@@ -3,6 +3,8 @@
 The image is resized to the network's size without keeping the aspect, turned from BGR into YUV 4:4:4 (BT.601, full
 range: Y, U and V from 0 to 255, grey at U = V = 128), and normalised as `(x - 128) / 128`, so that the fixed-point
 input at scale 1/128 is the byte minus 128.
+
+A camera's NV12 frame is such YUV already, its U and V halved in size: they are repeated, and no colour is computed.
 """
 
 from __future__ import annotations
@@ -55,12 +57,17 @@ def yuv_normalise(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def preprocess(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
-    """BGR image `uint8 [H, W, 3]` of any size → network input `float32 [3, height, width]`, range -1 to 1."""
+    """BGR `uint8 [H, W, 3]` of any size, or NV12 → network input `float32 [3, height, width]`, range -1 to 1."""
+    if image.ndim == 2:
+        steps = np.moveaxis(preprocess_bytes(image, height, width).astype(np.float32), -1, 0)
+        return np.ascontiguousarray((steps - 128) / 128)
     return yuv_normalise(resize_image(image, height, width))
 
 
 def preprocess_bytes(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """The same image as the fixed-point network takes it: `uint8 [height, width, 3]`, `input_bytes` of `preprocess`."""
+    if image.ndim == 2:
+        return resize_image(nv12_to_yuv(image), height, width)
     result = np.empty((height, width, 3), np.uint8)
     for rows, band in _bands(resize_image(image, height, width)):
         np.rint(np.multiply(band, 128, out=band), out=band)
@@ -73,3 +80,34 @@ def input_bytes(inputs: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Network input `float32 [..., 3, H, W]` on its grid of 1/128: `uint8 [..., H, W, 3]`, 128 for zero."""
     steps = np.clip(np.rint(inputs * np.float32(128)), -128, 127) + 128
     return np.ascontiguousarray(np.moveaxis(steps.astype(np.uint8), -3, -1))
+
+
+def nv12_to_yuv(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """NV12 `uint8 [3 H / 2, W]` (rows of Y, then rows of U and V in turn for 2×2 pixels) → YUV `uint8 [H, W, 3]`."""
+    height, width = len(image) * 2 // 3, image.shape[1]
+    chroma = image[height:].reshape(height // 2, width // 2, 2)
+    full = cv2.resize(chroma, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.dstack((image[:height], full))
+
+
+def bgr_to_nv12(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """BGR `uint8 [H, W, 3]` as a camera of full range would deliver it; an odd last row or column is left out."""
+    height, width = (side // 2 * 2 for side in image.shape[:2])
+    yuv = preprocess_bytes(image[:height, :width], height, width)
+    chroma = cv2.resize(yuv[..., 1:], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    return np.concatenate((yuv[..., 0], chroma.reshape(height // 2, width)))
+
+
+def nv12_to_bgr(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """NV12 of full range → BGR, to look at."""
+    yuv = nv12_to_yuv(image).astype(np.float32) - YUV_OFFSET
+    bgr = yuv @ np.linalg.inv(BGR_TO_YUV).T.astype(np.float32)
+    return np.clip(np.rint(bgr), 0, 255).astype(np.uint8)
+
+
+def full_range(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """NV12 of video range (Y 16 to 235, U and V 16 to 240, as most video files have it) → of full range."""
+    height, steps = len(image) * 2 // 3, np.arange(256)
+    luma = np.clip(np.rint((steps - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+    chroma = np.clip(np.rint((steps - 128) * (255 / 224) + 128), 0, 255).astype(np.uint8)
+    return np.concatenate((luma[image[:height]], chroma[image[height:]]))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,17 @@ def why_unreadable(path: object, error: OSError) -> str:
     if isinstance(path, Path) and path.is_symlink() and not path.exists():
         return f"a link to {path.readlink()}, which is not there"
     return "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+
+
+@contextlib.contextmanager
+def reading(file: object, advice: str = "copy it again") -> Iterator[None]:
+    """An OSError in the block becomes a UserError with `advice`, a ValueError on what is in the file one, too."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{file}: {why_unreadable(file, error)}; {advice}") from error
+    except ValueError as error:
+        raise UserError(f"{file}: {error}; copy it again") from error
 
 
 def read_text(path: Path) -> str:

@@ -86,12 +86,12 @@ class DataSummary:
         found = self.histogram(quantity)
         bins: list[list[Any]] = [[name, *(c[i] for c in found.values())] for i, name in enumerate(bin_names(quantity))]
         filled = [i for i, row in enumerate(bins) if any(row[1:])] or [0]
-        shown = [[LABELS[quantity], *found], *bins[filled[0] : filled[-1] + 1]]
+        shown: list[list[Any]] = [[LABELS[quantity], *found], *bins[filled[0] : filled[-1] + 1]]
         return aligned([[str(cell) for cell in row] for row in shown], left=1)
 
     def table(self) -> str:
         """Aligned text: a row per sequence and part, then the totals, then what was left out."""
-        rows = [{"name": s.name, "part": s.part, **s.values} for s in self.sequences]
+        rows: list[dict[str, Any]] = [{"name": s.name, "part": s.part, **s.values} for s in self.sequences]
         rows += [{"name": f"all {t['num_sequences']}", "part": part, **t} for part, t in self.totals.items()]
         cells = [[_cell(row.get(key)) for key in _HEADINGS] for row in rows]
         lines = [aligned([list(_HEADINGS.values()), *cells], left=2)]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_xyxy
 from motrlab.config import ModelConfig
+from motrlab.data.pictures import Image
 from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET, resize_image, yuv_normalise
 from motrlab.errors import UserError
 
@@ -48,7 +49,7 @@ class ClipSample:
     `tensor [T, 3, h, w]` is empty until `SeqToTensor`. `nv12`: how `images` become input, see `network_input`.
     """
 
-    images: list[NDArray[np.uint8]]
+    images: list[Image]
     objects: list[FrameObjects]
     tensor: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     nv12: bool = False
@@ -177,9 +178,7 @@ class SeqRandomAffine:
         images = [self._warp(image, (scale_x, zoom), (offset_x, offset_y)) for image in sample.images]
         return change_view(replace(sample, images=images), (scale_x, zoom), (offset_x, offset_y))
 
-    def _warp(
-        self, image: NDArray[np.uint8], scale: tuple[float, float], offset: tuple[float, float]
-    ) -> NDArray[np.uint8]:
+    def _warp(self, image: Image, scale: tuple[float, float], offset: tuple[float, float]) -> Image:
         height, width = (math.ceil(n * scale[1]) for n in (self.height, self.width))
         if image.shape[0] > 2 * height or image.shape[1] > 2 * width:  # bilinear samples would skip pixels
             image = resize_image(image, min(image.shape[0], height), min(image.shape[1], width))
@@ -188,9 +187,7 @@ class SeqRandomAffine:
             matrix[axis, axis] = scale[axis] * size / old
             # OpenCV counts from pixel centres: x_new + .5 = scale * size / old * (x_old + .5) + offset * size
             matrix[axis, 2] = offset[axis] * size + 0.5 * (matrix[axis, axis] - 1)
-        return cv2.warpAffine(  # type: ignore[return-value]
-            image, matrix, (self.width, self.height), flags=cv2.INTER_LINEAR, borderValue=_GREY
-        )
+        return np.asarray(cv2.warpAffine(image, matrix, (self.width, self.height), borderValue=_GREY), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -218,11 +215,8 @@ class SeqToTensor:
     """Pictures → `tensor uint8 [T, 3, H, W]`, BGR."""
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
-        height, width = sample.images[0].shape[:2]
-        planes = np.empty((len(sample.images), 3, height, width), np.uint8)
-        for image, target in zip(sample.images, planes, strict=True):
-            cv2.split(np.ascontiguousarray(image), list(target))
-        return replace(sample, tensor=torch.from_numpy(planes))
+        planes = np.stack(sample.images).transpose(0, 3, 1, 2)
+        return replace(sample, tensor=torch.from_numpy(np.ascontiguousarray(planes)))
 
 
 class SeqBgrToYuv444:
@@ -230,10 +224,8 @@ class SeqBgrToYuv444:
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
         matrix, offset = torch.from_numpy(BGR_TO_YUV), torch.from_numpy(YUV_OFFSET)[:, None]
-        yuv = torch.empty(sample.tensor.shape)
-        for source, target in zip(sample.tensor.flatten(2), yuv.flatten(2), strict=True):
-            torch.addmm(offset, matrix, source.float(), out=target)
-        return replace(sample, tensor=yuv)
+        yuv = matrix @ sample.tensor.flatten(2).float() + offset
+        return replace(sample, tensor=yuv.view(sample.tensor.shape))
 
 
 @dataclass(frozen=True)
@@ -250,8 +242,7 @@ class SeqNormalize:
 def nv12_chroma(yuv: torch.Tensor) -> torch.Tensor:
     """YUV `float32 [..., 3, H, W]`, 0 to 255, as NV12 would carry it: whole numbers, one U and V for 2×2 pixels.
 
-    U and V are averaged over the 2×2 pixels (at an odd edge, over those there are) and repeated over them, as a
-    chip upsamples that knows no filter.
+    U and V are averaged over the 2×2 pixels (at an odd edge, over those there are) and repeated over them.
     """
     height, width = yuv.shape[-2:]
     chroma = torch.nn.functional.avg_pool2d(yuv[..., 1:, :, :].reshape(-1, 2, height, width), 2, ceil_mode=True)
@@ -298,10 +289,10 @@ def reference_transforms(model: ModelConfig) -> Transform:
 
 @dataclass(frozen=True)
 class TransformSet:
-    """What `TrainConfig.augmentation` names; called, it is a transform up to pictures of the network's size.
+    """What `TrainConfig.augmentation` names; called, it makes a transform to pictures of the network's size.
 
-    `colour_jitter`: its own strength, 1 as in `SeqColourJitter`, 0 none. `useful_scale`: the largest picture, relative
-    to the network's input, that it makes use of; what is larger may be decoded at a reduced size.
+    `colour_jitter`: its strength, 1 as in `SeqColourJitter`, 0 none. `useful_scale`: the largest picture, relative to
+    the network's input, that it makes use of; what is larger may be decoded at a reduced size.
     """
 
     geometry: Callable[[ModelConfig], Transform]
@@ -309,11 +300,10 @@ class TransformSet:
     useful_scale: float
 
     def __call__(self, model: ModelConfig, colour_jitter: float | None = None) -> Transform:
-        """For pictures of `model`'s size, with colours changed by the set's own strength or another."""
+        """With colours changed by the set's own strength or another."""
         strength = self.colour_jitter if colour_jitter is None else colour_jitter
-        usual = astuple(SeqColourJitter())
-        jitter = [SeqColourJitter(*(value * strength for value in usual))] if strength else []
-        return Compose([self.geometry(model), *jitter])
+        jitter = SeqColourJitter(*(value * strength for value in astuple(SeqColourJitter())))
+        return Compose([self.geometry(model), *[jitter] * bool(strength)])
 
 
 TRANSFORM_SETS = {

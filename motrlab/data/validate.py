@@ -7,12 +7,12 @@ and closed with an end marker, has a faultless header and would train on grey. A
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
+import struct
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+import PIL.Image
+from PIL import ExifTags
 
 from motrlab.data.formats import Format, how_to_import
 from motrlab.data.frames import FrameFiles, list_frames
@@ -31,16 +33,14 @@ from motrlab.data.motchallenge import (
     read_recognised,
     read_sequence_info,
 )
-from motrlab.data.pictures import orientation
-from motrlab.data.rows import counts, why_unreadable
-from motrlab.data.workers import Map, worker_map
+from motrlab.data.rows import counts, reading
+from motrlab.data.workers import Map
 from motrlab.errors import UserError
 
 PACKED_SUFFIXES = (".jpg", ".jpeg", ".png")
 _CHOOSE = "`python -m motrlab import --map NAME=pedestrian` makes people of a class"
-_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _PADDING_BYTES = 64  # a cache line; a hole of zeros in the data leaves more
-_MEGAPIXELS_PER_WORKER = 1000  # fewer are checked sooner (1.5 s) than a process starts
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many so far, how many in all
 
@@ -65,42 +65,35 @@ class CheckedSequence:
     notes: tuple[str, ...]
 
 
-def png_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a PNG file. Raises ValueError: cut short, or a chunk is not what its checksum says."""
-    view, at, kind = memoryview(data), len(_PNG), b""
-    while kind != b"IEND":
-        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
-        kind = data[at + 4 : at + 8]
-        if end + 4 > len(data):
-            raise ValueError("PNG file is cut short")
-        if zlib.crc32(view[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise ValueError(f"PNG file is damaged inside (chunk {kind.decode('latin-1')!r} from byte {at} on)")
-        at = end + 4
-    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG or PNG file.
 
-
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Width and height from a JPEG's frame header. Raises ValueError: not a JPEG, or cut short (no end marker).
-
-    Nothing is decoded: the segments are walked to the first scan, behind which an end marker can only be real,
-    because entropy-coded data never contain one.
+    Raises ValueError: neither, cut short (no end marker), or a PNG chunk is not what its checksum says. Of a JPEG the
+    header is read only, see `check_decodes`.
     """
-    if data[:2] != b"\xff\xd8":
+    kind = "PNG" if data.startswith(_PNG) else "JPEG"
+    if kind == "JPEG" and not data.startswith(b"\xff\xd8"):
         raise ValueError("not a JPEG or PNG file")
-    size, at = None, 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF0-15; the three are DHT, JPG, DAC
-            size = int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-        if marker == 0xDA:  # start of scan
-            break
-        at += 2 + length
-    if size is None or data.find(b"\xff\xd9", at) < 0:
-        raise ValueError("JPEG file is cut short")
+    # Entropy-coded data have no markers in them: behind the start of a JPEG's scan an end marker can only be real.
+    if _PNG_END not in data if kind == "PNG" else data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
+        raise ValueError(f"{kind} file is cut short")
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=[kind]) as image:
+            size = image.size
+            if kind == "PNG":
+                image.verify()
+    except SyntaxError as error:  # of a checksum
+        raise ValueError(f"{kind} file is damaged inside ({error})") from error
+    except (OSError, ValueError, IndexError, struct.error) as error:
+        raise ValueError(f"{kind} file is cut short") from error
     return size
+
+
+def orientation(data: bytes) -> int:
+    """The EXIF orientation of a picture file, 1 to 8; 1, upright, where it has none."""
+    with contextlib.suppress(OSError, ValueError, SyntaxError), PIL.Image.open(io.BytesIO(data)) as image:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return 1
 
 
 def check_decodes(data: bytes) -> None:
@@ -145,16 +138,16 @@ def read_size(file: Image, *, decode: bool = False, advice: str = "copy it again
 
     Raises UserError for one that is damaged or neither, and, with `advice`, for one that cannot be read.
     """
-    try:
-        data = file.read_bytes()
-        size = png_size(data) if data.startswith(_PNG) else jpeg_size(data)
-        if decode and not data.startswith(_PNG):
-            check_decodes(data)
-        return size
-    except OSError as error:
-        raise UserError(f"{file}: {why_unreadable(file, error)}; {advice}") from error
-    except ValueError as error:
-        raise UserError(f"{file}: {error}; copy it again") from error
+    with reading(file, advice):
+        return checked_size(file.read_bytes(), decode)
+
+
+def checked_size(data: bytes, decode: bool = True) -> tuple[int, int]:
+    """`picture_size`, and with `decode` as `check_decodes` says. Raises ValueError."""
+    size = picture_size(data)
+    if decode and not data.startswith(_PNG):
+        check_decodes(data)
+    return size
 
 
 def check_frame(info: SequenceInfo, file: Path) -> None:
@@ -163,11 +156,6 @@ def check_frame(info: SequenceInfo, file: Path) -> None:
     if (width, height) != (info.width, info.height):
         said = f"seqinfo.ini says {info.width}×{info.height}; correct one of them"
         raise UserError(f"{file}: {width}×{height} pixels, but {said}")
-
-
-def frame_workers(num_workers: int, megapixels: float) -> AbstractContextManager[Map]:
-    """A `map` over frames in up to `num_workers` processes; in this one for 1, and for few `megapixels` in all."""
-    return worker_map(min(num_workers, 1 + int(megapixels / _MEGAPIXELS_PER_WORKER)), chunksize=16)
 
 
 def validate_sequence(folder: Path, *, frame_map: Map = map, progress: Progress | None = None) -> CheckedSequence:

@@ -1,9 +1,12 @@
-"""Videos in and out: frames of a video or a folder, one by one, and MPEG-4 files that grow frame by frame."""
+"""Videos in and out: frames of a video, a folder, a camera or a stream, one by one; MPEG-4 files that grow frame by
+frame.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +16,16 @@ import numpy as np
 
 from motrlab.data.frames import FrameFiles, list_frames
 from motrlab.data.motchallenge import read_sequence_info
-from motrlab.data.pictures import Image, decode_image, orientation
-from motrlab.data.rows import why_unreadable
-from motrlab.data.validate import check_decodes, png_size
+from motrlab.data.pictures import Image, decode_image
+from motrlab.data.rows import reading, why_unreadable
+from motrlab.data.validate import checked_size, orientation
 from motrlab.errors import UserError
 from motrlab.files import hidden_name, writing
 
 _DEFAULT_FPS = 30.0  # of a folder that does not say
 _CONTAINERS_THAT_COUNT = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # first boxes of MP4 and MOV
+_RAW = (".nv12", ".yuv", ".raw")
+_URL, _LOGIN = re.compile(r"[a-z][a-z0-9+.-]*://", re.I), re.compile(r"(?<=://)[^/@]*@")
 _MAX_SIDE_PX = 8190  # MPEG-4 (ISO/IEC 14496-2) has 13 bits for a side, and FFmpeg wants it even
 _MAX_TICKS = 65535  # and 16 bits for the ticks of its clock, which OpenCV makes a power of ten of the frame rate
 # A bad video is to be told in one line, which is ours. FFmpeg reads its level at its first use.
@@ -30,24 +35,34 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 @dataclass(frozen=True)
 class FrameSource:
-    """Frames of one sequence, named `name`, read from `origin`, a video or a folder of pictures.
+    """Frames of one sequence, named `name`, read from `origin`: a video, a folder of pictures, a camera or a stream.
 
-    `frames` reads number (from 1) and image of each; it ends with a UserError where some were missing. `note` is a line
-    on what a user may not expect, or "".
+    `frames` reads number (from 1) and image (BGR, or NV12) of each; it ends with a UserError where some were missing.
+    `note` is a line on what a user may not expect, or "".
     """
 
     name: str
     fps: float
-    origin: Path
+    origin: Path | str
     frames: Iterator[tuple[int, Image]]
     note: str = ""
 
 
-def open_source(path: Path) -> FrameSource:
-    """What to read frames from. Raises UserError: no such path, no pictures in the folder, not a readable video."""
-    if not os.path.exists(path):  # also where Path.exists raises an error, for a name that is too long
+def open_source(given: Path | str, nv12: tuple[int, int] | None = None) -> FrameSource:
+    """What to read frames from: a path, the number of a camera, or a URL (`rtsp://…`).
+
+    `nv12`: height and width of the raw NV12 frames that the file, or the files of the folder, hold. Raises UserError:
+    no such path, no pictures in the folder, not a readable video, a camera or a stream that does not open.
+    """
+    path = Path(given)
+    if nv12 is None and (_URL.match(str(given)) or (str(given).isdecimal() and not path.exists())):
+        source = _open_stream(str(given))
+    elif not os.path.exists(path):  # also where Path.exists raises an error, for a name that is too long
         raise UserError(f"{path}: no such file or folder; give a video, a folder of images or a sequence folder")
-    source = _open_folder(path) if path.is_dir() else _open_video(path)
+    elif nv12 is not None:
+        source = _open_nv12(path, *nv12)
+    else:
+        source = _open_folder(path) if path.is_dir() else _open_video(path)
     first = next(source.frames)  # a UserError where there is none
     return replace(source, frames=itertools.chain((first,), source.frames))
 
@@ -85,16 +100,10 @@ def _read_pictures(listed: FrameFiles) -> Iterator[tuple[int, Image]]:
 
 def _read_picture(file: Path) -> Image:
     """Raises UserError also for damage that a decoder would go over, filling in grey."""
-    try:
+    with reading(file):
         data = file.read_bytes()
-        if data.startswith(b"\xff\xd8"):
-            check_decodes(data)
-        elif data.startswith(b"\x89PNG"):
-            png_size(data)
-    except OSError as error:
-        raise UserError(f"{file}: {why_unreadable(file, error)}; copy it again") from error
-    except ValueError as error:
-        raise UserError(f"{file}: {error}; copy it again") from error
+        if data.startswith((b"\xff\xd8", b"\x89PNG")):
+            checked_size(data)
     return decode_image(data, file)
 
 
@@ -103,6 +112,55 @@ def _open_video(path: Path) -> FrameSource:
     fps = video.get(cv2.CAP_PROP_FPS)
     fps = fps if 0 < fps <= 1000 else _DEFAULT_FPS
     return FrameSource(path.stem, fps, path.resolve(), _read_video(path, video, fps))
+
+
+def _open_stream(given: str) -> FrameSource:
+    camera = given.isdecimal()
+    told = f"camera {given}" if camera else _LOGIN.sub("", given)  # what is printed has no password
+    video = cv2.VideoCapture(int(given)) if camera else cv2.VideoCapture(given)
+    fps = video.get(cv2.CAP_PROP_FPS)
+    name = re.sub(r"\W+", "_", told.partition("://")[2] or told).strip("_")
+    return FrameSource(name, fps if 0 < fps <= 1000 else _DEFAULT_FPS, told, _read_stream(told, video))
+
+
+def _read_stream(told: str, video: cv2.VideoCapture) -> Iterator[tuple[int, Image]]:
+    """Frames as they come. A stream has no end: where it stops there is a UserError."""
+    number = 0
+    while (image := video.read()[1]) is not None:
+        number += 1
+        yield number, np.asarray(image, np.uint8)
+    video.release()
+    if number == 0:
+        raise UserError(f"{told}: OpenCV cannot open it or gets no frame; check the address and that it is running")
+    raise UserError(f"{told}: broke off after frame {number}; start again for what comes now")
+
+
+def _open_nv12(path: Path, height: int, width: int) -> FrameSource:
+    """Raw frames one behind the other, in a file or in the files of a folder in the order of their names."""
+    if height % 2 or width % 2 or min(height, width) < 2:
+        raise UserError(f"{path}: NV12 of {width}×{height} pixels; both sides must be even")
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in _RAW) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{path}: no raw frames ({', '.join(_RAW)}) in this folder")
+    return FrameSource(path.stem, _DEFAULT_FPS, path.resolve(), _read_nv12(files, height, width))
+
+
+def _read_nv12(files: list[Path], height: int, width: int) -> Iterator[tuple[int, Image]]:
+    number, size, faults = 0, height * width * 3 // 2, []
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                while len(data := stream.read(size)) == size:
+                    number += 1
+                    yield number, np.frombuffer(data, np.uint8).reshape(height * 3 // 2, width)
+        except OSError as error:
+            raise UserError(f"{file}: {why_unreadable(file, error)}; copy it again") from error
+        if data:
+            faults.append(f"{file}: {len(data)} bytes at its end are no frame of {width}×{height} ({size} bytes)")
+    if faults:
+        raise UserError(f"{faults[0]}; is the size right, the file whole?")
+    if not number:
+        raise UserError(f"{files[0]}: empty; give raw NV12 frames of {width}×{height}")
 
 
 def _utf8(path: Path) -> str:

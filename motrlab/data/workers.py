@@ -16,6 +16,7 @@ from typing import Any
 from motrlab.errors import UserError
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+_MEGAPIXELS_PER_WORKER = 1000  # fewer are checked sooner (1.5 s) than a process starts
 
 
 @contextlib.contextmanager
@@ -37,6 +38,11 @@ def worker_map(num_workers: int, chunksize: int = 1) -> Iterator[Map]:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def frame_workers(num_workers: int, megapixels: float) -> contextlib.AbstractContextManager[Map]:
+    """A `map` over frames in up to `num_workers` processes; in this one for 1, and for few `megapixels` in all."""
+    return worker_map(min(num_workers, 1 + int(megapixels / _MEGAPIXELS_PER_WORKER)), chunksize=16)
 
 
 def _pool(num_workers: int) -> ProcessPoolExecutor | None:

@@ -96,8 +96,10 @@ def _count_graph(graph_name: str, graph: nn.Module, inputs: Iterable[Tensor]) ->
 def _parts(graph: nn.Module) -> Iterable[tuple[str, nn.Module]]:
     """Children of the graph; a list's layers one by one."""
     for name, child in graph.named_children():
-        layers = child.named_children() if isinstance(child, nn.ModuleList) else [("", child)]
-        yield from ((f"{name}.{index}".rstrip("."), layer) for index, layer in layers)
+        if isinstance(child, nn.ModuleList):
+            yield from ((f"{name}.{index}", layer) for index, layer in enumerate(child))
+        else:
+            yield name, child
 
 
 def _counts(module: nn.Module, flops: Mapping[Any, int]) -> dict[str, Any]:

@@ -83,16 +83,16 @@ class IntegerShare:
 
 def integer_share(path: Path) -> IntegerShare:
     """Load the file in ONNX Runtime and count the nodes of the graph as it is optimised there."""
-    with tempfile.TemporaryDirectory() as folder:
-        optimised = str(Path(folder) / "optimised.onnx")
-        onnxruntime_session(str(path), 1, optimized_model_filepath=optimised)
-        model = onnx.load(optimised)
+    model = optimised_model(str(path))
     constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
-    values = _values_by_running(model) | constants
+    values = values_by_running(model) | constants
+    shapes = {name: value.shape for name, value in values.items()}
     products, touching = [], Counter[str]()
     for node in model.graph.node:
         if node.op_type in INTEGER_OPERATORS | FLOAT_OPERATORS:
-            products.append(Product(node.name, node.op_type, _macs(node, values), node.op_type in INTEGER_OPERATORS))
+            products.append(
+                Product(node.name, node.op_type, node_macs(node, shapes), node.op_type in INTEGER_OPERATORS)
+            )
         passing = {*node.input, *node.output} - {""} - constants.keys()
         if any(values[name].dtype == np.float32 for name in passing):
             touching[node.op_type] += 1
@@ -100,7 +100,15 @@ def integer_share(path: Path) -> IntegerShare:
     return IntegerShare(tuple(products), len(model.graph.node), dict(touching.most_common()), tuple(inexact))
 
 
-def _values_by_running(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+def optimised_model(content: str | bytes) -> onnx.ModelProto:
+    """The graph of a file or of a model's bytes as ONNX Runtime runs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = str(Path(folder) / "optimised.onnx")
+        onnxruntime_session(content, 1, optimized_model_filepath=optimised)
+        return onnx.load(optimised)
+
+
+def values_by_running(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Every value of an optimised graph, run once on ones: shape inference does not know ONNX Runtime's operators."""
     known = {"", *(o.name for o in model.graph.output)}
     inner = [name for node in model.graph.node for name in node.output if name not in known]
@@ -113,9 +121,12 @@ def _values_by_running(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return inputs | dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def _macs(node: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> int:
-    output, first = values[node.output[0]], values[node.input[0]]
+def node_macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Multiply-accumulates of a convolution or a matrix product, four a value of a bilinear sample, 0 of others."""
+    numel = math.prod(shapes.get(node.output[0], ()))
     if node.op_type in _WEIGHT_INPUT:
-        return output.size * math.prod(values[node.input[_WEIGHT_INPUT[node.op_type]]].shape[1:])
-    transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    return output.size * first.shape[-2 if transposed else -1]
+        return numel * math.prod(shapes[node.input[_WEIGHT_INPUT[node.op_type]]][1:])
+    if node.op_type in INTEGER_OPERATORS | FLOAT_OPERATORS:
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        return numel * shapes[node.input[0]][-2 if transposed else -1]
+    return 4 * numel if node.op_type == "GridSample" else 0

@@ -9,8 +9,7 @@ no such form: it is given products of float32 values (`plain.py`), whose sums ar
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,12 +36,18 @@ def load_network(
     backend: str = "onnxruntime",
     *,
     weight_bits: int = 8,
+    options: Mapping[str, Any] | None = None,
 ) -> Network:
-    """An ONNX file, or a model named after one, on one of `BACKENDS`. Raises UserError if it fails."""
+    """An ONNX file, or a model named after one, on one of `BACKENDS`. Raises UserError if it fails.
+
+    `options`: more for ONNX Runtime (`onnxruntime_session`).
+    """
     try:
         if backend == "openvino":
             return _on_openvino(model, outputs, num_threads)
-        session = onnxruntime_session(exact_form(model, weight_bits), num_threads)
+        session = onnxruntime_session(exact_form(model, weight_bits), num_threads, **(options or {}))
+    except UserError:
+        raise
     except Exception as error:  # onnx and both runtimes have classes of their own
         reason = (str(error).splitlines() or [""])[0]
         name = model if isinstance(model, Path) else model.graph.name
@@ -50,8 +55,17 @@ def load_network(
     return lambda inputs: session.run(list(outputs), inputs)
 
 
-def onnxruntime_session(content: str | bytes, num_threads: int, **options: Any) -> onnxruntime.InferenceSession:
-    """A file's path or a model's bytes on ONNX Runtime's CPU kernels; `options`: more of its `SessionOptions`.
+def onnxruntime_session(
+    content: str | bytes,
+    num_threads: int,
+    *,
+    providers: Sequence[str | tuple[str, Mapping[str, Any]]] = ("CPUExecutionProvider",),
+    **options: Any,
+) -> onnxruntime.InferenceSession:
+    """A file's path or a model's bytes on ONNX Runtime, by default on its CPU kernels, the only ones that are exact.
+
+    `options`: more of its `SessionOptions`; a name with a dot is a config entry (`session.intra_op.allow_spinning`).
+    Raises UserError for what this ONNX Runtime does not have.
 
     By default all optimisations, `num_threads` threads within a node, one node at a time, quiet. Threads spin while a
     graph runs, and sleep between runs: each graph has a pool of its own, and those would spin against each other.
@@ -64,31 +78,42 @@ def onnxruntime_session(content: str | bytes, num_threads: int, **options: Any) 
     settings.log_severity_level = 3  # errors
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     for name, value in options.items():
-        setattr(settings, name, value)
-    return onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+        if "." in name:
+            settings.add_session_config_entry(name, str(value))
+        elif hasattr(settings, name):
+            setattr(settings, name, value)
+        else:
+            raise UserError(f"ONNX Runtime has no session option {name!r}; config entries have a dot in their name")
+    names, there = [p if isinstance(p, str) else p[0] for p in providers], onnxruntime.get_available_providers()
+    if missing := [name for name in names if name not in there]:
+        raise UserError(f"this ONNX Runtime has no {', '.join(missing)}; it has {', '.join(there)}")
+    return onnxruntime.InferenceSession(content, settings, providers=list(providers))
 
 
 def _on_openvino(model: Path | onnx.ModelProto, outputs: Sequence[str], num_threads: int) -> Network:
-    """On the CPU plugin; kernels of ONNX Runtime in plain operators. Lowest latency.
-
-    Float parts would run in bf16 if float32 were not asked for.
-    """
+    """On the CPU plugin; kernels of ONNX Runtime in plain operators."""
     import onnx
 
     from motrlab.deploy.plain import plain_form
 
     own = onnx.load(model) if isinstance(model, Path) else model
-    if any(node.domain for node in own.graph.node):
-        own = plain_form(own)
-    core, hints = _openvino_core(), {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    options = hints | {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": num_threads}
-    request = core.compile_model(core.read_model(own.SerializeToString()), "CPU", options).create_infer_request()
+    request = openvino_request(plain_form(own) if any(node.domain for node in own.graph.node) else own, num_threads)
 
     def run(inputs: dict[str, Array]) -> list[Array]:
         found = request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
         return [np.array(found[name]) for name in outputs]  # the request's own buffers are overwritten next time
 
     return run
+
+
+def openvino_request(model: onnx.ModelProto, num_threads: int, **more: Any) -> Any:
+    """An `openvino.InferRequest` of a model in standard operators, at the lowest latency; `more`: its options.
+
+    Float parts would run in bf16 if float32 were not asked for.
+    """
+    core, hints = _openvino_core(), {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    options = hints | {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": num_threads} | more
+    return core.compile_model(core.read_model(model.SerializeToString()), "CPU", options).create_infer_request()
 
 
 @cache
@@ -112,19 +137,54 @@ def exact_form(model: Path | onnx.ModelProto, weight_bits: int = 8) -> str | byt
     saturates = weight_bits > 7 and may_saturate()  # not elsewhere: VNNI kernels want signed weights
     if isinstance(model, Path) and not saturates:
         return str(model)
-    import onnx
-
-    own = onnx.load(model) if isinstance(model, Path) else copy.deepcopy(model)
-    content: bytes = (unsigned_weights(own) if saturates else own).SerializeToString()
-    return content
+    content: bytes = model.read_bytes() if isinstance(model, Path) else model.SerializeToString()
+    return unsigned_weights(content) if saturates else content
 
 
-def unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` itself, with every int8 constant (weights, and all zero points) as uint8, 128 more: the same values."""
-    from onnx import TensorProto, numpy_helper
+def unsigned_weights(content: bytes) -> bytes:
+    """An ONNX file with every int8 constant (weights, and all zero points) as uint8, 128 more: the same values.
 
-    for constant in model.graph.initializer:
-        if constant.data_type == TensorProto.INT8:
-            value = numpy_helper.to_array(constant)
-            constant.CopyFrom(numpy_helper.from_array(value.view(np.uint8) ^ np.uint8(128), constant.name))
-    return model
+    Bytes are changed where they stand, so that a robot needs no package `onnx`. Fields of onnx.proto: 7 of a model is
+    its graph, 5 of a graph a constant; of that 2 is the type and 9 the values, which our files have nowhere else.
+    """
+    result = bytearray(content)
+    for graph in _fields(content, 0, len(content), 7):
+        for constant in _fields(content, *graph, 5):
+            types = [span for span in _fields(content, *constant, 2) if content[span[0]] == _INT8]
+            for first, _ in types:
+                result[first] = _UINT8
+                for start, end in _fields(content, *constant, 9):
+                    result[start:end] = bytes(np.frombuffer(content[start:end], np.uint8) ^ np.uint8(128))
+    return bytes(result)
+
+
+_INT8, _UINT8 = 3, 2  # TensorProto.DataType
+_FIXED_BYTES = {1: 8, 5: 4}  # wire types of protobuf; 0 is a varint, 2 has its length before it
+
+
+def _fields(content: bytes, at: int, end: int, number: int) -> Iterator[tuple[int, int]]:
+    """Where the values of field `number` stand in the protobuf message `content[at:end]`."""
+    while at < end:
+        tag, at = _varint(content, at)
+        kind = tag & 7
+        start = at
+        if kind == 0:
+            _, at = _varint(content, at)
+        elif kind == 2:
+            length, start = _varint(content, at)
+            at = start + length
+        else:
+            at += _FIXED_BYTES[kind]
+        if tag >> 3 == number:
+            yield start, at
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """Seven bits a byte, the lowest first, as long as the top bit is set; the value and where the next byte stands."""
+    value = shift = 0
+    while True:
+        byte = content[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at

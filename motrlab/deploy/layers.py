@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, shape_inference
+from onnx import helper, numpy_helper, shape_inference
 
 from motrlab.errors import UserError
 
@@ -25,19 +25,21 @@ MOVES = {"Concat", "Expand", "Reshape", "Resize", "Slice", "Split", "Squeeze", "
 _PRODUCTS = {"Conv", "MatMul"}
 _QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
 _VIEWS = {"Reshape", "Squeeze", "Unsqueeze"}  # not even that
-_BYTES = {"int8": 1, "uint8": 1, "int16": 2, "int32": 4, "float32": 4, "int64": 8}
+_BYTES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "float16": 2, "int32": 4, "float32": 4, "int64": 8}
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of a layer. `inner`: it stands between two quantisers, inside a function of the integer form; its
-    `dtype` is then what that function needs at most, int16.
+    """A tensor of a layer. `dtype`: of its grid; `uint8` has no negative values. `inner`: it stands between two
+    quantisers, inside a function of the integer form; its `dtype` is then what that function needs at most, int16.
+    `end`: an input or output of the graph.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     inner: bool = False
+    end: bool = False
 
     @property
     def numel(self) -> int:
@@ -153,7 +155,11 @@ class _Reader:
         if dtype is None and name in self.constants:
             return TensorInfo(name, shape, _type_name(self.constants[name].data_type))
         inner = dtype is None and self.quantised and name not in self.ends
-        return TensorInfo(name, shape, dtype or ("int16" if inner else "float32"), inner)
+        return TensorInfo(name, shape, dtype or ("int16" if inner else "float32"), inner, self._is_end(name))
+
+    def _is_end(self, name: str) -> bool:
+        quantisers = (node for node in self.readers.get(name, []) if node.op_type in _QUANTISERS)
+        return name in self.ends or any(self._is_end(node.output[0]) for node in quantisers)
 
     def _quantised_type(self, name: str) -> str | None:
         """Of the quantisers before or behind a tensor, whatever only moves its values in between; None without."""
@@ -162,7 +168,7 @@ class _Reader:
     def _type_before(self, name: str) -> str | None:
         node = self.producers.get(name)
         if node is not None and node.op_type == "DequantizeLinear":
-            return _type_name(self.constants[node.input[2]].data_type)
+            return self._grid_type(node)
         if node is None or node.op_type not in MOVES or name in self.constants:
             return None
         found = [self._quantised_type(n) for n in node.input if n and n not in self.constants]
@@ -171,10 +177,16 @@ class _Reader:
     def _type_behind(self, name: str) -> str | None:
         for node in self.readers.get(name, []):
             if node.op_type == "QuantizeLinear":
-                return _type_name(self.constants[node.input[2]].data_type)
+                return self._grid_type(node)
             if node.op_type in MOVES and (found := self._type_behind(node.output[0])):
                 return found
         return None
+
+    def _grid_type(self, quantiser: onnx.NodeProto) -> str:
+        """uint8 around 128 is how files write signed integers for ONNX Runtime: those are `int8`."""
+        zero = self.constants[quantiser.input[2]]
+        found = _type_name(zero.data_type)
+        return "int8" if found == "uint8" and numpy_helper.to_array(zero).flat[0] == 128 else found
 
     def _macs(self, node: onnx.NodeProto) -> int:
         numel = math.prod(self.shapes[node.output[0]])

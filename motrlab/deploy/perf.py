@@ -1,92 +1,162 @@
 """Latency of the deployed graphs and of each part of the frame step, measured on real frames.
 
-What is compared is measured in one run, call by call in turn, because a shared machine drifts by more than the
-difference between two graphs. Medians and 90th percentiles are in milliseconds.
+What is compared is measured in one run, some calls of each in turn, because a shared machine drifts by more than the
+difference between two graphs. Medians and percentiles are in milliseconds.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.deploy.kernels import Array, Network
-from motrlab.deploy.runtime import Runtime, load_artifact, named
+from motrlab.deploy.profiling import pinned
+from motrlab.deploy.runtime import Runtime, load_artifact, load_networks, named
 from motrlab.errors import UserError
 from motrlab.tracking.step import frame_loop
 from motrlab.tracking.tracker import Tracker
 
 STEP_STAGES = ("preprocess", "base", "tracker", "gather", "qim", "state", "total")
 HOST_STAGES = ("tracker", "gather", "state")
-_MAX_RECORDED = 16  # inputs kept for the comparison of the graphs; mot17's take 14 MB a frame
+GRAPHS = ("base", "qim")
+MAX_RECORDED = 16  # inputs kept for the comparison of the graphs; mot17's take 14 MB a frame
 _WARM_UP = 3  # calls before the clock starts
 _TURN = 10  # calls of one form before those of the other: waking its threads belongs to the first only
 Inputs = dict[str, Array]
+Recorded = dict[str, list[Inputs]]  # graph → its inputs, frame by frame
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Form:
+    """Another form of the same network to measure beside the artefact: `load(num_threads)` gives base and QIM.
+
+    `image_bytes`: the base graph takes the image's bytes; otherwise its float32.
+    """
+
+    load: Callable[[int], Sequence[Network]]
+    image_bytes: bool = False
+
+
+@dataclass
+class Measured:
+    """`metrics`: flat, as `measure_latency` says. `seconds`: metric prefix → of every call; of the first thread count
+    only. `recorded`: what the artefact's graphs were given.
+    """
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    recorded: Recorded = field(default_factory=dict)
 
 
 def measure_latency(
     artifact: Path,
-    float_graphs: Path,
-    images: Iterable[NDArray[np.uint8]],
+    float_graphs: Path | None,
+    images: Iterable[Image],
     *,
     num_threads: Sequence[int] = (1, 2),
     repeats: int = 50,
-) -> dict[str, float]:
-    """Latency of an artefact beside the fp32 graphs of the same network, both on ONNX Runtime.
+    more: Mapping[str, Form] | None = None,
+) -> Measured:
+    """Latency of an artefact beside other forms of the same network, pinned to as many processors as it has threads.
 
     Args:
         artifact: the artefact's folder.
-        float_graphs: folder of the fp32 `base.onnx` and `qim.onnx`.
+        float_graphs: folder of the fp32 `base.onnx` and `qim.onnx`; None where there are none.
         images: frames of one sequence, BGR `uint8 [H, W, 3]`.
         num_threads: thread counts to measure with.
         repeats: timed calls of each graph for each thread count.
+        more: further forms by name.
 
     Returns:
-        Flat metrics: `GRAPH.fixed_point.p50_ms`, `.p90_ms` and `GRAPH.fp32...` for `base` and `qim`;
-        `step.PART.p50_ms`, `.p90_ms` of the closed loop, `step.host.p50_ms` (all but pre-processing and networks), its
-        `fps`, `step.fp32_total.p50_ms` of the loop on fp32; `speedup` (fp32 / fixed point median of the base graph),
-        `qim.speedup`, `step.speedup`; `num_frames`, `repeats`. These are of the first thread count; those of another
-        number n have `threads_n.` before their names. Raises UserError without images.
+        Flat metrics: `GRAPH.FORM.p50_ms`, `.p90_ms`, `.p99_ms` for `base` and `qim` and the forms `fixed_point`, `fp32`
+        and `more`; `step.PART.p50_ms`, … of the closed loop, `step.host...` (all but pre-processing and networks), its
+        `fps`, `step.fp32_total...` of the loop on fp32; `speedup` (fp32 / fixed point median of the base graph),
+        `qim.speedup`, `step.speedup`; `num_frames`, `repeats`, `warm_up`, `pinned_to`. These are of the first thread
+        count; those of another number n have `threads_n.` before their names. Raises UserError without images.
     """
     if repeats < 1:
         raise UserError(f"performance: repeats must be at least 1, not {repeats}")
     frames = list(images)
     if not frames:
         raise UserError("performance: no frames to measure on; prepare the data first")
-    metrics: dict[str, float] = {"num_frames": len(frames), "repeats": repeats, "num_threads": num_threads[0]}
+    result = Measured()
     for index, threads in enumerate(num_threads):
-        fixed = load_artifact(artifact, num_threads=threads)
-        floating = fixed.on_files(float_graphs, num_threads=threads)
-        found = _compare(fixed, floating, frames, repeats) | _time_closed_loops(fixed, floating, frames)
+        with pinned(threads) as processors:
+            fixed = load_artifact(artifact, num_threads=threads)
+            floating = fixed.on_files(float_graphs, num_threads=threads) if float_graphs else None
+            networks = {name: (form, form.load(threads)) for name, form in (more or {}).items()}
+            recorded = record_inputs(fixed, frames)
+            seconds = _time_graphs(fixed, floating, networks, recorded, frames, repeats)
+            seconds |= time_closed_loops(fixed, floating, frames)
+        found = _ratios({name: value for row, values in seconds.items() for name, value in _percentiles(row, values)})
+        found["fps"] = len(seconds["step.total"]) / sum(seconds["step.total"])
         prefix = f"threads_{threads}." if index else ""
-        metrics |= {prefix + name: round(value, 4) for name, value in found.items()}
-    return metrics
+        result.metrics |= {prefix + name: round(value, 4) for name, value in found.items()}
+        if not index:
+            result.seconds, result.recorded = seconds, recorded
+            result.metrics |= {"num_frames": len(frames), "repeats": repeats, "num_threads": threads}
+            result.metrics |= {"warm_up": _WARM_UP, "pinned_to": processors}
+    return result
 
 
-def _compare(fixed: Runtime, floating: Runtime, frames: Sequence[NDArray[np.uint8]], repeats: int) -> dict[str, float]:
-    """Both forms of both graphs, in turn, on the inputs of the fixed-point tracker's own loop."""
-    frames, tracker = frames[:_MAX_RECORDED], Tracker(fixed.tracker, fixed.shapes.num_detect, fixed.shapes.num_track)
-    images = map(fixed.preprocess, frames)
-    loop = frame_loop(fixed.graphs, images, lambda out: tracker.update(*out.scores_and_boxes()), fixed.shapes)
-    inputs = [(named("base", step.base_inputs), named("qim", step.qim_inputs)) for step in loop]
-    base, qim = ([both[i] for both in inputs] for i in (0, 1))
-    float_base = [given | {"image": floating.preprocess(x)} for given, x in zip(base, frames, strict=True)]
+def record_inputs(runtime: Runtime, frames: Sequence[Image], most: int = MAX_RECORDED) -> Recorded:
+    """What both graphs are given in the closed loop of a tracker, of the first `most` frames."""
+    tracker = Tracker(runtime.tracker, runtime.shapes.num_detect, runtime.shapes.num_track)
+    images = map(runtime.preprocess, frames[:most])
+    loop = frame_loop(runtime.graphs, images, lambda out: tracker.update(*out.scores_and_boxes()), runtime.shapes)
+    steps = [(named("base", step.base_inputs), named("qim", step.qim_inputs)) for step in loop]
+    return {graph: [both[i] for both in steps] for i, graph in enumerate(GRAPHS)}
+
+
+def forms_on_files(artifact: Path, float_graphs: Path | None, static: Path | None = None) -> dict[str, Form]:
+    """The other forms that files give: on OpenVINO the artefact's integers, its portable files and fp32; and ONNX
+    Runtime's own quantisation, in the folder `static`.
+    """
+
+    def form(folder: Path, ending: str, backend: str) -> Form:
+        return Form(lambda threads: load_networks(folder, ending, threads, backend), ending == "ort.onnx")
+
     forms = {
-        "base": {"fixed_point": (fixed.graphs.base_network, base), "fp32": (floating.graphs.base_network, float_base)},
-        "qim": {"fixed_point": (fixed.graphs.qim_network, qim), "fp32": (floating.graphs.qim_network, qim)},
+        "openvino_fixed_point": form(artifact, "ort.onnx", "openvino"),
+        "openvino_portable": form(artifact, "onnx", "openvino"),
     }
-    metrics: dict[str, float] = {}
-    for name, candidates in forms.items():
-        for kind, values in time_in_turn(candidates, repeats).items():
-            metrics |= _percentiles(f"{name}.{kind}", values)
-        ratio = metrics[f"{name}.fp32.p50_ms"] / metrics[f"{name}.fixed_point.p50_ms"]
-        metrics["speedup" if name == "base" else f"{name}.speedup"] = ratio
-    return metrics
+    if float_graphs:
+        forms["openvino_fp32"] = form(float_graphs, "onnx", "openvino")
+    if static:
+        forms["quantize_static"] = form(static, "onnx", "onnxruntime")
+    return forms
+
+
+def _time_graphs(
+    fixed: Runtime,
+    floating: Runtime | None,
+    more: Mapping[str, tuple[Form, Sequence[Network]]],
+    recorded: Recorded,
+    frames: Sequence[Image],
+    repeats: int,
+) -> dict[str, list[float]]:
+    """All forms of both graphs, in turn, on the inputs of the fixed-point tracker's own loop."""
+    as_float = replace(fixed, graphs=replace(fixed.graphs, exact=False)).preprocess
+    pairs = zip(recorded["base"], frames, strict=False)
+    floats = recorded | {"base": [given | {"image": as_float(image)} for given, image in pairs]}
+    seconds: dict[str, list[float]] = {}
+    for i, graph in enumerate(GRAPHS):
+        candidates: dict[str, tuple[Network, Sequence[Inputs]]] = {"fixed_point": (fixed.networks[i], recorded[graph])}
+        if floating is not None:
+            candidates["fp32"] = floating.networks[i], floats[graph]
+        for name, (form, networks) in more.items():
+            candidates[name] = networks[i], (recorded if form.image_bytes else floats)[graph]
+        seconds |= {f"{graph}.{name}": values for name, values in time_in_turn(candidates, repeats).items()}
+    return seconds
 
 
 def time_in_turn(candidates: Mapping[str, tuple[Network, Sequence[Inputs]]], repeats: int) -> dict[str, list[float]]:
@@ -103,24 +173,30 @@ def time_in_turn(candidates: Mapping[str, tuple[Network, Sequence[Inputs]]], rep
     return seconds
 
 
-def _time_closed_loops(fixed: Runtime, floating: Runtime, frames: list[NDArray[np.uint8]]) -> dict[str, float]:
+def time_closed_loops(fixed: Runtime, floating: Runtime | None, frames: Sequence[Image]) -> dict[str, list[float]]:
     """Parts of the frame step over a whole sequence, both loops closed, some frames of each in turn; some warm up."""
-    seconds: dict[str, dict[str, list[float]]] = {"fixed": {}, "float": {}}
-    loops = [fixed.track(frames, seconds["fixed"]), floating.track(frames, seconds["float"])]
+    laps: list[dict[str, list[float]]] = [{}, {}]
+    runtimes = [runtime for runtime in (fixed, floating) if runtime is not None]
+    loops = [runtime.track(frames, own) for runtime, own in zip(runtimes, laps, strict=False)]
     for _ in range(0, len(frames) + 1, _TURN):
         for loop in loops:
             deque(islice(loop, _TURN), maxlen=0)
     warm_up = min(_WARM_UP, len(frames) - 1)
-    parts = {name: values[warm_up:] for name, values in seconds["fixed"].items()}
-    parts["host"] = [sum(values) for values in zip(*(parts[name] for name in HOST_STAGES), strict=True)]
-    metrics: dict[str, float] = {}
-    for stage in (*STEP_STAGES, "host"):
-        metrics |= _percentiles(f"step.{stage}", parts[stage])
-    metrics |= _percentiles("step.fp32_total", seconds["float"]["total"][warm_up:])
-    metrics["step.speedup"] = metrics["step.fp32_total.p50_ms"] / metrics["step.total.p50_ms"]
-    return {**metrics, "fps": len(parts["total"]) / sum(parts["total"])}
+    parts = {f"step.{name}": values[warm_up:] for name, values in laps[0].items()}
+    parts["step.host"] = [sum(row) for row in zip(*(parts[f"step.{name}"] for name in HOST_STAGES), strict=True)]
+    return parts | ({"step.fp32_total": laps[1]["total"][warm_up:]} if floating is not None else {})
 
 
-def _percentiles(name: str, seconds: Sequence[float]) -> dict[str, float]:
+def _percentiles(name: str, seconds: Sequence[float]) -> list[tuple[str, float]]:
     milliseconds = np.array(seconds) * 1e3
-    return {f"{name}.p{share}_ms": float(np.percentile(milliseconds, share)) for share in (50, 90)}
+    return [(f"{name}.p{share}_ms", float(np.percentile(milliseconds, share))) for share in (50, 90, 99)]
+
+
+def _ratios(metrics: dict[str, float]) -> dict[str, float]:
+    """fp32 / fixed point of the medians, where both are there."""
+    rows = {"speedup": ("base.fp32", "base.fixed_point"), "qim.speedup": ("qim.fp32", "qim.fixed_point"),
+            "step.speedup": ("step.fp32_total", "step.total")}  # fmt: skip
+    for ratio, (slow, fast) in rows.items():
+        if f"{slow}.p50_ms" in metrics:
+            metrics[ratio] = metrics[f"{slow}.p50_ms"] / metrics[f"{fast}.p50_ms"]
+    return metrics

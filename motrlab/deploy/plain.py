@@ -81,6 +81,7 @@ class _Rewriter:
         return self.values[name]
 
     def _node(self, node: onnx.NodeProto) -> list[Expr]:
+        self.builder.owner = node.name.rpartition("/")[0]
         own: Callable[[onnx.NodeProto], Expr] | None = getattr(self, f"_{node.op_type.lower()}", None)
         if own is not None:
             return [own(node)]

@@ -6,9 +6,10 @@ plain operators (`plain.py`), on kernels of its own: the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,9 +74,14 @@ class Runtime:
     shapes: Shapes
     tracker: TrackerConfig
 
+    @property
+    def networks(self) -> tuple[Network, Network]:
+        """Base graph and QIM, inputs by name."""
+        return self.graphs.base_network, self.graphs.qim_network
+
     def preprocess(self, image: NDArray[np.uint8]) -> Array:
-        """BGR `uint8 [H, W, 3]` of any size → `uint8 [1, height, width, 3]`; for float graphs, what they were
-        trained on: `float32 [1, 3, height, width]`.
+        """BGR `uint8 [H, W, 3]` of any size, or NV12 `uint8 [3 H / 2, W]` → `uint8 [1, height, width, 3]`; for float
+        graphs, what they were trained on: `float32 [1, 3, height, width]`.
         """
         function = preprocess_bytes if self.graphs.exact else preprocess
         result: Array = function(image, self.shapes.height, self.shapes.width)
@@ -84,8 +90,8 @@ class Runtime:
     def track(self, images: Iterable[NDArray[np.uint8]], seconds: Seconds | None = None) -> Iterator[FrameTracks]:
         """Track one sequence from its beginning: nothing is kept from the one before.
 
-        `images` are BGR `uint8 [H, W, 3]` in order. Each yields its tracks. `seconds` collects the time of each
-        part of the frame step (`tracking.sequence.track_frames`).
+        `images` are BGR `uint8 [H, W, 3]`, or NV12 `uint8 [3 H / 2, W]`, in order. Each yields its tracks. `seconds`
+        collects the time of each part of the frame step (`tracking.sequence.track_frames`).
         """
         return track_frames(self.graphs, images, self.preprocess, self.shapes, self.tracker, seconds)
 
@@ -95,8 +101,13 @@ class Runtime:
         return replace(self, graphs=replace(self.graphs, base_network=base, qim_network=qim, exact=False))
 
 
-def load_artifact(folder: Path, *, num_threads: int = 1, backend: str = "onnxruntime") -> Runtime:
-    """Check and load an artefact. Raises UserError: a file is missing or was changed, unknown backend."""
+def load_artifact(
+    folder: Path, *, num_threads: int = 1, backend: str = "onnxruntime", options: Mapping[str, Any] | None = None
+) -> Runtime:
+    """Check and load an artefact. Raises UserError: a file is missing or was changed, unknown backend.
+
+    `options`: more for ONNX Runtime (`kernels.onnxruntime_session`).
+    """
     if backend not in BACKENDS:
         raise UserError(f"unknown backend {backend!r}: use one of {', '.join(BACKENDS)}")
     folder = Path(folder)
@@ -105,7 +116,7 @@ def load_artifact(folder: Path, *, num_threads: int = 1, backend: str = "onnxrun
     with np.load(folder / "queries.npz") as queries:
         detect_query = queries["query"]
     bits = int(description["weight_bits"])
-    base, qim = load_networks(folder, "ort.onnx", num_threads, backend, weight_bits=bits)
+    base, qim = load_networks(folder, "ort.onnx", num_threads, backend, weight_bits=bits, options=options)
     sizes = description["preprocess"] | description["shapes"]
     try:
         tracker = TrackerConfig(**description["tracker"])
@@ -117,11 +128,17 @@ def load_artifact(folder: Path, *, num_threads: int = 1, backend: str = "onnxrun
 
 
 def load_networks(
-    folder: Path, ending: str, num_threads: int, backend: str = "onnxruntime", *, weight_bits: int = 8
+    folder: Path,
+    ending: str,
+    num_threads: int,
+    backend: str = "onnxruntime",
+    *,
+    weight_bits: int = 8,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Network]:
     """`base.ENDING` and `qim.ENDING` of a folder, as `load_network` loads them; the small QIM on one thread."""
     files = zip(OUTPUTS.items(), (num_threads, 1), strict=True)
     return [
-        load_network(folder / f"{graph}.{ending}", outputs, threads, backend, weight_bits=weight_bits)
+        load_network(folder / f"{graph}.{ending}", outputs, threads, backend, weight_bits=weight_bits, options=options)
         for (graph, outputs), threads in files
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import json
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,10 @@ from motrlab.errors import UserError
 SCHEMA = 1
 ASSUMED = "assumed"
 FOLDER = Path(__file__).parent / "targets"
+# What a target may limit in a layer: sizes of a convolution, numbers of constant operands, of elements along an axis.
+LIMITS = ("kernel", "stride", "dilation", "channels", "reduced", "height", "width", "pixels", "dim", "constants")
 UNITS = ("matrix", "depthwise", "vector", "table", "move", "host")  # what computes, or moves, a layer
+LANES = ("output_channels", "input_channels", "columns", "rows")  # of a product's result, and what it sums over
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,12 @@ class Operator:
 
     Args:
         unit: one of `UNITS`.
-        types: what inputs (weights and biases apart) may be, as `int8`, `uint8`, `int16`, `float32`; a layer of other
-            types is not run as it is.
+        types: what inputs (weights and biases apart) may be, as `int8`, `uint8` (from 0), `int16`, `float32`; a layer
+            of other types is not run as it is.
         max_rank: of any input or output; 0: no source gives a limit.
-        limits: attribute or dimension → largest value (`kernel`, `stride`, `channels`, `axis`, …).
+        limits: what of a layer → largest value: a key of `LIMITS`.
         fallback: where a layer goes that does not fit, `cpu` (the target's own) or empty: nowhere.
-        source: who says all that.
+        source: who says all that; "assumed": nobody does, and the layer is unknown.
         note: one line for the reader.
     """
 
@@ -83,7 +87,7 @@ class Target:
         kind: `host` (measured here) or `chip` (predicted).
         toolchain: what compiles for it, with its own name of the chip (`hb_compile nash-m`); empty: nothing known.
         clock: hertz.
-        cores: how many units of each kind there are.
+        cores: how many graphs can run side by side, each on all kinds of units; a frame runs on one of them.
         operations: unit → type → operations per cycle of one core: multiply-accumulates of `matrix` and `depthwise`,
             elements of `vector` and `table`, bytes of `move`. A type that is not listed is not computed by that unit.
         layer_overhead, graph_overhead: seconds that every layer, and every call of a graph, takes beside its work.
@@ -91,6 +95,11 @@ class Target:
         operators: ONNX operator → what is known; one that is not listed is unknown.
         sources: key → source.
         assumptions: one line each, for the reader: what decides the prediction and is not known.
+        lanes: unit → dimension (of `LANES`) → how many of it are computed at once: what does not fill them is lost.
+            Empty: no loss is known.
+        host_work: seconds of a frame outside both graphs (pre-processing, tracker), where nothing was measured.
+        kernels: of a host that was described by micro-benchmarks: kernel → feature → seconds for each unit of it
+            (`describe_host.py`); its layers are predicted by these alone.
     """
 
     schema: int
@@ -108,6 +117,9 @@ class Target:
     operators: Mapping[str, Operator]
     sources: Mapping[str, Source]
     assumptions: tuple[str, ...] = ()
+    lanes: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    host_work: Figure | None = None
+    kernels: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
 
 
 def target_names() -> list[str]:
@@ -135,9 +147,15 @@ def parse_target(values: Any, where: str) -> Target:
         raise UserError(f"{where}: schema {target.schema}, this motrlab reads {SCHEMA}")
     if target.kind not in ("host", "chip"):
         raise UserError(f"{where}: kind: {target.kind!r} is neither host nor chip")
-    for name in {**target.operations, **{operator.unit: 0 for operator in target.operators.values()}}:
+    for name in {**target.operations, **target.lanes, **{operator.unit: 0 for operator in target.operators.values()}}:
         if name not in UNITS:
             raise UserError(f"{where}: unknown unit {name!r}: use one of {', '.join(UNITS)}")
+    for name in dict.fromkeys(key for operator in target.operators.values() for key in operator.limits):
+        if name not in LIMITS:
+            raise UserError(f"{where}: unknown limit {name!r}: use one of {', '.join(LIMITS)}")
+    for unit, lanes in target.lanes.items():
+        for name in lanes.keys() - set(LANES):
+            raise UserError(f"{where}: lanes: {unit}: unknown dimension {name!r}: use one of {', '.join(LANES)}")
     for at, source in _cited(target, ""):
         if source != ASSUMED and source not in target.sources:
             raise UserError(f'{where}: {at}: source {source!r} is not in "sources"; list it, or say "assumed"')
@@ -157,6 +175,8 @@ def _cited(value: Any, at: str) -> list[tuple[str, str]]:
 
 def _parse(kind: Any, value: Any, at: str) -> Any:
     """`value` of JSON as a `kind`: a dataclass, mapping, tuple or plain type; `at` says where it stands."""
+    if isinstance(kind, types.UnionType):  # of a field that may be left out
+        kind = typing.get_args(kind)[0]
     origin = typing.get_origin(kind)
     if origin is collections.abc.Mapping:
         inner = typing.get_args(kind)[1]

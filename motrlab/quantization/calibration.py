@@ -61,10 +61,7 @@ def calibrate(quantised: QuantizedMotr, sequences: Videos, config: Config) -> Ca
 
 
 def round_again(quantised: QuantizedMotr, sequences: Videos, config: Config) -> None:
-    """Adaptive rounding after a training, which has moved the weights off their grid; ends in mode `evaluate`.
-
-    On the frames of calibration, if its config has `adaptive_rounding`; the arguments are those of `calibrate`.
-    """
+    """If calibration rounds adaptively, do so again after a training, on its frames; ends in mode `evaluate`."""
     quantised.mode("evaluate")
     if config.calibration.adaptive_rounding:
         adapt_rounding(quantised, [step for _, step, is_kept in _watched(quantised, sequences, config) if is_kept])
@@ -99,10 +96,7 @@ def shared_out(sequences: Videos, settings: CalibrationConfig) -> Iterator[Itera
 def closed_loop(
     graphs: Graphs, images: Iterable[Array], config: Config, *, keep_state: bool = True
 ) -> Iterator[FrameStep]:
-    """One sequence through the frame step by the tracker's rules, from an empty state.
-
-    With `keep_state` false every frame starts from an empty state.
-    """
+    """One sequence by the tracker's rules; without `keep_state` every frame starts from an empty state."""
     if not keep_state:
         for image in images:
             yield from closed_loop(graphs, [image], config)

@@ -2,7 +2,8 @@
 
 Between two products with nothing but a ReLU between them, channel i may be divided by any positive s_i in the first and
 multiplied by it in the second. s_i = √(r1_i / r2_i), of the largest weights of channel i in the two, makes both ranges
-equal, and so those of the channels of the activation between them, which share one scale.
+equal, and so those of the channels of the activation between them, which share one scale. What the model computes stays
+the same but for rounding.
 """
 
 from __future__ import annotations
@@ -20,10 +21,7 @@ from motrlab.quantization.tensors import Key, TensorSpec
 
 @torch.no_grad()
 def equalise(model: Motr, sweeps: int = 3) -> int:
-    """Equalise every pair of a folded float model in place, `sweeps` times over; how many pairs there are.
-
-    What the model computes stays the same but for rounding.
-    """
+    """Equalise every pair of a folded float model in place, `sweeps` times over; how many pairs there are."""
     pairs = [(product(model, a), product(model, b)) for a, b in equalisable(declare(model, Scheme())).items()]
     for _ in range(sweeps):
         for first, second in pairs:

@@ -14,7 +14,7 @@ from motrlab.quantization.tensors import TensorSpec
 
 BINS = 2048
 MIN_SCALE = 1e-6
-_UNSEEN = 4.0
+_UNSEEN = 4.0  # the range of a norm: nothing overflows if a track lives after all
 _MOMENTUM = 0.02  # of the moving average, once as many updates are seen as it spans; before, a plain mean
 
 
@@ -37,10 +37,7 @@ def count_magnitudes(x: Tensor, counts: Tensor, limit: Tensor) -> None:
 
 
 def mse_clip(counts: Tensor, limit: float, levels: int, _: float) -> float:
-    """The magnitude to clip at for the least squared error.
-
-    Rounding to steps of s errs by s² / 12 on average, clipping at c by the distance to c.
-    """
+    """The magnitude to clip at for the least squared error: on average s²/12 in steps of s, the distance beyond."""
     centre = (torch.arange(len(counts), device=counts.device) + 0.5) * (limit / len(counts))
     clip = torch.linspace(0.1, 1.0, 181, device=counts.device)[:, None] * limit
     step = clip / levels
@@ -98,7 +95,6 @@ class Ranges(nn.Module):
     reaches as far as the largest of them.
     """
 
-    follows_largest: Tensor
     largest: Tensor
     seen: Tensor
     pending: Tensor
@@ -111,8 +107,6 @@ class Ranges(nn.Module):
         self._index = {spec.key: index for index, spec in enumerate(specs)}
         self._row = {s.key: row for row, s in enumerate(s for s in specs if s.rule.observer in FROM_HISTOGRAM)}
         num_groups = max(spec.group for spec in specs) + 1
-        follows_largest = torch.tensor([spec.rule.observer == "min_max" for spec in specs])
-        self.register_buffer("follows_largest", follows_largest, persistent=False)
         self.register_buffer("largest", torch.zeros(len(specs), dtype=torch.float64))
         self.register_buffer("seen", torch.zeros(len(specs)))
         self.register_buffer("pending", torch.zeros(3, len(specs), dtype=torch.float64))  # count, sum, largest
@@ -157,7 +151,8 @@ class Ranges(nn.Module):
             return
         rate = (1 / (self.seen.double() + 1)).clamp(min=_MOMENTUM)
         average = self.largest + rate * (totals / counts - self.largest)
-        moved = torch.where(self.follows_largest, torch.maximum(self.largest, most), average)
+        follows_largest = new.new_tensor([spec.rule.observer == "min_max" for spec in self._specs])
+        moved = torch.where(follows_largest, torch.maximum(self.largest, most), average)
         self.largest.copy_(torch.where(new, moved, self.largest))
         self.seen += new
         self.pending.zero_()
@@ -165,10 +160,7 @@ class Ranges(nn.Module):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """End of calibration: ranges from histograms, where a rule asks for them.
-
-        Tensors that were never observed (no track ever lived) get the range of a norm's results: nothing overflows.
-        """
+        """End of calibration: ranges from histograms where a rule asks; a norm's for what was never observed."""
         self.advance()
         for spec in self.unseen():
             self.largest[self._index[spec.key]] = _UNSEEN

@@ -41,15 +41,12 @@ class QatClips(nn.Module):
         net.refresh()  # integers of the weights are part of this step's graph
         maps = base.value_maps(base.encode(batch.images.flatten(0, 1), net), net)  # of all frames at once
         frames = maps.split(batch.images.shape[1], 1)
-        graphs = QuantizedGraphs(self.quantised, encoded=True)
+        graphs = QuantizedGraphs(self.quantised.model, encoded=True, net=net)
         return clip_loss(graphs, frames, batch.objects, config.model, config.train, rngs)
 
 
 def qat_trainee(quantised: QuantizedMotr, config: Config, *, quantise: bool = True) -> Trainee:
-    """QAT of the calibrated `quantised` by the schedule of `config.qat`, for `fit` with `qat_config(config)`.
-
-    With `quantise` false the quantisers stay off: the same training of the float model, to compare with.
-    """
+    """QAT of a calibrated model, for `fit` with `qat_config(config)`; without `quantise` in float, to compare."""
     frozen_from = round(config.qat.freeze_observers * config.qat.steps)
     learned = quantise and config.qat.learn_scales
     quantised.ranges.scale.requires_grad_(learned)
@@ -106,12 +103,13 @@ def qat_config(config: Config) -> Config:
     frame is computed twice: observers count what passes through them.
     """
     qat, train = config.qat, config.train
-    rates: dict[str, Any] = {"lr": qat.lr, "backbone_lr_factor": 1.0, "offset_lr_factor": 1.0, "warmup": 0.0}
-    rates |= {"schedule": "step", "step_milestones": qat.lr_milestones}
+    steps: dict[str, Any] = {
+        "steps": qat.steps,
+        "checkpoint_every": max(1, min(train.checkpoint_every, qat.steps // 4)),
+    }
+    adamw: dict[str, Any] = {"optimizer": "adamw", "lr": qat.lr, "weight_decay": qat.weight_decay}
+    rates: dict[str, Any] = {"schedule": "step", "step_milestones": qat.lr_milestones, "warmup": 0.0}
+    rates |= {"backbone_lr_factor": 1.0, "offset_lr_factor": 1.0}
     clips: dict[str, Any] = {"clip_frames": (qat.clip_frames,), "clip_milestones": (), "clip_epochs": ()}
     off: dict[str, Any] = {"bf16": False, "checkpoint_frames": False, "ema_decay": 0.0, "keep_every": 0}
-    every = max(1, min(train.checkpoint_every, qat.steps // 4))
-    adamw: dict[str, Any] = {"optimizer": "adamw", "weight_decay": qat.weight_decay}
-    return replace(
-        config, train=replace(train, steps=qat.steps, checkpoint_every=every, **adamw, **rates, **clips, **off)
-    )
+    return replace(config, train=replace(train, **steps, **adamw, **rates, **clips, **off))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ class QuantizedMotr(nn.Module):
             if not any(rule.fits(s.graph, s.operator, s.name) for s in self.specs.values()):
                 told = f"quantisation rule {rule.label!r} fits no tensor: see the paths in the listing"
                 warnings.warn(told, stacklevel=2)
-        self.current_mode = ""
+        self.register_load_state_dict_post_hook(lambda module, _: module.net.refresh())
         self.mode("calibrate")
 
     def train(self, mode: bool = True) -> QuantizedMotr:
@@ -71,19 +70,13 @@ class QuantizedMotr(nn.Module):
     @property
     def graphs(self) -> QuantizedGraphs:
         """What the frame step takes."""
-        return QuantizedGraphs(self)
+        return QuantizedGraphs(self.model, net=self.net)
 
     @torch.no_grad()
     def detect_slots(self) -> tuple[Tensor, Tensor]:
         """Learned queries `[1, C, D / W, W]` and references `[1, 4, D / W, W]` on their grids; in mode `evaluate`."""
         empty = torch.zeros(1, 4, 0, self.config.slot_columns)
         return self.graphs.detect_query, self.net.references(self.model.base.detect, empty)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Parameters, ranges and histograms; integers of the old state are dropped."""
-        result = super().load_state_dict(state_dict, strict, assign)
-        self.mode(self.current_mode)
-        return result
 
     def save(self, path: Path, config: Config, **facts: Any) -> None:
         """Write parameters, ranges and histograms as safetensors, with their config and scheme."""
@@ -111,20 +104,17 @@ class QuantizedMotr(nn.Module):
 class QuantizedGraphs(MotrGraphs):
     """The graphs in their current mode as the frame step wants them; outside training, under `torch.no_grad()`."""
 
-    def __init__(self, quantised: QuantizedMotr, *, encoded: bool = False) -> None:
-        super().__init__(quantised.model, encoded=encoded, net=quantised.net)
-        self._quantised = quantised
+    _net: GridOperations
 
     @property
     def detect_query(self) -> Tensor:
         """On its grid."""
-        net = self._quantised.net
-        net.graph = "base"
-        return net.detect_query(self._model.base.detect).real
+        self._net.graph = "base"
+        return self._net.detect_query(self._model.base.detect).real
 
     def decode(self, boxes: Tensor) -> Tensor:
         floating = super().decode(boxes)
-        if self._quantised.config.relative_boxes or not self._quantised.net.quantising:
+        if self._model.config.relative_boxes or not self._net.quantising:
             return floating
         return floating + (functions.box_of_logits(TORCH, boxes.detach()) - floating).detach()
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import functools
+import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from motrlab.data.summary import aligned
 from motrlab.report.values import Record, last, plain, signed
 from motrlab.run import Run
 
@@ -41,6 +44,8 @@ class Table:
     corner: str = ""  # above the labels
     title: str = ""  # above the table
     note: str = ""  # small print between both
+    sortable: bool = False  # by a click on a heading, and filtered by text, where the page has its script
+    num_texts: int = 0  # of the columns, the first so many hold words
 
     @property
     def rows(self) -> list[Row]:
@@ -77,7 +82,37 @@ class Listing:
     terms: Sequence[str] = ()
 
 
-Block = str | Table | Picture | Listing  # a text is a paragraph
+@dataclass(frozen=True)
+class Drawing:
+    """`svg` is the picture's markup, with its own alternative text."""
+
+    svg: str
+    caption: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Sliders:
+    """Numbers to play with, for the page's script: label, unit and value of each; `data` is what it computes with."""
+
+    names: Sequence[tuple[str, str, str, float]]  # name, label, unit, value
+    data: Mapping[str, Any]
+
+    @property
+    def json(self) -> str:
+        """For a script element: nothing in it can end it."""
+        return json.dumps(self.data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Blocks about one thing of several, of which a reader may choose one; `name` stands above them."""
+
+    name: str
+    parts: Sequence[Block | None]
+
+
+Block = str | Table | Picture | Listing | Drawing | Sliders | Part  # a text is a paragraph
 
 
 @dataclass(frozen=True)
@@ -88,12 +123,21 @@ class Section:
     missing: Sequence[str] = ()
 
     @property
+    def flat(self) -> list[Block]:
+        """All blocks, those within parts too."""
+        found: list[Block] = []
+        for block in self.blocks:
+            inner = block.parts if isinstance(block, Part) else [block]
+            found += [b for b in inner if b is not None]
+        return found
+
+    @property
     def tables(self) -> list[Table]:
-        return [block for block in self.blocks if isinstance(block, Table)]
+        return [block for block in self.flat if isinstance(block, Table)]
 
     @property
     def pictures(self) -> list[Picture]:
-        return [block for block in self.blocks if isinstance(block, Picture)]
+        return [block for block in self.flat if isinstance(block, Picture)]
 
 
 @dataclass(frozen=True)
@@ -131,7 +175,7 @@ def table(
     return Table(list(columns), [("", rows)], **fields) if rows else None
 
 
-def pivot(values: Mapping[tuple[str, str], Any], text: Callable[[Any], str] = plain, **fields: str) -> Table | None:
+def pivot(values: Mapping[tuple[str, str], Any], text: Callable[[Any], str] = plain, **fields: Any) -> Table | None:
     """Values by (row, column), in the order in which both come; None if there are none. `fields`: of `Table`."""
     cells = {key: text(value) for key, value in values.items()}
     columns = list(dict.fromkeys(column for _, column in values))
@@ -149,13 +193,10 @@ def table_text(found: Table | None) -> str:
     """For notebooks and terminals: columns aligned to the right; a delta stands in parentheses after its value."""
     if found is None:
         return "nothing has been measured yet"
-    lines: list[list[str]] = [[found.corner, *found.columns]]
+    cells = [[r.label, *(f"{c.text} ({c.delta})" if c.delta else c.text for c in r.cells)] for r in found.rows]
+    head, *lines = aligned([[found.corner, *found.columns], *cells], left=1).split("\n")
+    told, rest = [head], iter(lines)
     for heading, rows in found.groups:
-        lines += [[heading]] if heading else []
-        lines += [[r.label, *(f"{c.text} ({c.delta})" if c.delta else c.text for c in r.cells)] for r in rows]
-    widths = [max(len(line[i]) for line in lines if len(line) > 1) for i in range(len(lines[0]))]
-    pads = [str.ljust, *[str.rjust] * len(found.columns)]
-    return "\n".join(
-        "  ".join(pad(text, width) for pad, text, width in zip(pads, line, widths, strict=False)).rstrip()
-        for line in lines
-    )
+        told += [heading] if heading else []
+        told += itertools.islice(rest, len(rows))
+    return "\n".join(told)

@@ -17,7 +17,7 @@ from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.files import write_text
 from motrlab.names import EVALUATED, STAGE_TITLES
 from motrlab.report.blocks import Cell, Listing, Row, Section, Source, Table, delta, table_text
-from motrlab.report.html import render_page
+from motrlab.report.pages import render_page
 from motrlab.report.provenance import command, flat, stale
 from motrlab.report.values import COMPARED, METRIC_NAMES, Record, last, number, overall, percent, plain, signed
 from motrlab.run import Run, project_root

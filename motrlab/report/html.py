@@ -1,24 +1,22 @@
-"""A run's records → `reports/RUN/index.html`: one page that needs nothing else.
+"""A run's records → `reports/RUN/index.html` and the pages beside it, which need nothing else.
 
     python -m motrlab report --run demo
 
-A pure function of the records that count and the files they name, so that the same run gives the same page. A section
-is a file of this room with a function `section`, and an entry here.
+Pure functions of the records that count and the files they name, so that the same run gives the same pages. A section
+is a file of this room with a function `section`, and an entry in a page's table; a page is an entry in `PAGES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import jinja2
 
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.files import write_text
 from motrlab.names import CHAIN, STAGE_TITLES
-from motrlab.report import accuracy, data, frames, layers, provenance, sensitivity, size, speed, training
+from motrlab.report import accuracy, data, frames, latency, layers, provenance, sensitivity, size, speed, training
 from motrlab.report.blocks import Section, Source, delta
+from motrlab.report.pages import Card, Page, page_html
 from motrlab.report.values import COMPARED, METRIC_NAMES, Record, last, medians, number, percent, scores, stage_word
 from motrlab.run import Run
 
@@ -33,47 +31,25 @@ SECTIONS: Mapping[str, Callable[[Source], Section]] = {
     "Data": data.section,
     "Provenance": provenance.section,
 }
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_report(run: Run, *, numbers_only: bool = False, path: Path | None = None) -> Path:
-    """Write the report of `run` to `path` (default `reports/RUN/index.html`) and return where it is.
+    """Write the report of `run` to `path` (default `reports/RUN/index.html`), its other pages beside it; its path.
 
     `numbers_only` leaves out every picture made from frames: for data whose frames must not be passed on.
     """
-    page = report_html(run, numbers_only=numbers_only)
-    path = path or run.report / "index.html"
-    write_text(path, page)
+    path = path or run.report / INDEX.file
+    source = Source(run, numbers_only)
+    for page in PAGES:
+        if page is not INDEX:
+            write_text(path.with_name(page.file), page_html(page, source, {INDEX.title: path.name}))
+    write_text(path, report_html(run, numbers_only=numbers_only))
     return path
 
 
 def report_html(run: Run, *, numbers_only: bool = False) -> str:
-    """The page as text. Whatever has not been measured is named as missing."""
-    source = Source(run, numbers_only)
-    sections = {name: section(source) for name, section in SECTIONS.items()}
-    return render_page(
-        run.name,
-        f"report · preset {run.config.preset} · {data.data_source(source)}",
-        sections,
-        preset=run.config.preset,
-        headline=headline(source.records),
-        cards=cards(source.records),
-        stale=provenance.stale(run),
-        missing=[text for section in sections.values() for text in section.missing],
-    )
-
-
-def render_page(title: str, kicker: str, sections: Mapping[str, Section], **more: Any) -> str:
-    """A page of sections as text; `more` stands before them: `headline`, `cards`, `stale`, `missing`, `preset`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    values = {"headline": "", "cards": [], "stale": "", "missing": [], "preset": "", **more}
-    return environment.get_template("report.html.j2").render(title=title, kicker=kicker, sections=sections, **values)
+    """The first page as text."""
+    return page_html(INDEX, Source(run, numbers_only), {page.title: page.file for page in PAGES if page is not INDEX})
 
 
 def headline(records: Sequence[Record]) -> str:
@@ -85,7 +61,7 @@ def headline(records: Sequence[Record]) -> str:
     return f"The {stage_word(evaluated[-1])} tracker on the test halves: {', '.join(told)}."
 
 
-def cards(records: Sequence[Record]) -> list[dict[str, str]]:
+def cards(records: Sequence[Record]) -> list[Card]:
     """The few numbers that stand large at the top: label, value, note, tone."""
     evaluated, found = scores(records, CHAIN[1:], PROTOCOLS[0]), []
 
@@ -109,3 +85,9 @@ def cards(records: Sequence[Record]) -> list[dict[str, str]]:
     if share is not None:
         add("In integers", f"{percent(share)} %", "of the multiply-accumulates of the base graph's products")
     return found
+
+
+INDEX = Page(
+    "index.html", "Report", SECTIONS, lambda source: headline(source.records), lambda source: cards(source.records)
+)
+PAGES = (INDEX, latency.PAGE)

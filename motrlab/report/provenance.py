@@ -64,8 +64,7 @@ def provenance(run: Run, records: Sequence[Record]) -> dict[str, str]:
         "Git commit": ", then ".join(dict.fromkeys(_commit(r) for r in records)) or "not recorded",
     }
     if records:
-        final = records[-1]
-        machine: Mapping[str, Any] = final["hardware"]
+        final, machine = records[-1], records[-1]["hardware"]
         facts |= {
             "Processor": f"{machine['cpu']}, {machine['num_cpus']} usable",
             "Platform": str(machine["platform"]),

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from motrlab.data.halves import cut
 from motrlab.data.motchallenge import (
     Annotations,
     Detections,
@@ -14,7 +13,7 @@ from motrlab.data.motchallenge import (
     read_detections,
     read_sequence_info,
 )
-from motrlab.data.prepare import prepare
+from motrlab.data.prepare import cut, prepare
 from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street, is_unseen
 from motrlab.data.summary import DataSummary
@@ -32,7 +31,7 @@ from motrlab.run import Run, exclusive
 def prepare_data(run: Run, *, num_workers: int = 2) -> DataSummary:
     """Generate the embedded videos (or take `data_root`), validate, split, pack, link; record kind `data`."""
     started = time.time()
-    config, source = run.config, _source(run)
+    config, source = run.config, source_folder(run)
     if not config.data_root:
         generate_street(config.street, source, num_workers=num_workers)
     unseen = None if config.data_root else is_unseen
@@ -43,7 +42,8 @@ def prepare_data(run: Run, *, num_workers: int = 2) -> DataSummary:
     return summary
 
 
-def _source(run: Run) -> Path:
+def source_folder(run: Run) -> Path:
+    """The sequences that the run was prepared from."""
     return Path(run.config.data_root) if run.config.data_root else run.data / "street"
 
 
@@ -99,7 +99,7 @@ def _train_halves(run: Run) -> tuple[dict[str, Annotations], dict[str, Detection
     store = open_store(run, "train")
     infos = {info.name: info for info in store.sequences}
     gt, detections = {}, {}
-    for folder in find_sequences(_source(run), run.config.sequences):
+    for folder in find_sequences(source_folder(run), run.config.sequences):
         file = folder / "det" / "det.txt"
         if folder.name in infos and file.is_file():
             frames = range(1, infos[folder.name].num_frames + 1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from motrlab.deploy.perf import measure_latency
+from motrlab.deploy.kernels import Network
+from motrlab.deploy.perf import Form
+from motrlab.deploy.performance import Performance
 from motrlab.evaluation.tracks import read_tracks
+from motrlab.files import write_text
 from motrlab.lineage import stage_hash
 from motrlab.machine import git_state
 from motrlab.names import lineage
@@ -51,16 +55,40 @@ def convert(run: Run) -> dict[str, Any]:
     return run.add_record("fixed_point", "integer", metrics, started=started)
 
 
-def measure_performance(run: Run, *, repeats: int = 50) -> dict[str, Any]:
-    """Latency of the artefact beside fp32, and of each part of the frame step; record kind `latency`, its metrics."""
+def measure_performance(run: Run, *, repeats: int = 50, target: str = "onnxruntime-cpu") -> dict[str, Any]:
+    """`measure_run`; its flat metrics."""
+    return measure_run(run, repeats=repeats, target=target)[0]
+
+
+def measure_run(run: Run, *, repeats: int = 50, target: str = "onnxruntime-cpu") -> tuple[dict[str, Any], Performance]:
+    """Latency of the artefact beside other forms of the same network, and of each part of the frame step.
+
+    Record kind `latency`: flat metrics; assets `perf_TARGET.json` and `.csv`. Returns the metrics and the
+    `Performance`. Raises UserError for a target that is not this machine.
+    """
+    from motrlab.deploy.measuring import measure_artifact
+
     started = time.time()
     store = open_store(run)
     info = store.sequences[0]
     frames = list(read_frames(store, info.name, 1, min(_PERF_FRAMES, info.num_frames)))
     folder = run.path / "export" / "float"
-    metrics = measure_latency(run.artifact, folder, frames, num_threads=(1, 2), repeats=repeats)
-    run.add_record("perf", "latency", metrics, started=started)
-    return metrics
+    forms = {"torch": Form(lambda threads: _torch_networks(run, threads))}
+    metrics, found = measure_artifact(run.artifact, folder, frames, repeats=repeats, target=target, more=forms)
+    assets = [run.assets / f"perf_{target}.json", run.assets / f"perf_{target}.csv"]
+    write_text(assets[0], json.dumps(found.json(), indent=1) + "\n")
+    write_text(assets[1], found.csv())
+    run.add_record("perf", "latency", metrics | {"target": target}, started=started, assets=assets)
+    return metrics, found
+
+
+def _torch_networks(run: Run, threads: int) -> list[Network]:
+    """The float model of a run, BatchNorm folded, as it runs in PyTorch without a compiler."""
+    from motrlab.deploy.eager import torch_networks
+    from motrlab.model.motr import folded_copy
+    from motrlab.stages.models import load_float
+
+    return torch_networks(folded_copy(load_float(run)), threads)
 
 
 def draw_overlays(run: Run, stage: str = "fixed_point", *, num_sheets: int = 3, num_frames: int = 4) -> list[Path]:

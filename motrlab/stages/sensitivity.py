@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from motrlab.files import write_text
 from motrlab.model.motr import MotrGraphs, folded_copy
 from motrlab.quantization.analysis.groups import float_rules, groups_of, switched_on
 from motrlab.quantization.analysis.probe import Probe
-from motrlab.quantization.analysis.sensitivity import Scores, measure_groups, no_scores, search_groups
+from motrlab.quantization.analysis.sensitivity import Score, Scores, measure_groups, search_groups
 from motrlab.quantization.analysis.sensitivity_tables import AS_CONFIGURED, PathPoint, pareto_front, raised_until
 from motrlab.quantization.analysis.sweep import calibration_variants, compare_calibrations
 from motrlab.quantization.quantized import QuantizedMotr
@@ -134,10 +134,10 @@ def _sizes(config: Config, num_frames: int, clip_frames: int) -> tuple[int, int]
     return frames, {0: frames, -1: 0}.get(clip_frames, clip_frames)
 
 
-def _scorer(run: Run, clip_frames: int) -> Callable[[Graphs], Scores]:
+def _scorer(run: Run, clip_frames: int) -> Score:
     """Measures MOTA and IDF1 of graphs on the first `clip_frames` frames of every test video; neither if that is 0."""
     if not clip_frames:
-        return no_scores
+        return lambda _: {}
     truth = {name: gt.select(gt.frame <= clip_frames) for name, gt in read_ground_truth(run).items()}
 
     def score(graphs: Graphs) -> Scores:
@@ -148,9 +148,7 @@ def _scorer(run: Run, clip_frames: int) -> Callable[[Graphs], Scores]:
     return score
 
 
-def _scored_front(
-    quantised: QuantizedMotr, path: Sequence[PathPoint], score: Callable[[Graphs], Scores]
-) -> list[PathPoint]:
+def _scored_front(quantised: QuantizedMotr, path: Sequence[PathPoint], score: Score) -> list[PathPoint]:
     """The path with MOTA and IDF1 of its points on the Pareto front."""
     found = list(path)
     for index in pareto_front([(point.float_share, point.noise_share) for point in path]):

@@ -1,6 +1,7 @@
 """Whole videos through the frame step, one alone or several in parallel."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_ltwh
 from motrlab.config import ModelConfig, TrackerConfig
+from motrlab.data.pictures import image_size
 from motrlab.tracking.step import Array, Clock, FrameOutput, Graphs, Seconds, Shapes, concatenate, frame_loop
 from motrlab.tracking.tracker import Decision, Float, Int, TrackedBoxes, Tracker
 
-Preprocess = Callable[[Any], Array]  # image `uint8 [H, W, 3]`, BGR → `[1, 3, height, width]`
+Preprocess = Callable[[Any], Array]  # an image, BGR or NV12 → `[1, 3, height, width]`
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ def track_frames(
 ) -> Iterator[FrameTracks]:
     """Track one video from its beginning: the tracks of each frame. `graphs` are any stage's.
 
-    `images`: `uint8 [H, W, 3]`, BGR, in order; `preprocess` makes of one what `graphs` takes, NumPy or torch.
-    `seconds`: if given, `preprocess`, the parts of `step.frame_step`, and `total` get one entry a frame.
+    `images`: `uint8 [H, W, 3]`, BGR, or NV12 `uint8 [3 H / 2, W]`, in order; `preprocess` makes of one what `graphs`
+    takes, NumPy or torch. `seconds`: if given, `preprocess`, the parts of `step.frame_step`, and `total` get one entry
+    a frame.
     """
     for tracks in track_streams(graphs, [images], preprocess, model, tracker_config, seconds):
         assert tracks[0] is not None
@@ -79,14 +82,14 @@ def track_streams(
     def decide(output: FrameOutput) -> Decision:
         scores, cxcywh = output.scores_and_boxes()
         decision = tracker.update(scores, cxcywh)
-        areas = np.array([image.shape[0] * image.shape[1] for image in images])
+        areas = np.array([math.prod(image_size(image)) for image in images])
         written[:] = tracker.written(decision, scores, cxcywh, areas)
         return decision
 
     for _ in frame_loop(graphs, frames(), decide, model, clock=clock):
         clock.lap("total")
         rows = zip(written, images, alive, strict=True)
-        yield [_to_pixels(boxes, *image.shape[:2]) if on else None for boxes, image, on in rows]
+        yield [_to_pixels(boxes, *image_size(image)) if on else None for boxes, image, on in rows]
 
 
 def _to_pixels(boxes: TrackedBoxes, height: int, width: int) -> FrameTracks:

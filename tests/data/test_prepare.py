@@ -7,10 +7,18 @@ import termios
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from motrlab.data.motchallenge import read_annotations, read_detections, read_recognised, read_sequence_info
-from motrlab.data.prepare import prepare
+from motrlab.data.motchallenge import (
+    Annotations,
+    Detections,
+    read_annotations,
+    read_detections,
+    read_recognised,
+    read_sequence_info,
+)
+from motrlab.data.prepare import cut, half_ranges, prepare
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.files import MARKER
@@ -35,7 +43,7 @@ def test_everything_lands_where_the_contract_says(source: Path, tmp_path: Path) 
     summary = prepare(source, out, unseen=lambda n: n == "U", progress=lambda what, done, total: steps.append(what))
     assert sorted(p.name for p in out.iterdir()) == ["test_gt", "test_lmdb", "train_lmdb", "unseen_gt", "unseen_lmdb"]
     stores = {part: FrameStore(out / f"{part}_lmdb") for part in ("train", "test", "unseen")}
-    lengths = {part: {s.name: s.values["num_frames"] for s in store.sequences} for part, store in stores.items()}
+    lengths = {part: {s.name: s.num_frames for s in store.sequences} for part, store in stores.items()}
     assert lengths == {"train": {"A": 4, "B": 4}, "test": {"A": 4, "B": 5}, "unseen": {"U": 5}}
     assert stores["test"].frame_bytes("B", 1) == (source / "B/img1/000005.jpg").read_bytes()
     gt = sorted(str(p.relative_to(out)) for p in out.glob("*_gt/*/*"))
@@ -78,12 +86,8 @@ def test_the_summary_counts(source: Path, tmp_path: Path) -> None:
     summary = prepare(source, tmp_path / "data", unseen=lambda n: n == "U")
     rows = {(s.part, s.name): s for s in summary.sequences}
     a = rows["train", "A"]
-    assert (a.values["num_frames"], a.values["num_people"], a.values["num_boxes"], a.values["empty_frames"]) == (
-        4,
-        3,
-        11,
-        0,
-    )
+    assert [a.values[f"num_{k}"] for k in ("frames", "people", "boxes")] == [4, 3, 11]
+    assert a.values["empty_frames"] == 0
     assert a.values["fraction_below_07"] == pytest.approx(4 / 11)
     assert a.values["fraction_below_03"] == 0
     assert (a.values["median_height_px"], a.values["median_track_frames"]) == (20, 4)
@@ -162,7 +166,7 @@ def test_gt_is_parsed_once(source: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_workers_change_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("motrlab.data.validate._MEGAPIXELS_PER_WORKER", 0.01)
+    monkeypatch.setattr("motrlab.data.workers._MEGAPIXELS_PER_WORKER", 0.01)
     assert prepare(source, tmp_path / "two", num_workers=2) == prepare(source, tmp_path / "one")
 
 
@@ -192,3 +196,23 @@ def test_real_sequences(mot_root: Path, tmp_path: Path) -> None:
     assert store.image("TUD-Campus", 1).shape == (480, 640, 3)
     large = mot_root / "MOT17-13-FRCNN" / "img1" / "000003.jpg"
     assert store.frame_bytes("MOT17-13-FRCNN", 1) == large.read_bytes()
+
+
+@pytest.mark.parametrize(("num_frames", "train", "test"), [(8, 4, 4), (525, 262, 263), (1, 0, 1), (2, 1, 1)])
+def test_first_half_is_floor_of_the_length(num_frames: int, train: int, test: int) -> None:
+    first, second = half_ranges(num_frames)
+    assert (len(first), len(second)) == (train, test)
+    assert [*first, *second] == list(range(1, num_frames + 1))
+
+
+def test_the_second_half_is_renumbered_from_one() -> None:
+    frames, none = np.arange(1, 8), np.zeros(7, np.int64)
+    boxes = np.arange(28.0).reshape(7, 4)
+    whole = Annotations(frames, none, boxes, none, none, np.ones(7), True)
+    train, test = (cut(whole, part) for part in half_ranges(7))
+    assert train.frame.tolist() == [1, 2, 3]
+    assert test.frame.tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(test.ltwh, boxes[3:])
+    detections = cut(Detections(frames, boxes, boxes[:, 0]), half_ranges(7)[1])
+    assert detections.frame.tolist() == [1, 2, 3, 4]
+    assert detections.score.tolist() == boxes[3:, 0].tolist()

@@ -19,7 +19,7 @@ import pytest
 
 from motrlab.data.motchallenge import read_annotations, read_sequence_info
 from motrlab.data.packing import SequenceSource, write_store
-from motrlab.data.pictures import read_image
+from motrlab.data.pictures import decode_image
 from motrlab.data.store import FrameStore, forget
 from motrlab.errors import UserError
 
@@ -222,12 +222,12 @@ def read_all(store: FrameStore) -> None:
 def test_any_picture_is_packed_as_it_is(suffix: str, sources: list[SequenceSource], tmp_path: Path) -> None:
     """As its bytes, whatever its format."""
     file = sources[1].files[0]
-    picture = read_image(file)
+    picture = decode_image(file.read_bytes(), file)
     file.write_bytes(cv2.imencode(suffix, picture)[1].tobytes())
     write_store(tmp_path / "lmdb", sources)
     store = FrameStore(tmp_path / "lmdb")
     assert store.frame_bytes("B", 1) == file.read_bytes()
-    np.testing.assert_array_equal(store.image("B", 1), read_image(file))
+    np.testing.assert_array_equal(store.image("B", 1), decode_image(file.read_bytes(), file))
 
 
 def test_nothing_is_pickled(path: Path) -> None:

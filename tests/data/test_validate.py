@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from motrlab.data.validate import check_decodes, frame_workers, jpeg_size, png_size, validate_sequence
+from motrlab.data.validate import check_decodes, picture_size, validate_sequence
+from motrlab.data.workers import frame_workers
 from motrlab.errors import UserError
 
 
@@ -31,27 +32,27 @@ def encode(height: int, width: int, *options: int) -> bytes:
     ids=["baseline", "progressive", "restart markers", "trailing bytes", "end marker in a thumbnail, fill byte"],
 )
 def test_size_is_read_from_the_header(data: bytes) -> None:
-    assert jpeg_size(data) == (53, 37)
+    assert picture_size(data) == (53, 37)
 
 
 def test_every_cut_of_a_jpeg_is_noticed() -> None:
     data = encode(37, 53)
     for length in range(2, len(data)):
         with pytest.raises(ValueError, match="cut short"):
-            jpeg_size(data[:length])
+            picture_size(data[:length])
     with pytest.raises(ValueError, match="not a JPEG or PNG file"):
-        jpeg_size(b"\x89PNG\r\n")
+        picture_size(b"\x89PNG\r\n")
 
 
 def test_every_cut_and_every_changed_byte_of_a_png_is_noticed() -> None:
     data = cv2.imencode(".png", np.eye(37, 53, dtype=np.uint8) * 200)[1].tobytes()
-    assert png_size(data) == (53, 37)
+    assert picture_size(data) == (53, 37)
     for length in range(8, len(data)):
         with pytest.raises(ValueError, match="PNG file is cut short"):
-            png_size(data[:length])
+            picture_size(data[:length])
     for at in range(12, len(data)):
         with pytest.raises(ValueError, match=r"PNG file is (damaged|cut short)"):
-            png_size(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            picture_size(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
 
 
 def cut_file(path: Path) -> None:
@@ -128,7 +129,7 @@ def test_damage_behind_a_faultless_header_is_found(
 ) -> None:
     folder = make_sequence("A")
     data = INSIDE[case](photograph())
-    assert jpeg_size(data) == (96, 64)
+    assert picture_size(data) == (96, 64)
     (folder / "img1" / "000003.jpg").write_bytes(data)
     with pytest.raises(UserError, match=r"000003\.jpg: JPEG file is damaged inside \(corrupt JPEG data"):
         validate_sequence(folder)
@@ -159,7 +160,7 @@ def test_stderr_is_given_back(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_processes_find_the_same_fault(make_sequence: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("motrlab.data.validate._MEGAPIXELS_PER_WORKER", 0.01)
+    monkeypatch.setattr("motrlab.data.workers._MEGAPIXELS_PER_WORKER", 0.01)
     folder = make_sequence("A")
     with frame_workers(2, 0.05) as frame_map:
         assert frame_map is not map
@@ -177,10 +178,10 @@ def test_few_frames_are_checked_in_this_process(num_workers: int, megapixels: fl
 
 WORK = """
 import multiprocessing, time
-from motrlab.data import validate
+from motrlab.data import workers
 
 if __name__ == "__main__":
-    with validate.frame_workers(2, 10_000) as frame_map:
+    with workers.frame_workers(2, 10_000) as frame_map:
         list(frame_map(print, range(64)))
         print("workers", *(p.pid for p in multiprocessing.active_children()), flush=True)
         time.sleep(60)

@@ -281,16 +281,32 @@ def test_unsigned_weights_give_the_same_integers(kind: str) -> None:
     y = xp.dequantise(graph.cat([first, again], 0))
     model = graph.model({"y": (y, (2 * x.shape[0], *x.shape[1:-1], 24))}, {})
 
-    def run() -> NDArray[Any]:
-        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    def run(content: bytes) -> NDArray[Any]:
+        session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, {"x": x.astype(np.float32)})[0])
 
-    signed = run()
-    kernels.unsigned_weights(model)
-    types = {onnx.TensorProto.INT8} & {constant.data_type for constant in model.graph.initializer}
-    assert not types
+    signed = run(model.SerializeToString())
+    content = kernels.unsigned_weights(model.SerializeToString())
+    unsigned = onnx.load_from_string(content)
+    assert onnx.TensorProto.INT8 not in {constant.data_type for constant in unsigned.graph.initializer}
     assert len(np.unique(signed)) > 20
-    assert np.array_equal(run(), signed)
+    assert np.array_equal(run(content), signed)
+
+
+def test_unsigned_weights_change_nothing_else(artifact: Path) -> None:
+    """Of whole files: the same nodes, and constants that are 128 more where they were int8."""
+    for file in artifact.glob("*.onnx"):
+        before = onnx.load(file)
+        after = onnx.load_from_string(kernels.unsigned_weights(file.read_bytes()))
+        assert before.graph.node == after.graph.node
+        changed = 0
+        for old, new in zip(before.graph.initializer, after.graph.initializer, strict=True):
+            was, now = onnx.numpy_helper.to_array(old), onnx.numpy_helper.to_array(new)
+            if old.data_type == onnx.TensorProto.INT8:
+                assert now.dtype == np.uint8
+                was, changed = was.astype(int) + 128, changed + 1
+            np.testing.assert_array_equal(now, was)
+        assert changed > 3
 
 
 needs_saturation = pytest.mark.skipif(

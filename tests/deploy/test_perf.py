@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from itertools import cycle, groupby
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import pytest
 
 from motrlab.deploy import runtime
-from motrlab.deploy.perf import measure_latency, time_in_turn
+from motrlab.deploy.perf import forms_on_files, measure_latency, time_in_turn
 from motrlab.errors import UserError
 
 SECONDS = {  # of one call after the other on one thread
     "artifact/base.ort.onnx": (2, 2, 2, 2, 3),
     "artifact/qim.ort.onnx": (1,),
+    "artifact/base.onnx": (8,),
+    "artifact/qim.onnx": (5,),
     "float/base.onnx": (6,),
     "float/qim.onnx": (4,),
 }
@@ -46,7 +49,10 @@ def networks_take_their_time(now: list[float], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("networks_take_their_time")
 def test_every_latency_is_that_of_the_file_it_is_called_after(artifact: Path, fixed_point: Any, images: Any) -> None:
-    metrics = measure_latency(artifact, fixed_point.floats, images, num_threads=(1, 2), repeats=20)
+    more = forms_on_files(artifact, None, fixed_point.floats)
+    more = {"static": more["quantize_static"], "portable": more["openvino_portable"]}
+    measured = measure_latency(artifact, fixed_point.floats, images, num_threads=(1, 2), repeats=20, more=more)
+    metrics = measured.metrics
     for prefix, base in (("", 1.0), ("threads_2.", 0.5)):  # the QIM has one thread
         found = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
         expected = {
@@ -55,6 +61,9 @@ def test_every_latency_is_that_of_the_file_it_is_called_after(artifact: Path, fi
             "base.fp32.p50_ms": 6000 * base,
             "qim.fixed_point.p50_ms": 1000,
             "qim.fp32.p90_ms": 4000,
+            "base.static.p50_ms": 6000 * base,
+            "qim.static.p99_ms": 4000,
+            "base.portable.p50_ms": 8000 * base,
             "speedup": 3,
             "qim.speedup": 4,
             "step.preprocess.p50_ms": 0,
@@ -68,6 +77,15 @@ def test_every_latency_is_that_of_the_file_it_is_called_after(artifact: Path, fi
         }
         assert {name: found[name] for name in expected} == expected
     assert (metrics["num_frames"], metrics["repeats"], metrics["num_threads"]) == (10, 20, 1)
+    assert sorted(measured.seconds["base.fixed_point"]) == [2.0] * 16 + [3.0] * 4
+    assert [len(measured.recorded[graph]) for graph in ("base", "qim")] == [10, 10]
+    assert metrics["pinned_to"] == str(max(os.sched_getaffinity(0)))
+
+
+def test_without_float_graphs_there_is_no_ratio(artifact: Path, images: Any) -> None:
+    metrics = measure_latency(artifact, None, images[:2], num_threads=(1,), repeats=2).metrics
+    assert not [name for name in metrics if "fp32" in name or "speedup" in name]
+    assert metrics["base.fixed_point.p99_ms"] >= metrics["base.fixed_point.p50_ms"] > 0
 
 
 def test_candidates_are_called_in_turn_on_the_same_inputs(now: list[float]) -> None:
@@ -94,5 +112,5 @@ def test_no_frames_is_a_user_error(artifact: Path, fixed_point: Any) -> None:
 
 
 def test_a_single_frame_is_enough(artifact: Path, fixed_point: Any, images: Any) -> None:
-    metrics = measure_latency(artifact, fixed_point.floats, images[:1], num_threads=(1,), repeats=2)
-    assert metrics["fps"] > 0
+    measured = measure_latency(artifact, fixed_point.floats, images[:1], num_threads=(1,), repeats=2)
+    assert measured.metrics["fps"] > 0

@@ -60,7 +60,10 @@ def test_computes_what_torch_computes(kind: str, level: str, fixed_point: FixedP
 def test_unsigned_weights_compute_it_too(level: str, fixed_point: FixedPoint) -> None:
     """What ONNX Runtime is given where signed ones may saturate (`deploy/kernels.py`)."""
     step = fixed_point.steps[-1]
-    models = {name: unsigned_weights(model) for name, model in portable_graphs(fixed_point.quantised).items()}
+    models = {
+        name: onnx.load_from_string(unsigned_weights(model.SerializeToString()))
+        for name, model in portable_graphs(fixed_point.quantised).items()
+    }
     constants = [constant for model in models.values() for constant in model.graph.initializer]
     assert onnx.TensorProto.INT8 not in {constant.data_type for constant in constants}
     base, qim = feeds(step)

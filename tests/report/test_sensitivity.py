@@ -33,7 +33,7 @@ def measured(made_run: Run) -> Run:
     tables = {"sensitivity.csv": GROUPS, "sensitivity_path.csv": PATH, "calibration_sweep.csv": SWEEP}
     figures = {
         "sensitivity.png": group_ranking(GROUPS),
-        "sensitivity_path.png": pareto_plot(PATH),
+        "sensitivity_path.png": pareto_plot(PATH, GROUPS, 0.2, {}),
         "calibration_sweep.png": calibration_bars(SWEEP),
     }
     for name, rows in tables.items():

@@ -214,7 +214,7 @@ def test_state_goes_through_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_unknown_optimizer_is_refused() -> None:
-    with pytest.raises(UserError, match="adamw, muon"):
+    with pytest.raises(UserError, match="optimizer must be one of adamw, muon"):
         TrainConfig(steps=1, optimizer="sgd")
 
 

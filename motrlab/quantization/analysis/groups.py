@@ -1,9 +1,8 @@
 """Groups of tensors that belong together, and the model with some of them quantised and all others in float.
 
-A group is a part of the network: a backbone stage, the self-attentions of a decoder layer, the class heads. It is on
-when its tensors are on their grids, off when they stay in float, as a rule with precision `float` would leave them; an
-integer operation puts what it reads on its grid either way. Boxes, references and constants are on theirs whenever the
-model is not in mode `float`.
+A group is a part of the network: a backbone stage, the self-attentions of a decoder layer, the class heads. Off, its
+tensors stay in float, as a rule with precision `float` would leave them; integer operations put what they read on its
+grid either way. Boxes, references and constants are on theirs whenever the model is not in mode `float`.
 """
 
 from __future__ import annotations

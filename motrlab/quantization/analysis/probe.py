@@ -59,10 +59,7 @@ class OutputError:
         return sum(finite) / len(finite) if finite else max(values, key=math.isinf)
 
     def share_of(self, whole: OutputError) -> float:
-        """Squared error as a share of that of `whole`, mean of the outputs in which `whole` has any.
-
-        So outputs count alike, however large their values are; 0 where `whole` has no error at all.
-        """
+        """Squared error as a share of that of `whole`, mean of the outputs in which `whole` has any; 0 if in none."""
         shares = [self.noise[o] / whole.noise[o] for o in OUTPUTS if whole.noise[o] > 0]
         return sum(shares) / len(shares) if shares else 0.0
 
@@ -71,12 +68,9 @@ class Probe:
     """The inputs of both graphs on a few frames, and what the float graphs make of them."""
 
     def __init__(self, graphs: Graphs, videos: Iterable[Iterable[Tensor]], config: Config) -> None:
-        """Run `graphs`, the float reference, in closed loop over `videos`: for each its inputs `[1, 3, H, W]`.
-
-        Raises UserError if there is no frame.
-        """
+        """`graphs`, the float reference, in closed loop over the frames of `videos`. Raises UserError without any."""
         per_batch = max(1, _BATCH_PIXELS // (config.model.height * config.model.width))
-        self.num_frames = self.num_tracks = 0  # live track slots, sum over the frames
+        self.num_frames = self.num_tracks = 0  # tracks: live slots, sum over the frames
         self._batches: list[tuple[Inputs, Inputs, dict[str, Tensor]]] = []  # of base graph and QIM; outputs
         steps = (step for images in videos for step in closed_loop(graphs, images, config))
         while waiting := list(itertools.islice(steps, per_batch)):
@@ -111,10 +105,7 @@ def _outputs(graphs: Graphs, base: Inputs, qim: Inputs) -> dict[str, Tensor]:
 
 
 def saturated_share(quantised: QuantizedMotr, probe: Probe) -> float:
-    """Share of the values outside their grid, mean over the activations whose range was observed (0 to 1).
-
-    In mode `evaluate`, on the frames of `probe`. What a ReLU or a ReLU6 cuts is none of it.
-    """
+    """Share of values outside their grid (0 to 1), mean of the observed activations; not what ReLU or ReLU6 cut."""
     counts: dict[Key, Counter[str]] = defaultdict(Counter)
 
     def count(spec: TensorSpec, steps: Tensor) -> None:

@@ -19,22 +19,16 @@ from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import Graphs
 
 Scores = Mapping[str, float]  # `mota`, `idf1`, fractions; empty where they are not measured
+Score = Callable[[Graphs], Scores]  # measures graphs on the short clips
 _LEAST_SHARE = 1e-3  # of the operations: below, groups count as equally cheap
 _LEAST_GAIN = 5e-3  # of the noise: any change draws the rounding errors behind it again, and makes a little of it
 
 
-def no_scores(_: Graphs) -> Scores:
-    """For analyses that measure nothing on clips."""
-    return {}
-
-
-def measure_groups(
-    quantised: QuantizedMotr, probe: Probe, score: Callable[[Graphs], Scores] = no_scores
-) -> list[GroupRow]:
+def measure_groups(quantised: QuantizedMotr, probe: Probe, score: Score = lambda _: {}) -> list[GroupRow]:
     """A row for each group, most noise alone first.
 
-    `probe` is of the float model; `score` measures graphs on the short clips. The noise of boxes, constants and rounded
-    weights is there whatever is on; it is not taken for that of a group that changes nothing else.
+    `probe` is of the float model. The noise of boxes, constants and rounded weights is there whatever is on; it is not
+    taken for that of a group that changes nothing else.
     """
     groups, costs = groups_of(quantised), group_costs(quantised)
     whole, least = _error(quantised, groups, probe), _error(quantised, (), probe)

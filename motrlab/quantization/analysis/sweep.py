@@ -14,11 +14,10 @@ from motrlab.config import Config
 from motrlab.config.scheme import OBSERVERS
 from motrlab.model.motr import Motr
 from motrlab.quantization.analysis.probe import Probe, saturated_share
-from motrlab.quantization.analysis.sensitivity import Scores, no_scores
+from motrlab.quantization.analysis.sensitivity import Score
 from motrlab.quantization.analysis.sensitivity_tables import AS_CONFIGURED, SweepRow
 from motrlab.quantization.calibration import Videos, calibrate
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.tracking.step import Graphs
 
 
 def calibration_variants(config: Config) -> dict[str, Config]:
@@ -45,12 +44,12 @@ def compare_calibrations(
     variants: Mapping[str, Config],
     videos: Callable[[Config], Videos],
     probe: Probe,
-    score: Callable[[Graphs], Scores] = no_scores,
+    score: Score = lambda _: {},
 ) -> list[SweepRow]:
     """Calibrate `model` (float, folded) in each way and measure it; rows in the order of `variants`.
 
     `variants`: name → config, which differ in scheme and calibration. `videos`: config → what its calibration watches.
-    `probe`: of `model`. `score`: measures graphs on the short clips.
+    `probe`: of `model`.
     """
     rows = []
     for name, config in tqdm(variants.items(), desc="calibrations", disable=None):

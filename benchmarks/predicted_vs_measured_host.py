@@ -1,0 +1,140 @@
+"""This host described by micro-benchmarks, a frame's graphs predicted from that, and measured on ONNX Runtime.
+
+    OMP_NUM_THREADS=1 python benchmarks/predicted_vs_measured_host.py --preset street mot17_small
+    OMP_NUM_THREADS=1 python benchmarks/predicted_vs_measured_host.py --run demo
+
+Prints the processor, then for each preset and graph: the predicted and the measured milliseconds of a call, their
+ratio, the rank correlation over all layers, and the same for each kind of kernel. One thread. The shapes of the
+micro-benchmarks are drawn at random, none is of a preset. A preset's weights are random and calibrated on noise; its
+kernels take the same time for every picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from fixed_point_vs_fp32 import FULL_HD, noise, processor, write_files
+from scipy.stats import spearmanr
+
+from motrlab.config.presets import PRESETS, load_preset
+from motrlab.deploy.artifact import read_tracker_description
+from motrlab.deploy.describe_host import describe_host
+from motrlab.deploy.kernel_layers import layers_of_kernels
+from motrlab.deploy.kernels import exact_form, onnxruntime_session
+from motrlab.deploy.performance import LayerCost
+from motrlab.deploy.predict.frame import predict
+from motrlab.deploy.profile import node_seconds, typical
+from motrlab.deploy.target import Target, load_target
+from motrlab.errors import UserError
+from motrlab.run import Run
+from motrlab.stages.chain import require
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="predicted against measured, on this host")
+    parser.add_argument("--preset", nargs="+", choices=PRESETS, default=[])
+    parser.add_argument("--run", default="", help="a converted run instead")
+    parser.add_argument("--artifact", nargs="+", type=Path, default=[], help="artefacts instead")
+    parser.add_argument("--target", default="", help="a description that is there already")
+    parser.add_argument("--repeats", type=int, default=60, help="timed calls of each graph")
+    parser.add_argument("--layers", action="store_true", help="print every layer")
+    options = parser.parse_args()
+    print(processor())
+    with tempfile.TemporaryDirectory() as folder:
+        target = load_target(options.target) if options.target else _described(Path(folder) / "host.json")
+        for name, artifact in _artifacts(options, Path(folder)):
+            compare(name, artifact, target, options.repeats, every=options.layers)
+
+
+def _described(path: Path) -> Target:
+    started = time.perf_counter()
+    target = describe_host(path)
+    print(f"described in {time.perf_counter() - started:.1f} s: {len(target.kernels)} kinds of kernels")
+    return target
+
+
+def _artifacts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
+    yield from ((str(path), path) for path in options.artifact)
+    if options.run:
+        try:
+            run = Run.open(options.run, create=False)
+            require(run, "fixed_point")
+        except UserError as error:
+            sys.exit(str(error))
+        yield f"run {run.name}", run.artifact
+    for preset in options.preset:
+        config = load_preset(preset)
+        tracker = replace(config.tracker, birth_score=0.1, miss_score=0.0, reset_score=0.0, suppress_iou=None)
+        size = FULL_HD if preset.startswith("mot17") else (config.street.height, config.street.width)
+        yield preset, write_files(replace(config, tracker=tracker), list(noise(size, 2)), folder / preset)[0]
+
+
+def compare(name: str, artifact: Path, target: Target, repeats: int, *, every: bool = False) -> None:
+    """Prints both graphs of an artefact, predicted and measured."""
+    bits = int(read_tracker_description(artifact)["weight_bits"])
+    files = {graph: artifact / f"{graph}.ort.onnx" for graph in ("base", "qim")}
+    found = predict(target, {graph: layers_of_kernels(file, graph, weight_bits=bits) for graph, file in files.items()})
+    totals = np.zeros(2)
+    for graph, file in files.items():
+        content = exact_form(file, bits)
+        whole, nodes = _measure(content, repeats)
+        layers = [cost for cost in found.layers if cost.layer.graph == graph]
+        predicted = found.graphs[graph]["latency_ms"]
+        totals += predicted, whole * 1e3
+        own = np.array([cost.latency_ms for cost in layers])
+        true = np.array([nodes[cost.layer.name] * 1e3 for cost in layers])
+        rank = spearmanr(own, true).statistic
+        print(
+            f"{name} {graph}: predicted {predicted:.3f} ms, measured {whole * 1e3:.3f} ms, ratio "
+            f"{predicted / whole / 1e3:.3f}; sum of nodes {true.sum():.3f} ms; rank correlation of {len(layers)} "
+            f"layers {rank:.3f}"
+        )
+        print(_by_kind(layers, true))
+        for cost, milliseconds in zip(layers, true, strict=True) if every else ():
+            print(f"  {cost.layer.name:<60}{cost.latency_ms * 1e3:>9.1f}{milliseconds * 1e3:>9.1f} us")
+    print(
+        f"{name}, both graphs: predicted {totals[0]:.3f} ms, measured {totals[1]:.3f} ms: {totals[0] / totals[1]:.3f}"
+    )
+
+
+def _measure(content: str | bytes, repeats: int) -> tuple[float, dict[str, float]]:
+    """Seconds of a call, without a profile, and of each node, some calls of each form in turn."""
+    session = onnxruntime_session(content, 1)
+    random = np.random.default_rng(0)
+    inputs = {
+        item.name: random.integers(0, 256, item.shape, np.uint8) if "uint8" in item.type
+        else random.uniform(0.1, 0.9, item.shape).astype(np.float32)
+        for item in session.get_inputs()
+    }  # fmt: skip
+    calls, nodes = [], defaultdict[str, list[float]](list)
+    for _ in range(4):
+        for _ in range(repeats // 4 + 2):
+            started = time.perf_counter()
+            session.run(None, inputs)
+            calls.append(time.perf_counter() - started)
+        for name, seconds in node_seconds(content, inputs, repeats=repeats // 4 + 2).items():
+            nodes[name] += seconds
+    return typical(calls), {name: typical(seconds) for name, seconds in nodes.items()}
+
+
+def _by_kind(layers: Sequence[LayerCost], true: np.ndarray) -> str:
+    sums = defaultdict[str, list[float]](lambda: [0, 0.0, 0.0])
+    for cost, milliseconds in zip(layers, true, strict=True):
+        row = sums[cost.more["kernel"]]
+        row[0], row[1], row[2] = row[0] + 1, row[1] + cost.latency_ms, row[2] + milliseconds
+    rows = sorted(sums.items(), key=lambda item: -item[1][2])[:12]
+    return "\n".join(
+        f"  {kind:<28}{int(n):>5}{own:>9.3f}{real:>9.3f} ms{own / real:>7.2f}" for kind, (n, own, real) in rows
+    )
+
+
+if __name__ == "__main__":
+    main()

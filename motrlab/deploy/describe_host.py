@@ -1,0 +1,170 @@
+"""A target file of this host: seconds of ONNX Runtime's kernels, from micro-benchmarks.
+
+Every kind of kernel that an artefact uses runs alone (`microbench.py`). What ONNX Runtime's profile says of each node
+becomes seconds a call, a multiply-accumulate, a value, … (`predict/host.py`), by non-negative least squares of the
+relative errors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from scipy.optimize import nnls
+
+from motrlab.deploy.integer import optimised_model
+from motrlab.deploy.kernel_layers import layers_of_optimised
+from motrlab.deploy.kernels import exact_form, onnxruntime_session
+from motrlab.deploy.layers import Layer
+from motrlab.deploy.microbench import KINDS, WARMERS, bench_model, random_inputs
+from motrlab.deploy.onnx_graph import GraphBuilder
+from motrlab.deploy.predict.host import amount_of, features_of, kernel_of, unit_of
+from motrlab.deploy.profile import node_seconds, typical
+from motrlab.deploy.target import SCHEMA, Target, parse_target
+from motrlab.files import write_text
+from motrlab.machine import hardware
+
+_SOURCE = "micro-benchmarks"
+_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")  # of one core: "1024K"
+_DEFAULT_CACHE = 1 << 20  # bytes, where the system does not say
+_CLOCK = 1e9  # cycles are nanoseconds: a host's own clock changes
+_NODES = 8  # of one graph
+_CHAIN = 200  # nodes of the graph that shows what a node costs beside its kernel
+
+Measured = tuple[Layer, float]  # and its seconds
+
+
+def describe_host(path: Path, num_threads: int = 1, *, repeats: int = 20, seed: int = 0, share: float = 1.0) -> Target:
+    """Measure this host and write its target file, for `perf --target PATH` and `load_target`.
+
+    Args:
+        path: the file, `.json`; its stem becomes the target's name.
+        num_threads: threads of ONNX Runtime.
+        repeats: timed calls of each micro-benchmark.
+        seed: of the shapes.
+        share: of the shapes of each kind, at least three; less is quicker and rougher.
+    """
+    cache = cache_bytes()
+    measured = list(measure_kinds(num_threads, repeats, seed, share))
+    kernels = fit_kernels(measured, cache)
+    node, call = _overheads(num_threads, kernels)
+    values = _file_values(path.stem, measured, cache, num_threads) | {
+        "layer_overhead": _figure(node), "graph_overhead": _figure(call),
+        "kernels": {kind: {name: _figure(v) for name, v in found.items()} for kind, found in kernels.items()},
+    }  # fmt: skip
+    target = parse_target(values, str(path))
+    write_text(path, json.dumps(values, indent=1) + "\n")
+    return target
+
+
+def measure_kinds(num_threads: int, repeats: int, seed: int, share: float = 1.0) -> Iterator[Measured]:
+    """Every node of every micro-benchmark, with its typical seconds."""
+    random = np.random.default_rng(seed)
+    for case, number in KINDS.values():
+        number = max(3, round(number * share))
+        for first in range(0, number, _NODES):
+            model = bench_model(case, min(_NODES, number - first), random)
+            content = exact_form(model)
+            seconds = node_seconds(content, random_inputs(model, random), repeats=repeats, num_threads=num_threads)
+            for layer in layers_of_optimised(optimised_model(content), "bench"):
+                if layer.operator not in WARMERS.values():
+                    yield layer, typical(seconds[layer.name])
+
+
+def fit_kernels(measured: list[Measured], cache: float) -> dict[str, dict[str, float]]:
+    """Kind of kernel → feature → seconds; features that explain nothing are left out."""
+    kinds = defaultdict[str, list[Measured]](list)
+    for layer, seconds in measured:
+        kinds[kernel_of(layer)].append((layer, seconds))
+    return {kind: _fit(rows, cache) for kind, rows in sorted(kinds.items())}
+
+
+def _fit(rows: list[Measured], cache: float) -> dict[str, float]:
+    features = [features_of(layer, cache) for layer, _ in rows]
+    names = list(features[0])
+    matrix = np.array(
+        [[found[name] / seconds for name in names] for found, (_, seconds) in zip(features, rows, strict=True)]
+    )
+    scale = np.maximum(matrix.max(axis=0), 1e-30)
+    weights, _ = nnls(matrix / scale, np.ones(len(rows)))
+    return {name: float(w) for name, w in zip(names, weights / scale, strict=True) if w > 0}
+
+
+def _overheads(num_threads: int, kernels: Mapping[str, Mapping[str, float]]) -> tuple[float, float]:
+    """Seconds of a node beside its kernel, and of a call of a graph: of a long and a short chain of tiny nodes."""
+    long, short = (_chain_seconds(number, num_threads) for number in (_CHAIN, 1))
+    node = (long - short) / (_CHAIN - 1)
+    return max(0.0, node - kernels["Abs float32"].get("call", 0.0)), max(0.0, short - node)
+
+
+def _chain_seconds(number: int, num_threads: int) -> float:
+    """Of a whole call, without a profile."""
+    graph = GraphBuilder()
+    x = graph.input("x", (1, 4))
+    for _ in range(number):
+        x = graph.op("Abs", graph.op("Neg", x))
+    session = onnxruntime_session(graph.model({"y": (x, (1, 4))}, {}).SerializeToString(), num_threads)
+    given, seconds = {"x": np.ones((1, 4), np.float32)}, []
+    for _ in range(200):
+        started = time.perf_counter()
+        session.run(None, given)
+        seconds.append(time.perf_counter() - started)
+    return typical(seconds)
+
+
+def cache_bytes() -> float:
+    """The second-level cache of a core."""
+    try:
+        return float(_CACHE.read_text(encoding="ascii").strip().removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return float(_DEFAULT_CACHE)
+
+
+def _file_values(name: str, measured: list[Measured], cache: float, num_threads: int) -> dict[str, Any]:
+    """What a target file has beside kernels: the best that any micro-benchmark reached is what a unit can do."""
+    machine, day = hardware(), time.strftime("%Y-%m-%d")
+    best = defaultdict[tuple[str, str], float](float)
+    for layer, seconds in measured:
+        unit = unit_of(layer)
+        key = unit, layer.inputs[0].dtype.removeprefix("u")
+        best[key] = max(best[key], amount_of(layer, unit) / seconds / _CLOCK)
+    operations: dict[str, dict[str, Any]] = defaultdict(dict)
+    for (unit, dtype), value in sorted(best.items()):
+        operations[unit][dtype] = _figure(value)
+    near, far = _copy_bandwidth(cache / 4), _copy_bandwidth(64 * cache)
+    memory = {"size": _figure(cache), "bandwidth": _figure(near), "latency": _figure(0.0)}
+    return {
+        "schema": SCHEMA, "name": name, "title": f"{machine['cpu']}, {num_threads} thread(s) of ONNX Runtime",
+        "kind": "host", "toolchain": "", "clock": _figure(_CLOCK), "cores": _figure(1.0), "operations": operations,
+        "on_chip": memory, "off_chip": memory | {"size": _figure(_main_memory()), "bandwidth": _figure(far)},
+        "operators": {},
+        "sources": {_SOURCE: {"title": f"motrlab targets --describe-host, ONNX Runtime {onnxruntime.__version__}",
+                              "where": machine["platform"], "read": day}},
+        "assumptions": ["cycles are nanoseconds", "one node at a time; on_chip is the second-level cache of a core"],
+    }  # fmt: skip
+
+
+def _figure(value: float) -> dict[str, Any]:
+    return {"value": float(f"{value:.6g}"), "source": _SOURCE}
+
+
+def _copy_bandwidth(size: float) -> float:
+    """Bytes per second, read and written, of copies of `size` bytes."""
+    source = np.ones(int(size), np.uint8)
+    target, seconds = np.empty_like(source), []
+    for _ in range(30):
+        started = time.perf_counter()
+        np.copyto(target, source)
+        seconds.append(time.perf_counter() - started)
+    return 2 * len(source) / typical(seconds)
+
+
+def _main_memory() -> float:
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -1,0 +1,1 @@
+"""What a frame costs on a target that is described as data."""

@@ -1,0 +1,140 @@
+"""Both graphs on a chip that is described as data: cycles of every layer, and what a frame is made of.
+
+How a layer takes its time: its unit, the on-chip memory and the memory outside work at once (tiles are double
+buffered), so the slowest of the three decides; the target's overhead of a layer comes on top. Element-wise work that
+alone reads a product, or what is fused with it, and keeps the number of values runs while the product leaves its unit.
+Of such a chain each unit adds up its own cycles, the slowest unit decides, and what lies between goes to no memory; a
+layer's row has the time that it adds to its chain. (Assumed: a simple form of what compilers of such chips do.)
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from motrlab.deploy.layers import Layer
+from motrlab.deploy.performance import LayerCost
+from motrlab.deploy.predict.memory import Plan, Traffic
+from motrlab.deploy.predict.units import PRODUCTS, TABLES, Work, is_layout, work_of
+from motrlab.deploy.target import Target
+
+_ELEMENTWISE = {"Abs", "Add", "Clip", "Div", "Max", "Mul", "Relu", "Round", "Sub", *TABLES}
+
+
+@dataclass(frozen=True)
+class GraphCost:
+    """A graph's layers with their costs. `spans`: lane, first and last millisecond from the graph's start, index."""
+
+    layers: list[LayerCost]
+    latency_ms: float
+    spans: list[tuple[str, float, float, int]]
+    load_bytes: int
+    store_bytes: int
+
+
+@dataclass
+class _Chain:
+    """A product and what is fused with it: cycles by unit and of both memories, so far."""
+
+    units: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    on_chip: float = 0.0
+    off_chip: float = 0.0
+
+    @property
+    def cycles(self) -> float:
+        return max(*self.units.values(), self.on_chip, self.off_chip)
+
+    @property
+    def bound(self) -> str:
+        unit = max(self.units, key=lambda name: self.units[name])
+        bounds = {unit: self.units[unit], "on_chip": self.on_chip, "off_chip": self.off_chip}
+        return max(bounds, key=lambda name: bounds[name])
+
+
+def cost_of_graph(target: Target, layers: Sequence[Layer]) -> GraphCost:
+    """The layers of a portable graph on a chip, in its types (`as_deployed`)."""
+    works = {index: work_of(target, layer) for index, layer in enumerate(layers) if not is_layout(layer)}
+    fused = _fused(layers, works)
+    host = [index for index, work in works.items() if work.unit == "host"]
+    plan = Plan(layers, target.on_chip.size.value, host, inner={name for _, name in fused.values()})
+    chains = {index: _Chain() for index in works if index not in fused}
+    costs: list[LayerCost] = []
+    spans: list[tuple[str, float, float, int]] = []
+    start = now = target.graph_overhead.value * 1e3
+    load = store = 0
+    for index, layer in enumerate(layers):
+        if index not in works:
+            costs.append(LayerCost(layer, 0.0, 0, 0, "view", {"unit": "", "kept_on_chip": True}))
+            continue
+        leader = fused[index][0] if index in fused else index
+        traffic = plan.traffic(index)
+        cost = _cost(target, layer, works[index], traffic, chains[leader], fused=index in fused)
+        more: dict[str, Any] = {"kept_on_chip": all(map(plan.near, layer.outputs))}
+        more |= {"fused_into": layers[leader].name} if index in fused else {}
+        costs.append(replace(cost, more={**cost.more, **more}))
+        start = start if index in fused else now
+        now += cost.latency_ms
+        spans += _spans(target, works[index], traffic, index, start, now)
+        load, store = load + traffic.load, store + traffic.store
+    return GraphCost(costs, now, spans, load, store)
+
+
+def _fused(layers: Sequence[Layer], works: Mapping[int, Work]) -> dict[int, tuple[int, str]]:
+    """Fused layer → the product that begins its chain, and the tensor that links it to the chain."""
+    makers = {t.name: index for index, layer in enumerate(layers) for t in layer.outputs}
+    readers = Counter(t.name for layer in layers for t in layer.inputs)
+    fused: dict[int, tuple[int, str]] = {}
+    for index, layer in enumerate(layers):
+        if layer.operator not in _ELEMENTWISE or works[index].unit == "host":
+            continue
+        made = {t.name: makers.get(t.name, -1) for t in layer.inputs}
+        for tensor in layer.inputs:
+            leader = fused.get(made[tensor.name], (made[tensor.name], ""))[0]
+            others = [at for name, at in made.items() if name != tensor.name]
+            if leader < 0 or tensor.end or readers[tensor.name] > 1 or tensor.numel != layer.outputs[0].numel:
+                continue
+            if (
+                layers[leader].operator in PRODUCTS
+                and works[leader].unit != "host"
+                and max(others, default=-1) < leader
+            ):
+                fused[index] = (leader, tensor.name)
+    return fused
+
+
+def _cost(target: Target, layer: Layer, work: Work, traffic: Traffic, chain: _Chain, *, fused: bool) -> LayerCost:
+    """A layer's row; what it takes is added to its chain."""
+    clock, before = target.clock.value, chain.cycles if fused else 0.0
+    on_chip = traffic.on_chip / target.on_chip.bandwidth.value * clock
+    outside = traffic.load + traffic.store
+    off_chip = outside / target.off_chip.bandwidth.value * clock + bool(outside) * target.off_chip.latency.value * clock
+    chain.units[work.unit] += work.cycles
+    chain.on_chip += on_chip
+    chain.off_chip += off_chip
+    cycles = chain.cycles - before
+    overhead = 0.0 if fused else target.layer_overhead.value
+    latency = cycles / clock + overhead
+    bound = "fused" if fused and not cycles else "overhead" if overhead > cycles / clock else chain.bound
+    more = {
+        "unit": work.unit, "dtype": work.dtype, "cycles_compute": work.cycles, "cycles_on_chip": on_chip,
+        "cycles_off_chip": off_chip, "load_bytes": traffic.load, "store_bytes": traffic.store,
+        "on_chip_bytes": traffic.on_chip, "tiles": traffic.tiles,
+        "utilisation": min(1.0, work.amount / work.rate / (latency * clock)) if latency else 1.0,
+    }  # fmt: skip
+    read = sum(t.num_bytes for t in (*layer.inputs, *layer.weights))
+    written = sum(t.num_bytes for t in layer.outputs)
+    return LayerCost(layer, latency * 1e3, read, written, "host" if work.unit == "host" else bound, more)
+
+
+def _spans(
+    target: Target, work: Work, traffic: Traffic, index: int, start: float, end: float
+) -> list[tuple[str, float, float, int]]:
+    """When each lane works for a layer, ms; a fused one works while its product does."""
+    bandwidth = target.off_chip.bandwidth.value
+    busy = {work.unit: work.cycles / target.clock.value, "load": traffic.load / bandwidth}
+    spans = [(lane, start, start + seconds * 1e3, index) for lane, seconds in busy.items() if seconds]
+    if traffic.store:
+        spans.append(("store", max(start, end - traffic.store / bandwidth * 1e3), end, index))
+    return spans

@@ -1,0 +1,128 @@
+"""`predict`: a frame on a target, of one stream in closed loop: the host's part, the base graph, the QIM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from motrlab.deploy.layers import Layer
+from motrlab.deploy.performance import Performance
+from motrlab.deploy.predict.advice import advice_of
+from motrlab.deploy.predict.chip import GraphCost, cost_of_graph
+from motrlab.deploy.predict.host import cost_of_kernels
+from motrlab.deploy.predict.memory import KEPT, memory_split
+from motrlab.deploy.predict.units import HOST_OPERATIONS, as_deployed
+from motrlab.deploy.target import ASSUMED, UNITS, Figure, Target
+
+LANES = (*UNITS[:-1], "load", "store", "host")
+_RULES = (
+    "within a layer the unit and both memories work at once; the slowest decides",
+    "element-wise work directly behind a product is fused with it",
+    f"{KEPT:.0%} of the on-chip memory holds tensors between layers, the rest the tiles in work",
+    "weights are read from outside once in every call of a graph",
+    "views, and channels moved to the end or back, are layout and cost nothing",
+)
+
+
+def predict(
+    target: Target, graphs: Mapping[str, Sequence[Layer]], host_ms: Mapping[str, float] | None = None
+) -> Performance:
+    """What a frame takes on a chip, or on a host that has `kernels`.
+
+    Args:
+        target: what it is.
+        graphs: the layers of `base` and `qim`: of `layers.layers_of_model`; for a host of `kernel_layers`.
+        host_ms: parts of the frame step outside the graphs, measured: `before` (pre-processing) and `between` (tracker,
+            gathering, state). None: the target's own `host_work`, or nothing.
+    """
+    deployed = graphs if target.kernels else {name: as_deployed(target, layers) for name, layers in graphs.items()}
+    cost_of = cost_of_kernels if target.kernels else cost_of_graph
+    costs = {name: cost_of(target, layers) for name, layers in deployed.items()}
+    told = "measured on this host in the run's last `latency` record"
+    if host_ms is None:
+        work = target.host_work
+        host_ms = {"before": 0.0, "between": work.value * 1e3 if work else 0.0}
+        told = f"{'from the target file, ' + work.source if work else 'not known, taken as nothing'}"
+    layers = [cost for graph in costs.values() for cost in graph.layers]
+    latency = sum(graph.latency_ms for graph in costs.values()) + sum(host_ms.values())
+    frame = {
+        "latency_ms": latency, "fps": 1e3 / latency, "host_ms": sum(host_ms.values()),
+        **{f"{name}_ms": graph.latency_ms for name, graph in costs.items()},
+    }  # fmt: skip
+    assumed = [f"{at}: {figure.value:g}, assumed" for at, figure in figures_of(target) if figure.source == ASSUMED]
+    sections = {
+        "memory": {name: memory_split(found) for name, found in deployed.items()},
+        "timeline": _timeline(costs, host_ms),
+        "roofline": _roofline(target),
+        "traffic": _traffic(costs, latency),
+        "advice": advice_of(target, layers),
+        "assumptions": [
+            *target.assumptions,
+            *(() if target.kernels else _RULES),
+            f"host's part of the frame: {told}",
+            *assumed,
+        ],
+    }
+    return Performance(target.name, "predicted", {n: _summary(g) for n, g in costs.items()}, frame, layers, sections)
+
+
+def figures_of(target: Target) -> list[tuple[str, Figure]]:
+    """All figures that decide a prediction, by the field's path."""
+    found: list[tuple[str, Figure]] = []
+    for name in ("clock", "cores", "layer_overhead", "graph_overhead"):
+        found.append((name, getattr(target, name)))
+    for level in ("on_chip", "off_chip"):
+        found += [
+            (f"{level}.{name}", getattr(getattr(target, level), name)) for name in ("size", "bandwidth", "latency")
+        ]
+    for field in ("operations", "lanes", "kernels"):
+        for unit, figures in getattr(target, field).items():
+            found += [(f"{field}.{unit}.{name}", figure) for name, figure in figures.items()]
+    found += [("host_work", target.host_work)] if target.host_work else []
+    if "host" not in target.operations:
+        found.append(("operations.host", HOST_OPERATIONS))
+    return found
+
+
+def _summary(graph: GraphCost) -> dict[str, Any]:
+    macs = sum(cost.layer.macs for cost in graph.layers)
+    by_bound: dict[str, float] = {}
+    for cost in graph.layers:
+        by_bound[cost.bound] = by_bound.get(cost.bound, 0.0) + cost.latency_ms
+    return {
+        "latency_ms": graph.latency_ms, "fps": 1e3 / graph.latency_ms, "macs": macs, "num_layers": len(graph.layers),
+        "load_bytes": graph.load_bytes, "store_bytes": graph.store_bytes,
+        "bound_ms": dict(sorted(by_bound.items(), key=lambda item: -item[1])),
+    }  # fmt: skip
+
+
+def _timeline(costs: Mapping[str, GraphCost], host_ms: Mapping[str, float]) -> dict[str, Any]:
+    """One frame: pre-processing, base, the tracker's part, QIM; an index of −1 is the host's own work."""
+    spans: list[list[Any]] = []
+    now, first = 0.0, 0
+    for graph, part in zip(costs.values(), ("before", "between"), strict=False):
+        if host_ms.get(part, 0.0):
+            spans.append(["host", now, now + host_ms[part], -1])
+            now += host_ms[part]
+        spans += [[lane, now + start, now + end, first + index] for lane, start, end, index in graph.spans]
+        now, first = now + graph.latency_ms, first + len(graph.layers)
+    return {"lanes": list(LANES), "spans": spans}
+
+
+def _roofline(target: Target) -> dict[str, Any]:
+    """Peak in 10⁹ operations a second (a multiply-accumulate is two), bandwidth in 10⁹ bytes a second."""
+    peak = {}
+    for unit, figures in target.operations.items():
+        for dtype, figure in figures.items():
+            per_item = 2 if unit in ("matrix", "depthwise") else 1
+            peak[f"{unit} {dtype}"] = figure.value * per_item * target.clock.value * target.cores.value / 1e9
+    levels = {name: getattr(target, name).bandwidth.value / 1e9 for name in ("on_chip", "off_chip")}
+    return {"peak_gops": peak, "bandwidth_gbs": levels}
+
+
+def _traffic(costs: Mapping[str, GraphCost], latency_ms: float) -> dict[str, float]:
+    load, store = (sum(getattr(g, f"{way}_bytes") for g in costs.values()) for way in ("load", "store"))
+    seconds = latency_ms / 1e3
+    return {
+        "off_chip_bytes_per_frame": load + store, "load_gbs": load / seconds / 1e9, "store_gbs": store / seconds / 1e9,
+    }  # fmt: skip

@@ -1,0 +1,123 @@
+"""Which unit of a target runs a layer, in which type, and how many cycles that takes.
+
+Work is counted from the definition of an operator: multiply-accumulates of products, passes over the larger of input
+and output of everything else, bytes of what only moves. What does not fill the lanes of a unit is lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from motrlab.deploy.layers import MOVES, Layer, TensorInfo
+from motrlab.deploy.target import Figure, Target
+
+PRODUCTS = ("Conv", "MatMul")
+TABLES = ("Cos", "Exp", "Log", "Sigmoid", "Sin", "Sqrt")  # functions of one value: a table, or pieces of one
+# Passes over the values: statistics, then what is done with them; four neighbours of a sample. All others: one.
+_PASSES = {"LayerNormalization": 7, "Softmax": 5, "GridSample": 4}
+HOST_OPERATIONS = Figure(1.0, "assumed")  # a cycle of the target's clock, where it says nothing of its own host
+_WIDTH = {"int8": 0, "int16": 1, "float16": 2, "float32": 3}
+_LAYOUTS = ((0, 2, 3, 1), (0, 3, 1, 2), (0, 2, 1))  # channels to the end of `[1, C, …]` and back
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of a layer on a unit. `amount`: multiply-accumulates, elements or bytes; `cycles`: of all cores at `rate`
+    (amount per cycle) and with what is lost in `lanes` (share that is filled, 0 to 1).
+    """
+
+    unit: str
+    dtype: str
+    amount: float
+    rate: float
+    lanes: float
+
+    @property
+    def cycles(self) -> float:
+        return self.amount / self.rate / self.lanes
+
+
+def as_deployed(target: Target, layers: Sequence[Layer]) -> list[Layer]:
+    """The layers in the types that the target computes in.
+
+    Tensors of a float graph become what its matrix unit has, int8 first. In a graph on grids what still is float
+    (masks, constants of functions) becomes int16, and uint8 with a zero point is int8.
+    """
+    every = {t.dtype for layer in layers for t in (*layer.inputs, *layer.outputs)}
+    known = target.operations.get("matrix", {})
+    on_grids = bool(every & {"int8", "uint8"})
+    dtype = "int16" if on_grids else next((t for t in ("int8", "float16", "float32") if t in known), "int8")
+
+    def cast(tensors: Sequence[TensorInfo], kind: str) -> tuple[TensorInfo, ...]:
+        types = {"float32": kind, "uint8": "int8"}
+        return tuple(replace(t, dtype=types.get(t.dtype, t.dtype)) for t in tensors)
+
+    found = []
+    for layer in layers:
+        weights = cast(layer.weights[:1], dtype) if layer.operator in PRODUCTS else ()
+        biases = cast(layer.weights[len(weights) :], "int32" if weights and dtype == "int8" else dtype)
+        inputs, outputs = cast(layer.inputs, dtype), cast(layer.outputs, dtype)
+        found.append(replace(layer, inputs=inputs, weights=(*weights, *biases), outputs=outputs))
+    return found
+
+
+def is_layout(layer: Layer) -> bool:
+    """Whether a layer is only a matter of how a tensor is laid out: views, and channels moved to the end or back."""
+    order = tuple(layer.attributes.get("perm", ()))
+    return layer.view or (layer.operator == "Transpose" and order in _LAYOUTS and layer.inputs[0].shape[0] == 1)
+
+
+def work_of(target: Target, layer: Layer) -> Work:
+    """Where a layer runs and what it takes there; on the unit `host` where no unit has its type."""
+    dtype = max((t.dtype for t in layer.inputs), key=lambda t: _WIDTH.get(t, 0))
+    unit, known = _unit(target, layer), target.operators.get(layer.operator)
+    figures: Mapping[str, Figure] = target.operations.get(unit, {})
+    if dtype not in figures or (known is not None and dtype not in known.types):
+        unit, figures = "host", target.operations.get("host", {})
+    rate = figures.get(dtype, next(iter(figures.values()), HOST_OPERATIONS)).value
+    cores = 1 if unit == "host" else target.cores.value
+    return Work(unit, dtype, _amount(layer, unit), rate * cores, _filled(target, layer, unit))
+
+
+def _unit(target: Target, layer: Layer) -> str:
+    known = target.operators.get(layer.operator)
+    if layer.depthwise and "depthwise" in target.operations:
+        return "depthwise"
+    return known.unit if known is not None else unit_by_operator(layer.operator)
+
+
+def unit_by_operator(operator: str) -> str:
+    """What computes an operator where nobody says."""
+    if operator in PRODUCTS:
+        return "matrix"
+    return "table" if operator in TABLES else "move" if operator in MOVES else "vector"
+
+
+def _amount(layer: Layer, unit: str) -> float:
+    if unit in ("matrix", "depthwise") or (unit == "host" and layer.operator in PRODUCTS):
+        return max(layer.macs, 1)
+    sides = [sum(t.num_bytes if unit == "move" else t.numel for t in side) for side in (layer.inputs, layer.outputs)]
+    return max(sides) * (1 if unit == "move" else _PASSES.get(layer.operator, 1))
+
+
+def _filled(target: Target, layer: Layer, unit: str) -> float:
+    """The share of a product's lanes that its dimensions fill, 0 to 1."""
+    lanes = target.lanes.get(unit, {})
+    if not lanes or layer.operator not in PRODUCTS:
+        return 1.0
+    sizes = _dimensions(layer)
+    filled = 1.0
+    for name, figure in lanes.items():
+        filled *= sizes[name] / (math.ceil(sizes[name] / figure.value) * figure.value)
+    return filled
+
+
+def _dimensions(layer: Layer) -> dict[str, int]:
+    shape = layer.outputs[0].shape
+    if layer.operator == "Conv":
+        groups = int(layer.attributes.get("group", 1))
+        depth = layer.inputs[0].shape[1] // groups
+        return {"output_channels": shape[1], "input_channels": depth, "rows": shape[2], "columns": shape[3]}
+    return {"output_channels": shape[-1], "input_channels": layer.inputs[0].shape[-1], "rows": 1, "columns": shape[-2]}

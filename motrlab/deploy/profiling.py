@@ -1,0 +1,215 @@
+"""What each node of a deployed graph takes, as the runtime that executes it tells, mapped back to our modules.
+
+ONNX Runtime notes every call of every kernel, OpenVINO those of the last inference. Nodes are called
+`MODULE/OPERATOR_NUMBER`; a node that a runtime adds (a transposition, mostly) belongs to who reads its output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from motrlab.deploy.integer import INTEGER_OPERATORS, node_macs
+from motrlab.deploy.kernels import Array, exact_form, onnxruntime_session, openvino_request
+from motrlab.deploy.layers import Layer, TensorInfo
+from motrlab.deploy.performance import LayerCost
+from motrlab.deploy.plain import plain_form
+
+Inputs = Mapping[str, Array]
+_WARM_UP = 3
+_NAMES = {"float": "float32", "double": "float64"}
+
+
+def profile_graph(
+    file: Path,
+    graph: str,
+    inputs: Sequence[Inputs],
+    repeats: int,
+    *,
+    num_threads: int = 1,
+    backend: str = "onnxruntime",
+    weight_bits: int = 8,
+    whole_ms: float | None = None,
+) -> list[LayerCost]:
+    """Every node that a runtime executes of `GRAPH.ort.onnx`, in order of execution.
+
+    `profiled_ms` is the mean of the middle half of `repeats` calls on `inputs` in turn. A profile makes every node
+    slower by about the same time: where the graph takes `whole_ms` without one, as much is taken off every node, and of
+    no node more than it has, that the sum is that. The rest is `latency_ms`. `more` further: `kernel` (what runs),
+    `share` (of the graph's time), `calls`, `integer` (a product on an integer kernel, or no float32 passes through).
+    """
+    measure = _with_onnxruntime if backend == "onnxruntime" else _with_openvino
+    nodes, timed = measure(file, inputs, repeats, num_threads, weight_bits)
+    profiled = {name: _middle_ms(calls) for name, (_, calls) in timed.items()}
+    off = _overhead(np.array(list(profiled.values())), whole_ms)
+    middle = {name: max(value - off, 0.0) for name, value in profiled.items()}
+    total, costs = sum(middle.values()) or 1.0, []
+    for name, (kernel, calls) in timed.items():
+        layer = nodes.layer(graph, name, timed.keys())
+        more = {
+            "kernel": kernel, "share": middle[name] / total, "calls": len(calls), "integer": _is_integer(layer),
+            "profiled_ms": profiled[name],
+        }  # fmt: skip
+        given = sum(t.num_bytes for t in (*layer.inputs, *layer.weights))
+        costs.append(LayerCost(layer, middle[name], given, sum(t.num_bytes for t in layer.outputs), "measured", more))
+    return costs
+
+
+def integer_time_share(costs: Sequence[LayerCost]) -> float:
+    """Fraction of a graph's time in kernels of integers."""
+    return sum(c.latency_ms for c in costs if c.more["integer"]) / (sum(c.latency_ms for c in costs) or 1.0)
+
+
+def _is_integer(layer: Layer) -> bool:
+    floats = any(t.dtype == "float32" for t in (*layer.inputs, *layer.outputs))
+    return layer.operator in INTEGER_OPERATORS or not floats
+
+
+def _middle_ms(microseconds: Sequence[float]) -> float:
+    row = np.sort(np.array(microseconds))
+    quarter = len(row) // 4
+    return float(row[quarter : len(row) - quarter].mean()) / 1e3
+
+
+def _overhead(profiled: NDArray[np.float64], whole: float | None) -> float:
+    """What to take off each of `profiled`, down to 0, so that they sum to `whole`; 0 where they are less already."""
+    if whole is None or profiled.sum() <= whole:
+        return 0.0
+    row = np.sort(profiled)[::-1]
+    off = (np.cumsum(row) - whole) / np.arange(1, len(row) + 1)  # if the first k stay above 0
+    return float(off[np.flatnonzero(row > off)[-1]])
+
+
+_Timed = dict[str, tuple[str, list[float]]]  # node → its kernel, and the microseconds of every call
+
+
+class _Nodes:
+    """The nodes of a graph as a runtime has them, and the shapes of what passes between them."""
+
+    def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        body = model.graph
+        self.nodes = {node.name: node for node in body.node}
+        self.constants = {item.name for item in body.initializer}
+        self.makers = {name: node for node in body.node for name in node.output}
+        self.readers = {name: node for node in reversed(body.node) for name in node.input}
+        self.shapes = {**shapes, **{i.name: (_type_name(i.data_type), tuple(i.dims)) for i in body.initializer}}
+        for item in (*body.input, *body.output):
+            tensor = item.type.tensor_type
+            self.shapes[item.name] = _type_name(tensor.elem_type), tuple(d.dim_value for d in tensor.shape.dim)
+
+    def layer(self, graph: str, name: str, executed: Any) -> Layer:
+        """A node that was executed, with those before it that were not: they are fused into it."""
+        if name not in self.nodes:  # added by a runtime that does not show its graph
+            return Layer(graph=graph, name=name, module="fused", operator=name.rpartition("_")[0] or name,
+                         inputs=(), weights=(), outputs=())  # fmt: skip
+        last = self.nodes[name]
+        fused, waiting = [last], [last]
+        while waiting:
+            for given in waiting.pop().input:
+                maker = self.makers.get(given)
+                if maker is not None and maker.name not in executed and maker not in fused:
+                    fused.append(maker)
+                    waiting.append(maker)
+        made = {output for node in fused for output in node.output}
+        given = dict.fromkeys(n for node in fused for n in node.input if n and n not in made and n in self.shapes)
+        sizes = {key: shape for key, (_, shape) in self.shapes.items()}
+        return Layer(
+            graph=graph,
+            name=name,
+            module=self._module(last),
+            operator=last.op_type,
+            inputs=tuple(self._tensor(n) for n in given if n not in self.constants),
+            weights=tuple(self._tensor(n) for n in given if n in self.constants),
+            outputs=tuple(self._tensor(n) for n in last.output if n in self.shapes),
+            macs=sum(node_macs(node, sizes) for node in fused),
+        )
+
+    def _module(self, node: onnx.NodeProto) -> str:
+        for near in (node, self.readers.get(node.output[0]), self.makers.get(node.input[0]) if node.input else None):
+            if near is not None and "/" in near.name:
+                return near.name.rpartition("/")[0]
+        return "added by the runtime"
+
+    def _tensor(self, name: str) -> TensorInfo:
+        kind, shape = self.shapes[name]
+        return TensorInfo(name, shape, kind)
+
+
+def _type_name(kind: int) -> str:
+    return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)))
+
+
+def _with_onnxruntime(
+    file: Path, inputs: Sequence[Inputs], repeats: int, num_threads: int, weight_bits: int
+) -> tuple[_Nodes, _Timed]:
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        session = onnxruntime_session(
+            exact_form(file, weight_bits),
+            num_threads,
+            optimized_model_filepath=str(optimised),
+            enable_profiling=True,
+            profile_file_prefix=f"{folder}/profile",
+        )
+        for index in range(repeats + _WARM_UP):
+            session.run(None, inputs[index % len(inputs)])
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        model = onnx.load(optimised)
+    timed: _Timed = {}
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+    outputs = {node.name: node.output for node in model.graph.node}
+    for event in events:
+        if event["cat"] != "Node" or not event["name"].endswith("_kernel_time"):
+            continue
+        name, told = event["name"].removesuffix("_kernel_time"), event["args"]
+        timed.setdefault(name, (told["op_name"], []))[1].append(event["dur"])
+        for output, typed in zip(filter(None, outputs.get(name, ())), told["output_type_shape"], strict=False):
+            ((kind, shape),) = typed.items()
+            shapes[output] = _NAMES.get(kind, kind), tuple(shape)
+    return _Nodes(model, shapes), {name: (kernel, calls[_WARM_UP:]) for name, (kernel, calls) in timed.items()}
+
+
+def _with_openvino(
+    file: Path, inputs: Sequence[Inputs], repeats: int, num_threads: int, _: int
+) -> tuple[_Nodes, _Timed]:
+    model = onnx.shape_inference.infer_shapes(plain_form(onnx.load(file)))
+    request = openvino_request(model, num_threads, PERF_COUNT=True)
+    timed: _Timed = {}
+    for index in range(repeats + _WARM_UP):
+        request.infer(dict(inputs[index % len(inputs)]))
+        seen: dict[str, float] = {}  # some names stand for several steps
+        for step in request.profiling_info:
+            if step.status.name == "EXECUTED":
+                seen[step.node_name] = seen.get(step.node_name, 0.0) + step.real_time.total_seconds() * 1e6
+                timed.setdefault(step.node_name, (f"{step.node_type} {step.exec_type}", []))
+        for name, time_us in seen.items() if index >= _WARM_UP else ():
+            timed[name][1].append(time_us)
+    shapes = {}
+    for item in model.graph.value_info:
+        tensor = item.type.tensor_type
+        shapes[item.name] = _type_name(tensor.elem_type), tuple(d.dim_value for d in tensor.shape.dim)
+    return _Nodes(model, shapes), timed
+
+
+@contextmanager
+def pinned(num_threads: int) -> Iterator[str]:
+    """Keep this thread, and those it starts, on the last `num_threads` processors it may use; which, or "" (macOS)."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield ""
+        return
+    before = os.sched_getaffinity(0)
+    chosen = sorted(before)[-num_threads:]  # the first has the most interrupts
+    os.sched_setaffinity(0, chosen)
+    try:
+        yield ",".join(map(str, chosen))
+    finally:
+        os.sched_setaffinity(0, before)

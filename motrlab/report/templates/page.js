@@ -1,0 +1,112 @@
+"use strict";
+// What the page can do beyond being read: choose a part, sort and filter tables, play with the sliders.
+
+function numberOf(text) {
+  const value = parseFloat(text.replace(/[\u202f\s,]/g, "").replace("\u2212", "-"));
+  return Number.isNaN(value) ? null : value;
+}
+
+function compare(a, b) {
+  const x = numberOf(a), y = numberOf(b);
+  return x !== null && y !== null ? x - y : x === null && y === null ? a.localeCompare(b) : x === null ? 1 : -1;
+}
+
+function sortable(table) {
+  const body = table.tBodies[0], rows = [...body.rows];
+  [...table.tHead.rows[0].cells].forEach((cell, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...cell.childNodes);
+    cell.append(button);
+    button.addEventListener("click", () => {
+      const down = cell.getAttribute("aria-sort") !== "descending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      cell.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const text = row => row.cells[column].textContent.trim();
+      rows.sort((a, b) => (down ? -1 : 1) * compare(text(a), text(b)));
+      body.append(...rows);
+    });
+  });
+  const label = document.createElement("label"), input = document.createElement("input");
+  const count = document.createElement("output");
+  label.className = "filter";
+  input.type = "search";
+  input.placeholder = "module, operator, bound …";
+  label.append("Show only ", input, " ", count);
+  table.closest(".wide").before(label);
+  const show = () => {
+    const words = input.value.toLowerCase().split(/\s+/);
+    for (const row of rows) row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
+    const shown = rows.filter(row => !row.hidden).length;
+    count.textContent = `${shown} of ${rows.length} rows`;
+  };
+  input.addEventListener("input", show);
+  show();
+}
+
+// As `motrlab/deploy/whatif.py`, which the tests hold this to.
+function chainMs([units, host, near, far, wait, beside], f) {
+  return Math.max(units / (f.clock * f.cores), host / f.clock, near / f.on_chip, far / f.off_chip + wait) + beside;
+}
+
+function whatIf(data, factors) {
+  const sums = {};
+  let frame = data.rest_ms;
+  data.chains.forEach((row, i) => {
+    const ms = chainMs(row, factors);
+    sums[data.graphs[i]] = (sums[data.graphs[i]] || 0) + ms;
+    frame += ms;
+  });
+  return {...sums, frame, fps: 1000 / frame};
+}
+
+function sliders(form) {
+  const data = JSON.parse(form.querySelector("script").textContent);
+  const inputs = [...form.querySelectorAll("input[type=range]")];
+  const update = () => {
+    const factors = {clock: 1, cores: 1, on_chip: 1, off_chip: 1};
+    for (const input of inputs) {
+      let factor = 2 ** parseFloat(input.value);
+      if (input.name === "cores") {
+        const own = parseFloat(input.dataset.value);
+        factor = Math.max(1, Math.round(own * factor)) / own;
+      }
+      factors[input.name] = factor;
+      const value = String(parseFloat((input.dataset.value * factor).toPrecision(4)));
+      input.parentElement.querySelector("output").textContent = value;
+      input.setAttribute("aria-valuetext", value);
+    }
+    const found = whatIf(data, factors), before = whatIf(data, {clock: 1, cores: 1, on_chip: 1, off_chip: 1});
+    const graphs = Object.keys(found).filter(name => name !== "frame" && name !== "fps");
+    form.querySelector(".result").textContent =
+      `${found.frame.toFixed(3)} ms a frame, ${found.fps.toFixed(0)} frames a second, `
+      + `${(before.frame / found.frame).toFixed(2)} times as fast; `
+      + graphs.map(name => `${name} ${found[name].toFixed(3)} ms`).join(", ") + ".";
+  };
+  form.addEventListener("input", update);
+  form.addEventListener("reset", () => setTimeout(update));
+  form.addEventListener("submit", event => event.preventDefault());
+  form.hidden = false;
+  update();
+}
+
+function chooser() {
+  const parts = [...document.querySelectorAll("[data-part]")];
+  const names = [...new Set(parts.map(part => part.dataset.part))];
+  if (names.length < 2) return;
+  const label = document.createElement("label"), select = document.createElement("select");
+  label.className = "chooser";
+  select.append(...["all of them", ...names].map(name => new Option(name, name)));
+  select.value = names[0];
+  label.append("Show ", select);
+  document.querySelector("header").append(label);
+  const show = () => {
+    for (const part of parts) part.hidden = ![part.dataset.part, "all of them"].includes(select.value);
+  };
+  select.addEventListener("change", show);
+  show();
+}
+
+document.querySelectorAll("table.sortable").forEach(sortable);
+document.querySelectorAll("form.sliders").forEach(sliders);
+chooser();

@@ -1,0 +1,98 @@
+"""What a described target would do: the predicted half of `perf`, with its record where there is a run."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from motrlab.deploy.artifact import read_tracker_description
+from motrlab.deploy.kernel_layers import layers_of_kernels
+from motrlab.deploy.layers import layers_of_model
+from motrlab.deploy.performance import Performance
+from motrlab.deploy.predict.frame import predict
+from motrlab.deploy.target import Target
+from motrlab.errors import UserError
+from motrlab.files import write_text
+from motrlab.names import lineage
+from motrlab.run import Run
+from motrlab.stages.graphs import STAGES, GraphSource
+
+_BETWEEN = ("tracker", "gather", "state")  # parts of the frame step on the host, beside pre-processing
+
+
+def predict_source(source: GraphSource, target: Target, host_ms: Mapping[str, float] | None = None) -> Performance:
+    """Both graphs on a chip, or, for a host that was described by micro-benchmarks, the artefact's kernels on it.
+
+    Raises UserError where such a host is given anything but an artefact.
+    """
+    if not target.kernels:
+        return predict(target, {name: layers_of_model(model, name) for name, model in source.graphs.items()}, host_ms)
+    if source.artifact is None:
+        raise UserError(
+            f"{source.told}: a described host runs an artefact's kernels; convert first, or give --artifact"
+        )
+    bits = int(read_tracker_description(source.artifact)["weight_bits"])
+    files = {name: source.artifact / f"{name}.ort.onnx" for name in source.graphs}
+    return predict(target, {n: layers_of_kernels(f, n, weight_bits=bits) for n, f in files.items()}, host_ms)
+
+
+def measured_host_ms(run: Run) -> dict[str, float] | None:
+    """The host's parts of the frame step from the run's last `latency` record; None without."""
+    record = run.last_record("perf", "latency")
+    if record is None:
+        return None
+    found = {part: record["metrics"].get(f"step.{part}.p50_ms") for part in ("preprocess", *_BETWEEN)}
+    if any(value is None for value in found.values()):
+        return None
+    return {"before": found["preprocess"], "between": sum(found[part] for part in _BETWEEN)}
+
+
+def record_prediction(run: Run, performance: Performance, started: float) -> list[Path]:
+    """Write `perf_TARGET.json` and `.csv` into the run's assets; record kind `prediction`. Returns the files."""
+    stem = run.assets / f"perf_{file_safe(performance.target)}"
+    files = {stem.with_name(f"{stem.name}.json"): json.dumps(performance.json(), indent=1) + "\n"}
+    files |= {stem.with_name(f"{stem.name}.csv"): performance.csv()}
+    for path, text in files.items():
+        write_text(path, text)
+    metrics: dict[str, float | str] = {"target": performance.target}
+    metrics |= {name: value for name, value in performance.frame.items() if isinstance(value, float | int)}
+    metrics |= {name: float(value) for name, value in performance.sections.get("traffic", {}).items()}
+    stage = next(filter(run.has, STAGES))
+    run.add_record("perf", "prediction", metrics, started=started, assets=list(files), made_from=lineage(stage))
+    return list(files)
+
+
+def predict_run(run: Run, source: GraphSource, target: Target) -> Performance:
+    """`predict_source` with the run's own host times, and the record."""
+    started = time.time()
+    with run.held():
+        performance = predict_source(source, target, measured_host_ms(run))
+        record_prediction(run, performance, started)
+    return performance
+
+
+def file_safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
+def format_performance(performance: Performance, most: int = 20) -> str:
+    """The frame, both graphs, and the layers that take longest, as text."""
+    frame = performance.frame
+    lines = [f"{performance.target}, {performance.kind}: {frame['latency_ms']:.3f} ms a frame, {frame['fps']:.1f} FPS"]
+    lines += [f"  {name}: {graph['latency_ms']:.3f} ms" for name, graph in performance.graphs.items()]
+    lines.append(f"  host: {frame['host_ms']:.3f} ms")
+    lines += [f"  {key}: {value:,.6g}" for key, value in performance.sections.get("traffic", {}).items()]
+    lines.append(f"{'layer':<52}{'ms':>9}  {'bound':<10}{'use':>6}")
+    for cost in sorted(performance.layers, key=lambda c: -c.latency_ms)[:most]:
+        used = cost.more.get("utilisation")
+        told = "" if used is None else f"{used:6.0%}"
+        lines.append(
+            f"{cost.layer.graph + ' ' + cost.layer.name:<52}{cost.latency_ms:>9.4f}  {cost.bound:<10}{told:>6}"
+        )
+    lines += [
+        f"{entry['severity']}: {entry['layer']}: {entry['text']}" for entry in performance.sections["advice"][:10]
+    ]
+    return "\n".join(lines)

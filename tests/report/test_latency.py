@@ -1,0 +1,185 @@
+"""The latency page: what it tells, that it needs nothing, and that its sliders compute as the prediction does."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import subprocess
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from motrlab.deploy.whatif import FACTORS, what_if, what_if_data
+from motrlab.errors import UserError
+from motrlab.report.blocks import Source
+from motrlab.report.html import render_report
+from motrlab.report.latency import PAGE, render_latency, results
+from motrlab.report.pages import page_html
+from motrlab.run import Run
+from tests.report.performances import HOST_MS, layers, measured, predicted, record
+from tests.report.test_html import Page
+
+TARGETS = ("onnxruntime-cpu", "horizon-j6m")
+
+
+@pytest.fixture
+def perf_run(made_run: Run) -> Run:
+    record(made_run, measured())
+    record(made_run, predicted())
+    return made_run
+
+
+def html(run: Run) -> str:
+    return page_html(PAGE, Source(run))
+
+
+def test_page_stands_beside_the_report_and_needs_nothing(perf_run: Run) -> None:
+    path = render_latency(perf_run)
+    assert path == perf_run.report / "latency.html"
+    text = path.read_text(encoding="utf-8")
+    assert render_report(perf_run).parent == path.parent
+    page = Page(text)
+    assert (page.unclosed, page.stack) == ([], [])
+    links = [a["href"] or "" for a in page.all("a")]
+    assert {link for link in links if not link.startswith("#")} == {"index.html"}
+    assert {a.get("src") for a in page.all("script")} == {None}
+    assert "url(" not in text
+    assert "http" not in text.replace("http-equiv", "")
+    (policy,) = [m["content"] or "" for m in page.all("meta") if m.get("http-equiv")]
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
+
+
+def test_every_picture_is_told(perf_run: Run) -> None:
+    page = Page(html(perf_run))
+    pictures = page.all("svg")
+    assert len(pictures) == 6  # time lines of both, traffic, memory twice, a roofline
+    assert all(picture["role"] == "img" and len(picture["aria-label"] or "") > 30 for picture in pictures)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Measured on onnxruntime-cpu (",
+        "predicted on horizon-j6m: ",
+        "the 30 of a camera",
+        "backbone.0.<depthwise>/Conv_1",  # escaped
+        "advice: backbone.0.<matrix>/Conv_0: its weights are read in every frame (motrlab/model/backbone.py:12)",
+        "on-chip bandwidth is assumed",
+        "missed: 1",
+        "160 (process)",
+        "QLinearConv",
+        "times as fast",
+    ],
+)
+def test_page_tells(perf_run: Run, text: str) -> None:
+    assert text in Page(html(perf_run)).text
+
+
+def test_measured_beside_predicted(made_run: Run) -> None:
+    for performance in (measured("host"), predicted("host")):
+        made_run.assets.mkdir(parents=True, exist_ok=True)
+        record(made_run, performance)
+    text = Page(html(made_run)).text
+    assert "Measured beside predicted" not in text  # one file: the second replaced the first
+    record(made_run, measured("other"))
+    assert [r.title for r in results(Source(made_run))] == ["other, measured", "host, predicted"]
+
+
+def test_what_counts_no_more_is_left_out(perf_run: Run, make_stage: Any) -> None:
+    make_stage(perf_run, "fixed_point", "converted again")
+    page = Page(html(perf_run))
+    assert "horizon-j6m" not in page.text
+    assert "Nothing has been measured or predicted in this run yet" in page.text
+    assert page.text.count("Missing: ") == 7
+
+
+def test_a_file_of_another_schema_is_a_user_error(perf_run: Run) -> None:
+    path = perf_run.assets / "perf_horizon-j6m.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
+    with pytest.raises(UserError, match=r"perf_horizon-j6m\.json: schema 99"):
+        html(perf_run)
+
+
+def embedded(text: str) -> dict[str, Any]:
+    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.S)
+    found: dict[str, Any] = json.loads(data)
+    return found
+
+
+def test_sliders_start_at_the_prediction(perf_run: Run) -> None:
+    data, performance = embedded(html(perf_run)), predicted()
+    found = what_if(data)
+    assert found["frame"] == pytest.approx(performance.frame["latency_ms"])
+    assert data["rest_ms"] == pytest.approx(HOST_MS)
+    for graph in ("base", "qim"):
+        assert found[graph] == pytest.approx(performance.graphs[graph]["latency_ms"])
+
+
+def test_the_formula_by_hand() -> None:
+    data = {"chains": [[4, 0, 1, 2, 0.1, 0.5], [1, 3, 1, 6, 0, 0]], "graphs": ["base", "qim"], "rest_ms": 1}
+    assert what_if(data) == {"base": 4.5, "qim": 6, "frame": 11.5, "fps": pytest.approx(1e3 / 11.5)}
+    assert what_if(data, clock=2, cores=2)["base"] == 2.6  # off-chip memory bounds it then
+    assert what_if(data, on_chip=0.1)["base"] == 10.5
+    assert what_if(data, off_chip=6, cores=9)["qim"] == 3  # the host's part, which has no cores
+    assert what_if(data, off_chip=6, clock=3)["qim"] == 1
+
+
+def test_layers_of_a_chain_are_one() -> None:
+    """A product and what is fused with it: units work side by side, the slower one decides."""
+    common = {"graph": "base", "chain": 0, "cycles_on_chip": 0, "cycles_off_chip": 0}
+    layers = [
+        {**common, "unit": "matrix", "cycles_compute": 3e6, "latency_ms": 3.0},
+        {**common, "unit": "vector", "cycles_compute": 1e6, "latency_ms": 0.0},
+        {**common, "unit": "vector", "cycles_compute": 4e6, "latency_ms": 2.5},
+        {"graph": "base", "unit": "", "latency_ms": 0.0},  # a view
+    ]
+    machine = {"clock_ghz": 1.0, "off_chip_wait_ms": 0.0}
+    data = what_if_data({"machine": machine, "layers": layers, "frame": {"latency_ms": 6.0}})
+    assert data is not None
+    assert data["chains"] == [[5, 0, 0, 0, 0, 0.5]]
+    assert what_if(data, clock=2) == {"base": 3.0, "frame": 3.5, "fps": pytest.approx(1e3 / 3.5)}
+
+
+BROWSER_TEST = """
+<pre id="found"></pre><script>
+const data = JSON.parse(document.querySelector("form.sliders script").textContent);
+const cases = %s;
+document.getElementById("found").textContent = JSON.stringify(cases.map(f => whatIf(data, f)));
+</script></main>"""
+
+
+@pytest.mark.browser
+def test_the_browser_computes_the_same(perf_run: Run, chromium: str, tmp_path: Path) -> None:
+    text = html(perf_run)
+    cases = [dict(zip(FACTORS, factors, strict=True)) for factors in product((0.5, 1, 3), repeat=4)]
+    inside = re.sub(r"<meta http-equiv[^>]*>", "", text)
+    (tmp_path / "page.html").write_text(inside.replace("</body>", BROWSER_TEST % json.dumps(cases) + "</body>"))
+    dumped = dump(chromium, tmp_path / "page.html", tmp_path)
+    found = json.loads(re.findall(r'<pre id="found">(.*?)</pre>', dumped, re.S)[0])
+    for factors, values in zip(cases, found, strict=True):
+        assert values == pytest.approx(what_if(embedded(text), **factors))
+
+
+@pytest.mark.browser
+def test_the_browser_runs_the_script_under_the_policy(perf_run: Run, chromium: str, tmp_path: Path) -> None:
+    dumped = dump(chromium, render_latency(perf_run), tmp_path)
+    assert f"{len(layers())} of {len(layers())} rows" in dumped
+    assert re.search(r'<form class="sliders">', dumped)  # no longer hidden
+    ms = predicted().frame["latency_ms"]
+    assert f"{ms:.3f} ms a frame, {1e3 / ms:.0f} frames a second, 1.00 times as fast" in dumped
+
+
+def dump(chromium: str, path: Path, folder: Path) -> str:
+    """The page after its script has run."""
+    flags = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--dump-dom",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={folder / 'profile'}",
+    ]  # fmt: skip
+    done = subprocess.run([chromium, *flags, path.as_uri()], check=True, capture_output=True, text=True, timeout=120)
+    return done.stdout

@@ -1,0 +1,186 @@
+"""The library: one frame after another, in a process that has NumPy, OpenCV and ONNX Runtime only."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from motrlab.data.preprocess import bgr_to_nv12
+from motrlab.deploy.measuring import street_frames
+from motrlab.deploy.runtime import load_artifact
+from motrlab.errors import UserError
+from motrlab.runtime import PIXELS, Tracker, Tracks
+from motrlab.shipped import shipped_artifact
+
+ALONE = """
+import sys
+class Block:  # what is neither of Python nor of these four is not installed
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in {"motrlab", "numpy", "cv2", "onnxruntime", *sys.stdlib_module_names}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+"""
+LIBRARY = (
+    ALONE
+    + """
+import json, time
+from motrlab.runtime import Tracker
+import motrlab.deploy.kernels as kernels
+import numpy as np
+frames, found = np.load(sys.argv[1]), []
+for saturates in (False, True):  # the form for processors without VNNI needs no package onnx either
+    kernels.may_saturate = lambda: saturates
+    tracker = Tracker()
+    found.append([[int(i) for i in tracker.update(frame).track_id] for frame in frames])
+print(json.dumps(found))
+"""
+)
+VERB = (
+    ALONE
+    + """
+from motrlab.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[Any]:
+    return street_frames(24)
+
+
+@pytest.fixture(scope="module")
+def expected(frames: list[Any]) -> list[Any]:
+    return list(load_artifact(shipped_artifact()).track(frames))
+
+
+def alone(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def assert_same(found: Tracks, expected: Any) -> None:
+    for field in ("track_id", "ltwh", "score"):
+        np.testing.assert_array_equal(getattr(found, field), getattr(expected, field))
+
+
+def test_frame_by_frame_is_what_the_whole_sequence_gives(frames: list[Any], expected: list[Any]) -> None:
+    tracker = Tracker(num_threads=2)
+    for _ in range(2):  # a reset leaves nothing
+        for number, (frame, tracks) in enumerate(zip(frames, expected, strict=True), 1):
+            found = tracker.update(frame)
+            assert_same(found, tracks)
+            assert set(found.frame.tolist()) <= {number}
+        tracker.reset()
+    assert sum(len(tracks.track_id) for tracks in expected) > 50
+
+
+def test_it_runs_where_nothing_else_is_installed(frames: list[Any], expected: list[Any], tmp_path: Path) -> None:
+    np.save(tmp_path / "frames.npy", np.stack(frames))
+    done = alone(LIBRARY, tmp_path / "frames.npy")
+    assert done.returncode == 0, done.stderr
+    ids = [tracks.track_id.tolist() for tracks in expected]
+    assert json.loads(done.stdout) == [ids, ids]
+
+
+def test_so_does_the_verb(frames: list[Any], expected: list[Any], tmp_path: Path) -> None:
+    raw = tmp_path / "camera.nv12"
+    raw.write_bytes(b"".join(bgr_to_nv12(frame).tobytes() for frame in frames[:5]))
+    done = alone(VERB, "track", "--input", raw, "--nv12", "480x270", "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert sorted(p.name for p in (tmp_path / "out").glob("*")) == [".motrlab_track", "camera.mp4", "camera.txt"]
+    assert done.stdout.startswith("5 frames, ")
+
+
+def test_a_verb_that_needs_more_says_so(tmp_path: Path) -> None:
+    done = alone(VERB, "perf", "--artifact", shipped_artifact())
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().endswith("pip install 'motrlab[kit]'")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_ids_are_never_used_again(frames: list[Any]) -> None:
+    """Hundreds of frames in which everybody is lost again and again."""
+    tracker, last = Tracker(), 0
+    gone: set[int] = set()
+    present: set[int] = set()
+    blank = np.zeros_like(frames[0])
+    for index in range(160):
+        ids = set(tracker.update(frames[index % 8] if index % 40 < 10 else blank).track_id.tolist())
+        assert not ids & gone
+        gone |= present - ids if index % 40 == 39 else set()  # thirty dark frames end every track
+        present = ids or present
+        last = max(ids | {last})
+    assert last > 10
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.zeros((270, 480), np.uint8), r"frame 3: 270×480 is grey .*BGR, uint8 \[H, W, 3\]"),
+        (np.zeros((270, 480, 1), np.uint8), "frame 3: 270×480×1 is grey"),
+        (np.zeros((270, 480, 4), np.uint8), "frame 3: an array 270×480×4; give BGR"),
+        (np.zeros((270, 480, 3), np.uint16), "frame 3: 16 bits a value: scale them to 8; give BGR"),
+        (np.zeros((270, 480, 3), np.float32), "frame 3: values are float32; give BGR"),
+        (np.zeros((0, 480, 3), np.uint8), "frame 3: an empty picture"),
+        (None, "frame 3: NoneType, no picture; give BGR"),
+        (np.zeros((480, 270, 3), np.uint8), r"frame 3: 270×480 pixels, the first frame had 480×270; call reset\(\)"),
+    ],
+    ids=["grey", "one channel", "alpha", "16 bits", "float", "empty", "none", "another size"],
+)
+def test_a_bad_frame_is_one_line_and_costs_nothing(
+    frame: Any, message: str, frames: list[Any], expected: list[Any]
+) -> None:
+    tracker = Tracker()
+    for good in frames[:2]:
+        tracker.update(good)
+    with pytest.raises(UserError, match=message):
+        tracker.update(frame)
+    assert_same(tracker.update(frames[2]), expected[2])
+
+
+@pytest.mark.parametrize("shape", [(406, 480), (405, 481), (405, 480, 3)])
+def test_what_is_no_nv12(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="is no NV12 picture; give NV12"):
+        Tracker(pixels="nv12").update(np.zeros(shape, np.uint8))
+
+
+def test_a_camera_of_nv12(frames: list[Any]) -> None:
+    """Boxes are in pixels of the picture, whose height is two thirds of the array's. Video range is stretched."""
+    full, video, bgr = (Tracker(pixels=pixels) for pixels in ("nv12", "nv12-video", "bgr"))
+    assert {t.pixels for t in (full, video, bgr)} == set(PIXELS)
+    for frame in frames[:12]:
+        nv12 = bgr_to_nv12(frame)
+        limited = np.concatenate((nv12[:270] * (219 / 255) + 16, (nv12[270:] - 128.0) * (224 / 255) + 128))
+        found = full.update(nv12), video.update(np.rint(limited).astype(np.uint8)), bgr.update(frame)
+    assert len(found[2]) > 3
+    for other in found[:2]:
+        assert len(other) == len(found[2])
+        np.testing.assert_allclose(np.sort(other.ltwh, 0), np.sort(found[2].ltwh, 0), atol=6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"artifact": "no/such"}, "no/such: no such artefact folder"),
+        ({"pixels": "rgb"}, "unknown pixels 'rgb': one of bgr, nv12, nv12-video"),
+        ({"num_threads": 0}, "num_threads must be at least 1"),
+        ({"options": {"spin": 1}}, "no session option 'spin'"),
+        ({"providers": ["NoSuchExecutionProvider"]}, "has no NoSuchExecutionProvider; it has .*CPUExecutionProvider"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Tracker(**arguments)
+
+
+def test_options_reach_onnxruntime(frames: list[Any], expected: list[Any]) -> None:
+    options = {"session.intra_op.allow_spinning": "0", "enable_mem_pattern": False}
+    tracker = Tracker(options=options, providers=["CPUExecutionProvider"])
+    assert_same(tracker.update(frames[0]), expected[0])
