@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.deploy_verbs import add_deploy_verbs, print_json
-from motrlab.errors import exit_status
+from motrlab.errors import UserError, exit_status
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.names import EVALUATED
 from motrlab.run import Run
@@ -83,6 +83,9 @@ def _add_run_verb(verbs: Any) -> None:
     run.add_argument("--to", dest="last", metavar="N", help="last notebook, number or name")
     run.add_argument("-p", dest="parameters", action="append", default=[], metavar="name=value",
                      help="a notebook's parameter, also as 04_qat.name=value")  # fmt: skip
+    run.add_argument("--set", dest="fields", action="append", default=[], metavar="FIELD=VALUE[,VALUE]",
+                     help="a field of the config, as train.lr=1e-3; several values: a run each, compared")  # fmt: skip
+    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="of such runs at a time (default 1)")
     run.set_defaults(verb=_run)
 
     train = verbs.add_parser("train", help="float training of a run: one process, or `torchrun -m -- motrlab train`")
@@ -156,17 +159,23 @@ def _add_stage_verbs(verbs: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from motrlab.pipeline import run_notebooks
+    from motrlab.config.fields import variants
+    from motrlab.pipeline import run_notebooks, run_variants
 
-    report = run_notebooks(
-        options.run,
-        options.preset,
-        parameters=options.parameters,
-        first=options.first,
-        last=options.last,
-        data_root=options.data_root,
-        sequences=options.sequences,
-    )
+    source = {"data_root": options.data_root, "sequences": options.sequences}
+    if len(combinations := variants(options.fields)) > 1:
+        if options.parameters or options.first:
+            raise UserError(
+                "run: --set with several values goes without -p and --from: where it begins follows from it"
+            )
+        names = run_variants(
+            options.run, options.preset, fields=options.fields, jobs=options.jobs, last=options.last, **source
+        )
+        options.runs = names
+        _compare(options)
+        return
+    ends = {"first": options.first, "last": options.last, "parameters": options.parameters}
+    report = run_notebooks(options.run, options.preset, fields=combinations[0], **ends, **source)
     if report is not None:
         print(report)
 

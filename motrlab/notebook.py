@@ -14,11 +14,11 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from motrlab.config.fields import WORDS, variants
 from motrlab.data.motchallenge import find_sequences
 from motrlab.errors import UserError
 from motrlab.run import Run
 
-WORDS = {"true": True, "false": False, "null": None}  # as YAML spells them; papermill's -p leaves them texts
 _INJECTED = "# Parameters"  # papermill's first line in the cell it injects
 
 
@@ -26,7 +26,7 @@ def begin(namespace: MutableMapping[str, Any]) -> Run:
     """Check the parameters in a notebook's `globals()` and open the run they name.
 
     The parameters `data_root` and `sequences` (names with commas between), where a notebook has them, choose the data
-    of a new run.
+    of a new run; `set` gives fields of the config other values, `FIELD=VALUE` with blanks between.
 
     An int given for a float parameter becomes one in `namespace`. Raises UserError on an unknown parameter, a value
     of another type, or a run that does not fit `preset`.
@@ -41,7 +41,10 @@ def begin(namespace: MutableMapping[str, Any]) -> Run:
     run = namespace["run"]
     names = tuple(n.strip() for n in namespace.get("sequences", "").split(",") if n.strip())
     source = checked_source(namespace.get("data_root") or None, names)
-    return Run.open(run.name if isinstance(run, Run) else run, namespace["preset"], **source)
+    fields = variants(namespace.get("set", "").split())
+    if len(fields) > 1:
+        raise UserError("set: several values for a field want a run each: python -m motrlab run --set FIELD=A,B")
+    return Run.open(run.name if isinstance(run, Run) else run, namespace["preset"], fields=fields[0], **source)
 
 
 def checked_source(data_root: str | None, sequences: Sequence[str]) -> dict[str, Any]:

@@ -7,20 +7,24 @@ Each executed notebook is kept in `runs/NAME/notebooks/`.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import logging
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import joblib
+
+from motrlab.config import load_preset
+from motrlab.config.fields import parse_value, variants, with_fields
 from motrlab.errors import UserError
-from motrlab.notebook import WORDS, checked_source
+from motrlab.lineage import first_stage
+from motrlab.notebook import checked_source
 from motrlab.run import Run, environment, project_root
 
 NOTEBOOKS = (
@@ -67,16 +71,6 @@ def select(first: str | None = None, last: str | None = None) -> tuple[str, ...]
     if start > end:
         raise UserError(f"--from {first} comes after --to {last}: nothing to run")
     return NOTEBOOKS[start : end + 1]
-
-
-def parse_value(text: str, kind: str = "") -> Any:
-    """A value as papermill's `-p` reads it, lists and YAML's words included; `kind` "str" keeps text as it is."""
-    if kind == "str":
-        return text
-    for read in (WORDS.__getitem__, int, float, ast.literal_eval):
-        with suppress(KeyError, ValueError, SyntaxError):
-            return read(text)
-    return text
 
 
 def parse_parameters(assignments: Sequence[str], known: Mapping[str, Mapping[str, str]]) -> Parameters:
@@ -136,8 +130,11 @@ def run_notebooks(
     last: str | None = None,
     data_root: str | None = None,
     sequences: Sequence[str] = (),
+    fields: Sequence[str] = (),
 ) -> Path | None:
     """Run the notebooks from `first` to `last` on run `name`; prints a line for each.
+
+    `fields`: `FIELD=VALUE` of the config, as `Run.open` takes them.
 
     Returns the path of the report where 08_report was among them. Raises UserError, also for one inside a notebook, and
     NotebookError for any other failure of a cell.
@@ -146,7 +143,7 @@ def run_notebooks(
     known = {notebook: known_parameters(folder / f"{notebook}.ipynb") for notebook in names}
     given = parse_parameters(parameters, known)
     builds = names[0] == NOTEBOOKS[0] or preset in ("", "smoke")  # what makes a run from nothing
-    run = Run.open(name, preset, create=builds, **checked_source(data_root, sequences))
+    run = Run.open(name, preset, create=builds, fields=fields, **checked_source(data_root, sequences))
     # Kernels get this interpreter's kernel spec and this project, whatever else the user has installed.
     paths = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
     own = {"JUPYTER_PATH": os.pathsep.join(filter(None, paths)), "MOTRLAB_HOME": str(project_root())}
@@ -162,6 +159,43 @@ def run_notebooks(
                 raise
             print(f"{time.perf_counter() - started:.1f} s", flush=True)
     return run.report / "index.html" if NOTEBOOKS[-1] in names else None
+
+
+def run_variants(
+    name: str,
+    preset: str = "",
+    *,
+    fields: Sequence[str],
+    jobs: int = 1,
+    last: str | None = None,
+    data_root: str | None = None,
+    sequences: Sequence[str] = (),
+) -> list[str]:
+    """A run for every combination of the fields' values: `NAME-1`, `NAME-2`, …; returns their names.
+
+    Run `name` itself is taken as far as no field has an effect, once; each variant starts from a copy of it and goes
+    on from there. `jobs` of them at a time, each in a process of its own. Raises UserError.
+    """
+    from motrlab.stages.chain import NOTEBOOK_OF
+
+    combinations = variants(fields)
+    for combination in combinations:
+        with_fields(load_preset(preset or "smoke"), combination)  # a mistake, said before anything runs
+    start = min(NOTEBOOKS.index(NOTEBOOK_OF[first_stage(field)]) for field in combinations[0])
+    if start:
+        run_notebooks(name, preset, last=NOTEBOOKS[start - 1], data_root=data_root, sequences=sequences)
+    base = Run.open(name, preset, **checked_source(data_root, sequences))
+    names = [f"{name}-{number}" for number in range(1, len(combinations) + 1)]
+    for own, combination in zip(names, combinations, strict=True):
+        print(f"{own}: {', '.join(combination)}", flush=True)
+        Run.open(base.copy(own).name, fields=combination)
+    options = ["--from", NOTEBOOKS[start], *(["--to", last] if last else [])]
+    commands = [[sys.executable, "-m", "motrlab", "run", "--run", own, *options] for own in names]
+    done = joblib.Parallel(n_jobs=jobs, backend="threading")(joblib.delayed(subprocess.run)(c) for c in commands)
+    failed = [own for own, result in zip(names, done, strict=True) if result.returncode]
+    if failed:
+        raise UserError(f"{', '.join(failed)}: did not end well; `python -m motrlab run --run NAME` goes on with one")
+    return names
 
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:

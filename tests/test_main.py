@@ -177,6 +177,7 @@ def test_run_passes_its_options_on_and_prints_the_report_last(
             "last": "qat",
             "data_root": "../mot",
             "sequences": ("A", "B"),
+            "fields": (),
         },
     ]
     assert capsys.readouterr().out.splitlines()[-1] == "/home/reports/real/index.html"
