@@ -73,18 +73,20 @@ def picture_size(data: bytes) -> tuple[int, int]:
     kind = "PNG" if data.startswith(_PNG) else "JPEG"
     if kind == "JPEG" and not data.startswith(b"\xff\xd8"):
         raise ValueError("not a JPEG or PNG file")
-    # Entropy-coded data have no markers in them: behind the start of a JPEG's scan an end marker can only be real.
-    if _PNG_END not in data if kind == "PNG" else data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
-        raise ValueError(f"{kind} file is cut short")
+    stream, whole = io.BytesIO(data), _PNG_END in data
     try:
-        with PIL.Image.open(io.BytesIO(data), formats=[kind]) as image:
+        with PIL.Image.open(stream, formats=[kind]) as image:
             size = image.size
-            if kind == "PNG":
+            if kind == "JPEG":  # read to its first scan, behind which entropy-coded data contain no other marker
+                whole = data.find(b"\xff\xd9", stream.tell()) >= 0
+            elif whole:
                 image.verify()
     except SyntaxError as error:  # of a checksum
         raise ValueError(f"{kind} file is damaged inside ({error})") from error
     except (OSError, ValueError, IndexError, struct.error) as error:
         raise ValueError(f"{kind} file is cut short") from error
+    if not whole:
+        raise ValueError(f"{kind} file is cut short")
     return size
 
 

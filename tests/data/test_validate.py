@@ -27,9 +27,17 @@ def encode(height: int, width: int, *options: int) -> bytes:
         encode(37, 53, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
         encode(37, 53, cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
         encode(37, 53) + b"\0" * 100,
+        encode(37, 53) + b"\0\xff\xda\0",
         encode(37, 53)[:2] + b"\xff\xe1\x00\x0athumb\xff\xd9\xff" + encode(37, 53)[2:],
     ],
-    ids=["baseline", "progressive", "restart markers", "trailing bytes", "end marker in a thumbnail, fill byte"],
+    ids=[
+        "baseline",
+        "progressive",
+        "restart markers",
+        "trailing bytes",
+        "trailing marker",
+        "end marker in a thumbnail, fill byte",
+    ],
 )
 def test_size_is_read_from_the_header(data: bytes) -> None:
     assert picture_size(data) == (53, 37)
