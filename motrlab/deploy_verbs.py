@@ -14,9 +14,11 @@ from motrlab.errors import UserError
 
 def add_deploy_verbs(verbs: Any) -> None:
     """Their parsers, one function each."""
-    for name in ("check", "compile", "targets", "debug"):
+    for name in ("compile", "debug"):
         unbuilt = verbs.add_parser(name, help="not built yet")
         unbuilt.set_defaults(verb=_not_built, name=name)
+    _add_check(verbs)
+    _add_targets(verbs)
     _add_perf(verbs)
     _add_align(verbs)
 
@@ -28,6 +30,49 @@ def _add_source(verb: argparse.ArgumentParser, *, preset: bool = False) -> None:
     what.add_argument("--artifact", type=Path, metavar="PATH", help="an artefact's folder")
     if preset:
         what.add_argument("--preset", default="", metavar="P", help="a preset's float network, not trained")
+
+
+def _add_check(verbs: Any) -> None:
+    check = verbs.add_parser("check", help="every layer against a target: fits or not, why, where, what to do")
+    _add_source(check, preset=True)
+    check.add_argument(
+        "--stage", default="", help="of a run: float, calibration, qat, fixed_point (default: its latest)"
+    )
+    check.add_argument("--target", required=True, metavar="T", help="a name that `targets` lists, path/to/target.json")
+    check.add_argument("--json", action="store_true", help="every layer, as JSON")
+    check.set_defaults(verb=_check)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from motrlab.deploy.check import UNSUPPORTED, check_layers, format_check
+    from motrlab.deploy.layers import layers_of_model
+    from motrlab.deploy.target import load_target
+    from motrlab.stages.graphs import find_graphs
+
+    target = load_target(options.target)
+    source = find_graphs(options.run, options.artifact, options.preset, options.stage)
+    layers = {name: layers_of_model(graph, name) for name, graph in source.graphs.items()}
+    found = check_layers(layers, target, source.told)
+    if options.json:
+        print_json(found.json())
+    else:
+        print(format_check(found))
+    if number := found.counts[UNSUPPORTED]:
+        first = next(v for v in found.verdicts if v.verdict == UNSUPPORTED)
+        told = f"{first.layer.graph} {first.layer.name}: {first.reason}; {first.advice}"
+        raise UserError(f"{number} of {len(found.verdicts)} layers are unsupported on {target.name}, first {told}")
+
+
+def _add_targets(verbs: Any) -> None:
+    targets = verbs.add_parser("targets", help="the known targets, where their figures come from, what is assumed")
+    targets.set_defaults(verb=_targets)
+
+
+def _targets(options: argparse.Namespace) -> None:
+    from motrlab.deploy.target import format_target, load_target, target_names
+
+    print("\n\n".join(format_target(load_target(name)) for name in target_names()))
+    print("\nYour own: --target path/to/target.json, as motrlab/deploy/targets/*.json are.")
 
 
 def _add_perf(verbs: Any) -> None:
