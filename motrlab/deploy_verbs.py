@@ -14,13 +14,15 @@ from motrlab.errors import UserError
 
 def add_deploy_verbs(verbs: Any) -> None:
     """Their parsers, one function each."""
-    for name in ("compile", "debug"):
+    for name in ("debug",):
         unbuilt = verbs.add_parser(name, help="not built yet")
         unbuilt.set_defaults(verb=_not_built, name=name)
     _add_check(verbs)
     _add_targets(verbs)
     _add_perf(verbs)
     _add_align(verbs)
+    _add_compile(verbs)
+    _add_handover(verbs)
 
 
 def _add_source(verb: argparse.ArgumentParser, *, preset: bool = False) -> None:
@@ -155,6 +157,66 @@ def _align(options: argparse.Namespace) -> None:
     if metrics["equal_files"] < metrics["num_files"]:
         sys.stdout.flush()
         raise SystemExit(1)
+
+
+def _add_compile(verbs: Any) -> None:
+    verb = verbs.add_parser("compile", help="an artefact as a target runs it, and compile.json")
+    _add_source(verb)
+    verb.add_argument("--target", required=True, metavar="T", help="onnxruntime-cpu, openvino-cpu, qnn-htp or rk3588")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="default: compiled/T beside the artefact")
+    verb.add_argument("--native", action="store_true", help="openvino-cpu: its own int8 kernels, which are not exact")
+    verb.add_argument("--option", dest="options", action="append", default=[], type=_key_value, metavar="NAME=VALUE",
+                      help="of the vendor's compiler, as soc_model=57; may be repeated")  # fmt: skip
+    verb.set_defaults(verb=_compile)
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _compile(options: argparse.Namespace) -> None:
+    from motrlab.stages.compilation import compile_source
+
+    told, folder = compile_source(
+        options.target,
+        run=options.run,
+        artifact=options.artifact,
+        out=options.out,
+        native=options.native,
+        options=dict(options.options),
+    )
+    for name, file in told["files"].items():
+        print(f"{name}: {file['bytes'] / 1e6:.2f} MB")
+    for what, found in told["checked"].items():
+        print(f"{what}: {found if isinstance(found, str) else agreement_text(found)}")
+    print(folder / "compile.json")
+
+
+def agreement_text(found: Mapping[str, float]) -> str:
+    """Of a form that is not exact."""
+    return f"{found['sqnr_db']:.1f} dB against the artefact, {found['equal']:.1%} of the values equal"
+
+
+def _add_handover(verbs: Any) -> None:
+    verb = verbs.add_parser("handover", help="a folder with what a vendor's toolchain needs of a run")
+    verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("--target", default="", metavar="T", help="a chip: the toolchain that compiles for it")
+    what.add_argument("--toolchain", default="", metavar="X", help="aimet, horizon, qnn or onnx")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="default: handover/X beside the run's artefact")
+    verb.add_argument("--samples", type=int, default=32, metavar="N", help="frames to calibrate with (default 32)")
+    verb.set_defaults(verb=_handover)
+
+
+def _handover(options: argparse.Namespace) -> None:
+    from motrlab.run import Run
+    from motrlab.stages.compilation import hand_over
+
+    run = Run.open(options.run, create=False)
+    print(hand_over(run, options.target, options.toolchain, out=options.out, num_samples=options.samples))
 
 
 def print_json(values: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from motrlab.run import Run
 
 VERBS = (
     "run", "train", "prepare", "import", "export", "evaluate", "eval-files", "track", "check", "calops", "compile",
-    "perf", "align", "compare", "report", "doctor",
+    "perf", "align", "compare", "report", "doctor", "handover",
 )  # fmt: skip
 
 

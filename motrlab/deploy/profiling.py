@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from motrlab.deploy.integer import INTEGER_OPERATORS, node_macs
-from motrlab.deploy.kernels import Array, exact_form, onnxruntime_session, openvino_request
+from motrlab.deploy.kernels import Array, exact_form, onnxruntime_session, openvino_model
 from motrlab.deploy.layers import Layer, TensorInfo
 from motrlab.deploy.performance import LayerCost
 from motrlab.deploy.plain import plain_form
@@ -182,7 +182,7 @@ def _with_openvino(
     file: Path, inputs: Sequence[Inputs], repeats: int, num_threads: int, _: int
 ) -> tuple[_Nodes, _Timed]:
     model = onnx.shape_inference.infer_shapes(plain_form(onnx.load(file)))
-    request = openvino_request(model, num_threads, PERF_COUNT=True)
+    request = openvino_model(model, num_threads, PERF_COUNT=True).create_infer_request()
     timed: _Timed = {}
     for index in range(repeats + _WARM_UP):
         request.infer(dict(inputs[index % len(inputs)]))
