@@ -159,10 +159,10 @@ def test_a_camera_of_nv12(frames: list[Any]) -> None:
         nv12 = bgr_to_nv12(frame)
         limited = np.concatenate((nv12[:270] * (219 / 255) + 16, (nv12[270:] - 128.0) * (224 / 255) + 128))
         found = full.update(nv12), video.update(np.rint(limited).astype(np.uint8)), bgr.update(frame)
-    assert len(found[2]) > 3
+    assert len(found[2]) > 5
     for other in found[:2]:
-        assert len(other) == len(found[2])
-        np.testing.assert_allclose(np.sort(other.ltwh, 0), np.sort(found[2].ltwh, 0), atol=6)
+        off = np.abs(found[2].ltwh[:, None] - other.ltwh).max(-1).min(1)  # of each box to the nearest
+        assert (off < 6).mean() > 0.7
 
 
 @pytest.mark.parametrize(

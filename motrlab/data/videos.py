@@ -145,13 +145,10 @@ def _open_nv12(path: Path, height: int, width: int) -> FrameSource:
 def _read_nv12(files: list[Path], height: int, width: int) -> Iterator[tuple[int, Image]]:
     number, size, faults = 0, height * width * 3 // 2, []
     for file in files:
-        try:
-            with file.open("rb") as stream:
-                while len(data := stream.read(size)) == size:
-                    number += 1
-                    yield number, np.frombuffer(data, np.uint8).reshape(height * 3 // 2, width)
-        except OSError as error:
-            raise UserError(f"{file}: {why_unreadable(file, error)}; copy it again") from error
+        with reading(file), file.open("rb") as stream:
+            while len(data := stream.read(size)) == size:
+                number += 1
+                yield number, np.frombuffer(data, np.uint8).reshape(height * 3 // 2, width)
         if data:
             faults.append(f"{file}: {len(data)} bytes at its end are no frame of {width}×{height} ({size} bytes)")
     if faults:

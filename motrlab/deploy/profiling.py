@@ -197,7 +197,7 @@ def _with_openvino(
     for item in model.graph.value_info:
         tensor = item.type.tensor_type
         shapes[item.name] = _type_name(tensor.elem_type), tuple(d.dim_value for d in tensor.shape.dim)
-    return _Nodes(model, shapes), timed
+    return _Nodes(model, shapes), {name: found for name, found in timed.items() if found[1]}
 
 
 @contextmanager
