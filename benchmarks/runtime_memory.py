@@ -31,9 +31,8 @@ def main() -> None:
     from motrlab.runtime import Tracker
 
     took, used = time.perf_counter() - began, time.process_time() - cpu
-    print(
-        f"import motrlab.runtime: {took:.3f} s of the clock, {used:.3f} s of the processor; torch: {'torch' in sys.modules}"
-    )
+    torch = "with" if "torch" in sys.modules else "without"
+    print(f"import motrlab.runtime: {took:.3f} s, of it {used:.3f} s of the processor, {torch} torch", flush=True)
     from motrlab.deploy.measuring import street_frames
 
     frames = street_frames(120)
