@@ -1,4 +1,5 @@
-"""Fixed-point graphs against fp32 graphs of the same network on ONNX Runtime and in PyTorch, some calls of each in turn.
+"""Fixed-point graphs against fp32 graphs of the same network on ONNX Runtime and in PyTorch, some calls of each in
+turn.
 
     OMP_NUM_THREADS=1 python benchmarks/fixed_point_vs_fp32.py --run demo
     OMP_NUM_THREADS=1 python benchmarks/fixed_point_vs_fp32.py --preset mot17_small

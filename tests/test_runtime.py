@@ -145,6 +145,21 @@ def test_a_bad_frame_is_one_line_and_costs_nothing(
     assert_same(tracker.update(frames[2]), expected[2])
 
 
+def test_an_interrupted_frame_ends_the_sequence(
+    frames: list[Any], expected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker()
+    tracker.update(frames[3])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("motrlab.tracking.tracker.Tracker.update", interrupt)
+        tracker.update(frames[4])
+    assert_same(tracker.update(frames[0]), expected[0])
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("shape", [(406, 480), (405, 481), (405, 480, 3)])
 def test_what_is_no_nv12(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="is no NV12 picture; give NV12"):
