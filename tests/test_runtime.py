@@ -150,9 +150,10 @@ def test_an_interrupted_frame_ends_the_sequence(
 ) -> None:
     tracker = Tracker()
     tracker.update(frames[3])
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("motrlab.tracking.tracker.Tracker.update", interrupt)
-        tracker.update(frames[4])
+        with pytest.raises(KeyboardInterrupt):
+            tracker.update(frames[4])
     assert_same(tracker.update(frames[0]), expected[0])
 
 

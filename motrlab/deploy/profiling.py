@@ -186,18 +186,15 @@ def _with_openvino(
     timed: _Timed = {}
     for index in range(repeats + _WARM_UP):
         request.infer(dict(inputs[index % len(inputs)]))
-        seen: dict[str, float] = {}  # some names stand for several steps
-        for step in request.profiling_info:
-            if step.status.name == "EXECUTED":
-                seen[step.node_name] = seen.get(step.node_name, 0.0) + step.real_time.total_seconds() * 1e6
-                timed.setdefault(step.node_name, (f"{step.node_type} {step.exec_type}", []))
-        for name, time_us in seen.items() if index >= _WARM_UP else ():
-            timed[name][1].append(time_us)
+        for step in request.profiling_info if index >= _WARM_UP else ():
+            if step.status.name == "EXECUTED":  # some are in some inferences only, some names stand for several steps
+                _, calls = timed.setdefault(step.node_name, (f"{step.node_type} {step.exec_type}", [0.0] * repeats))
+                calls[index - _WARM_UP] += step.real_time.total_seconds() * 1e6
     shapes = {}
     for item in model.graph.value_info:
         tensor = item.type.tensor_type
         shapes[item.name] = _type_name(tensor.elem_type), tuple(d.dim_value for d in tensor.shape.dim)
-    return _Nodes(model, shapes), {name: found for name, found in timed.items() if found[1]}
+    return _Nodes(model, shapes), timed
 
 
 @contextmanager
