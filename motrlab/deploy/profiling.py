@@ -188,7 +188,8 @@ def _with_openvino(
         request.infer(dict(inputs[index % len(inputs)]))
         for step in request.profiling_info if index >= _WARM_UP else ():
             if step.status.name == "EXECUTED":  # some are in some inferences only, some names stand for several steps
-                _, calls = timed.setdefault(step.node_name, (f"{step.node_type} {step.exec_type}", [0.0] * repeats))
+                kernel = f"{step.node_type} {step.exec_type}"
+                calls = timed.setdefault(step.node_name, (kernel, [0.0] * repeats))[1]
                 calls[index - _WARM_UP] += step.real_time.total_seconds() * 1e6
     shapes = {}
     for item in model.graph.value_info:
