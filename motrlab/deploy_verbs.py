@@ -83,6 +83,9 @@ def _add_perf(verbs: Any) -> None:
     told = "a chip or path/to/target.json: predicted; a host: measured (default: onnxruntime-cpu)"
     perf.add_argument("--target", default="", metavar="T", help=told)
     perf.add_argument("--repeats", type=int, default=50, help="timed calls of each graph (default 50)")
+    perf.add_argument(
+        "--fps", type=float, default=30.0, help="at which frames come in the rate-limited run (default 30)"
+    )
     perf.add_argument("--json", action="store_true", help="the whole result as JSON")
     perf.set_defaults(verb=_perf)
 
@@ -122,8 +125,8 @@ def _perf_measured(options: argparse.Namespace, target: str) -> None:
     if options.artifact:
         from motrlab.deploy.measuring import measure_artifact, street_frames
 
-        frames = street_frames()
-        found = measure_artifact(options.artifact, None, frames, target=target, repeats=options.repeats)[1]
+        frames, how = street_frames(), {"repeats": options.repeats, "design_fps": options.fps}
+        found = measure_artifact(options.artifact, None, frames, target=target, **how)[1]
     else:
         from motrlab.run import Run
         from motrlab.stages.chain import require
@@ -131,7 +134,7 @@ def _perf_measured(options: argparse.Namespace, target: str) -> None:
 
         run = Run.open(options.run, create=False)
         require(run, "fixed_point")
-        found = measure_run(run, repeats=options.repeats, target=target)[1]
+        found = measure_run(run, repeats=options.repeats, target=target, design_fps=options.fps)[1]
     if options.json:
         print_json(found.json())
     else:

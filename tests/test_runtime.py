@@ -145,6 +145,22 @@ def test_a_bad_frame_is_one_line_and_costs_nothing(
     assert_same(tracker.update(frames[2]), expected[2])
 
 
+def test_an_interrupted_frame_ends_the_sequence(
+    frames: list[Any], expected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker()
+    tracker.update(frames[3])
+    with monkeypatch.context() as patch:
+        patch.setattr("motrlab.tracking.tracker.Tracker.update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tracker.update(frames[4])
+    assert_same(tracker.update(frames[0]), expected[0])
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("shape", [(406, 480), (405, 481), (405, 480, 3)])
 def test_what_is_no_nv12(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="is no NV12 picture; give NV12"):
@@ -159,10 +175,10 @@ def test_a_camera_of_nv12(frames: list[Any]) -> None:
         nv12 = bgr_to_nv12(frame)
         limited = np.concatenate((nv12[:270] * (219 / 255) + 16, (nv12[270:] - 128.0) * (224 / 255) + 128))
         found = full.update(nv12), video.update(np.rint(limited).astype(np.uint8)), bgr.update(frame)
-    assert len(found[2]) > 3
+    assert len(found[2]) > 5
     for other in found[:2]:
-        assert len(other) == len(found[2])
-        np.testing.assert_allclose(np.sort(other.ltwh, 0), np.sort(found[2].ltwh, 0), atol=6)
+        off = np.abs(found[2].ltwh[:, None] - other.ltwh).max(-1).min(1)  # of each box to the nearest
+        assert (off < 6).mean() > 0.7
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ import numpy as np
 from motrlab.data.frames import FrameFiles, list_frames
 from motrlab.data.motchallenge import read_sequence_info
 from motrlab.data.pictures import Image, decode_image
-from motrlab.data.rows import reading, why_unreadable
-from motrlab.data.validate import checked_size, orientation
+from motrlab.data.rows import reading
 from motrlab.errors import UserError
 from motrlab.files import hidden_name, writing
 
@@ -68,6 +67,8 @@ def open_source(given: Path | str, nv12: tuple[int, int] | None = None) -> Frame
 
 
 def _open_folder(path: Path) -> FrameSource:
+    from motrlab.data.validate import orientation  # here: videos and cameras need no Pillow
+
     info = read_sequence_info(path) if (path / "seqinfo.ini").is_file() else None
     images = path / (info.image_dir if info else "img1")
     images = images if info or images.is_dir() else path
@@ -97,6 +98,8 @@ def _read_pictures(listed: FrameFiles) -> Iterator[tuple[int, Image]]:
 
 def _read_picture(file: Path) -> Image:
     """Raises UserError also for damage that a decoder would go over, filling in grey."""
+    from motrlab.data.validate import checked_size
+
     with reading(file):
         data = file.read_bytes()
         if data.startswith((b"\xff\xd8", b"\x89PNG")):
@@ -145,13 +148,10 @@ def _open_nv12(path: Path, height: int, width: int) -> FrameSource:
 def _read_nv12(files: list[Path], height: int, width: int) -> Iterator[tuple[int, Image]]:
     number, size, faults = 0, height * width * 3 // 2, []
     for file in files:
-        try:
-            with file.open("rb") as stream:
-                while len(data := stream.read(size)) == size:
-                    number += 1
-                    yield number, np.frombuffer(data, np.uint8).reshape(height * 3 // 2, width)
-        except OSError as error:
-            raise UserError(f"{file}: {why_unreadable(file, error)}; copy it again") from error
+        with reading(file), file.open("rb") as stream:
+            while len(data := stream.read(size)) == size:
+                number += 1
+                yield number, np.frombuffer(data, np.uint8).reshape(height * 3 // 2, width)
         if data:
             faults.append(f"{file}: {len(data)} bytes at its end are no frame of {width}×{height} ({size} bytes)")
     if faults:

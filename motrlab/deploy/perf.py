@@ -74,7 +74,7 @@ def measure_latency(
         images: frames of one sequence, BGR `uint8 [H, W, 3]`.
         num_threads: thread counts to measure with.
         repeats: timed calls of each graph for each thread count.
-        more: further forms by name.
+        more: further forms by name, measured with the first thread count only.
 
     Returns:
         Flat metrics: `GRAPH.FORM.p50_ms`, `.p90_ms`, `.p99_ms` for `base` and `qim` and the forms `fixed_point`, `fp32`
@@ -93,7 +93,8 @@ def measure_latency(
         with pinned(threads) as processors:
             fixed = load_artifact(artifact, num_threads=threads)
             floating = fixed.on_files(float_graphs, num_threads=threads) if float_graphs else None
-            networks = {name: (form, form.load(threads)) for name, form in (more or {}).items()}
+            others = more or {} if not index else {}
+            networks = {name: (form, form.load(threads)) for name, form in others.items()}
             recorded = record_inputs(fixed, frames)
             seconds = _time_graphs(fixed, floating, networks, recorded, frames, repeats)
             seconds |= time_closed_loops(fixed, floating, frames)

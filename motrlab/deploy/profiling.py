@@ -186,13 +186,11 @@ def _with_openvino(
     timed: _Timed = {}
     for index in range(repeats + _WARM_UP):
         request.infer(dict(inputs[index % len(inputs)]))
-        seen: dict[str, float] = {}  # some names stand for several steps
-        for step in request.profiling_info:
-            if step.status.name == "EXECUTED":
-                seen[step.node_name] = seen.get(step.node_name, 0.0) + step.real_time.total_seconds() * 1e6
-                timed.setdefault(step.node_name, (f"{step.node_type} {step.exec_type}", []))
-        for name, time_us in seen.items() if index >= _WARM_UP else ():
-            timed[name][1].append(time_us)
+        for step in request.profiling_info if index >= _WARM_UP else ():
+            if step.status.name == "EXECUTED":  # some are in some inferences only, some names stand for several steps
+                kernel = f"{step.node_type} {step.exec_type}"
+                calls = timed.setdefault(step.node_name, (kernel, [0.0] * repeats))[1]
+                calls[index - _WARM_UP] += step.real_time.total_seconds() * 1e6
     shapes = {}
     for item in model.graph.value_info:
         tensor = item.type.tensor_type

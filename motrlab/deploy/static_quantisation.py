@@ -16,12 +16,19 @@ from motrlab.machine import may_saturate
 Samples = Mapping[str, Sequence[Mapping[str, Array]]]
 
 
-def quantize_static_graphs(floats: Path, samples: Samples, folder: Path) -> Path:
+def quantize_static_graphs(floats: Path, samples: Samples, folder: Path, method: str = "MinMax") -> Path:
     """Quantise `base.onnx` and `qim.onnx` of `floats` into `folder`, which is returned.
 
-    `samples`: for `base` and `qim` inputs by name, float32, as the closed loop of the float graphs has them.
+    `samples`: for `base` and `qim` inputs by name, float32, as the closed loop of the float graphs has them. `method`:
+    a name of its `CalibrationMethod`.
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -48,6 +55,7 @@ def quantize_static_graphs(floats: Path, samples: Samples, folder: Path) -> Path
                 reduce_range=may_saturate(),
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod[method],
             )
             prepared.unlink()
     finally:

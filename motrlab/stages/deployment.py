@@ -60,7 +60,9 @@ def measure_performance(run: Run, *, repeats: int = 50, target: str = "onnxrunti
     return measure_run(run, repeats=repeats, target=target)[0]
 
 
-def measure_run(run: Run, *, repeats: int = 50, target: str = "onnxruntime-cpu") -> tuple[dict[str, Any], Performance]:
+def measure_run(
+    run: Run, *, repeats: int = 50, target: str = "onnxruntime-cpu", design_fps: float = 30.0
+) -> tuple[dict[str, Any], Performance]:
     """Latency of the artefact beside other forms of the same network, and of each part of the frame step.
 
     Record kind `latency`: flat metrics; assets `perf_TARGET.json` and `.csv`. Returns the metrics and the
@@ -74,7 +76,9 @@ def measure_run(run: Run, *, repeats: int = 50, target: str = "onnxruntime-cpu")
     frames = list(read_frames(store, info.name, 1, min(_PERF_FRAMES, info.num_frames)))
     folder = run.path / "export" / "float"
     forms = {"torch": Form(lambda threads: _torch_networks(run, threads))}
-    metrics, found = measure_artifact(run.artifact, folder, frames, repeats=repeats, target=target, more=forms)
+    metrics, found = measure_artifact(
+        run.artifact, folder, frames, repeats=repeats, target=target, design_fps=design_fps, more=forms
+    )
     assets = [run.assets / f"perf_{target}.json", run.assets / f"perf_{target}.csv"]
     write_text(assets[0], json.dumps(found.json(), indent=1) + "\n")
     write_text(assets[1], found.csv())
