@@ -111,7 +111,7 @@ def _time_all(
     repeats: int,
     more: Mapping[str, Form] | None,
 ) -> tuple[dict[str, list[float]], Recorded]:
-    """Graphs and closed loops with one number of threads: seconds by name, and what the artefact's graphs were given."""
+    """Graphs and closed loops on one number of threads: seconds by name, and what our graphs were given."""
     fixed = load_artifact(artifact, num_threads=threads)
     floating = fixed.on_files(float_graphs, num_threads=threads) if float_graphs else None
     networks = {name: (form, form.load(threads)) for name, form in (more or {}).items()}
