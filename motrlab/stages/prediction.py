@@ -78,21 +78,9 @@ def file_safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)
 
 
-def format_performance(performance: Performance, most: int = 20) -> str:
-    """The frame, both graphs, and the layers that take longest, as text."""
-    frame = performance.frame
-    lines = [f"{performance.target}, {performance.kind}: {frame['latency_ms']:.3f} ms a frame, {frame['fps']:.1f} FPS"]
-    lines += [f"  {name}: {graph['latency_ms']:.3f} ms" for name, graph in performance.graphs.items()]
-    lines.append(f"  host: {frame['host_ms']:.3f} ms")
-    lines += [f"  {key}: {value:,.6g}" for key, value in performance.sections.get("traffic", {}).items()]
-    lines.append(f"{'layer':<52}{'ms':>9}  {'bound':<10}{'use':>6}")
-    for cost in sorted(performance.layers, key=lambda c: -c.latency_ms)[:most]:
-        used = cost.more.get("utilisation")
-        told = "" if used is None else f"{used:6.0%}"
-        lines.append(
-            f"{cost.layer.graph + ' ' + cost.layer.name:<52}{cost.latency_ms:>9.4f}  {cost.bound:<10}{told:>6}"
-        )
-    lines += [
+def prediction_text(source: GraphSource, performance: Performance) -> str:
+    """For a terminal: what was predicted, the table, and what to look at first."""
+    advice = [
         f"{entry['severity']}: {entry['layer']}: {entry['text']}" for entry in performance.sections["advice"][:10]
     ]
-    return "\n".join(lines)
+    return "\n".join([source.told, performance.table(), *advice])
