@@ -100,6 +100,11 @@ def _perf(options: argparse.Namespace) -> None:
         _perf_predicted(options, target)
     else:
         _perf_measured(options, target.name)
+    if options.run:
+        from motrlab.report.latency import render_latency
+        from motrlab.run import Run
+
+        print(render_latency(Run.open(options.run, create=False)), file=sys.stderr)
 
 
 def _perf_predicted(options: argparse.Namespace, target: Any) -> None:
