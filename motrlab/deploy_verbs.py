@@ -100,12 +100,17 @@ def _perf(options: argparse.Namespace) -> None:
         _perf_predicted(options, target)
     else:
         _perf_measured(options, target.name)
+    if options.run:
+        from motrlab.report.latency import render_latency
+        from motrlab.run import Run
+
+        print(render_latency(Run.open(options.run, create=False)), file=sys.stderr)
 
 
 def _perf_predicted(options: argparse.Namespace, target: Any) -> None:
     from motrlab.run import Run
     from motrlab.stages.graphs import find_graphs
-    from motrlab.stages.prediction import format_performance, predict_run, predict_source
+    from motrlab.stages.prediction import predict_run, predict_source, prediction_text
 
     source = find_graphs(options.run, options.artifact, options.preset)
     if options.run:
@@ -115,7 +120,7 @@ def _perf_predicted(options: argparse.Namespace, target: Any) -> None:
     if options.json:
         print_json(found.json())
     else:
-        print(f"{source.told}\n{format_performance(found)}")
+        print(prediction_text(source, found))
 
 
 def _perf_measured(options: argparse.Namespace, target: str) -> None:
