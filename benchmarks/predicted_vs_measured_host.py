@@ -31,11 +31,13 @@ from motrlab.deploy.kernel_layers import layers_of_kernels
 from motrlab.deploy.kernels import exact_form, onnxruntime_session
 from motrlab.deploy.performance import LayerCost
 from motrlab.deploy.predict.frame import predict
-from motrlab.deploy.profile import node_seconds, typical
+from motrlab.deploy.profile import call_seconds, node_seconds, overheads, typical
 from motrlab.deploy.target import Target, load_target
 from motrlab.errors import UserError
 from motrlab.run import Run
 from motrlab.stages.chain import require
+
+_TURNS = 4  # of calls with a profile and without
 
 
 def main() -> None:
@@ -106,23 +108,19 @@ def compare(name: str, artifact: Path, target: Target, repeats: int, *, every: b
 
 
 def _measure(content: str | bytes, repeats: int) -> tuple[float, dict[str, float]]:
-    """Seconds of a call, without a profile, and of each node, some calls of each form in turn."""
-    session = onnxruntime_session(content, 1)
+    """Seconds of a call, without a profile, and of each node, without what the profile adds; some of both in turn."""
     random = np.random.default_rng(0)
     inputs = {
         item.name: random.integers(0, 256, item.shape, np.uint8) if "uint8" in item.type
         else random.uniform(0.1, 0.9, item.shape).astype(np.float32)
-        for item in session.get_inputs()
+        for item in onnxruntime_session(content, 1).get_inputs()
     }  # fmt: skip
-    calls, nodes = [], defaultdict[str, list[float]](list)
-    for _ in range(4):
-        for _ in range(repeats // 4 + 2):
-            started = time.perf_counter()
-            session.run(None, inputs)
-            calls.append(time.perf_counter() - started)
-        for name, seconds in node_seconds(content, inputs, repeats=repeats // 4 + 2).items():
+    calls, nodes, added = list[float](), defaultdict[str, list[float]](list), overheads()[0]
+    for _ in range(_TURNS):
+        calls += call_seconds(content, inputs, repeats=repeats // _TURNS)
+        for name, seconds in node_seconds(content, inputs, repeats=repeats // _TURNS).items():
             nodes[name] += seconds
-    return typical(calls), {name: typical(seconds) for name, seconds in nodes.items()}
+    return typical(calls), {name: max(0.0, typical(seconds) - added) for name, seconds in nodes.items()}
 
 
 def _by_kind(layers: Sequence[LayerCost], true: np.ndarray) -> str:

@@ -14,15 +14,14 @@ from motrlab.errors import UserError
 
 def add_deploy_verbs(verbs: Any) -> None:
     """Their parsers, one function each."""
-    for name in ("compile",):
-        unbuilt = verbs.add_parser(name, help="not built yet")
-        unbuilt.set_defaults(verb=_not_built, name=name)
     _add_check(verbs)
     _add_targets(verbs)
     _add_perf(verbs)
     _add_align(verbs)
     _add_debug(verbs)
     _add_sensitivity(verbs)
+    _add_compile(verbs)
+    _add_handover(verbs)
 
 
 def _add_source(verb: argparse.ArgumentParser, *, preset: bool = False) -> None:
@@ -83,6 +82,9 @@ def _add_perf(verbs: Any) -> None:
     told = "a chip or path/to/target.json: predicted; a host: measured (default: onnxruntime-cpu)"
     perf.add_argument("--target", default="", metavar="T", help=told)
     perf.add_argument("--repeats", type=int, default=50, help="timed calls of each graph (default 50)")
+    perf.add_argument(
+        "--fps", type=float, default=30.0, help="at which frames come in the rate-limited run (default 30)"
+    )
     perf.add_argument("--json", action="store_true", help="the whole result as JSON")
     perf.set_defaults(verb=_perf)
 
@@ -97,12 +99,17 @@ def _perf(options: argparse.Namespace) -> None:
         _perf_predicted(options, target)
     else:
         _perf_measured(options, target.name)
+    if options.run:
+        from motrlab.report.latency import render_latency
+        from motrlab.run import Run
+
+        print(render_latency(Run.open(options.run, create=False)), file=sys.stderr)
 
 
 def _perf_predicted(options: argparse.Namespace, target: Any) -> None:
     from motrlab.run import Run
     from motrlab.stages.graphs import find_graphs
-    from motrlab.stages.prediction import format_performance, predict_run, predict_source
+    from motrlab.stages.prediction import predict_run, predict_source, prediction_text
 
     source = find_graphs(options.run, options.artifact, options.preset)
     if options.run:
@@ -112,7 +119,7 @@ def _perf_predicted(options: argparse.Namespace, target: Any) -> None:
     if options.json:
         print_json(found.json())
     else:
-        print(f"{source.told}\n{format_performance(found)}")
+        print(prediction_text(source, found))
 
 
 def _perf_measured(options: argparse.Namespace, target: str) -> None:
@@ -122,8 +129,8 @@ def _perf_measured(options: argparse.Namespace, target: str) -> None:
     if options.artifact:
         from motrlab.deploy.measuring import measure_artifact, street_frames
 
-        frames = street_frames()
-        found = measure_artifact(options.artifact, None, frames, target=target, repeats=options.repeats)[1]
+        frames, how = street_frames(), {"repeats": options.repeats, "design_fps": options.fps}
+        found = measure_artifact(options.artifact, None, frames, target=target, **how)[1]
     else:
         from motrlab.run import Run
         from motrlab.stages.chain import require
@@ -131,7 +138,7 @@ def _perf_measured(options: argparse.Namespace, target: str) -> None:
 
         run = Run.open(options.run, create=False)
         require(run, "fixed_point")
-        found = measure_run(run, repeats=options.repeats, target=target)[1]
+        found = measure_run(run, repeats=options.repeats, target=target, design_fps=options.fps)[1]
     if options.json:
         print_json(found.json())
     else:
@@ -209,10 +216,66 @@ def _sensitivity(options: argparse.Namespace) -> None:
     print(format_search(run, record["metrics"]))
 
 
+def _add_compile(verbs: Any) -> None:
+    verb = verbs.add_parser("compile", help="an artefact as a target runs it, and compile.json")
+    _add_source(verb)
+    verb.add_argument("--target", required=True, metavar="T", help="onnxruntime-cpu, openvino-cpu, qnn-htp or rk3588")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="default: compiled/T beside the artefact")
+    verb.add_argument("--native", action="store_true", help="openvino-cpu: its own int8 kernels, which are not exact")
+    verb.add_argument("--option", dest="options", action="append", default=[], type=_key_value, metavar="NAME=VALUE",
+                      help="of the vendor's compiler, as soc_model=57; may be repeated")  # fmt: skip
+    verb.set_defaults(verb=_compile)
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _compile(options: argparse.Namespace) -> None:
+    from motrlab.stages.compilation import compile_source
+
+    told, folder = compile_source(
+        options.target,
+        run=options.run,
+        artifact=options.artifact,
+        out=options.out,
+        native=options.native,
+        options=dict(options.options),
+    )
+    for name, file in told["files"].items():
+        print(f"{name}: {file['bytes'] / 1e6:.2f} MB")
+    for what, found in told["checked"].items():
+        print(f"{what}: {found if isinstance(found, str) else agreement_text(found)}")
+    print(folder / "compile.json")
+
+
+def agreement_text(found: Mapping[str, float]) -> str:
+    """Of a form that is not exact."""
+    return f"{found['sqnr_db']:.1f} dB against the artefact, {found['equal']:.1%} of the values equal"
+
+
+def _add_handover(verbs: Any) -> None:
+    verb = verbs.add_parser("handover", help="a folder with what a vendor's toolchain needs of a run")
+    verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("--target", default="", metavar="T", help="a chip: the toolchain that compiles for it")
+    what.add_argument("--toolchain", default="", metavar="X", help="aimet, horizon, qnn or onnx")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="default: handover/X beside the run's artefact")
+    verb.add_argument("--samples", type=int, default=32, metavar="N", help="frames to calibrate with (default 32)")
+    verb.set_defaults(verb=_handover)
+
+
+def _handover(options: argparse.Namespace) -> None:
+    from motrlab.run import Run
+    from motrlab.stages.compilation import hand_over
+
+    run = Run.open(options.run, create=False)
+    print(hand_over(run, options.target, options.toolchain, out=options.out, num_samples=options.samples))
+
+
 def print_json(values: Mapping[str, Any]) -> None:
     """JSON has no NaN: a metric without a value is null."""
     print(json.dumps(json.loads(json.dumps(values), parse_constant=lambda _: None), indent=2))
-
-
-def _not_built(options: argparse.Namespace) -> None:
-    raise UserError(f"{options.name}: not built yet; `python -m motrlab --help` lists what is")

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,11 @@ from scipy.optimize import nnls
 
 from motrlab.deploy.integer import optimised_model
 from motrlab.deploy.kernel_layers import layers_of_optimised
-from motrlab.deploy.kernels import exact_form, onnxruntime_session
+from motrlab.deploy.kernels import exact_form
 from motrlab.deploy.layers import Layer
 from motrlab.deploy.microbench import KINDS, WARMERS, bench_model, random_inputs
-from motrlab.deploy.onnx_graph import GraphBuilder
 from motrlab.deploy.predict.host import amount_of, features_of, kernel_of, unit_of
-from motrlab.deploy.profile import node_seconds, typical
+from motrlab.deploy.profile import node_seconds, overheads, typical
 from motrlab.deploy.target import SCHEMA, Target, parse_target
 from motrlab.files import write_text
 from motrlab.machine import hardware
@@ -36,12 +35,13 @@ _CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")  # of one core: 
 _DEFAULT_CACHE = 1 << 20  # bytes, where the system does not say
 _CLOCK = 1e9  # cycles are nanoseconds: a host's own clock changes
 _NODES = 8  # of one graph
-_CHAIN = 200  # nodes of the graph that shows what a node costs beside its kernel
+_LEAST = 2e-7  # seconds of a node
+_RESOLUTION = 0.5e-6  # of a profile, seconds: errors below it say nothing
 
 Measured = tuple[Layer, float]  # and its seconds
 
 
-def describe_host(path: Path, num_threads: int = 1, *, repeats: int = 20, seed: int = 0, share: float = 1.0) -> Target:
+def describe_host(path: Path, num_threads: int = 1, *, repeats: int = 40, seed: int = 0, share: float = 1.0) -> Target:
     """Measure this host and write its target file, for `perf --target PATH` and `load_target`.
 
     Args:
@@ -52,11 +52,12 @@ def describe_host(path: Path, num_threads: int = 1, *, repeats: int = 20, seed: 
         share: of the shapes of each kind, at least three; less is quicker and rougher.
     """
     cache = cache_bytes()
-    measured = list(measure_kinds(num_threads, repeats, seed, share))
+    profiled, call = overheads(num_threads)
+    nodes = measure_kinds(num_threads, repeats, seed, share)
+    measured = [(layer, max(seconds - profiled, _LEAST)) for layer, seconds in nodes]
     kernels = fit_kernels(measured, cache)
-    node, call = _overheads(num_threads, kernels)
     values = _file_values(path.stem, measured, cache, num_threads) | {
-        "layer_overhead": _figure(node), "graph_overhead": _figure(call),
+        "layer_overhead": _figure(0.0), "graph_overhead": _figure(call),
         "kernels": {kind: {name: _figure(v) for name, v in found.items()} for kind, found in kernels.items()},
     }  # fmt: skip
     target = parse_target(values, str(path))
@@ -88,35 +89,12 @@ def fit_kernels(measured: list[Measured], cache: float) -> dict[str, dict[str, f
 
 def _fit(rows: list[Measured], cache: float) -> dict[str, float]:
     features = [features_of(layer, cache) for layer, _ in rows]
-    names = list(features[0])
-    matrix = np.array(
-        [[found[name] / seconds for name in names] for found, (_, seconds) in zip(features, rows, strict=True)]
-    )
+    names, seconds = list(features[0]), np.array([seconds for _, seconds in rows])
+    matrix = np.array([[found[name] for name in names] for found in features])
     scale = np.maximum(matrix.max(axis=0), 1e-30)
-    weights, _ = nnls(matrix / scale, np.ones(len(rows)))
+    relative = 1 / (seconds + _RESOLUTION)
+    weights, _ = nnls(matrix / scale * relative[:, None], seconds * relative)
     return {name: float(w) for name, w in zip(names, weights / scale, strict=True) if w > 0}
-
-
-def _overheads(num_threads: int, kernels: Mapping[str, Mapping[str, float]]) -> tuple[float, float]:
-    """Seconds of a node beside its kernel, and of a call of a graph: of a long and a short chain of tiny nodes."""
-    long, short = (_chain_seconds(number, num_threads) for number in (_CHAIN, 1))
-    node = (long - short) / (_CHAIN - 1)
-    return max(0.0, node - kernels["Abs float32"].get("call", 0.0)), max(0.0, short - node)
-
-
-def _chain_seconds(number: int, num_threads: int) -> float:
-    """Of a whole call, without a profile."""
-    graph = GraphBuilder()
-    x = graph.input("x", (1, 4))
-    for _ in range(number):
-        x = graph.op("Abs", graph.op("Neg", x))
-    session = onnxruntime_session(graph.model({"y": (x, (1, 4))}, {}).SerializeToString(), num_threads)
-    given, seconds = {"x": np.ones((1, 4), np.float32)}, []
-    for _ in range(200):
-        started = time.perf_counter()
-        session.run(None, given)
-        seconds.append(time.perf_counter() - started)
-    return typical(seconds)
 
 
 def cache_bytes() -> float:

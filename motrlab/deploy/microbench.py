@@ -32,6 +32,11 @@ class Bench:
         """From `low` to `high`, log-uniform."""
         return int(np.exp(self.random.uniform(np.log(low), np.log(max(low, high) + 1))))
 
+    def channels(self) -> int:
+        """Of a map: as networks have them, most often a multiple of eight."""
+        number = self.size(6, 800)
+        return number if self.random.random() < 0.3 else -(-number // 8) * 8
+
     def shape(self, rank: int = 3, most: float = _MOST_VALUES) -> tuple[int, ...]:
         """Of a tensor of about 32 to `most` values, its rows long or short."""
         total, sizes = self.size(32, most), list[int]()
@@ -58,11 +63,11 @@ class Bench:
         return self.integers(*shape), self.graph.constant(scales), self.graph.constant(np.zeros(channels, np.int8))
 
 
-def _convolution(bench: Bench, *, depthwise: bool = False) -> None:
-    kernel = int(bench.random.choice((3, 5) if depthwise else (1, 1, 1, 3, 3, 5)))
+def _convolution(bench: Bench, *, spatial: bool = True, depthwise: bool = False) -> None:
+    kernel = int(bench.random.choice((3, 5) if depthwise else (3, 3, 5) if spatial else (1,)))
     macs = values = np.inf
     while macs > _MOST_MACS or values > _MOST_VALUES:
-        height, width, inputs, outputs = bench.size(1, 130), bench.size(4, 260), bench.size(6, 700), bench.size(6, 700)
+        height, width, inputs, outputs = bench.size(1, 130), bench.size(4, 260), bench.channels(), bench.channels()
         depth, outputs = (1, inputs) if depthwise else (inputs, outputs)
         macs, values = height * width * outputs * depth * kernel**2, height * width * max(inputs, outputs)
     stride, pad = (int(bench.random.choice((1, 1, 2))), kernel // 2) if kernel > 1 else (1, 0)
@@ -116,6 +121,10 @@ def _with(kind: str, dtype: str, *values: Any, **attributes: Any) -> Case:
     )
 
 
+def _reshape(dtype: str) -> Case:
+    return lambda bench: bench.graph.op("Reshape", bench.given(bench.shape(), dtype), bench.graph.shape(-1))
+
+
 def _transpose(dtype: str, *orders: Sequence[int]) -> Case:
     return lambda bench: bench.graph.op(
         "Transpose", bench.given(bench.shape(), dtype), perm=list(orders[bench.random.integers(len(orders))])
@@ -162,8 +171,9 @@ def _expand(bench: Bench) -> None:
 _SCALE, _ZERO = np.float32(0.02), np.uint8(128)
 _BLOCKS, _VALUES = ((1, 0, 2),), ((0, 2, 1), (1, 2, 0), (2, 0, 1))
 KINDS: dict[str, tuple[Case, int]] = {  # what → how, and on how many shapes
-    "convolution": (_convolution, 160),
-    "depthwise convolution": (lambda bench: _convolution(bench, depthwise=True), 40),
+    "convolution": (_convolution, 80),
+    "convolution 1×1": (lambda bench: _convolution(bench, spatial=False), 80),
+    "depthwise convolution": (lambda bench: _convolution(bench, depthwise=True), 64),
     "matrix product": (_gemm, 40),
     "products in batches": (_batched, 60),
     "sum of bytes": (_sum_of_bytes, 16),
@@ -174,7 +184,7 @@ KINDS: dict[str, tuple[Case, int]] = {  # what → how, and on how many shapes
     "dequantise": (_with("DequantizeLinear", "uint8", _SCALE, _ZERO), 20),
     "clip": (_with("Clip", "float32", np.float32(-0.5), np.float32(0.5)), 16),
     "clip bytes": (_with("Clip", "uint8", np.uint8(3), np.uint8(200)), 12),
-    "reshape": (lambda bench: bench.graph.op("Reshape", bench.given(bench.shape(), "uint8"), bench.graph.shape(-1)), 8),
+    **{f"reshape {dtype}": (_reshape(dtype), 8) for dtype in WARMERS},
     **{f"{kind} {form}": (_binary(kind, form), 16)
        for kind in ("Add", "Mul", "Sub", "Div") for form in ("same", "scalar", "rows", "value and row")},
     "Max scalar": (_binary("Max", "scalar"), 12),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from motrlab.deploy.kernels import Array, onnxruntime_session
+from motrlab.deploy.onnx_graph import GraphBuilder
 
 _WARM_UP = 3
+_CHAIN = 200
 _ROUNDED = 0.5e-6  # the profile cuts to whole microseconds: half of one is lost on average
 
 
@@ -33,7 +36,47 @@ def node_seconds(
     return {name: seconds[_WARM_UP:] for name, seconds in found.items()}
 
 
+def call_seconds(
+    content: str | bytes, inputs: Mapping[str, Array], *, repeats: int = 30, num_threads: int = 1
+) -> list[float]:
+    """Of whole calls, without a profile.
+
+    One thread does all of its work in the thread that calls, and its processor time is what counts: what other
+    processes take meanwhile does not.
+    """
+    clock = time.thread_time if num_threads == 1 else time.perf_counter
+    session, given, found = onnxruntime_session(content, num_threads), dict(inputs), []
+    for _ in range(_WARM_UP + repeats):
+        started = clock()
+        session.run(None, given)
+        found.append(clock() - started)
+    return found[_WARM_UP:]
+
+
+def overheads(num_threads: int = 1) -> tuple[float, float]:
+    """Seconds that a profile adds to the time of each node, and that a call of a graph takes beside its nodes.
+
+    Of a long and a short chain of tiny nodes, with a profile and without.
+    """
+    chains, given = [_chain(number) for number in (_CHAIN, 1)], {"x": np.ones((1, 4), np.float32)}
+    how = {"repeats": 300, "num_threads": num_threads}
+    long, short = (typical(call_seconds(chain, given, **how)) for chain in chains)
+    node = (long - short) / (2 * (_CHAIN - 1))
+    profiled = np.mean([typical(seconds) for seconds in node_seconds(chains[0], given, **how).values()])
+    return max(0.0, float(profiled) - node), max(0.0, short - 2 * node)
+
+
+def _chain(number: int) -> bytes:
+    """Twice as many tiny nodes, one after the other."""
+    graph = GraphBuilder()
+    x = graph.input("x", (1, 4))
+    for _ in range(number):
+        x = graph.op("Abs", graph.op("Neg", x))
+    content: bytes = graph.model({"y": (x, (1, 4))}, {}).SerializeToString()
+    return content
+
+
 def typical(seconds: list[float]) -> float:
-    """The mean of the faster half: what a node takes where nothing disturbs it."""
-    ordered = np.sort(seconds)
-    return float(ordered[: (len(ordered) + 1) // 2].mean())
+    """The mean of what took no more than half as long again as the fastest quarter: nothing disturbed it."""
+    values = np.array(seconds)
+    return float(values[values <= 1.5 * np.percentile(values, 25)].mean())

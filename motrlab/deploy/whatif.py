@@ -12,7 +12,9 @@ from typing import Any
 
 from motrlab.deploy.target import Target
 
-FACTORS = ("clock", "cores", "on_chip", "off_chip")  # of the target's own figures, each 1 for the target as it is
+# Of the target's own figures, each 1 for the target as it is; `cores`: how many share a layer. A frame at a time is the
+# work of one core, because the next needs its result: the others serve other streams.
+FACTORS = ("clock", "cores", "on_chip", "off_chip")
 
 
 def machine_facts(target: Target) -> dict[str, float]:

@@ -81,7 +81,7 @@ def test_another_picture_is_found(run: Run, capsys: pytest.CaptureFixture[str]) 
     assert (found["sequence"], found["frame"], found["what"]) == (name, 5, "pixels")
     assert 0 <= found["slot"] < run.config.model.num_slots
     assert found["pixels_different"] > 1000
-    assert 0 < found["idf1"] < 1
+    assert 0 < found["idf1"] <= 1  # of random weights
 
 
 def test_stored_tracks_that_were_made_otherwise_are_found(

@@ -72,7 +72,7 @@ def cost_of_graph(target: Target, layers: Sequence[Layer]) -> GraphCost:
         traffic = plan.traffic(index)
         cost = _cost(target, layer, works[index], traffic, chains[leader], fused=index in fused)
         more: dict[str, Any] = {"kept_on_chip": all(map(plan.near, layer.outputs))}
-        more |= {"fused_into": layers[leader].name} if index in fused else {}
+        more |= {"chain": leader, "fused_into": layers[leader].name if index in fused else ""}
         costs.append(replace(cost, more={**cost.more, **more}))
         start = start if index in fused else now
         now += cost.latency_ms

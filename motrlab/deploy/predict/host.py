@@ -19,6 +19,7 @@ from motrlab.deploy.predict.units import unit_by_operator
 from motrlab.deploy.target import Figure, Target
 from motrlab.errors import UserError
 
+_VECTOR = 16  # sums of 32 bits in a vector register of 64 bytes
 _ARITHMETIC = {"Add", "Div", "Max", "Mul", "QLinearAdd", "Sub"}
 
 
@@ -26,7 +27,9 @@ def kernel_of(layer: Layer) -> str:
     """The kind of kernel: operator, type of its values, and what else decides its speed."""
     first = (layer.inputs or layer.weights)[0]
     if layer.operator == "QLinearConv":
-        return f"QLinearConv {'depthwise' if int(layer.attributes.get('group', 1)) > 1 else 'dense'}"
+        if int(layer.attributes.get("group", 1)) > 1:
+            return "QLinearConv depthwise"
+        return f"QLinearConv {'1x1' if max(_kernel(layer)) == 1 else 'spatial'}"
     if layer.operator in _ARITHMETIC:
         return f"{layer.operator} {_broadcast(layer)[0]}"
     if layer.operator == "Transpose":
@@ -49,14 +52,22 @@ def features_of(layer: Layer, cache: float) -> dict[str, float]:
 
 
 def _product(layer: Layer) -> dict[str, float]:
-    """Values that are gathered before they are multiplied: of patches, of rows; batches of small products."""
+    """What a product does beside multiplying: values that it gathers from patches or rows, the places of its kernel,
+    work in whole vectors and results in broken ones, batches of small products.
+    """
     shape = layer.outputs[0].shape
+    columns, rows = shape[-1], math.prod(shape[:-1])
+    depth = round(layer.macs / rows / columns)
+    full = -(-columns // _VECTOR) * _VECTOR
+    found = {"gathered": float(rows * depth), "vector_macs": float(rows * full * (-(-depth // 4) * 4))}
+    found["broken"] = float(rows * (columns % _VECTOR))
     if layer.operator == "QLinearConv":
-        kernel = next(w for w in layer.weights if len(w.shape) == 4).shape
-        pixels = math.prod(shape[:3])
-        return {"gathered": float(pixels * math.prod(kernel[1:])), "taps": float(pixels * math.prod(kernel[2:]))}
-    depth = layer.inputs[0].shape[-1]
-    return {"gathered": math.prod(shape[:-1]) * float(depth), "batches": float(math.prod(shape[:-2]))}
+        return found | {"taps": float(rows * math.prod(_kernel(layer)))}
+    return found | {"batches": float(math.prod(shape[:-2]))}
+
+
+def _kernel(layer: Layer) -> Sequence[int]:
+    return next(w.shape[2:] for w in layer.weights if len(w.shape) == 4)
 
 
 def _runs(layer: Layer) -> float:
