@@ -215,8 +215,12 @@ def format_search(run: Run, metrics: Mapping[str, Any]) -> str:
         where = f"the first {metrics['clip_frames']} frames of each test video"
         lines.append(f"{metrics['search.drop_mota']:+.2f} points below float, {told}, MOTA on {where}")
     added = scheme.rules[len(run.config.scheme.rules) :]
-    lines += ["", "paste into the scheme (float is for analysis; on a chip with int16 write that):" if added else ""]
-    lines += [f"    {rule.code}," for rule in added] or ["no rule is needed"]
+    told = (
+        "paste into the scheme (float is for analysis; on a chip with int16 say int16):"
+        if added
+        else "no rule is needed"
+    )
+    lines += ["", told, *(f"    {rule.code}," for rule in added)]
     return "\n".join(lines)
 
 
