@@ -36,15 +36,6 @@ RKNN = VendorTool(
     "it wants an environment of its own (5.7 GB): python -m venv rknn && rknn/bin/pip install rknn-toolkit2==2.5.0, "
     "then MOTRLAB_RKNN_PYTHON=rknn/bin/python",
 )  # fmt: skip
-# Chips whose compiler is not public, or does not take our graphs: who compiles.
-ELSEWHERE = {
-    "horizon-j5": "Horizon's hb_mapper",
-    "horizon-j6e": "Horizon's hb_compile (march nash-e)",
-    "horizon-j6m": "Horizon's hb_compile (march nash-m)",
-    "horizon-j6p": "Horizon's hb_compile (march nash-p)",
-    "ethos-u65": "Arm's Vela, behind a tool that makes TFLite or TOSA of ONNX,",
-    "ethos-u85": "Arm's Vela, behind a tool that makes TFLite or TOSA of ONNX,",
-}
 
 
 @dataclass
@@ -158,13 +149,11 @@ def compiler_of(target: str) -> Callable[[Job], None]:
     """Raises UserError: unknown, or a chip for which no public tool compiles our graphs."""
     if target in COMPILERS:
         return COMPILERS[target]
-    who = ELSEWHERE.get(target) or (load_target(target).toolchain if target.endswith(".json") else "")
-    if who:
-        raise UserError(
-            f"{target}: {who} compiles for it, which motrlab cannot run; "
-            f"`python -m motrlab handover --run NAME --target {target}` writes what it needs"
-        )
-    raise UserError(f"unknown target {target!r}; use one of {', '.join([*COMPILERS, *ELSEWHERE])}")
+    who = load_target(target).toolchain or "a tool of the vendor"
+    raise UserError(
+        f"{target}: {who} compiles for it, which motrlab cannot run; "
+        f"`python -m motrlab handover --run NAME --target {target}` writes what it needs"
+    )
 
 
 def compile_artifact(

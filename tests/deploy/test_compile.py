@@ -77,9 +77,9 @@ def test_a_failing_compiler_leaves_nothing(artifact: Path, tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("target", "told"),
     [
-        ("nothing", r"unknown target 'nothing'; use one of onnxruntime-cpu, openvino-cpu, qnn-htp, rk3588, horizon-j5"),
-        ("horizon-j6m", r"hb_compile \(march nash-m\) compiles for it.*handover --run NAME --target horizon-j6m"),
-        ("ethos-u85", r"Arm's Vela.*handover --run NAME --target ethos-u85"),
+        ("nothing", r"unknown target 'nothing'; use one of .*openvino-cpu"),
+        ("horizon-j6m", r"hb_compile nash-m compiles for it.*handover --run NAME --target horizon-j6m"),
+        ("ethos-u85", r"vela .* compiles for it.*handover --run NAME --target ethos-u85"),
         ("gone.json", r"gone\.json: no such target file"),
     ],
 )
