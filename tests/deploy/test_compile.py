@@ -98,6 +98,8 @@ def test_options_of_another_target(artifact: Path, tmp_path: Path) -> None:
         compile_artifact(artifact, "onnxruntime-cpu", tmp_path, native=True)
     with pytest.raises(UserError, match="takes no options of a vendor's compiler"):
         compile_artifact(artifact, "onnxruntime-cpu", tmp_path, options={"soc_model": "43"})
+    with pytest.raises(UserError, match="rk3588: unknown option 'soc_model'; there is target_platform"):
+        compile_artifact(artifact, "rk3588", tmp_path / "out", options={"soc_model": "43"})
 
 
 def test_a_folder_of_somebody_else_is_kept(artifact: Path, tmp_path: Path) -> None:
