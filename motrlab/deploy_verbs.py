@@ -246,7 +246,7 @@ def _compile(options: argparse.Namespace) -> None:
         options=dict(options.options),
     )
     for name, file in told["files"].items():
-        print(f"{name}: {file['bytes'] / 1e6:.2f} MB")
+        print(f"{name}: {file['bytes'] / 1e6:.3g} MB")
     for what, found in told["checked"].items():
         print(f"{what}: {found if isinstance(found, str) else agreement_text(found)}")
     print(folder / "compile.json")
