@@ -94,6 +94,7 @@ def _add_run_verb(verbs: Any) -> None:
     what.add_argument("--replay", type=Path, metavar="FILE", help="a step saved because something was not finite")
     train.add_argument("--steps", type=int, default=0, help="optimiser updates (default: the run's)")
     train.add_argument("--lr", type=float, default=0.0, help="learning rate (default: the run's)")
+    train.add_argument("--init", metavar="WHAT", help='weights to start from, "" for none (default: the run\'s)')
     train.set_defaults(verb=_train)
 
 
@@ -191,7 +192,9 @@ def _train(options: argparse.Namespace) -> None:
             return
         run = Run.open(options.run, create=False)
         require(run, "data")
-        metrics = train_float(run, steps=options.steps, lr=options.lr).get("metrics", {})  # of the first process
+        metrics = train_float(run, steps=options.steps, lr=options.lr, init=options.init).get(
+            "metrics", {}
+        )  # of the first process
         if metrics:
             print(", ".join(f"{k} {round(v, 4) if isinstance(v, float) else v}" for k, v in metrics.items()))
     finally:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -67,15 +68,15 @@ def open_source(given: Path | str, nv12: tuple[int, int] | None = None) -> Frame
 
 
 def _open_folder(path: Path) -> FrameSource:
-    from motrlab.data.validate import orientation  # here: videos and cameras need no Pillow
-
     info = read_sequence_info(path) if (path / "seqinfo.ini").is_file() else None
     images = path / (info.image_dir if info else "img1")
     images = images if info or images.is_dir() else path
     listed, folder = list_frames(images, info), path.resolve()
     name = folder.parent.name if folder.name == "img1" else folder.name
     notes, first = [listed.note] * bool(listed.note), next(iter(listed.files.values()), path)
-    if first.is_file() and orientation(first.read_bytes()) != 1:
+    if (check := _checker()) is None:
+        notes.append(f"{images}: pictures are not checked for damage inside; that takes pip install 'motrlab[kit]'")
+    elif first.is_file() and check.orientation(first.read_bytes()) != 1:
         notes.append(f"{first}: its EXIF orientation is ignored; boxes are of the pixels as they are stored")
     fps = info.frame_rate if info else _DEFAULT_FPS
     return FrameSource(name, fps, images.resolve(), _read_pictures(listed), "; ".join(notes))
@@ -98,13 +99,20 @@ def _read_pictures(listed: FrameFiles) -> Iterator[tuple[int, Image]]:
 
 def _read_picture(file: Path) -> Image:
     """Raises UserError also for damage that a decoder would go over, filling in grey."""
-    from motrlab.data.validate import checked_size
-
     with reading(file):
         data = file.read_bytes()
-        if data.startswith((b"\xff\xd8", b"\x89PNG")):
-            checked_size(data)
+        if (check := _checker()) is not None and data.startswith((b"\xff\xd8", b"\x89PNG")):
+            check.checked_size(data)
     return decode_image(data, file)
+
+
+def _checker() -> ModuleType | None:
+    """`data.validate`; None on a robot, whose install has no Pillow and no tqdm."""
+    try:
+        from motrlab.data import validate
+    except ModuleNotFoundError:
+        return None
+    return validate
 
 
 def _open_video(path: Path) -> FrameSource:
