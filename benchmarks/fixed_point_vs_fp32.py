@@ -1,9 +1,10 @@
-"""Fixed-point graphs against fp32 graphs of the same network, both on ONNX Runtime, some calls of each in turn.
+"""Fixed-point graphs against fp32 graphs of the same network on ONNX Runtime and in PyTorch, some calls of each in
+turn.
 
     OMP_NUM_THREADS=1 python benchmarks/fixed_point_vs_fp32.py --run demo
     OMP_NUM_THREADS=1 python benchmarks/fixed_point_vs_fp32.py --preset mot17_small
 
-Prints the processor, then for one and two threads: the medians of both forms of each graph and of the closed loop, and
+Prints the processor, then for one and two threads: the medians of the forms of each graph and of the closed loop, and
 their ratio; and the parts of the closed loop.
 
 `--run` measures on real frames of the run's first test video; that run must have been converted (notebook 05).
@@ -29,7 +30,8 @@ from motrlab.config import Config
 from motrlab.config.presets import PRESETS, load_preset
 from motrlab.data.preprocess import preprocess
 from motrlab.deploy.conversion import save_artifact, save_float_graphs
-from motrlab.deploy.perf import STEP_STAGES, measure_latency
+from motrlab.deploy.eager import torch_networks
+from motrlab.deploy.perf import STEP_STAGES, Form, measure_latency
 from motrlab.doctor import cpu_features
 from motrlab.errors import UserError
 from motrlab.machine import hardware, may_saturate
@@ -88,7 +90,8 @@ def measure_random(config: Config, repeats: int, num_frames: int) -> Mapping[str
     frames = list(noise(size, num_frames))
     with tempfile.TemporaryDirectory() as folder:
         artifact, floats = write_files(config, frames[:2], Path(folder))
-        return measure_latency(artifact, floats, frames, num_threads=THREADS, repeats=repeats).metrics
+        eager = {"torch": Form(lambda threads: torch_networks(folded_copy(lively_model(config)), threads))}
+        return measure_latency(artifact, floats, frames, num_threads=THREADS, repeats=repeats, more=eager).metrics
 
 
 def noise(size: tuple[int, int], number: int) -> Iterator[NDArray[np.uint8]]:
@@ -135,6 +138,8 @@ def table(metrics: Mapping[str, float]) -> str:
         for row, names in rows.items():
             floating, fixed, ratio = (metrics[prefix + name] for name in names)
             told = f"fp32 {floating:8.3f} ms, fixed point {fixed:8.3f} ms: {ratio:.2f}"
+            eager = metrics.get(f"{prefix}{row}.torch.p50_ms")
+            told += f"; PyTorch, eager, {eager:8.3f} ms: {eager / fixed:.2f}" if eager else ""
             lines.append(f"{threads} thread{'s' if threads > 1 else ' '}  {row:<12}{told}")
         parts = (f"{part} {metrics[f'{prefix}step.{part}.p50_ms']:.3f}" for part in (*STEP_STAGES, "host"))
         lines.append(f"{threads} thread{'s' if threads > 1 else ' '}  parts, ms   {', '.join(parts)}")

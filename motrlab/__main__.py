@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.deploy_verbs import add_deploy_verbs, print_json
-from motrlab.errors import exit_status
+from motrlab.errors import UserError, exit_status
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.names import EVALUATED
 from motrlab.run import Run
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.verb.__name__ != "_not_built":
+    if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.verb(options)
 
@@ -83,6 +83,9 @@ def _add_run_verb(verbs: Any) -> None:
     run.add_argument("--to", dest="last", metavar="N", help="last notebook, number or name")
     run.add_argument("-p", dest="parameters", action="append", default=[], metavar="name=value",
                      help="a notebook's parameter, also as 04_qat.name=value")  # fmt: skip
+    run.add_argument("--set", dest="fields", action="append", default=[], metavar="FIELD=VALUE[,VALUE]",
+                     help="a field of the config, as train.lr=1e-3; several values: a run each, compared")  # fmt: skip
+    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="of such runs at a time (default 1)")
     run.set_defaults(verb=_run)
 
     train = verbs.add_parser("train", help="float training of a run: one process, or `torchrun -m -- motrlab train`")
@@ -91,6 +94,7 @@ def _add_run_verb(verbs: Any) -> None:
     what.add_argument("--replay", type=Path, metavar="FILE", help="a step saved because something was not finite")
     train.add_argument("--steps", type=int, default=0, help="optimiser updates (default: the run's)")
     train.add_argument("--lr", type=float, default=0.0, help="learning rate (default: the run's)")
+    train.add_argument("--init", metavar="WHAT", help='weights to start from, "" for none (default: the run\'s)')
     train.set_defaults(verb=_train)
 
 
@@ -156,17 +160,23 @@ def _add_stage_verbs(verbs: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from motrlab.pipeline import run_notebooks
+    from motrlab.config.fields import variants
+    from motrlab.pipeline import run_notebooks, run_variants
 
-    report = run_notebooks(
-        options.run,
-        options.preset,
-        parameters=options.parameters,
-        first=options.first,
-        last=options.last,
-        data_root=options.data_root,
-        sequences=options.sequences,
-    )
+    source = {"data_root": options.data_root, "sequences": options.sequences}
+    if len(combinations := variants(options.fields)) > 1:
+        if options.parameters or options.first:
+            raise UserError(
+                "run: --set with several values goes without -p and --from: where it begins follows from it"
+            )
+        names = run_variants(
+            options.run, options.preset, fields=options.fields, jobs=options.jobs, last=options.last, **source
+        )
+        options.runs = names
+        _compare(options)
+        return
+    ends = {"first": options.first, "last": options.last, "parameters": options.parameters}
+    report = run_notebooks(options.run, options.preset, fields=combinations[0], **ends, **source)
     if report is not None:
         print(report)
 
@@ -182,7 +192,9 @@ def _train(options: argparse.Namespace) -> None:
             return
         run = Run.open(options.run, create=False)
         require(run, "data")
-        metrics = train_float(run, steps=options.steps, lr=options.lr).get("metrics", {})  # of the first process
+        metrics = train_float(run, steps=options.steps, lr=options.lr, init=options.init).get(
+            "metrics", {}
+        )  # of the first process
         if metrics:
             print(", ".join(f"{k} {round(v, 4) if isinstance(v, float) else v}" for k, v in metrics.items()))
     finally:

@@ -14,11 +14,14 @@ from motrlab.errors import UserError
 
 def add_deploy_verbs(verbs: Any) -> None:
     """Their parsers, one function each."""
-    for name in ("check", "compile", "targets", "debug"):
-        unbuilt = verbs.add_parser(name, help="not built yet")
-        unbuilt.set_defaults(verb=_not_built, name=name)
+    _add_check(verbs)
+    _add_targets(verbs)
     _add_perf(verbs)
     _add_align(verbs)
+    _add_debug(verbs)
+    _add_sensitivity(verbs)
+    _add_compile(verbs)
+    _add_handover(verbs)
 
 
 def _add_source(verb: argparse.ArgumentParser, *, preset: bool = False) -> None:
@@ -30,12 +33,58 @@ def _add_source(verb: argparse.ArgumentParser, *, preset: bool = False) -> None:
         what.add_argument("--preset", default="", metavar="P", help="a preset's float network, not trained")
 
 
+def _add_check(verbs: Any) -> None:
+    check = verbs.add_parser("check", help="every layer against a target: fits or not, why, where, what to do")
+    _add_source(check, preset=True)
+    check.add_argument(
+        "--stage", default="", help="of a run: float, calibration, qat, fixed_point (default: its latest)"
+    )
+    check.add_argument("--target", required=True, metavar="T", help="a name that `targets` lists, path/to/target.json")
+    check.add_argument("--json", action="store_true", help="every layer, as JSON")
+    check.set_defaults(verb=_check)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from motrlab.deploy.check import UNSUPPORTED, check_layers, format_check
+    from motrlab.deploy.layers import layers_of_model
+    from motrlab.deploy.target import load_target
+    from motrlab.stages.graphs import find_graphs
+
+    target = load_target(options.target)
+    source = find_graphs(options.run, options.artifact, options.preset, options.stage)
+    layers = {name: layers_of_model(graph, name) for name, graph in source.graphs.items()}
+    found = check_layers(layers, target, source.told)
+    if options.json:
+        print_json(found.json())
+    else:
+        print(format_check(found))
+    if number := found.counts[UNSUPPORTED]:
+        first = next(v for v in found.verdicts if v.verdict == UNSUPPORTED)
+        told = f"{first.layer.graph} {first.layer.name}: {first.reason}; {first.advice}"
+        raise UserError(f"{number} of {len(found.verdicts)} layers are unsupported on {target.name}, first {told}")
+
+
+def _add_targets(verbs: Any) -> None:
+    targets = verbs.add_parser("targets", help="the known targets, where their figures come from, what is assumed")
+    targets.set_defaults(verb=_targets)
+
+
+def _targets(options: argparse.Namespace) -> None:
+    from motrlab.deploy.target import format_target, load_target, target_names
+
+    print("\n\n".join(format_target(load_target(name)) for name in target_names()))
+    print("\nYour own: --target path/to/target.json, as motrlab/deploy/targets/*.json are.")
+
+
 def _add_perf(verbs: Any) -> None:
     perf = verbs.add_parser("perf", help="latency of both graphs, of every layer and of each part of the frame step")
     _add_source(perf, preset=True)
     told = "a chip or path/to/target.json: predicted; a host: measured (default: onnxruntime-cpu)"
     perf.add_argument("--target", default="", metavar="T", help=told)
     perf.add_argument("--repeats", type=int, default=50, help="timed calls of each graph (default 50)")
+    perf.add_argument(
+        "--fps", type=float, default=30.0, help="at which frames come in the rate-limited run (default 30)"
+    )
     perf.add_argument("--json", action="store_true", help="the whole result as JSON")
     perf.set_defaults(verb=_perf)
 
@@ -50,6 +99,11 @@ def _perf(options: argparse.Namespace) -> None:
         _perf_predicted(options, target)
     else:
         _perf_measured(options, target.name)
+    if options.run:
+        from motrlab.report.latency import render_latency
+        from motrlab.run import Run
+
+        print(render_latency(Run.open(options.run, create=False)), file=sys.stderr)
 
 
 def _perf_predicted(options: argparse.Namespace, target: Any) -> None:
@@ -75,8 +129,8 @@ def _perf_measured(options: argparse.Namespace, target: str) -> None:
     if options.artifact:
         from motrlab.deploy.measuring import measure_artifact, street_frames
 
-        frames = street_frames()
-        found = measure_artifact(options.artifact, None, frames, target=target, repeats=options.repeats)[1]
+        frames, how = street_frames(), {"repeats": options.repeats, "design_fps": options.fps}
+        found = measure_artifact(options.artifact, None, frames, target=target, **how)[1]
     else:
         from motrlab.run import Run
         from motrlab.stages.chain import require
@@ -84,7 +138,7 @@ def _perf_measured(options: argparse.Namespace, target: str) -> None:
 
         run = Run.open(options.run, create=False)
         require(run, "fixed_point")
-        found = measure_run(run, repeats=options.repeats, target=target)[1]
+        found = measure_run(run, repeats=options.repeats, target=target, design_fps=options.fps)[1]
     if options.json:
         print_json(found.json())
     else:
@@ -112,10 +166,116 @@ def _align(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+def _add_debug(verbs: Any) -> None:
+    debug = verbs.add_parser("debug", help="cut one layer out as an ONNX file, with what goes in and comes out")
+    _add_source(debug)
+    debug.add_argument("--layer", required=True, metavar="NAME", help="as `check --json` names it, or its module")
+    debug.add_argument("--graph", choices=("base", "qim"), default="", help="where both have the name")
+    debug.add_argument("--float", action="store_true", help="of the run's fp32 graphs, not of the artefact's")
+    debug.add_argument("--frame", type=int, default=8, metavar="N", help="of the closed loop, from 1 (default 8)")
+    debug.add_argument("--out", type=Path, default=Path("layer"), metavar="DIR", help="default: layer")
+    debug.set_defaults(verb=_debug)
+
+
+def _debug(options: argparse.Namespace) -> None:
+    from motrlab.stages.debugging import cut_of_artifact, cut_of_run
+
+    where = (options.layer, options.graph, options.frame, options.out)
+    if options.run:
+        print(cut_of_run(options.run, *where, floats=options.float))
+    elif options.artifact and not options.float:
+        print(cut_of_artifact(options.artifact, *where))
+    else:
+        raise UserError("debug: give --run NAME or --artifact PATH; --float goes with --run")
+
+
+def _add_sensitivity(verbs: Any) -> None:
+    verb = verbs.add_parser("sensitivity", help="which parts int8 hurts, and the rules that leave some in float")
+    verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    what = "stop where MOTA is at most so many points below float's"
+    verb.add_argument("--max-drop-mota", type=float, metavar="P", help=what)
+    share = "of the multiply-accumulates at most (default .1; with --max-drop-mota 1)"
+    verb.add_argument("--max-float-share", type=float, metavar="S", help=share)
+    verb.add_argument("--frames", type=int, default=0, metavar="N", help="of the train halves, to measure errors on")
+    clips = "of each test video, to measure MOTA on (default: as many)"
+    verb.add_argument("--clip-frames", type=int, default=0, metavar="N", help=clips)
+    verb.set_defaults(verb=_sensitivity)
+
+
+def _sensitivity(options: argparse.Namespace) -> None:
+    from motrlab.run import Run
+    from motrlab.stages.chain import require
+    from motrlab.stages.sensitivity import format_search, measure_sensitivity
+
+    run = Run.open(options.run, create=False)
+    require(run, "calibration")
+    share, drop = options.max_float_share, options.max_drop_mota
+    limits = {"max_float_share": share, "max_drop_mota": drop}
+    given = {name: value for name, value in limits.items() if value is not None}
+    record = measure_sensitivity(run, num_frames=options.frames, clip_frames=options.clip_frames, **given)
+    print(format_search(run, record["metrics"]))
+
+
+def _add_compile(verbs: Any) -> None:
+    verb = verbs.add_parser("compile", help="an artefact as a target runs it, and compile.json")
+    _add_source(verb)
+    verb.add_argument("--target", required=True, metavar="T", help="onnxruntime-cpu, openvino-cpu, qnn-htp or rk3588")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="default: compiled/T beside the artefact")
+    verb.add_argument("--native", action="store_true", help="openvino-cpu: its own int8 kernels, which are not exact")
+    verb.add_argument("--option", dest="options", action="append", default=[], type=_key_value, metavar="NAME=VALUE",
+                      help="of the vendor's compiler, as soc_model=57; may be repeated")  # fmt: skip
+    verb.set_defaults(verb=_compile)
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _compile(options: argparse.Namespace) -> None:
+    from motrlab.stages.compilation import compile_source
+
+    told, folder = compile_source(
+        options.target,
+        run=options.run,
+        artifact=options.artifact,
+        out=options.out,
+        native=options.native,
+        options=dict(options.options),
+    )
+    for name, file in told["files"].items():
+        print(f"{name}: {file['bytes'] / 1e6:.3g} MB")
+    for what, found in told["checked"].items():
+        print(f"{what}: {found if isinstance(found, str) else agreement_text(found)}")
+    print(folder / "compile.json")
+
+
+def agreement_text(found: Mapping[str, float]) -> str:
+    """Of a form that is not exact."""
+    return f"{found['sqnr_db']:.1f} dB against the artefact, {found['equal']:.1%} of the values equal"
+
+
+def _add_handover(verbs: Any) -> None:
+    verb = verbs.add_parser("handover", help="a folder with what a vendor's toolchain needs of a run")
+    verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("--target", default="", metavar="T", help="a chip: the toolchain that compiles for it")
+    what.add_argument("--toolchain", default="", metavar="X", help="aimet, horizon, qnn or onnx")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="default: handover/X beside the run's artefact")
+    verb.add_argument("--samples", type=int, default=32, metavar="N", help="frames to calibrate with (default 32)")
+    verb.set_defaults(verb=_handover)
+
+
+def _handover(options: argparse.Namespace) -> None:
+    from motrlab.run import Run
+    from motrlab.stages.compilation import hand_over
+
+    run = Run.open(options.run, create=False)
+    print(hand_over(run, options.target, options.toolchain, out=options.out, num_samples=options.samples))
+
+
 def print_json(values: Mapping[str, Any]) -> None:
     """JSON has no NaN: a metric without a value is null."""
     print(json.dumps(json.loads(json.dumps(values), parse_constant=lambda _: None), indent=2))
-
-
-def _not_built(options: argparse.Namespace) -> None:
-    raise UserError(f"{options.name}: not built yet; `python -m motrlab --help` lists what is")

@@ -95,8 +95,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def replaced_folder(path: Path, *, marked: bool = False) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place when the block ends well, and goes when it does not.
 
-    Raises UserError where it cannot be written. With `marked` it gets our `MARKER`, and only a folder that has it is
-    replaced.
+    With `marked` it gets our `MARKER`, and only a folder that has it is replaced. Raises UserError.
     """
     folder = _temporary(path, ".tmp")
     try:
@@ -150,12 +149,11 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{folder}: another process is {doing} it; wait for that one to end") from error
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{folder}: another process is {doing} it; wait for that one to end") from error
         yield
     finally:
         os.close(handle)

@@ -1,9 +1,10 @@
 """What a result was made from, then and now.
 
-A record names the hash of each thing that it was made from (`made_from`): `config` (the run's), every stage before its
-own, and its own; an evaluation also its `tracks`. It counts as long as the run's folder holds the same things. A stage
-is there if the record of its making names the file that it has left and everything as it is now. So whatever is made
-from something that has changed counts no more, nothing needs to be deleted, and what comes back counts again.
+A record names the hash of each thing that it was made from (`made_from`): `config` (those fields of the run's that it
+depends on), every stage before its own, and its own; an evaluation also its `tracks`. It counts as long as the run's
+folder holds the same things. A stage is there if the record of its making names the file that it has left and
+everything as it is now. So whatever is made from something that has changed counts no more, nothing needs to be
+deleted, and what comes back counts again.
 """
 
 import contextlib
@@ -18,7 +19,17 @@ from motrlab.config import Config
 from motrlab.names import CHAIN, lineage
 
 DATA_HASH = "data/hash.txt"  # written when all parts are in place
-_NAMES = ("preset", "data_root", "sequences")  # names of what is hashed itself
+# Fields of the config that a stage depends on, beside those of the stages before it. `data_root` and `sequences` are
+# names of what is hashed itself. What is not a stage's making was tracked, and depends on the tracker's rules.
+_FIELDS = {
+    "data": ("street",),
+    "float": ("model", "train", "seed"),
+    "calibration": ("scheme", "calibration", "tracker"),
+    "qat": ("qat",),
+    "float_extra": ("qat",),
+    "fixed_point": (),
+    "perf": (),
+}
 MAKING = {  # kind of the record of a stage's making
     "data": "data",
     "float": "training",
@@ -30,26 +41,44 @@ MAKING = {  # kind of the record of a stage's making
 
 
 def present(folder: Path, config: Config, records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Name → hash of the config and of every stage that is there, as a record's `made_from` would have it."""
+    """Stage → hash of what it has left, for every stage that is there, as a record's `made_from` would have it."""
     made = [(r["stage"], r["made_from"]) for r in records if "made_from" in r and MAKING.get(r["stage"]) == r["kind"]]
-    found = {"config": config_hash(config)}
+    found: dict[str, str] = {}
     for stage in (*CHAIN, "float_extra"):
-        own = {name: found.get(name, "") for name in ("config", *lineage(stage))} | {stage: stage_hash(folder, stage)}
+        own = {
+            "config": config_hash(config, stage, MAKING[stage]),
+            **{name: found.get(name, "") for name in lineage(stage)},
+        }
+        own[stage] = stage_hash(folder, stage)
         if (stage, own) in made:
             found[stage] = own[stage]
     return found
 
 
-def counts(record: Mapping[str, Any], state: Mapping[str, str]) -> bool:
+def counts(record: Mapping[str, Any], state: Mapping[str, str], config: Config) -> bool:
     """Whether all that a record was made from is there; not so of records that do not say."""
     made_from = record.get("made_from")
-    return made_from is not None and all(state.get(k) == v for k, v in made_from.items() if k != "tracks")
+    if made_from is None:
+        return False
+    now = {**state, "config": config_hash(config, record["stage"], record["kind"])}
+    return all(now.get(name) == value for name, value in made_from.items() if name != "tracks")
 
 
-def config_hash(config: Config) -> str:
-    """Of everything but names: a copy of a preset under another name is the same config."""
-    values = {name: value for name, value in config.to_dict().items() if name not in _NAMES}
-    return _digest(json.dumps(values, sort_keys=True).encode())
+def config_hash(config: Config, stage: str, kind: str) -> str:
+    """Of the fields that a record of that stage and kind depends on."""
+    names = {name for s in {stage, *lineage(stage)} for name in _FIELDS[s]}
+    if MAKING.get(stage) != kind:
+        names.add("tracker")
+    values = config.to_dict()
+    return _digest(json.dumps({name: values[name] for name in sorted(names)}, sort_keys=True).encode())
+
+
+def first_stage(field: str) -> str:
+    """The first stage whose making or scores depend on a field of the config, given by its dotted name."""
+    section = field.partition(".")[0]
+    if section == "tracker":
+        return "float"  # its scores
+    return next((stage for stage, names in _FIELDS.items() if section in names), "data")
 
 
 def stage_hash(folder: Path, stage: str) -> str:

@@ -14,11 +14,11 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from motrlab.config.fields import WORDS, variants
 from motrlab.data.motchallenge import find_sequences
 from motrlab.errors import UserError
 from motrlab.run import Run
 
-WORDS = {"true": True, "false": False, "null": None}  # as YAML spells them; papermill's -p leaves them texts
 _INJECTED = "# Parameters"  # papermill's first line in the cell it injects
 
 
@@ -26,7 +26,7 @@ def begin(namespace: MutableMapping[str, Any]) -> Run:
     """Check the parameters in a notebook's `globals()` and open the run they name.
 
     The parameters `data_root` and `sequences` (names with commas between), where a notebook has them, choose the data
-    of a new run.
+    of a new run; `set` gives fields of the config other values, `FIELD=VALUE` with blanks between.
 
     An int given for a float parameter becomes one in `namespace`. Raises UserError on an unknown parameter, a value
     of another type, or a run that does not fit `preset`.
@@ -41,7 +41,10 @@ def begin(namespace: MutableMapping[str, Any]) -> Run:
     run = namespace["run"]
     names = tuple(n.strip() for n in namespace.get("sequences", "").split(",") if n.strip())
     source = checked_source(namespace.get("data_root") or None, names)
-    return Run.open(run.name if isinstance(run, Run) else run, namespace["preset"], **source)
+    fields = variants(namespace.get("set", "").split())
+    if len(fields) > 1:
+        raise UserError("set: several values for a field want a run each: python -m motrlab run --set FIELD=A,B")
+    return Run.open(run.name if isinstance(run, Run) else run, namespace["preset"], fields=fields[0], **source)
 
 
 def checked_source(data_root: str | None, sequences: Sequence[str]) -> dict[str, Any]:
@@ -49,30 +52,24 @@ def checked_source(data_root: str | None, sequences: Sequence[str]) -> dict[str,
 
     Raises UserError if the sequences are not there: before the run is made, or it would be bound to the mistake.
     """
-    if not data_root:
-        return {"sequences": tuple(sequences)}
-    root = Path(data_root).expanduser().resolve()
-    find_sequences(root, sequences)
-    return {"data_root": str(root), "sequences": tuple(sequences)}
+    root = Path(data_root).expanduser().resolve() if data_root else None
+    if root:
+        find_sequences(root, sequences)
+    return {"data_root": root and str(root), "sequences": tuple(sequences)}
 
 
 def check_parameters(known: Iterable[str], given: Iterable[str]) -> None:
     """Raise UserError naming the known parameters if `given` has another one."""
     known = list(known)
-    for name in given:
-        if name not in known:
-            raise UserError(f"unknown parameter {name!r}: this notebook has {', '.join(known)}")
+    for name in (name for name in given if name not in known):
+        raise UserError(f"unknown parameter {name!r}: this notebook has {', '.join(known)}")
 
 
 def _injected_names(cells: Sequence[str]) -> list[str]:
     """Names assigned in the cells that papermill injected."""
-    names = []
-    for source in cells:
-        if source.startswith(_INJECTED):
-            for node in ast.parse(source).body:
-                targets = node.targets if isinstance(node, ast.Assign) else []
-                names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return names
+    lines = [node for source in cells if source.startswith(_INJECTED) for node in ast.parse(source).body]
+    targets = [target for node in lines if isinstance(node, ast.Assign) for target in node.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _checked(name: str, value: Any, annotation: Any) -> Any:

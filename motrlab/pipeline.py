@@ -7,32 +7,30 @@ Each executed notebook is kept in `runs/NAME/notebooks/`.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import logging
 import os
 import re
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import joblib
+
+from motrlab.config import load_preset
+from motrlab.config.fields import parse_value, variants, with_fields
 from motrlab.errors import UserError
-from motrlab.notebook import WORDS, checked_source
-from motrlab.run import Run, project_root
+from motrlab.lineage import first_stage
+from motrlab.notebook import checked_source
+from motrlab.run import Run, environment, project_root
 
 NOTEBOOKS = (
-    "01_data_prep",
-    "02_float_training",
-    "03_calibration",
-    "04_qat",
-    "05_conversion",
-    "06_tracking_visualization",
-    "07_compile_perf",
-    "08_report",
-)
+    "01_data_prep", "02_float_training", "03_calibration", "04_qat", "05_conversion", "06_tracking_visualization",
+    "07_compile_perf", "08_report",
+)  # fmt: skip
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 _OPTIONS = ("run", "preset", "data_root", "sequences")  # parameters that have an option of their own
@@ -50,10 +48,9 @@ class NotebookError(RuntimeError):
 
 def notebooks_folder() -> Path:
     """`notebooks/` of the project root, else of the checkout this package lies in. Raises UserError."""
-    checkout = Path(__file__).resolve().parent.parent
-    for folder in (project_root() / "notebooks", checkout / "notebooks"):
-        if any(folder.glob("*.ipynb")):
-            return folder
+    for root in (project_root(), Path(__file__).resolve().parent.parent):
+        if any((root / "notebooks").glob("*.ipynb")):
+            return root / "notebooks"
     raise UserError(f"no notebooks in {project_root() / 'notebooks'}: run from a checkout, or set MOTRLAB_HOME to one")
 
 
@@ -74,16 +71,6 @@ def select(first: str | None = None, last: str | None = None) -> tuple[str, ...]
     if start > end:
         raise UserError(f"--from {first} comes after --to {last}: nothing to run")
     return NOTEBOOKS[start : end + 1]
-
-
-def parse_value(text: str, kind: str = "") -> Any:
-    """A value as papermill's `-p` reads it, lists and YAML's words included; `kind` "str" keeps text as it is."""
-    if kind == "str":
-        return text
-    for read in (WORDS.__getitem__, int, float, ast.literal_eval):
-        with suppress(KeyError, ValueError, SyntaxError):
-            return read(text)
-    return text
 
 
 def parse_parameters(assignments: Sequence[str], known: Mapping[str, Mapping[str, str]]) -> Parameters:
@@ -143,8 +130,11 @@ def run_notebooks(
     last: str | None = None,
     data_root: str | None = None,
     sequences: Sequence[str] = (),
+    fields: Sequence[str] = (),
 ) -> Path | None:
     """Run the notebooks from `first` to `last` on run `name`; prints a line for each.
+
+    `fields`: `FIELD=VALUE` of the config, as `Run.open` takes them.
 
     Returns the path of the report where 08_report was among them. Raises UserError, also for one inside a notebook, and
     NotebookError for any other failure of a cell.
@@ -153,8 +143,11 @@ def run_notebooks(
     known = {notebook: known_parameters(folder / f"{notebook}.ipynb") for notebook in names}
     given = parse_parameters(parameters, known)
     builds = names[0] == NOTEBOOKS[0] or preset in ("", "smoke")  # what makes a run from nothing
-    run = Run.open(name, preset, create=builds, **checked_source(data_root, sequences))
-    with run.held(), _kernel_environment():
+    run = Run.open(name, preset, create=builds, fields=fields, **checked_source(data_root, sequences))
+    # Kernels get this interpreter's kernel spec and this project, whatever else the user has installed.
+    paths = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
+    own = {"JUPYTER_PATH": os.pathsep.join(filter(None, paths)), "MOTRLAB_HOME": str(project_root())}
+    with run.held(), environment(**own):
         for notebook in names:
             values = {"run": run.name, "preset": run.config.preset, **given[notebook]}
             print(f"[{NOTEBOOKS.index(notebook) + 1}/{len(NOTEBOOKS)}] {notebook} ... ", end="", flush=True)
@@ -168,19 +161,41 @@ def run_notebooks(
     return run.report / "index.html" if NOTEBOOKS[-1] in names else None
 
 
-@contextmanager
-def _kernel_environment() -> Iterator[None]:
-    """Kernels get this interpreter's kernel spec and this project, whatever else the user has installed."""
-    paths = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
-    changes = {"JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "MOTRLAB_HOME": str(project_root())}
-    before = {key: value for key, value in os.environ.items() if key in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for key in changes:
-            del os.environ[key]
-        os.environ.update(before)
+def run_variants(
+    name: str,
+    preset: str = "",
+    *,
+    fields: Sequence[str],
+    jobs: int = 1,
+    last: str | None = None,
+    data_root: str | None = None,
+    sequences: Sequence[str] = (),
+) -> list[str]:
+    """A run for every combination of the fields' values: `NAME-1`, `NAME-2`, …; returns their names.
+
+    Run `name` itself is taken as far as no field has an effect, once; each variant starts from a copy of it and goes
+    on from there. `jobs` of them at a time, each in a process of its own. Raises UserError.
+    """
+    from motrlab.stages.chain import NOTEBOOK_OF
+
+    combinations = variants(fields)
+    for combination in combinations:
+        with_fields(load_preset(preset or "smoke"), combination)  # a mistake, said before anything runs
+    start = min(NOTEBOOKS.index(NOTEBOOK_OF[first_stage(field)]) for field in combinations[0])
+    if start:
+        run_notebooks(name, preset, last=NOTEBOOKS[start - 1], data_root=data_root, sequences=sequences)
+    base = Run.open(name, preset, **checked_source(data_root, sequences))
+    names = [f"{name}-{number}" for number in range(1, len(combinations) + 1)]
+    for own, combination in zip(names, combinations, strict=True):
+        print(f"{own}: {', '.join(combination)}", flush=True)
+        Run.open(base.copy(own).name, fields=combination)
+    options = ["--from", NOTEBOOKS[start], *(["--to", last] if last else [])]
+    commands = [[sys.executable, "-m", "motrlab", "run", "--run", own, *options] for own in names]
+    done = joblib.Parallel(n_jobs=jobs, backend="threading")(joblib.delayed(subprocess.run)(c) for c in commands)
+    failed = [own for own, result in zip(names, done, strict=True) if result.returncode]
+    if failed:
+        raise UserError(f"{', '.join(failed)}: did not end well; `python -m motrlab run --run NAME` goes on with one")
+    return names
 
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
@@ -192,14 +207,10 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what goes wrong is raised as well
     try:
         papermill.execute_notebook(
-            str(notebook),
-            str(output),
-            dict(parameters),
-            kernel_name="python3",
-            cwd=str(notebook.parent),
+            str(notebook), str(output), dict(parameters), kernel_name="python3", cwd=str(notebook.parent),
             progress_bar=False,
             extra_arguments=["--log-level=CRITICAL"],  # it warns of TCP, which never leaves this machine
-        )
+        )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from error
@@ -213,7 +224,5 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None
         details = "" if of_the_system else _ESCAPES.sub("", "\n".join(error.traceback))
         raise NotebookError(told, details) from error
     except DeadKernelError as error:
-        told = (
-            f"{notebook.name}: its kernel died (killed, or out of memory?); the same command starts this notebook again"
-        )
-        raise NotebookError(told) from error
+        why = "its kernel died (killed, or out of memory?)"
+        raise NotebookError(f"{notebook.name}: {why}; the same command starts this notebook again") from error

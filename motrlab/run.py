@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,8 +22,9 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from motrlab.config import Config, load_preset
+from motrlab.config.fields import with_fields
 from motrlab.errors import UserError
-from motrlab.files import locked, write_text, writing
+from motrlab.files import locked, replaced_folder, write_text, writing
 from motrlab.lineage import config_hash, counts, present, stage_hash, tracks_hash
 from motrlab.machine import git_state, hardware, package_versions
 from motrlab.names import STAGE_TITLES, lineage
@@ -37,14 +39,23 @@ R = TypeVar("R")
 
 def project_root() -> Path:
     """`MOTRLAB_HOME`, else the nearest folder upwards with a pyproject.toml, else the working directory."""
-    home = os.environ.get("MOTRLAB_HOME")
-    if home:
+    if home := os.environ.get("MOTRLAB_HOME"):
         return Path(home).resolve()
     here = Path.cwd().resolve()
-    for folder in (here, *here.parents):
-        if (folder / "pyproject.toml").is_file():
-            return folder
-    return here
+    return next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
+
+
+@contextlib.contextmanager
+def environment(**changes: str) -> Iterator[None]:
+    """Variables of the environment, inside the block."""
+    before = {name: os.environ[name] for name in changes if name in os.environ}
+    os.environ |= changes
+    try:
+        yield
+    finally:
+        for name in changes:
+            del os.environ[name]
+        os.environ |= before
 
 
 @dataclass(frozen=True)
@@ -55,22 +66,22 @@ class Run:
     config: Config
 
     @staticmethod
-    def open(name: str, preset: str = "", *, create: bool = True, **overrides: Any) -> Run:
+    def open(name: str, preset: str = "", *, create: bool = True, fields: Sequence[str] = (), **overrides: Any) -> Run:
         """Open run `name`, creating it when it is new and `create` is set.
 
-        `preset` "" means the run's own, `smoke` for a new run. `overrides` are fields of `Config` (data_root,
-        sequences) for a new run; for one that has data they must agree. Raises UserError.
+        `preset` "" means the run's own, `smoke` for a new run. `fields`: `FIELD=VALUE` of the config, which the run
+        has from now on. `overrides` are fields of `Config` (data_root, sequences) for a new run; for one that has data
+        they must agree. Raises UserError.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise UserError(f"run name {name!r}: use letters, digits, '.', '_' and '-'")
         path = project_root() / "runs" / name
         overrides = {key: value for key, value in overrides.items() if value not in (None, "", ())}
-        file = path / "config.json"
-        if file.is_file():
-            return Run(path, _stored_config(file, name, preset))._with(overrides)
+        if (file := path / "config.json").is_file():
+            return Run(path, _stored_config(file, name, preset))._with(overrides)._with_fields(fields)
         if not create:
             raise UserError(f"no run {name!r} in {path.parent}: start one with `python -m motrlab run --run {name}`")
-        config = load_preset(preset or "smoke")
+        config = with_fields(load_preset(preset or "smoke"), fields)
         return _new_run(path, Config.from_dict({**config.to_dict(), **overrides}))
 
     @property
@@ -113,13 +124,12 @@ class Run:
         """
         every = self._every_record()
         state = present(self.path, self.config, every)
-        found = [r for r in every if counts(r, state) is not stale]
+        found = [r for r in every if counts(r, state, self.config) is not stale]
         return [r for r in found if stage in (None, r["stage"]) and kind in (None, r["kind"])]
 
     def last_record(self, stage: str, kind: str) -> Record | None:
         """The last record counts."""
-        found = self.records(stage, kind)
-        return found[-1] if found else None
+        return next(reversed(self.records(stage, kind)), None)
 
     def has(self, stage: str) -> bool:
         """Whether a stage has left what the next one needs, made from what is there now."""
@@ -127,10 +137,9 @@ class Run:
 
     def _every_record(self) -> list[Record]:
         file = self.path / "records.jsonl"
-        if not file.is_file():
-            return []
-        records = []
-        complete, _, _ = file.read_text(encoding="utf-8").rpartition("\n")  # a kill may have cut the last line
+        records: list[Record] = []
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        complete, _, _ = text.rpartition("\n")  # a kill may have cut the last line
         for number, line in enumerate(complete.splitlines(), 1):
             try:
                 records.append(json.loads(line))
@@ -157,26 +166,18 @@ class Run:
         """
         assert stage in STAGE_TITLES, stage
         used = config or self.config
-        hashes = {"config": config_hash(self.config)}
+        hashes = {"config": config_hash(self.config, stage, kind)}
         hashes |= {s: stage_hash(self.path, s) for s in (lineage(stage) if made_from is None else made_from)}
+        if tracks:
+            hashes["tracks"] = tracks_hash(tracks)
         record = {
-            "schema": SCHEMA,
-            "run": self.name,
-            "stage": stage,
-            "kind": kind,
-            "metrics": dict(metrics),
+            "schema": SCHEMA, "run": self.name, "stage": stage, "kind": kind, "metrics": dict(metrics),
             "assets": [Path(a).relative_to(self.path).as_posix() for a in assets],
-            "config": used.to_dict(),
-            "config_hash": used.hash,
-            "data_hash": stage_hash(self.path, "data"),
-            "made_from": hashes | ({"tracks": tracks_hash(tracks)} if tracks else {}),
-            "seed": used.seed,
-            **git_state(),
-            "versions": package_versions(),
-            "hardware": hardware(),
-            "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            "config": used.to_dict(), "config_hash": used.hash, "data_hash": stage_hash(self.path, "data"),
+            "made_from": hashes, "seed": used.seed, **git_state(), "versions": package_versions(),
+            "hardware": hardware(), "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "duration_s": round(time.time() - started, 3),
-        }
+        }  # fmt: skip
         file = self.path / "records.jsonl"
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         with writing(file), file.open("a+b") as stream:
@@ -192,19 +193,14 @@ class Run:
 
         Raises UserError if another one does, and where the run's folder cannot be written.
         """
-        before = os.environ.get(_HELD)
-        if before == str(self.path) or os.environ.get("RANK", "0") != "0":  # of several that train, the first holds it
+        with contextlib.ExitStack() as stack:
+            # Of several processes that train, the first holds it.
+            if os.environ.get(_HELD) != str(self.path) and os.environ.get("RANK", "0") == "0":
+                if not os.access(self.path, os.W_OK):
+                    raise UserError(f"{self.path}: cannot be written; copy the run to a place that can")
+                stack.enter_context(locked(self.path, "working on"))
+                stack.enter_context(environment(**{_HELD: str(self.path)}))
             yield
-            return
-        if not os.access(self.path, os.W_OK):
-            raise UserError(f"{self.path}: cannot be written; copy the run to a place that can")
-        with locked(self.path, "working on"):
-            os.environ[_HELD] = str(self.path)
-            try:
-                yield
-            finally:
-                os.environ.pop(_HELD)
-                os.environ |= {_HELD: before} if before else {}
 
     def _with(self, overrides: Mapping[str, Any]) -> Run:
         """As long as no data have been prepared, the source of the data may still be another one."""
@@ -219,6 +215,31 @@ class Run:
         with self.held():
             return _new_run(self.path, Config.from_dict({**kept, **new}))
 
+    def copy(self, name: str) -> Run:
+        """A run of that name with all that this one has; large files are shared as links.
+
+        Raises UserError if there is one already.
+        """
+        path = self.path.with_name(name)
+        if path.exists():
+            raise UserError(f"{path}: there is a run {name!r} already; remove it, or choose another name")
+        with replaced_folder(path) as temporary:
+            for part in sorted(self.path.iterdir()):
+                if part.name in ("data", "checkpoints"):
+                    shutil.copytree(part, temporary / part.name, copy_function=_link, symlinks=True)
+                elif part.name != "notebooks":
+                    (shutil.copytree if part.is_dir() else shutil.copy2)(part, temporary / part.name)
+        return Run(path, self.config)
+
+    def _with_fields(self, fields: Sequence[str]) -> Run:
+        """What was made with other values counts no more (see `motrlab.lineage`), and comes back with them."""
+        config = with_fields(self.config, fields)
+        if config == self.config:
+            return self
+        print(f"run {self.name!r} has {', '.join(fields)} from now on", file=sys.stderr)
+        with self.held():
+            return _new_run(self.path, config)
+
 
 def exclusive(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, P], R]:
     """A stage that has the run to itself while it works (`Run.held`)."""
@@ -229,6 +250,16 @@ def exclusive(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[R
             return stage(run, *args, **kwargs)
 
     return alone
+
+
+def _link(source: str, target: str) -> None:
+    """Of files that are only ever replaced as a whole; a copy of others, and where there are no links."""
+    try:
+        if not source.endswith((".mdb", ".safetensors")):
+            raise OSError
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _new_run(path: Path, config: Config) -> Run:

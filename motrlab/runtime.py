@@ -35,7 +35,7 @@ PIXELS = ("bgr", "nv12", "nv12-video")  # NV12 of full range; of video range, Y 
 class Tracker:
     """One stream at a time through an artefact, frame by frame: the tracks of `track` and of the evaluation.
 
-    Within a sequence an id is never used again. They count from 1, anew after `reset`.
+    Within a sequence an id is never used again. They count from 1, again after `reset`.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Tracker:
 
         `frame`: BGR `uint8 [H, W, 3]` or NV12 `uint8 [3 H / 2, W]`, whatever `pixels` says, of any size, which is that
         of all frames of the sequence. Raises UserError for another, and goes on with the next call as if it had not
-        been given.
+        been given. After any other exception, Ctrl-C for one, the sequence has ended, as with `reset`.
         """
         where = f"frame {self.num_frames + 1}"
         image = check_image(frame, where, nv12=self.pixels != "bgr")
@@ -96,6 +96,10 @@ class Tracker:
             raise UserError(f"{where}: {new} pixels, the first frame had {first}; call reset() before another video")
         self._size = size
         self._next.append(full_range(image) if self.pixels == "nv12-video" else image)
-        found = next(self._tracks)
+        try:
+            found = next(self._tracks)
+        except BaseException:  # Ctrl-C, no memory: a state half done is of no use
+            self.reset()
+            raise
         self.num_frames += 1
         return Tracks.from_rows(found.rows(self.num_frames))

@@ -78,8 +78,8 @@ class _Results:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
             _claim([self.text, self.video.path, *self._pictures], source.origin)
-            pictures = (file for folder in self._pictures for file in folder.glob("*.png"))
-            for old in (self.text, self.video.path, *(file for file in pictures if file.stem.isdecimal())):
+            pictures = [file for folder in self._pictures for file in folder.glob("*.png") if file.stem.isdecimal()]
+            for old in (self.text, self.video.path, *pictures):
                 old.unlink(missing_ok=True)
             self._stream = self.text.open("wb", buffering=0)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from motrlab.errors import UserError
 from motrlab.lineage import tracks_hash
 from motrlab.names import CHAIN, EVALUATED
 from motrlab.run import Run
@@ -85,7 +86,7 @@ def test_another_config_is_another_origin_but_another_name_is_not(run: Run) -> N
     renamed = replace(run, config=replace(run.config, preset="copy.py:mine"))
     assert renamed.records(stale=True) == []
     reseeded = replace(run, config=replace(run.config, seed=9))
-    assert reseeded.records() == []
+    assert {record["stage"] for record in reseeded.records()} == {"data"}  # it has a seed of its own
 
 
 def test_validations_on_the_way_do_not_make_the_stage(run: Run, make_stage: MakeStage) -> None:
@@ -113,3 +114,55 @@ def test_tracks_are_named_by_their_bytes(run: Run) -> None:
     (folder / "A.txt").rename(folder / "B.txt")
     assert record["made_from"]["tracks"] != tracks_hash(folder)
     assert run.records("float", "accuracy")[-1] == record  # the score is still that of the model
+
+
+@pytest.mark.parametrize(
+    ("field", "kept"),
+    [
+        ("num_workers=7", {"data", "float", "calibration", "qat", "float_extra", "fixed_point"}),
+        ("qat.lr=0.5", {"data", "float", "calibration"}),
+        ("calibration.num_frames=9", {"data", "float", "float_extra"}),
+        ("tracker.birth_score=0.9", {"data", "float", "float_extra"}),
+        ("seed=5", {"data"}),
+        ("train.lr=0.5", {"data"}),
+        ("street.seed=5", set()),
+    ],
+)
+def test_a_changed_field_touches_what_depends_on_it(
+    home: Path, make_stage: MakeStage, field: str, kept: set[str]
+) -> None:
+    run = Run.open("fields", "street")
+    stages = (*CHAIN, "float_extra")
+    for stage in stages:
+        make_stage(run, stage)
+    assert all(map(run.has, stages))
+    before = run.config
+    again = Run.open("fields", fields=[field])
+    assert {stage for stage in stages if again.has(stage)} == kept
+    assert Run.open("fields").config == again.config != before, "the run has it from now on"
+
+
+def test_scores_depend_on_the_trackers_rules(home: Path, make_stage: MakeStage) -> None:
+    run = Run.open("rules", "street")
+    for stage in ("data", "float"):
+        make_stage(run, stage)
+    run.add_record("float", "accuracy", {"motchallenge.mota": 0.5}, started=0.0)
+    assert run.last_record("float", "accuracy") is not None
+    again = Run.open("rules", fields=["tracker.birth_score=0.9"])
+    assert again.has("float")
+    assert again.last_record("float", "accuracy") is None
+
+
+def test_a_copy_has_all_and_is_its_own(home: Path, make_stage: MakeStage) -> None:
+    run = Run.open("one", "street")
+    for stage in CHAIN:
+        make_stage(run, stage)
+    copy = run.copy("two")
+    assert all(map(copy.has, CHAIN))
+    assert copy.model_file("float").samefile(run.model_file("float"))
+    copy.model_file("float").unlink()  # as files are replaced
+    make_stage(copy, "float", "another model")
+    assert run.has("qat")
+    assert not copy.has("qat")
+    with pytest.raises(UserError, match="there is a run 'two' already"):
+        run.copy("two")

@@ -18,7 +18,7 @@ from motrlab.run import Run
 
 VERBS = (
     "run", "train", "prepare", "import", "export", "evaluate", "eval-files", "track", "check", "calops", "compile",
-    "perf", "align", "compare", "report", "doctor",
+    "perf", "align", "compare", "report", "doctor", "handover",
 )  # fmt: skip
 
 
@@ -67,7 +67,6 @@ def test_wrong_options_end_with_2(arguments: Sequence[str], capsys: pytest.Captu
         (["run", "--from", "12"], "motrlab: notebook '12' fits none"),
         (["eval-files", "--gt", "gone", "--pred", "gone"], "motrlab: gone: no SEQ/gt/gt.txt"),
         (["compare", "a"], "motrlab: compare: give two or more different runs, the first is what the others"),
-        (["check"], "motrlab: check: not built yet"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -177,6 +176,7 @@ def test_run_passes_its_options_on_and_prints_the_report_last(
             "last": "qat",
             "data_root": "../mot",
             "sequences": ("A", "B"),
+            "fields": (),
         },
     ]
     assert capsys.readouterr().out.splitlines()[-1] == "/home/reports/real/index.html"

@@ -98,7 +98,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Loop]:
     def watched(graphs: Any, images: Any, config: Config, **settings: Any) -> Iterator[FrameStep]:
         for step in closed_loop(graphs, images, config, **settings):
             yield step  # back here, calibration has taken this frame into its ranges
-            loop.append((float(graphs._quantised.ranges.seen.max()), step.before, step.state))
+            loop.append((float(graphs._net.ranges.seen.max()), step.before, step.state))
 
     (home / "mine.py").write_text(PRESET)
     with pytest.MonkeyPatch.context() as patch:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -98,6 +99,16 @@ def test_so_does_the_verb(frames: list[Any], expected: list[Any], tmp_path: Path
     assert done.stdout.startswith("5 frames, ")
 
 
+def test_a_folder_of_pictures_is_tracked_and_the_missing_check_is_said(frames: list[Any], tmp_path: Path) -> None:
+    for number, frame in enumerate(frames[:3]):
+        cv2.imwrite(str(tmp_path / f"{number}.jpg"), frame)
+    done = alone(VERB, "track", "--input", tmp_path, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3 frames, ")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("pictures are not checked for damage inside; that takes pip install 'motrlab[kit]'")
+
+
 def test_a_verb_that_needs_more_says_so(tmp_path: Path) -> None:
     done = alone(VERB, "perf", "--artifact", shipped_artifact())
     assert done.returncode == 2, done.stderr
@@ -145,6 +156,22 @@ def test_a_bad_frame_is_one_line_and_costs_nothing(
     assert_same(tracker.update(frames[2]), expected[2])
 
 
+def test_an_interrupted_frame_ends_the_sequence(
+    frames: list[Any], expected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker()
+    tracker.update(frames[3])
+    with monkeypatch.context() as patch:
+        patch.setattr("motrlab.tracking.tracker.Tracker.update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tracker.update(frames[4])
+    assert_same(tracker.update(frames[0]), expected[0])
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("shape", [(406, 480), (405, 481), (405, 480, 3)])
 def test_what_is_no_nv12(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="is no NV12 picture; give NV12"):
@@ -159,10 +186,10 @@ def test_a_camera_of_nv12(frames: list[Any]) -> None:
         nv12 = bgr_to_nv12(frame)
         limited = np.concatenate((nv12[:270] * (219 / 255) + 16, (nv12[270:] - 128.0) * (224 / 255) + 128))
         found = full.update(nv12), video.update(np.rint(limited).astype(np.uint8)), bgr.update(frame)
-    assert len(found[2]) > 3
+    assert len(found[2]) > 5
     for other in found[:2]:
-        assert len(other) == len(found[2])
-        np.testing.assert_allclose(np.sort(other.ltwh, 0), np.sort(found[2].ltwh, 0), atol=6)
+        off = np.abs(found[2].ltwh[:, None] - other.ltwh).max(-1).min(1)  # of each box to the nearest
+        assert (off < 6).mean() > 0.7
 
 
 @pytest.mark.parametrize(

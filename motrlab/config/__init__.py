@@ -9,8 +9,7 @@ from motrlab.config.presets import PRESETS, load_preset, mot17, mot17_small, smo
 from motrlab.config.quantization import CalibrationConfig, QatConfig
 from motrlab.config.tracker import TrackerConfig
 from motrlab.config.training import TrainConfig
-from motrlab.config.videos import StreetConfig
-from motrlab.config.whole import Config
+from motrlab.config.whole import Config, StreetConfig
 
 __all__ = [
     "PRESETS", "BackboneStage", "CalibrationConfig", "Config", "ModelConfig", "QatConfig", "StreetConfig",

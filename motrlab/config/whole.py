@@ -1,4 +1,4 @@
-"""Everything a run depends on, to JSON and back."""
+"""Everything a run depends on, to JSON and back; the embedded videos among it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from motrlab.config.checks import build
+from motrlab.config.checks import build, check
 from motrlab.config.model import ModelConfig
 from motrlab.config.quantization import CalibrationConfig, QatConfig
 from motrlab.config.scheme import Scheme
 from motrlab.config.tracker import TrackerConfig
 from motrlab.config.training import TrainConfig
-from motrlab.config.videos import StreetConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreetConfig:
+    """The embedded synthetic data set: size and seed; its difficulty is described in `motrlab.data.street`."""
+
+    num_videos: int = 12  # split in halves like MOT17
+    num_unseen: int = 2  # whole videos, never trained on
+    num_frames: int = 240
+    width: int = 480
+    height: int = 270
+    frame_rate: int = 15
+    seed: int = 17
+
+    def __post_init__(self) -> None:
+        check(self.num_videos >= 1 and self.num_frames >= 4, "street: needs a video of at least four frames")
 
 
 @dataclass(frozen=True, kw_only=True)

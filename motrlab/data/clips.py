@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from motrlab.boxes import box_ltwh_to_cxcywh
@@ -26,8 +27,6 @@ from motrlab.errors import UserError
 
 ClipKey = tuple[int, int, int]  # step, index in the step, number of frames
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-
-
 Objects = list[list[FrameObjects]]  # [frame][clip]
 
 
@@ -101,13 +100,17 @@ class ClipDataset(Dataset[ClipSample]):
         rng = np.random.default_rng((self.seed, step, index))
         return self.transform(self.load(*self.draw_frames(rng, num_frames)), rng)
 
-    def draw_frames(self, rng: np.random.Generator, num_frames: int) -> tuple[str, list[int]]:
-        """A sequence's name and `num_frames` of its frames. Raises UserError when every sequence is shorter."""
+    def lengths(self, num_frames: int) -> NDArray[np.int64]:
+        """Frames of every sequence, 0 of those with fewer than `num_frames`. Raises UserError if these are all."""
         lengths = np.array([info.num_frames for info in self.store.sequences])
         if lengths.max() < num_frames:
             longest = f"no sequence has more than {lengths.max()}"
             raise UserError(f"{self.store.path}: clips of {num_frames} frames, but {longest}")
-        lengths[lengths < num_frames] = 0
+        return np.where(lengths < num_frames, 0, lengths)
+
+    def draw_frames(self, rng: np.random.Generator, num_frames: int) -> tuple[str, list[int]]:
+        """A sequence's name and `num_frames` of its frames. Raises UserError when every sequence is shorter."""
+        lengths = self.lengths(num_frames)
         info = self.store.sequences[rng.choice(len(lengths), p=lengths / lengths.sum())]
         stride = int(rng.integers(1, self.config.stride_max + 1))
         stride = min(stride, (info.num_frames - 1) // max(1, num_frames - 1))

@@ -141,12 +141,10 @@ class _Reader:
                 said = f"bbox={box!r}, visibility={seen!r}"
                 raise self._error(f"{what}: {said}; [left, top, width, height] in pixels, a fraction expected")
             video, frame = places[image]
-            flag = float(not item.get("iscrowd"))
-            tables[video].append([frame, self._whole(item, field, what), *box, flag, category, seen])
+            track, flag = self._whole(item, field, what), not item.get("iscrowd")
+            tables[video].append([frame, track, *box, flag, category, seen])
             keys[video].append(key)
-        rows = {
-            video: Rows(f"{self.source}:annotation", [""] * len(found), found, None) for video, found in keys.items()
-        }
+        rows = {v: Rows(f"{self.source}:annotation", [""] * len(found), found, None) for v, found in keys.items()}
         return {v: Labels(np.array(table).reshape(-1, 9), rows[v], names, True) for v, table in tables.items()}
 
 

@@ -50,18 +50,16 @@ def _read(source: Path, archive: zipfile.ZipFile, images: Path | None) -> Labell
     roots = [name.removesuffix("gt/gt.txt") for name in names if f"/{name}".endswith("/gt/gt.txt")]
     if len(roots) != 1:
         raise UserError(f"{source}: {len(roots)} files gt/gt.txt, not one; export the task as MOT 1.1")
-    frames: Sequence[Image]
     if images is not None:
-        frames = list(list_frames(images, numbered=False).files.values())
+        frames: Sequence[Image] = list(list_frames(images, numbered=False).files.values())
     else:
         frames = _frames(source, archive, [name for name in names if name.startswith(f"{roots[0]}img1/")])
     lines = _text(zipfile.Path(archive, f"{roots[0]}gt/labels.txt")).splitlines()
     labels = {number: label.strip() for number, label in enumerate(lines, 1)}
     gt = zipfile.Path(archive, f"{roots[0]}gt/gt.txt")
     found = _annotations(_text(gt), str(gt), len(labels), [PurePath(str(frame)).stem for frame in frames])
-    return LabelledVideo(
-        name=safe_name(source.stem), frame_rate=_FRAME_RATE, images=frames, annotations=found, names=labels
-    )
+    name = safe_name(source.stem)
+    return LabelledVideo(name=name, frame_rate=_FRAME_RATE, images=frames, annotations=found, names=labels)
 
 
 def _safe_names(source: Path, archive: zipfile.ZipFile) -> list[str]:
@@ -77,9 +75,8 @@ def _safe_names(source: Path, archive: zipfile.ZipFile) -> list[str]:
 def _frames(source: Path, archive: zipfile.ZipFile, names: list[str]) -> list[zipfile.Path]:
     if not names:
         raise UserError(f"{source}: no frames in img1/; export with images, or name their folder by --images")
-    for name in names:
-        if not name.lower().endswith(PACKED_SUFFIXES):
-            raise UserError(f"{source}: {name} is no JPEG or PNG file; name a folder of such frames by --images")
+    for name in (name for name in names if not name.lower().endswith(PACKED_SUFFIXES)):
+        raise UserError(f"{source}: {name} is no JPEG or PNG file; name a folder of such frames by --images")
     return [zipfile.Path(archive, name) for name in sorted(names, key=natural_key)]
 
 

@@ -87,7 +87,6 @@ def _read(folder: Path, file: Path, format: Format | None) -> tuple[LabelledVide
         names=labels.names,
         detections=read_detections(det, info, int(first)) if os.path.lexists(det) else None,
     )
-    moved = f", frames counted from {first:.0f}" if first != 1 else ""
-    if first == 1 and frames.first != 1:
-        moved = f", files counted from {frames.first}, rows from 1 (there is none of frame 0)"
+    files = f", files counted from {frames.first}, rows from 1 (there is none of frame 0)" * (frames.first != 1)
+    moved = f", frames counted from {first:.0f}" if first != 1 else files
     return video, f"{format.name} ({format.says}){moved}"

@@ -26,9 +26,8 @@ def export_sequences(source: Path, destination: Path) -> list[SequenceInfo]:
     `source` is a packed LMDB, the folder that `prepare` wrote, or a run's folder. A sequence's folder that is there
     already is not overwritten. Raises UserError.
     """
-    stores = [FrameStore(path) for path in _find_stores(source)]
     halves: dict[str, list[FrameStore]] = {}
-    for store in stores:
+    for store in map(FrameStore, _find_stores(source)):
         for info in store.sequences:
             halves.setdefault(info.name, []).append(store)
     for name in halves:
@@ -51,14 +50,11 @@ def _export(name: str, parts: Sequence[FrameStore], destination: Path) -> Sequen
     infos = [store.info(name) for store in parts]
     info = replace(infos[0], num_frames=sum(i.num_frames for i in infos))
     _check_safe(parts[0].path, info)
-    path = destination / name
-    with replaced_folder(path) as folder:
+    with replaced_folder(destination / name) as folder:
         (folder / info.image_dir).mkdir()
-        written = 0
-        for store, part in zip(parts, infos, strict=True):
-            for frame in range(1, part.num_frames + 1):
-                info.frame_path(folder, written + frame).write_bytes(store.frame_bytes(name, frame))
-            written += part.num_frames
+        frames = ((store, i) for store, part in zip(parts, infos, strict=True) for i in range(1, part.num_frames + 1))
+        for number, (store, frame) in enumerate(frames, 1):
+            info.frame_path(folder, number).write_bytes(store.frame_bytes(name, frame))
         write_files(folder, label_files(info, _joined([store.annotations(name) for store in parts], infos)))
     return info
 

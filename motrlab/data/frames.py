@@ -56,9 +56,8 @@ def list_frames(folder: Path, info: SequenceInfo | None = None, *, numbered: boo
     fault, notes = "", [f"files are numbered from {first}, which is taken as frame 1"] * (first != 1)
     if missing:
         other = next((f.name for f in found if f not in files and _number(f) == missing[0] + first - 1), "")
-        fault = f"{folder}: frame {missing[0]} of {end} is missing"
-        if len(missing) > 1:
-            fault = f"{folder}: {len(missing)} of {end} frames are missing, the first of them {missing[0]}"
+        several = f"{len(missing)} of {end} frames are missing, the first of them {missing[0]}"
+        fault = f"{folder}: " + (several if len(missing) > 1 else f"frame {missing[0]} of {end} is missing")
         fault += mismatch.format(other) if other else "; copy it again"
     if max(frames) > end:
         notes.append(f"{sum(f > end for f in frames)} files behind frame {end}, the last of seqinfo.ini, are left out")
@@ -98,10 +97,8 @@ def _by_number(files: list[Path], promised: int | None) -> tuple[dict[int, Path]
         number = _number(file)
         if number is None or len(kinds) > 1:
             if promised not in (None, len(files)):
-                names = f"{files[0].name} … {files[-1].name}"
-                raise UserError(
-                    f"{folder}: {len(files)} files ({names}) without a common numbering, {promised} expected"
-                )
+                found = f"{len(files)} files ({files[0].name} … {files[-1].name})"
+                raise UserError(f"{folder}: {found} without a common numbering, {promised} expected")
             return dict(enumerate(files, 1)), 1
         if by_number.setdefault(number, file) != file:
             raise UserError(f"{folder}: {by_number[number].name} and {file.name} are one frame; remove one of them")

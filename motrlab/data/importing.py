@@ -8,12 +8,12 @@ content is never overwritten.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
@@ -40,11 +40,6 @@ ClassMap = Mapping[str, int]
 _ADVICE = "--images is the folder that the labels' file names start from"
 
 
-def mot_class(name: str) -> int:
-    """MOT17's class number of a label, whatever its case, spaces and hyphens."""
-    return CLASSES.get(re.sub(r"[^a-z]", "", name.lower()), OTHER)
-
-
 def parse_class_map(pairs: Iterable[str]) -> dict[str, int]:
     """`NAME=CLASS` of the command line: a label, or the number of one without a name, and a MOT17 class."""
     found = {}
@@ -60,6 +55,10 @@ def parse_class_map(pairs: Iterable[str]) -> dict[str, int]:
 
 def _key(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _letters(name: str) -> str:
+    return re.sub("[^a-z]", "", name.lower())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,20 +99,20 @@ def write_videos(
     class_map = class_map or {}
     boxes = [video.label(number) for video in videos for number in video.annotations.class_id.tolist()]
     labels = list(dict.fromkeys([*boxes, *(name for video in videos for name in video.names.values() if name)]))
-    classes = {label: class_map.get(_key(label), mot_class(label)) for label in labels}
+    classes = {label: class_map.get(_key(label), CLASSES.get(_letters(label), OTHER)) for label in labels}
     there = counts(boxes) or ", ".join(labels)
     if unknown := sorted(class_map.keys() - set(map(_key, labels))):
         raise UserError(f"--map: no label {unknown[0]!r}; there are {there}")
     if PEDESTRIAN not in (classes[label] for label in boxes or labels):
         raise UserError(f"no label is called person or pedestrian; there are {there}: choose by --map NAME=pedestrian")
-    return [write_video(_with_classes(video, classes), destination) for video in videos]
-
-
-def _with_classes(video: LabelledVideo, classes: Mapping[str, int]) -> LabelledVideo:
-    gt = video.annotations
-    class_id = np.array([classes[video.label(number)] for number in gt.class_id.tolist()], np.int64)
-    flag = np.where(class_id == PEDESTRIAN, gt.flag != 0, 0).astype(np.int64)
-    return replace(video, annotations=replace(gt, class_id=class_id, flag=flag, has_class=True))
+    infos = []
+    for video in videos:
+        gt = video.annotations
+        class_id = np.array([classes[video.label(number)] for number in gt.class_id.tolist()], np.int64)
+        flag = ((class_id == PEDESTRIAN) & (gt.flag != 0)).astype(np.int64)
+        mapped = replace(video, annotations=replace(gt, class_id=class_id, flag=flag, has_class=True))
+        infos.append(write_video(mapped, destination))
+    return infos
 
 
 def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
@@ -123,7 +122,9 @@ def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
     way, a target that cannot be written.
     """
     path = destination / video.name
-    kinds = [(_extension(image), *read_size(image, advice=_ADVICE)) for image in video.images]
+    extensions = [".png" if str(image).lower().endswith(".png") else ".jpg" for image in video.images]
+    sizes = [read_size(image, advice=_ADVICE) for image in video.images]
+    kinds = [(extension, *size) for extension, size in zip(extensions, sizes, strict=True)]
     for image, kind in zip(video.images, kinds, strict=True):
         if kind != kinds[0]:
             this, first = ("{}, {}×{} pixels".format(*k) for k in (kind, kinds[0]))
@@ -145,28 +146,23 @@ def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
     return info
 
 
-def _extension(image: Image) -> str:
-    return ".png" if PurePath(str(image)).suffix.lower() == ".png" else ".jpg"
-
-
 def _put(image: Image, target: Path) -> None:
     if isinstance(image, Path):
-        try:
+        with contextlib.suppress(OSError):  # another file system, or one without links
             os.link(image.resolve(), target)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(image, target)
-    else:
-        target.write_bytes(image.read_bytes())
+            return
+    target.write_bytes(image.read_bytes())
 
 
 def _is_same(image: Image, file: Path) -> bool:
-    linked = isinstance(image, Path) and file.is_file() and image.samefile(file)
-    return linked or (file.is_file() and image.read_bytes() == file.read_bytes())
+    linked = isinstance(image, Path) and image.samefile(file)
+    return linked or image.read_bytes() == file.read_bytes()
 
 
 def _check_same(path: Path, info: SequenceInfo, texts: Mapping[str, str], images: Sequence[Image]) -> None:
     """An import run again finds what it wrote before, pictures too."""
+    files = [info.frame_path(path, frame) for frame in range(1, info.num_frames + 1)]
     same = all((path / n).is_file() and (path / n).read_text(encoding="utf-8") == text for n, text in texts.items())
-    same = same and len(list((path / "img1").glob(f"*{info.image_ext}"))) == info.num_frames
-    if not same or not all(_is_same(image, info.frame_path(path, frame)) for frame, image in enumerate(images, 1)):
+    same = same and sorted((path / "img1").glob(f"*{info.image_ext}")) == files
+    if not same or not all(map(_is_same, images, files)):
         raise UserError(f"{path}: there is something else already; move it away or choose another --dst")

@@ -78,9 +78,9 @@ class Annotations:
         return self.select((self.flag != 0) & (self.class_id == 1))
 
     @staticmethod
-    def empty(has_class: bool = True) -> Annotations:
+    def empty() -> Annotations:
         none = np.zeros(0, np.int64)
-        return Annotations(none, none, np.zeros((0, 4)), none, none, np.zeros(0), has_class)
+        return Annotations(none, none, np.zeros((0, 4)), none, none, np.zeros(0), has_class=True)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Detections:
     score: NDArray[np.float64]
 
     def select(self, rows: NDArray[Any]) -> Detections:
-        """The rows that a mask or an index array names."""
+        """As of `Annotations`."""
         return Detections(self.frame[rows], self.ltwh[rows], self.score[rows])
 
 
@@ -103,45 +103,47 @@ def read_sequence_info(folder: Path) -> SequenceInfo:
     """
     file = folder / "seqinfo.ini"
     if not file.is_file():
-        raise UserError(
-            f"{file}: missing; a sequence needs one with seqLength, and `python -m motrlab import` writes it"
-        )
+        needed = "a sequence needs one with seqLength, and `python -m motrlab import` writes it"
+        raise UserError(f"{file}: missing; {needed}")
     said = read_ini(file)
-    image_dir = said.get("imdir") or "img1"
-    extension = said.get("imext", "")
+    extension = said.get("imext", "").removeprefix(".")
     return SequenceInfo(
         name=folder.name or folder.resolve().name,
         num_frames=int(_positive(said, "seqLength", file)),
         width=int(_positive(said, "imWidth", file, default=0)),
         height=int(_positive(said, "imHeight", file, default=0)),
         frame_rate=_positive(said, "frameRate", file, default=30),
-        image_dir=image_dir,
-        image_ext=f".{extension}" if extension and not extension.startswith(".") else extension,
+        image_dir=said.get("imdir") or "img1",
+        image_ext=f".{extension}" if extension else "",
     )
 
 
 def _positive(said: Mapping[str, str], key: str, file: Path, default: float | None = None) -> float:
     text = said.get(key.lower(), "")
-    if not text:
-        if default is None:
-            raise UserError(f"{file}: no {key} in [Sequence]")
+    if not text and default is not None:
         return default
+    if not text:
+        raise UserError(f"{file}: no {key} in [Sequence]")
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not value > 0 or math.isinf(value) or (key != "frameRate" and value != int(value)):
+    if not 0 < value < math.inf or (key != "frameRate" and not value.is_integer()):
         raise UserError(f"{file}: {key} must be a positive number, not {text!r}")
     return value
 
 
 def format_sequence_info(info: SequenceInfo) -> str:
     """The text of a `seqinfo.ini`."""
-    rate = int(info.frame_rate) if info.frame_rate == int(info.frame_rate) else info.frame_rate
     return (
-        f"[Sequence]\nname={info.name}\nimDir={info.image_dir}\nframeRate={rate}\nseqLength={info.num_frames}\n"
-        f"imWidth={info.width}\nimHeight={info.height}\nimExt={info.image_ext}\n"
+        f"[Sequence]\nname={info.name}\nimDir={info.image_dir}\nframeRate={_shortest(info.frame_rate)}\n"
+        f"seqLength={info.num_frames}\nimWidth={info.width}\nimHeight={info.height}\nimExt={info.image_ext}\n"
     )
+
+
+def _shortest(number: float) -> str:
+    """The shortest form that reads back the same."""
+    return str(int(number)) if number == int(number) else repr(number)
 
 
 def read_annotations(path: Path, info: SequenceInfo) -> Annotations:
@@ -192,9 +194,8 @@ def format_annotations(annotations: Annotations) -> str:
 
 
 def _format_rows(*columns: NDArray[Any]) -> str:
-    """A line for each row, numbers in the shortest form that reads back the same."""
     rows = np.column_stack([column.astype(np.float64) for column in columns]).tolist()
-    return "".join(",".join(str(int(v)) if v == int(v) else repr(v) for v in row) + "\n" for row in rows)
+    return "".join(",".join(map(_shortest, row)) + "\n" for row in rows)
 
 
 def read_detections(path: Path, info: SequenceInfo | None = None, first: int = 1) -> Detections:
@@ -243,14 +244,12 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
         inside = (root / "seqinfo.ini").is_file() or (root / "img1").is_dir()
         hint = f"; did you mean {root.parent}?" if inside else ""
         raise UserError(f"{root}: no sequences (folders with seqinfo.ini or img1) in it or its train/{hint}")
-    videos: dict[str, list[Path]] = {}
-    for folder in folders:
-        videos.setdefault(video_name(folder.name), []).append(folder)
+    videos = {video_name(f.name): f for f in reversed(folders)}  # the copy that is preferred
     if not names:
-        return tuple(copies[0] for copies in videos.values())
+        return tuple(videos[key] for key in sorted(videos))
     chosen: dict[str, Path] = {}
     for name in names:
-        found = next((f for f in folders if f.name == name), None) or next(iter(videos.get(name, ())), None)
+        found = next((f for f in folders if f.name == name), videos.get(name))
         if found is None:
             raise UserError(f"{root}: no sequence {name!r}; there are {', '.join(f.name for f in folders)}")
         other = chosen.setdefault(video_name(found.name), found)
@@ -261,18 +260,12 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
 
 def _sequence_folders(root: Path) -> list[Path]:
     """Sequence folders, by video name, detector copies in order of preference."""
-    if not root.is_dir():
-        return []
-    shown = [f for f in root.iterdir() if not f.name.startswith(".")]  # hidden ones are what a killed import left
+    shown = root.glob("[!.]*")  # hidden ones are what a killed import left
     found = [f for f in shown if (f / "seqinfo.ini").is_file() or (f / "img1").is_dir()]
-    return sorted(found, key=lambda f: (video_name(f.name), _preference(f.name), f.name))
+    preference = {name: i for i, name in enumerate(DETECTORS)}
+    return sorted(found, key=lambda f: (video_name(f.name), preference.get(f.name.rpartition("-")[2], -1), f.name))
 
 
 def video_name(name: str) -> str:
     """A sequence's name without the detector: copies of a video have one."""
     return re.sub(rf"-({'|'.join(DETECTORS)})$", "", name)
-
-
-def _preference(name: str) -> int:
-    suffix = name.rpartition("-")[2]
-    return DETECTORS.index(suffix) if suffix in DETECTORS else -1

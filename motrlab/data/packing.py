@@ -10,22 +10,22 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import itertools
 import json
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lmdb
+from tqdm import tqdm
 
 from motrlab.data.motchallenge import Annotations, Detections, SequenceInfo
 from motrlab.data.rows import reading
 from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, content_hash, forget, read_value
-from motrlab.data.validate import Progress
 from motrlab.errors import UserError
 from motrlab.files import MARKER, check_ours, clear_leftovers, free_bytes, hidden_name, replace_folder, writing
 
@@ -43,9 +43,7 @@ class SequenceSource:
     detections: Detections | None = None  # not packed
 
 
-def write_store(
-    path: Path, sources: Sequence[SequenceSource], *, num_workers: int = 1, progress: Progress = lambda *_: None
-) -> str:
+def write_store(path: Path, sources: Sequence[SequenceSource], *, num_workers: int = 1) -> str:
     """Pack `sources` into the LMDB folder `path` and return its data hash.
 
     A store that was packed from the same files (names, sizes, times, annotations) is left as it is, unless its bytes
@@ -73,7 +71,7 @@ def write_store(
         folder.mkdir(exist_ok=True)
         (folder / MARKER).write_text(source_hash, encoding="utf-8")
         try:
-            data_hash = _pack(folder, sources, begun, num_workers, progress)
+            data_hash = _pack(folder, sources, begun, num_workers)
         except lmdb.Error as error:
             raise OSError(errno.EIO, str(error)) from error
         forget(path)
@@ -118,22 +116,21 @@ def _packed_bytes(sources: Sequence[SequenceSource]) -> int:
     return frames + sum(len(annotation_bytes(s.annotations)) for s in sources)
 
 
-def _pack(
-    folder: Path, sources: Sequence[SequenceSource], begun: Mapping[str, bytes], num_workers: int, progress: Progress
-) -> str:
+def _pack(folder: Path, sources: Sequence[SequenceSource], begun: Mapping[str, bytes], num_workers: int) -> str:
     """Pack what is not in `begun` into the LMDB in `folder`; returns the data hash. Raises UserError, lmdb.Error."""
-    total = sum(len(item.files) for item in sources)
-    numbers = itertools.count(1 + sum(len(item.files) for item in sources if begun.get(item.info.name)))
+    whole = [item for item in sources if begun.get(item.info.name)]
+    done, total = (sum(len(item.files) for item in items) for items in (whole, sources))
     packed: list[tuple[SequenceInfo, bytes]] = []
     # Twice the size is room for a sequence that is packed again; it takes no space before it is needed. With LMDB's
     # sync a commit's data reach the disk before the page that announces them: it stands after a power cut, too.
     map_size = 2 * _packed_bytes(sources) + (64 << 20)
-    with lmdb.open(str(folder), map_size=map_size, lock=False) as environment, ThreadPoolExecutor(num_workers) as pool:
+    with (
+        lmdb.open(str(folder), map_size=map_size, lock=False) as environment,
+        ThreadPoolExecutor(num_workers) as pool,
+        tqdm(total=total, initial=done, desc="pack", unit="frame", disable=None) as bar,
+    ):
         for item in sources:
-            hashes = begun.get(item.info.name) or _put_sequence(
-                environment, item, pool, lambda: progress("pack", next(numbers), total)
-            )
-            packed.append((item.info, hashes))
+            packed.append((item.info, begun.get(item.info.name) or _put_sequence(environment, item, pool, bar)))
         entries = [{"info": dataclasses.asdict(s.info), "has_class": s.annotations.has_class} for s in sources]
         meta = {"schema": SCHEMA, "data_hash": content_hash(packed), "sequences": entries}
         with environment.begin(write=True) as transaction:
@@ -142,7 +139,7 @@ def _pack(
 
 
 def _put_sequence(
-    environment: lmdb.Environment, item: SequenceSource, pool: ThreadPoolExecutor, tell: Callable[[], None]
+    environment: lmdb.Environment, item: SequenceSource, pool: ThreadPoolExecutor, bar: tqdm[Any]
 ) -> bytes:
     """Commit a sequence, frames in batches and last their hashes, which make it whole; returns those."""
     hashes, name = [], item.info.name
@@ -151,7 +148,7 @@ def _put_sequence(
             for frame, data in enumerate(pool.map(_read_file, item.files[start : start + _BATCH]), start + 1):
                 transaction.put(f"{name}/{frame:06d}".encode(), data)
                 hashes.append(hashlib.sha256(data).digest())
-                tell()
+                bar.update()
     gt = annotation_bytes(item.annotations)
     hashes.append(hashlib.sha256(gt).digest())
     with environment.begin(write=True) as transaction:

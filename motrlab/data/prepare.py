@@ -9,22 +9,19 @@ made is never touched.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-from tqdm import tqdm
+from typing import TypeVar
 
 from motrlab.data.motchallenge import Annotations, Detections, find_sequences, label_files, write_files
 from motrlab.data.packing import SequenceSource, write_store
 from motrlab.data.summary import DataSummary, summarise
-from motrlab.data.validate import CheckedSequence, Progress, check_people, open_sequence, validate_sequence
+from motrlab.data.validate import CheckedSequence, check_people, open_sequence, validate_sequence
 from motrlab.data.workers import frame_workers
 from motrlab.errors import UserError
 from motrlab.files import check_ours, locked, nearest_there, replaced_folder, writing
@@ -51,28 +48,28 @@ def prepare(
     sequences: Sequence[str] = (),
     *,
     num_workers: int = 1,
-    progress: Progress | None = None,
     unseen: Callable[[str], bool] | None = None,
 ) -> DataSummary:
     """Validate, split, pack and link the sequences under `source` (see `find_sequences`), all or those named.
 
     Videos for which `unseen(name)` holds are kept whole and never trained on. Sequences without gt are left out and
     reported in the summary. `num_workers` processes check the frames (1: this one), as many threads read them for
-    packing. Without `progress` there is a bar on a terminal. Raises UserError for bad input, a full disk, a target
-    that cannot be written, and when no sequence is left to train on.
+    packing. There is a bar on a terminal. Raises UserError for bad input, a full disk, a target that cannot be
+    written, and when no sequence is left to train on.
     """
     _check_writable(destination)
-    with contextlib.ExitStack() as stack:
-        told = progress or stack.enter_context(_bars())
-        checked = _checked(find_sequences(source, sequences), num_workers, told)
-        check_people(source, checked)
-        parts = _parts(checked, unseen)
-        if not parts["train"]:
-            raise UserError(f"{source}: no sequence with gt/gt.txt and two frames to train on")
-        with writing(destination):
-            destination.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(destination, "preparing data in"))
-        hashes = {part: _write_part(destination, part, members, num_workers, told) for part, members in parts.items()}
+    folders = find_sequences(source, sequences)
+    megapixels = sum(i.num_frames * i.width * i.height for i, _ in map(open_sequence, folders)) / 1e6
+    with frame_workers(num_workers, megapixels) as frame_map:
+        checked = [validate_sequence(folder, frame_map=frame_map) for folder in folders]
+    check_people(source, checked)
+    parts = _parts(checked, unseen)
+    if not parts["train"]:
+        raise UserError(f"{source}: no sequence with gt/gt.txt and two frames to train on")
+    with writing(destination):
+        destination.mkdir(parents=True, exist_ok=True)
+    with locked(destination, "preparing data in"):
+        hashes = {part: _write_part(destination, part, members, num_workers) for part, members in parts.items()}
     return DataSummary(
         sequences=tuple(summarise(part, m.info, m.annotations) for part, members in parts.items() for m in members),
         left_out=tuple(s.info.name for s in checked if s.annotations is None),
@@ -95,32 +92,6 @@ def _check_writable(destination: Path) -> None:
         raise UserError(f"{destination}: cannot be written ({nearest} is {why}); choose another folder")
     for folder in (folder for part in PARTS for folder in _folders(destination, part)):
         check_ours(folder)
-
-
-@contextlib.contextmanager
-def _bars() -> Iterator[Progress]:
-    """A bar for each thing that is done, on a terminal only."""
-    bars: list[tqdm[Any]] = []
-
-    def tell(what: str, done: int, total: int) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, desc=what, unit="frame", disable=None))
-        bars[0].update(done - bars[0].n)
-        if done >= total:
-            bars.pop().close()
-
-    try:
-        yield tell
-    finally:
-        for bar in bars:
-            bar.close()
-
-
-def _checked(folders: Sequence[Path], num_workers: int, progress: Progress) -> list[CheckedSequence]:
-    """Every sequence, validated."""
-    megapixels = sum(i.num_frames * i.width * i.height for i, _ in map(open_sequence, folders)) / 1e6
-    with frame_workers(num_workers, megapixels) as frame_map:
-        return [validate_sequence(folder, frame_map=frame_map, progress=progress) for folder in folders]
 
 
 def _parts(checked: Iterable[CheckedSequence], unseen: Callable[[str], bool] | None) -> dict[str, list[SequenceSource]]:
@@ -148,9 +119,7 @@ def _cut(sequence: CheckedSequence, annotations: Annotations, frames: range) -> 
     )
 
 
-def _write_part(
-    destination: Path, part: str, members: list[SequenceSource], num_workers: int, progress: Progress
-) -> str:
+def _write_part(destination: Path, part: str, members: list[SequenceSource], num_workers: int) -> str:
     """Pack a part, link its gt, and return its data hash; remove what an earlier run left of a part now empty."""
     store, *others = _folders(destination, part)
     if not members:
@@ -158,7 +127,7 @@ def _write_part(
             check_ours(folder)
             shutil.rmtree(folder, ignore_errors=True)
         return ""
-    data_hash = write_store(store, members, num_workers=num_workers, progress=progress)
+    data_hash = write_store(store, members, num_workers=num_workers)
     for gt in others:
         with replaced_folder(gt, marked=True) as folder:
             for m in members:

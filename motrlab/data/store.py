@@ -3,7 +3,7 @@
 Keys: `SEQ/%06d` is a frame's file as it was; `SEQ/annotations` the arrays of `Annotations` one behind the other,
 zlib-compressed (bare they are 2 % of the frames); `SEQ/sha256` the SHA-256 of each frame, then that of the
 annotations; `meta` (JSON) comes last. What is read is compared with its SHA-256, so that damage is told and never seen
-as a grey picture; that takes 2 to 8 % of the time of decoding (measured, with SHA instructions). NumPy, OpenCV, lmdb.
+as a grey picture; that takes 2 to 8 % of the time of decoding (measured, with SHA instructions).
 
 There is one environment per path and process, opened when first read, never handed on to a forked child. A file cut
 short is refused before anything in it is read: a page behind the end would kill the process (SIGBUS).
@@ -25,15 +25,14 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from motrlab.data.motchallenge import Annotations, SequenceInfo
+from motrlab.data.motchallenge import ANNOTATION_FIELDS, Annotations, SequenceInfo
 from motrlab.data.pictures import decode_image
 from motrlab.errors import UserError
 
 SCHEMA = 3  # 1: without checks; 2: many frames under one key
 _HASH_BYTES = 32
-_FIELDS = (("frame", "<i8", 1), ("track_id", "<i8", 1), ("ltwh", "<f8", 4), ("flag", "<i8", 1), ("class_id", "<i8", 1),
-           ("visibility", "<f8", 1))  # fmt: skip
-_ROW_BYTES = sum(np.dtype(kind).itemsize * columns for _, kind, columns in _FIELDS)
+_KINDS = ("<i8", "<i8", "4<f8", "<i8", "<i8", "<f8")  # of ANNOTATION_FIELDS, little endian
+_FIELDS = {name: np.dtype(kind) for name, kind in zip(ANNOTATION_FIELDS, _KINDS, strict=True)}
 _AGAIN = "prepare the data again (notebook 01, or `python -m motrlab prepare`)"
 
 _Identity = tuple[int, int, int]  # inode, size, time of data.mdb
@@ -85,12 +84,11 @@ class FrameStore:
         """All of a sequence; the arrays are read-only. Raises UserError, also where they are damaged."""
         self.info(name)
         data = self._checked(name, "annotations", -1, "the ground truth", zlib.decompress)
+        rows, at = len(data) // sum(kind.itemsize for kind in _FIELDS.values()), 0
         arrays: dict[str, NDArray[Any]] = {}
-        rows, at = len(data) // _ROW_BYTES, 0
-        for field, kind, columns in _FIELDS:
-            array = np.frombuffer(data, kind, rows * columns, at)
-            at += array.nbytes
-            arrays[field] = array.reshape(rows, columns) if columns > 1 else array
+        for field, kind in _FIELDS.items():
+            arrays[field] = np.frombuffer(data, kind, rows, at)
+            at += arrays[field].nbytes
         return Annotations(**arrays, has_class=self._has_class[name])
 
     def check(self) -> None:
@@ -105,19 +103,13 @@ class FrameStore:
         with contextlib.suppress(lmdb.Error, zlib.error), opened(self.path).begin(buffers=True) as transaction:
             data = unpack(transaction.get(f"{name}/{entry}".encode(), b""))
             hashes = transaction.get(f"{name}/sha256".encode(), b"")
-            if hashlib.sha256(data).digest() == hashes[_HASH_BYTES * row : _HASH_BYTES * (row + 1) or None]:
+            if hashlib.sha256(data).digest() == hashes[_HASH_BYTES * row :][:_HASH_BYTES]:
                 return data
         raise UserError(f"{self.path}: {what} of {name} is damaged, not what was packed; {_AGAIN}")
 
 
-def _close_inherited() -> None:
-    """A forked child must not use its parent's environments, nor open a path beside them."""
-    for path in list(_opened):
-        forget(path)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_inherited)
+# A forked child must not use its parent's environments, nor open a path beside them.
+os.register_at_fork(after_in_child=lambda: list(map(forget, list(_opened))))
 
 
 def opened(path: Path, *, fresh: bool = False) -> lmdb.Environment:
@@ -168,18 +160,20 @@ def read_value(path: Path, key: str) -> bytes:
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    schema: Any = "unknown"
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        meta = json.loads(read_value(path, "meta"))
-        schema = meta["schema"]
-        if schema == SCHEMA:
-            return dict(meta)
-    raise UserError(f"{path}: written with schema {schema}, motrlab reads {SCHEMA}; {_AGAIN}")
+    try:
+        meta = dict(json.loads(read_value(path, "meta")))
+    except (ValueError, TypeError):
+        meta = {}
+    if meta.get("schema") != SCHEMA:
+        raise UserError(
+            f"{path}: written with schema {meta.get('schema', 'unknown')}, motrlab reads {SCHEMA}; {_AGAIN}"
+        )
+    return meta
 
 
 def annotation_bytes(annotations: Annotations) -> bytes:
     """The arrays one behind the other, little endian, in the order of `_FIELDS`."""
-    return b"".join(np.ascontiguousarray(getattr(annotations, name), kind).tobytes() for name, kind, _ in _FIELDS)
+    return b"".join(np.asarray(getattr(annotations, name), kind.base).tobytes() for name, kind in _FIELDS.items())
 
 
 def content_hash(sequences: Iterable[tuple[SequenceInfo, bytes]]) -> str:
@@ -187,8 +181,7 @@ def content_hash(sequences: Iterable[tuple[SequenceInfo, bytes]]) -> str:
     digest = hashlib.sha256()
     for info, hashes in sequences:
         digest.update(json.dumps(dataclasses.asdict(info), sort_keys=True).encode())
-        last = len(hashes) // _HASH_BYTES - 1
-        for row in range(last + 1):
-            entry = "annotations" if row == last else f"{row + 1:06d}"
-            digest.update(f"{info.name}/{entry}".encode() + hashes[_HASH_BYTES * row : _HASH_BYTES * (row + 1)])
+        rows = [hashes[at : at + _HASH_BYTES] for at in range(0, len(hashes), _HASH_BYTES)]
+        for entry, row in zip([*(f"{i:06d}" for i in range(1, len(rows))), "annotations"], rows, strict=False):
+            digest.update(f"{info.name}/{entry}".encode() + row)
     return digest.hexdigest()

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from motrlab.config import StreetConfig
-from motrlab.data.motchallenge import SequenceInfo, format_sequence_info
+from motrlab.data.motchallenge import SequenceInfo, format_sequence_info, write_files
 from motrlab.data.street_render import Renderer, Silhouette
 from motrlab.data.street_scene import build_scene
 from motrlab.data.street_world import Scene
@@ -85,7 +85,7 @@ def _marker(config: StreetConfig) -> str:
 
 def _clear_stale(destination: Path, config: StreetConfig, names: Sequence[str]) -> None:
     """Remove sequences of another config, and what a killed run left; refuse to touch what is not ours."""
-    for folder in sorted(destination.glob(f"{_PREFIX}*")) + sorted(destination.glob(f".{_PREFIX}*")):
+    for folder in (*destination.glob(f"{_PREFIX}*"), *destination.glob(f".{_PREFIX}*")):
         marker = folder / _MARKER
         if folder.name.startswith(".") or (marker.is_file() and marker.read_text(encoding="utf-8") != _marker(config)):
             shutil.rmtree(folder)
@@ -93,34 +93,27 @@ def _clear_stale(destination: Path, config: StreetConfig, names: Sequence[str]) 
             raise UserError(f"{folder}: exists and was not written by the street generator; remove or rename it")
 
 
-def _write_sequence(name: str, config: StreetConfig, destination: Path) -> str:
+def _write_sequence(name: str, config: StreetConfig, destination: Path) -> None:
     """Write one sequence under a temporary name and move it into place."""
-    threads = cv2.getNumThreads()
+    scene, threads = street_scene(name, config), cv2.getNumThreads()
+    sizes = {field: getattr(config, field) for field in ("num_frames", "width", "height", "frame_rate")}
+    info, renderer, frames = SequenceInfo(name=name, **sizes), Renderer(scene), []
     cv2.setNumThreads(1)
     try:
         with replaced_folder(destination / name) as folder:
-            _write_files(street_scene(name, config), folder)
+            for part in ("img1", "gt", "det"):
+                (folder / part).mkdir()
+            for index in range(config.num_frames):
+                image, found = renderer.render(index)
+                ok, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+                assert ok
+                info.frame_path(folder, index + 1).write_bytes(jpeg.tobytes())
+                frames.append(found)
+            np.savetxt(folder / "gt" / "gt.txt", gt_rows(frames), _GT_FORMAT)
+            np.savetxt(folder / "det" / "det.txt", _det_rows(scene, frames), _DET_FORMAT)
+            write_files(folder, {"seqinfo.ini": format_sequence_info(info), _MARKER: _marker(config)})
     finally:
         cv2.setNumThreads(threads)
-    return name
-
-
-def _write_files(scene: Scene, folder: Path) -> None:
-    config, renderer, frames = scene.config, Renderer(scene), []
-    sizes = {name: getattr(config, name) for name in ("num_frames", "width", "height", "frame_rate")}
-    info = SequenceInfo(name=scene.name, **sizes)
-    for part in ("img1", "gt", "det"):
-        (folder / part).mkdir()
-    for index in range(config.num_frames):
-        image, found = renderer.render(index)
-        ok, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        assert ok
-        info.frame_path(folder, index + 1).write_bytes(jpeg.tobytes())
-        frames.append(found)
-    np.savetxt(folder / "gt" / "gt.txt", gt_rows(frames), _GT_FORMAT)
-    np.savetxt(folder / "det" / "det.txt", _det_rows(scene, frames), _DET_FORMAT)
-    (folder / "seqinfo.ini").write_text(format_sequence_info(info), encoding="utf-8")
-    (folder / _MARKER).write_text(_marker(config), encoding="utf-8")
 
 
 def gt_rows(frames: Sequence[Sequence[Silhouette]]) -> NDArray[np.float64]:

@@ -55,8 +55,7 @@ class Renderer:
         found: list[tuple[int, bool, tuple[float, float, float, float], int]] = []
         inside: list[int] = []
         for foot, thing, row in self._actors(frame):
-            sprite, scale = self._sprite(thing, row)
-            person = isinstance(thing, Person)
+            (sprite, scale), person = self._sprite(thing, row), isinstance(thing, Person)
             if image is not None and person:
                 _shadow(image, foot, scale)
             patch, corner = _place(sprite, foot, scale)

@@ -58,8 +58,7 @@ def build_scene(name: str, index: int, config: StreetConfig, *, unseen: bool = F
     seed = (config.seed, int(unseen), index)
     rng = np.random.default_rng(seed)
     unit = config.height / _REFERENCE_HEIGHT
-    moving = index % 2 == 1 if unseen else index % 3 == 1
-    camera, panorama = _camera(rng, config, unit, moving)
+    camera, panorama = _camera(rng, config, unit, moving=index % (2 if unseen else 3) == 1)
     props = _props(rng, panorama, unit)
     stage = Stage(config, unit, camera, _empty_frames(rng, index, config, unseen), props)
     people = _dress(np.random.default_rng((*seed, 5)), populate(rng, stage))
@@ -76,8 +75,7 @@ def _camera(
     if not moving:
         return np.zeros((config.num_frames, 2)), (config.width, config.height)
     time = np.arange(config.num_frames)
-    reach, margin = 55 * unit, 4 * unit
-    period = rng.uniform(200, 300)
+    reach, margin, period = 55 * unit, 4 * unit, rng.uniform(200, 300)
     pan = reach * (1 + np.sin(2 * np.pi * time / period + rng.uniform(0, 2 * np.pi)))
     camera = np.zeros((config.num_frames, 2))
     for frequency in (0.11, 0.23, 0.31):

@@ -118,10 +118,10 @@ def _draw_arm(pen: _Pen, look: Look, shoulder: Point, swing: float, shade: float
 def _draw_torso(pen: _Pen, look: Look, outline: list[Point]) -> None:
     pen.polygon(outline, look.shirt)
     half = outline[2][0]
-    if look.stripe is not None:
-        for top in (0.27, 0.39):
-            band = [(-half, top), (half, top), (half * 0.97, top + 0.06), (-half * 0.97, top + 0.06)]
-            pen.polygon(band, look.stripe)
+    for top in (0.27, 0.39):
+        if look.stripe is not None:
+            low = top + 0.06
+            pen.polygon([(-half, top), (half, top), (half * 0.97, low), (-half * 0.97, low)], look.stripe)
 
 
 def _draw_head(pen: _Pen, look: Look, nose: float, facing: bool = True) -> None:
@@ -173,10 +173,8 @@ def prop_sprite(prop: Prop) -> Sprite:
 
 def _statue_sprite(prop: Prop) -> Sprite:
     """A standing figure of one colour; the plinth under it belongs to the figure."""
-    grey = prop.colour
-    stone = Look(grey, grey, grey, grey, None, None, False, False)
-    pen = _Pen(round(_OVERSAMPLE * prop.height))
-    _draw_front(pen, stone, 0.0, facing=True)
+    grey, pen = prop.colour, _Pen(round(_OVERSAMPLE * prop.height))
+    _draw_front(pen, Look(grey, grey, grey, grey, None, None, False, False), 0.0, facing=True)
     pen.polygon([(-0.2, 0.88), (0.2, 0.88), (0.2, 1.0), (-0.2, 1.0)], grey, 0.7)
     pen.polygon([(-0.17, 0.9), (0.17, 0.9), (0.17, 0.92), (-0.17, 0.92)], grey, 0.85)
     return _finish(pen.canvas, pen.origin, pen.body)

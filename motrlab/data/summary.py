@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,10 +113,8 @@ def bin_names(quantity: str) -> list[str]:
 def aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
     """The first `left` columns to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
+    signs = ["<" if i < left else ">" for i in range(len(widths))]
+    lines = ["  ".join(f"{c:{s}{w}}" for c, s, w in zip(row, signs, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)
 
 
@@ -139,10 +137,10 @@ def summarise(part: str, info: SequenceInfo, annotations: Annotations) -> Sequen
         "num_boxes": len(people),
         "boxes_per_frame": len(people) / info.num_frames,
         "empty_frames": info.num_frames - len(np.unique(people.frame)),
-        "fraction_below_03": _share(people.visibility < 0.3) if people.has_class else None,
-        "fraction_below_07": _share(people.visibility < 0.7) if people.has_class else None,
-        "median_height_px": _median(height),
-        "median_track_frames": _median(lengths),
+        "fraction_below_03": _of(people.visibility < 0.3, np.mean) if people.has_class else None,
+        "fraction_below_07": _of(people.visibility < 0.7, np.mean) if people.has_class else None,
+        "median_height_px": _of(height, np.median),
+        "median_track_frames": _of(lengths, np.median),
         "boxes_outside": int(outside.sum()),
         "boxes_ignored": len(annotations) - len(people),
     }
@@ -150,12 +148,8 @@ def summarise(part: str, info: SequenceInfo, annotations: Annotations) -> Sequen
     return SequenceSummary(info.name, part, values, histograms)
 
 
-def _share(mask: NDArray[np.bool_]) -> float | None:
-    return float(mask.mean()) if len(mask) else None
-
-
-def _median(values: NDArray[Any]) -> float | None:
-    return float(np.median(values)) if len(values) else None
+def _of(values: NDArray[Any], measure: Callable[[NDArray[Any]], Any]) -> float | None:
+    return float(measure(values)) if len(values) else None
 
 
 def _total(sequences: list[SequenceSummary]) -> dict[str, float]:
@@ -171,6 +165,4 @@ def _total(sequences: list[SequenceSummary]) -> dict[str, float]:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -134,9 +134,7 @@ class SeqResize:
         size = self.sizes[int(rng.integers(len(self.sizes)))]
         if isinstance(size, int):
             height, width = sample.images[0].shape[:2]
-            scale = size / min(height, width)
-            if self.max_size is not None:
-                scale = min(scale, self.max_size / max(height, width))
+            scale = min(size / min(height, width), (self.max_size or math.inf) / max(height, width))
             size = max(1, round(height * scale)), max(1, round(width * scale))
         return replace(sample, images=[resize_image(image, *size) for image in sample.images])
 
@@ -171,12 +169,11 @@ class SeqRandomAffine:
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
         zoom = math.exp(rng.uniform(*self.zoom))
-        offset_x, offset_y = ((1 - zoom) * rng.random(2)).tolist()
-        scale_x = zoom
-        if rng.random() < self.flip_probability:
-            scale_x, offset_x = -zoom, offset_x + zoom
-        images = [self._warp(image, (scale_x, zoom), (offset_x, offset_y)) for image in sample.images]
-        return change_view(replace(sample, images=images), (scale_x, zoom), (offset_x, offset_y))
+        x, y = ((1 - zoom) * rng.random(2)).tolist()
+        flipped = rng.random() < self.flip_probability
+        scale, offset = ((-zoom, zoom), (x + zoom, y)) if flipped else ((zoom, zoom), (x, y))
+        images = [self._warp(image, scale, offset) for image in sample.images]
+        return change_view(replace(sample, images=images), scale, offset)
 
     def _warp(self, image: Image, scale: tuple[float, float], offset: tuple[float, float]) -> Image:
         height, width = (math.ceil(n * scale[1]) for n in (self.height, self.width))

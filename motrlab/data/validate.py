@@ -12,7 +12,7 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import PIL.Image
 from PIL import ExifTags
+from tqdm import tqdm
 
 from motrlab.data.formats import Format, how_to_import
 from motrlab.data.frames import FrameFiles, list_frames
@@ -41,8 +42,6 @@ PACKED_SUFFIXES = (".jpg", ".jpeg", ".png")
 _CHOOSE = "`python -m motrlab import --map NAME=pedestrian` makes people of a class"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _PADDING_BYTES = 64  # a cache line; a hole of zeros in the data leaves more
-
-Progress = Callable[[str, int, int], None]  # what is being done, how many so far, how many in all
 
 
 class Image(Protocol):
@@ -74,18 +73,20 @@ def picture_size(data: bytes) -> tuple[int, int]:
     kind = "PNG" if data.startswith(_PNG) else "JPEG"
     if kind == "JPEG" and not data.startswith(b"\xff\xd8"):
         raise ValueError("not a JPEG or PNG file")
-    # Entropy-coded data have no markers in them: behind the start of a JPEG's scan an end marker can only be real.
-    if _PNG_END not in data if kind == "PNG" else data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
-        raise ValueError(f"{kind} file is cut short")
+    stream, whole = io.BytesIO(data), _PNG_END in data
     try:
-        with PIL.Image.open(io.BytesIO(data), formats=[kind]) as image:
+        with PIL.Image.open(stream, formats=[kind]) as image:
             size = image.size
-            if kind == "PNG":
+            if kind == "JPEG":  # read to its first scan, behind which entropy-coded data contain no other marker
+                whole = data.find(b"\xff\xd9", stream.tell()) >= 0
+            elif whole:
                 image.verify()
     except SyntaxError as error:  # of a checksum
         raise ValueError(f"{kind} file is damaged inside ({error})") from error
     except (OSError, ValueError, IndexError, struct.error) as error:
         raise ValueError(f"{kind} file is cut short") from error
+    if not whole:
+        raise ValueError(f"{kind} file is cut short")
     return size
 
 
@@ -158,7 +159,7 @@ def check_frame(info: SequenceInfo, file: Path) -> None:
         raise UserError(f"{file}: {width}×{height} pixels, but {said}")
 
 
-def validate_sequence(folder: Path, *, frame_map: Map = map, progress: Progress | None = None) -> CheckedSequence:
+def validate_sequence(folder: Path, *, frame_map: Map = map) -> CheckedSequence:
     """Check seqinfo, every frame, gt and detections. Raises UserError with the first fault found.
 
     `frame_map` is how the frames are gone through: `map`, or what `frame_workers` gives.
@@ -174,9 +175,9 @@ def validate_sequence(folder: Path, *, frame_map: Map = map, progress: Progress 
         notes += [f"recognised: {format.name} ({format.says})"] * bool(re.match(format.folder, folder.name))
         notes += [f"{gt}: {note}" for note in _notes(annotations, format)]
     detections = read_detections(det, info) if os.path.lexists(det) else None
-    for done, _ in enumerate(frame_map(partial(check_frame, info), files), 1):
-        if progress is not None:
-            progress(f"validate {info.name}", done, info.num_frames)
+    with tqdm(total=info.num_frames, desc=f"validate {info.name}", unit="frame", disable=None) as bar:
+        for _ in frame_map(partial(check_frame, info), files):
+            bar.update()
     if (turned := orientation(files[0].read_bytes())) != 1:
         notes.append(f"{folder.name}: EXIF orientation {turned} is ignored; boxes are of the stored pixels")
     return CheckedSequence(info, files, annotations, detections, tuple(notes))

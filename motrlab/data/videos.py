@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -17,8 +18,7 @@ import numpy as np
 from motrlab.data.frames import FrameFiles, list_frames
 from motrlab.data.motchallenge import read_sequence_info
 from motrlab.data.pictures import Image, decode_image
-from motrlab.data.rows import reading, why_unreadable
-from motrlab.data.validate import checked_size, orientation
+from motrlab.data.rows import reading
 from motrlab.errors import UserError
 from motrlab.files import hidden_name, writing
 
@@ -68,18 +68,17 @@ def open_source(given: Path | str, nv12: tuple[int, int] | None = None) -> Frame
 
 
 def _open_folder(path: Path) -> FrameSource:
-    fps, images, info = _DEFAULT_FPS, path, None
-    if (path / "seqinfo.ini").is_file():
-        info = read_sequence_info(path)
-        fps, images = info.frame_rate, path / info.image_dir
-    elif (path / "img1").is_dir():
-        images = path / "img1"
-    listed = list_frames(images, info)
-    folder = path.resolve()
+    info = read_sequence_info(path) if (path / "seqinfo.ini").is_file() else None
+    images = path / (info.image_dir if info else "img1")
+    images = images if info or images.is_dir() else path
+    listed, folder = list_frames(images, info), path.resolve()
     name = folder.parent.name if folder.name == "img1" else folder.name
     notes, first = [listed.note] * bool(listed.note), next(iter(listed.files.values()), path)
-    if first.is_file() and orientation(first.read_bytes()) != 1:
+    if (check := _checker()) is None:
+        notes.append(f"{images}: pictures are not checked for damage inside; that takes pip install 'motrlab[kit]'")
+    elif first.is_file() and check.orientation(first.read_bytes()) != 1:
         notes.append(f"{first}: its EXIF orientation is ignored; boxes are of the pixels as they are stored")
+    fps = info.frame_rate if info else _DEFAULT_FPS
     return FrameSource(name, fps, images.resolve(), _read_pictures(listed), "; ".join(notes))
 
 
@@ -102,9 +101,18 @@ def _read_picture(file: Path) -> Image:
     """Raises UserError also for damage that a decoder would go over, filling in grey."""
     with reading(file):
         data = file.read_bytes()
-        if data.startswith((b"\xff\xd8", b"\x89PNG")):
-            checked_size(data)
+        if (check := _checker()) is not None and data.startswith((b"\xff\xd8", b"\x89PNG")):
+            check.checked_size(data)
     return decode_image(data, file)
+
+
+def _checker() -> ModuleType | None:
+    """`data.validate`; None on a robot, whose install has no Pillow and no tqdm."""
+    try:
+        from motrlab.data import validate
+    except ModuleNotFoundError:
+        return None
+    return validate
 
 
 def _open_video(path: Path) -> FrameSource:
@@ -148,13 +156,10 @@ def _open_nv12(path: Path, height: int, width: int) -> FrameSource:
 def _read_nv12(files: list[Path], height: int, width: int) -> Iterator[tuple[int, Image]]:
     number, size, faults = 0, height * width * 3 // 2, []
     for file in files:
-        try:
-            with file.open("rb") as stream:
-                while len(data := stream.read(size)) == size:
-                    number += 1
-                    yield number, np.frombuffer(data, np.uint8).reshape(height * 3 // 2, width)
-        except OSError as error:
-            raise UserError(f"{file}: {why_unreadable(file, error)}; copy it again") from error
+        with reading(file), file.open("rb") as stream:
+            while len(data := stream.read(size)) == size:
+                number += 1
+                yield number, np.frombuffer(data, np.uint8).reshape(height * 3 // 2, width)
         if data:
             faults.append(f"{file}: {len(data)} bytes at its end are no frame of {width}×{height} ({size} bytes)")
     if faults:
@@ -201,7 +206,9 @@ class VideoFile:
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.num_frames = path, 0
         self.notes: list[str] = []
-        self._fps = _encodable_rate(fps)
+        fps_taken = min(max(fps, 0.01), _MAX_TICKS)  # the nearest rate that OpenCV counts in so many ticks a second
+        rates = ((round(fps_taken, digits), 10**digits) for digits in (3, 2, 1, 0))
+        self._fps = next(rate for rate, parts in rates if round(rate * parts) <= _MAX_TICKS)
         if abs(self._fps - fps) > 1e-3:
             self.notes.append(f"{path}: {self._fps:g} frames a second; MPEG-4 does not take {fps:g}")
         self._part = path.with_name(f"{hidden_name(path)}part{path.suffix}")
@@ -225,8 +232,8 @@ class VideoFile:
         shrink = min(1.0, _MAX_SIDE_PX / max(height, width))
         self._size = max(2, round(width * shrink)), max(2, round(height * shrink))
         if shrink < 1:
-            size = "{}×{}".format(*self._size)
-            self.notes.append(f"{self.path}: {size} pixels; MPEG-4 does not take {width}×{height}")
+            size = f"{self._size[0]}×{self._size[1]} pixels"
+            self.notes.append(f"{self.path}: {size}; MPEG-4 does not take {width}×{height}")
         return cv2.VideoWriter(self._part_name, cv2.VideoWriter.fourcc(*"mp4v"), self._fps, self._size)
 
     def close(self) -> None:
@@ -244,9 +251,3 @@ class VideoFile:
                 self._part.replace(self.path)
         finally:
             self._part.unlink(missing_ok=True)
-
-
-def _encodable_rate(fps: float) -> float:
-    """The nearest rate that OpenCV counts exactly with at most 65,535 ticks a second."""
-    fps = min(max(fps, 0.01), _MAX_TICKS)
-    return next(rate for digits in (3, 2, 1, 0) if round((rate := round(fps, digits)) * 10**digits) <= _MAX_TICKS)

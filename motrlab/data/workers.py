@@ -56,11 +56,11 @@ def _pool(num_workers: int) -> ProcessPoolExecutor | None:
 def _end_with_parent() -> None:
     """In a worker: Ctrl-C is the parent's to handle, and a parent killed leaves no workers waiting for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
-    os._exit(1)
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

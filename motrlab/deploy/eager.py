@@ -10,14 +10,16 @@ from motrlab.model.motr import Motr, MotrGraphs
 
 
 def torch_networks(model: Motr, num_threads: int) -> list[Network]:
-    """Base graph and QIM of `model`, eager, on `num_threads` threads each, set at each call."""
+    """Base graph and QIM of `model`, eager, on `num_threads` threads each, whatever the process has."""
     graphs = MotrGraphs(model.eval())
 
     def network(graph: str) -> Network:
         def run(inputs: dict[str, Array]) -> list[Array]:
+            before = torch.get_num_threads()
             torch.set_num_threads(num_threads)
             with torch.inference_mode():
                 found = getattr(graphs, graph)(*(torch.from_numpy(inputs[name]) for name in INPUTS[graph]))
+            torch.set_num_threads(before)
             if graph == "qim":
                 return [found.numpy()]
             logits, boxes, embedding = found

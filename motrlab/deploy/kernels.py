@@ -9,6 +9,7 @@ no such form: it is given products of float32 values (`plain.py`), whose sums ar
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from motrlab.machine import may_saturate
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
+    import openvino
 
 Array = NDArray[Any]
 Network = Callable[[dict[str, Array]], list[Array]]  # inputs by name → outputs in the order asked for
@@ -44,7 +46,7 @@ def load_network(
     """
     try:
         if backend == "openvino":
-            return _on_openvino(model, outputs, num_threads)
+            return openvino_network(openvino_model(model, num_threads), outputs)
         session = onnxruntime_session(exact_form(model, weight_bits), num_threads, **(options or {}))
     except UserError:
         raise
@@ -90,30 +92,33 @@ def onnxruntime_session(
     return onnxruntime.InferenceSession(content, settings, providers=list(providers))
 
 
-def _on_openvino(model: Path | onnx.ModelProto, outputs: Sequence[str], num_threads: int) -> Network:
-    """On the CPU plugin; kernels of ONNX Runtime in plain operators."""
+def openvino_model(model: Path | onnx.ModelProto | bytes, num_threads: int, **more: Any) -> openvino.CompiledModel:
+    """Compiled for the CPU plugin at the lowest latency, kernels of ONNX Runtime in plain operators; of bytes that
+    `export_model` gave, imported. `more`: its options. Float parts would run in bf16 if float32 were not asked for.
+    """
+    core, hints = _openvino_core(), {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    options = hints | {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": num_threads} | more
+    if isinstance(model, bytes):
+        return core.import_model(io.BytesIO(model), "CPU", options)
     import onnx
 
     from motrlab.deploy.plain import plain_form
 
     own = onnx.load(model) if isinstance(model, Path) else model
-    request = openvino_request(plain_form(own) if any(node.domain for node in own.graph.node) else own, num_threads)
+    if any(node.domain for node in own.graph.node):
+        own = plain_form(own)
+    return core.compile_model(core.read_model(own.SerializeToString()), "CPU", options)
+
+
+def openvino_network(compiled: openvino.CompiledModel, outputs: Sequence[str]) -> Network:
+    """A compiled model as a network."""
+    request = compiled.create_infer_request()
 
     def run(inputs: dict[str, Array]) -> list[Array]:
         found = request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
         return [np.array(found[name]) for name in outputs]  # the request's own buffers are overwritten next time
 
     return run
-
-
-def openvino_request(model: onnx.ModelProto, num_threads: int, **more: Any) -> Any:
-    """An `openvino.InferRequest` of a model in standard operators, at the lowest latency; `more`: its options.
-
-    Float parts would run in bf16 if float32 were not asked for.
-    """
-    core, hints = _openvino_core(), {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    options = hints | {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": num_threads} | more
-    return core.compile_model(core.read_model(model.SerializeToString()), "CPU", options).create_infer_request()
 
 
 @cache

@@ -32,7 +32,7 @@ _BYTES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "float16": 2, "int32": 4
 class TensorInfo:
     """A tensor of a layer. `dtype`: of its grid; `uint8` has no negative values. `inner`: it stands between two
     quantisers, inside a function of the integer form; its `dtype` is then what that function needs at most, int16.
-    `end`: an input or output of the graph.
+    `end`: an input or output of the graph. `path`: as rules of the scheme call it; empty where none decides its grid.
     """
 
     name: str
@@ -40,6 +40,7 @@ class TensorInfo:
     dtype: str
     inner: bool = False
     end: bool = False
+    path: str = ""
 
     @property
     def numel(self) -> int:
@@ -149,13 +150,23 @@ class _Reader:
 
     def _tensor(self, name: str) -> TensorInfo:
         dtype = self._type_before(name) if name in self.constants else self._quantised_type(name)
+        path = self._path(name)
         while (node := self.producers.get(name)) is not None and node.op_type in _QUANTISERS:
             name = node.input[0]  # a tensor is called as its layer calls it
         shape = self.shapes[name]
         if dtype is None and name in self.constants:
             return TensorInfo(name, shape, _type_name(self.constants[name].data_type))
         inner = dtype is None and self.quantised and name not in self.ends
-        return TensorInfo(name, shape, dtype or ("int16" if inner else "float32"), inner, self._is_end(name))
+        return TensorInfo(name, shape, dtype or ("int16" if inner else "float32"), inner, self._is_end(name), path)
+
+    def _path(self, name: str) -> str:
+        """Values of the scheme's tensors are called `GRAPH/TENSOR`, with `@1` where a module is called again."""
+        while not name.startswith(f"{self.graph}/"):
+            node = self.producers.get(name)
+            if node is None or node.op_type not in MOVES:
+                return ""
+            name = node.input[0]
+        return name.partition("/")[2].partition("@")[0]
 
     def _is_end(self, name: str) -> bool:
         quantisers = (node for node in self.readers.get(name, []) if node.op_type in _QUANTISERS)

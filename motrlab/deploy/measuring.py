@@ -58,6 +58,10 @@ def measure_artifact(
     """
     if target not in HOSTS:
         raise UserError(f"target {target!r} is not this machine; measured are {', '.join(HOSTS)}")
+    if repeats < 1:
+        raise UserError(f"performance: repeats must be at least 1, not {repeats}")
+    if not 0 < design_fps <= 1000:
+        raise UserError(f"performance: frames come at more than 0 and at most 1000 a second, not {design_fps:g}")
     backend, threads = HOSTS[target], num_threads[0]
     with tempfile.TemporaryDirectory() as folder:
         static = None
@@ -146,7 +150,8 @@ def _performance(
 def _distribution(seconds: Sequence[float]) -> dict[str, Any]:
     values = np.array(seconds) * 1e3
     shares = {f"p{share}_ms": float(np.percentile(values, share)) for share in (50, 90, 99)}
-    return {**shares, "mean_ms": float(values.mean()), "std_ms": float(values.std()), "repeats": len(values)}
+    more = {"min_ms": float(values.min()), "mean_ms": float(values.mean()), "std_ms": float(values.std())}
+    return {**shares, **more, "repeats": len(values)}
 
 
 def _timeline(layers: Mapping[str, Sequence[LayerCost]], parts: Mapping[str, float]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from motrlab.deploy.integer import INTEGER_OPERATORS, node_macs
-from motrlab.deploy.kernels import Array, exact_form, onnxruntime_session, openvino_request
+from motrlab.deploy.kernels import Array, exact_form, onnxruntime_session, openvino_model
 from motrlab.deploy.layers import Layer, TensorInfo
 from motrlab.deploy.performance import LayerCost
 from motrlab.deploy.plain import plain_form
@@ -105,6 +105,7 @@ class _Nodes:
         for item in (*body.input, *body.output):
             tensor = item.type.tensor_type
             self.shapes[item.name] = _type_name(tensor.elem_type), tuple(d.dim_value for d in tensor.shape.dim)
+        self.sizes = {name: shape for name, (_, shape) in self.shapes.items()}
 
     def layer(self, graph: str, name: str, executed: Any) -> Layer:
         """A node that was executed, with those before it that were not: they are fused into it."""
@@ -121,7 +122,6 @@ class _Nodes:
                     waiting.append(maker)
         made = {output for node in fused for output in node.output}
         given = dict.fromkeys(n for node in fused for n in node.input if n and n not in made and n in self.shapes)
-        sizes = {key: shape for key, (_, shape) in self.shapes.items()}
         return Layer(
             graph=graph,
             name=name,
@@ -130,7 +130,7 @@ class _Nodes:
             inputs=tuple(self._tensor(n) for n in given if n not in self.constants),
             weights=tuple(self._tensor(n) for n in given if n in self.constants),
             outputs=tuple(self._tensor(n) for n in last.output if n in self.shapes),
-            macs=sum(node_macs(node, sizes) for node in fused),
+            macs=sum(node_macs(node, self.sizes) for node in fused),
         )
 
     def _module(self, node: onnx.NodeProto) -> str:
@@ -182,17 +182,15 @@ def _with_openvino(
     file: Path, inputs: Sequence[Inputs], repeats: int, num_threads: int, _: int
 ) -> tuple[_Nodes, _Timed]:
     model = onnx.shape_inference.infer_shapes(plain_form(onnx.load(file)))
-    request = openvino_request(model, num_threads, PERF_COUNT=True)
+    request = openvino_model(model, num_threads, PERF_COUNT=True).create_infer_request()
     timed: _Timed = {}
     for index in range(repeats + _WARM_UP):
         request.infer(dict(inputs[index % len(inputs)]))
-        seen: dict[str, float] = {}  # some names stand for several steps
-        for step in request.profiling_info:
-            if step.status.name == "EXECUTED":
-                seen[step.node_name] = seen.get(step.node_name, 0.0) + step.real_time.total_seconds() * 1e6
-                timed.setdefault(step.node_name, (f"{step.node_type} {step.exec_type}", []))
-        for name, time_us in seen.items() if index >= _WARM_UP else ():
-            timed[name][1].append(time_us)
+        for step in request.profiling_info if index >= _WARM_UP else ():
+            if step.status.name == "EXECUTED":  # some are in some inferences only, some names stand for several steps
+                kernel = f"{step.node_type} {step.exec_type}"
+                calls = timed.setdefault(step.node_name, (kernel, [0.0] * repeats))[1]
+                calls[index - _WARM_UP] += step.real_time.total_seconds() * 1e6
     shapes = {}
     for item in model.graph.value_info:
         tensor = item.type.tensor_type

@@ -6,8 +6,10 @@ smallest to the largest value of the samples; weights of 7 bits where 8-bit prod
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from motrlab.deploy.kernels import Array
@@ -16,12 +18,19 @@ from motrlab.machine import may_saturate
 Samples = Mapping[str, Sequence[Mapping[str, Array]]]
 
 
-def quantize_static_graphs(floats: Path, samples: Samples, folder: Path) -> Path:
+def quantize_static_graphs(floats: Path, samples: Samples, folder: Path, method: str = "MinMax") -> Path:
     """Quantise `base.onnx` and `qim.onnx` of `floats` into `folder`, which is returned.
 
-    `samples`: for `base` and `qim` inputs by name, float32, as the closed loop of the float graphs has them.
+    `samples`: for `base` and `qim` inputs by name, float32, as the closed loop of the float graphs has them. `method`:
+    a name of its `CalibrationMethod`.
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -33,9 +42,7 @@ def quantize_static_graphs(floats: Path, samples: Samples, folder: Path) -> Path
             return None if row is None else dict(row)
 
     folder.mkdir(parents=True, exist_ok=True)
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # it recommends at length
-    try:
+    with _quiet():
         for graph, inputs in samples.items():
             prepared = folder / f"{graph}.prepared.onnx"
             quant_pre_process(floats / f"{graph}.onnx", prepared, skip_symbolic_shape=True)
@@ -48,8 +55,20 @@ def quantize_static_graphs(floats: Path, samples: Samples, folder: Path) -> Path
                 reduce_range=may_saturate(),
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod[method],
             )
             prepared.unlink()
-    finally:
-        logging.getLogger().setLevel(level)
     return folder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """It recommends at length in the log, and prints where our JSON goes."""
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)

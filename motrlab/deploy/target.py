@@ -169,6 +169,20 @@ def parse_target(values: Any, where: str) -> Target:
     return target
 
 
+def format_target(target: Target) -> str:
+    """What a target is, how much of it is assumed, and where the rest comes from, as plain text."""
+    figures = [source for at, source in _cited(target, "") if not at.startswith("operators.")]
+    unknown = [name for name, operator in target.operators.items() if operator.source == ASSUMED]
+    lines = [
+        f"{target.name}: {target.title} ({target.kind}; {target.toolchain or 'no toolchain known'})",
+        f"  {figures.count(ASSUMED)} of {len(figures)} figures are assumed; {len(unknown)} of {len(target.operators)} "
+        f"operators unknown{': ' if unknown else ''}{', '.join(unknown)}",
+        *(f"  source {key}: {source.title}; {source.where}" for key, source in target.sources.items()),
+        *(f"  assumed: {line}" for line in target.assumptions),
+    ]
+    return "\n".join(lines)
+
+
 def _cited(value: Any, at: str) -> list[tuple[str, str]]:
     """All places of a target with the source that each names."""
     if isinstance(value, Figure | Operator):

@@ -6,6 +6,7 @@ The evaluation reads packed pictures. Here the original files go the way of the 
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -14,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from motrlab.data.halves import half_ranges
 from motrlab.data.motchallenge import find_sequences
 from motrlab.data.pictures import Image
+from motrlab.data.prepare import half_ranges
 from motrlab.data.preprocess import bgr_to_nv12
 from motrlab.data.store import FrameStore
 from motrlab.data.validate import open_sequence
@@ -58,7 +59,7 @@ def align(run: Run, *, nv12: bool = False) -> dict[str, Any]:
             if not equal and metrics["num_files"] == metrics["equal_files"]:
                 packed = read_frames(store, info.name)
                 parting = _first_difference(run, packed, _images(raw, nv12))
-                metrics |= {"sequence": info.name} | (parting or _first_row(reference[info.name], found[info.name]))
+                metrics |= {"sequence": info.name} | (parting or _first_row(stored.read_text(), found[info.name]))
             metrics["num_files"] += 1
             metrics["equal_files"] += equal
             metrics["num_frames"] += info.num_frames
@@ -126,14 +127,9 @@ def _steps(runtime: Runtime, images: Iterable[Image]) -> Iterator[FrameStep]:
     return frame_loop(runtime.graphs, inputs, lambda out: rules.update(*out.scores_and_boxes()), runtime.shapes)
 
 
-def _first_row(reference: Tracks, found: Tracks) -> dict[str, Any]:
+def _first_row(stored: str, found: Tracks) -> dict[str, Any]:
     """The first line that differs where the graphs agree: the stored tracks were made otherwise."""
-    lines = zip(*((*format_tracks(tracks).splitlines(), "") for tracks in (reference, found)), strict=False)
+    lines = itertools.zip_longest(stored.splitlines(), format_tracks(found).splitlines(), fillvalue="")
     one, other = next((pair for pair in lines if pair[0] != pair[1]), ("", ""))
-    return {
-        "frame": int((one or other or "0").split(",")[0]),
-        "slot": -1,
-        "what": "tracks",
-        "stored": one,
-        "raw": other,
-    }
+    frame = int((one or other or "0").split(",")[0])
+    return {"frame": frame, "slot": -1, "what": "tracks", "stored": one, "raw": other}

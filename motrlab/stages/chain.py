@@ -9,7 +9,7 @@ from motrlab.lineage import stage_hash
 from motrlab.names import lineage
 from motrlab.run import Run
 
-_NOTEBOOK = {
+NOTEBOOK_OF = {
     "data": "01_data_prep", "float": "02_float_training", "calibration": "03_calibration", "qat": "04_qat",
     "float_extra": "04_qat", "fixed_point": "05_conversion",
 }  # fmt: skip
@@ -27,7 +27,7 @@ def require(run: Run, stage: str) -> None:
         problem = f"has no stage {first!r} yet"
         if stage_hash(run.path, first):
             problem = f"has a stage {first!r} that was made from what has changed since, or by an older motrlab"
-        command = f"python -m motrlab run --run {run.name} --from {_NOTEBOOK[first]} --to {_NOTEBOOK[stage]}"
+        command = f"python -m motrlab run --run {run.name} --from {NOTEBOOK_OF[first]} --to {NOTEBOOK_OF[stage]}"
         raise UserError(f"run {run.name!r} {problem}: {command}")
     if missing:  # on stderr: `evaluate` and `perf` have JSON on stdout
         print(f"smoke run {run.name!r}: building missing stages {', '.join(missing)}", file=sys.stderr)
@@ -42,4 +42,4 @@ def _builders() -> dict[str, Callable[[Run], Any]]:
     from motrlab.stages.training import train_float
 
     functions = (prepare_data, train_float, calibrate, train_qat, train_float_extra, convert)
-    return dict(zip(_NOTEBOOK, functions, strict=True))
+    return dict(zip(NOTEBOOK_OF, functions, strict=True))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -24,6 +26,24 @@ MakeSequence = Callable[..., Path]
 
 class Killed(BaseException):
     """Stands for SIGKILL: no handler of the package catches it."""
+
+
+class Bar:
+    """In place of tqdm: `tell` gets what is done, how many so far, how many in all."""
+
+    tell: Any
+
+    def __init__(self, *, total: int, desc: str, initial: int = 0, **_: Any) -> None:
+        self.total, self.desc, self.n = total, desc, initial
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self) -> None:
+        self.n += 1
+        type(self).tell(self.desc, self.n, self.total)
 
 
 @pytest.fixture
@@ -66,8 +86,10 @@ def killed_after(frames: int, path: Path, sources: list[SequenceSource]) -> None
         if done == frames:
             raise Killed
 
-    with pytest.raises(Killed):
-        write_store(path, sources, progress=tell)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "tqdm", type("Telling", (Bar,), {"tell": staticmethod(tell)}))
+        with pytest.raises(Killed):
+            write_store(path, sources)
 
 
 @pytest.mark.parametrize(("frames", "whole"), [(5, 0), (13, 0), (14, 13), (30, 13), (32, 31), (39, 31)])
@@ -132,16 +154,21 @@ def test_the_old_store_stays_until_the_new_one_is_whole(sources: list[SequenceSo
     assert FrameStore(tmp_path / "lmdb").data_hash == new != old
 
 
-PACK = """
+PACK = f"""
 import sys, time
 from pathlib import Path
+from typing import Any
+from motrlab.data import packing, validate
 from motrlab.data.prepare import prepare
 
+{inspect.getsource(Bar)}
 def tell(what, done, total):
     print(what, done, total, flush=True)
     time.sleep(float(sys.argv[3]))
 
-prepare(Path(sys.argv[1]), Path(sys.argv[2]), progress=tell)
+Bar.tell = tell
+packing.tqdm = validate.tqdm = Bar
+prepare(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 

@@ -38,9 +38,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_everything_lands_where_the_contract_says(source: Path, tmp_path: Path) -> None:
-    steps: list[str] = []
     out = tmp_path / "data"
-    summary = prepare(source, out, unseen=lambda n: n == "U", progress=lambda what, done, total: steps.append(what))
+    summary = prepare(source, out, unseen=lambda n: n == "U")
     assert sorted(p.name for p in out.iterdir()) == ["test_gt", "test_lmdb", "train_lmdb", "unseen_gt", "unseen_lmdb"]
     stores = {part: FrameStore(out / f"{part}_lmdb") for part in ("train", "test", "unseen")}
     lengths = {part: {s.name: s.num_frames for s in store.sequences} for part, store in stores.items()}
@@ -50,7 +49,6 @@ def test_everything_lands_where_the_contract_says(source: Path, tmp_path: Path) 
     assert gt == ["test_gt/A/det", "test_gt/A/gt", "test_gt/A/seqinfo.ini", "test_gt/B/gt", "test_gt/B/seqinfo.ini",
                   "unseen_gt/U/det", "unseen_gt/U/gt", "unseen_gt/U/seqinfo.ini"]  # fmt: skip
     assert summary.left_out == ("no_gt",)
-    assert set(steps) == {"validate A", "validate B", "validate U", "validate no_gt", "pack"}
 
 
 def test_gt_of_the_test_half_is_renumbered(source: Path, tmp_path: Path) -> None:
@@ -181,6 +179,7 @@ def test_a_bar_on_a_terminal_and_only_there(source: Path, tmp_path: Path) -> Non
     text = os.read(terminal, 1 << 16).decode()
     os.close(terminal)
     assert "validate A: 100%" in text
+    assert "validate B: 100%" in text
     assert "pack: 100%" in text
     assert shown.stdout == piped.stdout
     assert "visible share of a box" in shown.stdout

@@ -175,7 +175,7 @@ def test_a_target_that_cannot_be_written_is_refused(sources: list[SequenceSource
 
 def test_a_file_that_cannot_be_read_is_named(sources: list[SequenceSource], tmp_path: Path) -> None:
     sources[0].files[2].unlink()
-    with pytest.raises(UserError, match=r"000003\.jpg: cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"000003\.jpg: missing; copy it again"):
         write_store(tmp_path / "lmdb", sources)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from motrlab.__main__ import main
 from motrlab.deploy import pacing
 from motrlab.deploy.eager import torch_networks
 from motrlab.deploy.measuring import measure_artifact, street_frames
@@ -126,6 +127,23 @@ def test_street_stands_in_for_frames(artifact: Path) -> None:
     assert memory["imported_mb"] <= memory["loaded_mb"] <= memory["peak_mb"]
 
 
-def test_another_target_is_a_user_error(artifact: Path, images: Any) -> None:
-    with pytest.raises(UserError, match=r"'horizon-j6m' is not this machine"):
-        measure_artifact(artifact, None, images, target="horizon-j6m")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"target": "horizon-j6m"}, "'horizon-j6m' is not this machine; measured are onnxruntime-cpu, openvino-cpu"),
+        ({"repeats": 0}, "repeats must be at least 1, not 0"),
+        ({"design_fps": 0.0}, "at most 1000 a second, not 0"),
+    ],
+)
+def test_what_cannot_be_measured(wrong: dict[str, Any], message: str, artifact: Path, images: Any) -> None:
+    with pytest.raises(UserError, match=message):
+        measure_artifact(artifact, None, images, **wrong)
+
+
+def test_the_verb_measures_an_artefact(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["perf", "--artifact", str(artifact), "--repeats", "2"]
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["schema"], told["target"], told["kind"]) == (1, "onnxruntime-cpu", "measured")
+    assert main(["perf", "--artifact", "no/such", "--repeats", "2"]) == 2
+    assert capsys.readouterr().err.startswith("motrlab: no/such: no such artefact folder")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 
 from motrlab.__main__ import main
 from motrlab.data.motchallenge import SequenceInfo, format_sequence_info
+from motrlab.data.preprocess import bgr_to_nv12
 from motrlab.data.videos import VideoFile, open_source
 from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
@@ -135,7 +139,7 @@ BAD_INPUTS = {
     "no such path": (lambda folder: folder / "absent", "no such file or folder"),
     "no pictures": (_empty_folder, "no pictures"),
     "not a video": (_text_file, "cannot read a frame"),
-    "broken picture": (_broken_picture, "1.png: PNG file is cut short"),
+    "broken picture": (_broken_picture, "1.png: not a JPEG or PNG file"),
     "two sizes": (_two_sizes, "frame 2 is"),
 }
 
@@ -455,3 +459,108 @@ def test_a_name_that_is_too_long_is_a_user_error(artifact: Path, images: Any, tm
         track(artifact, source, tmp_path / "out")
     with pytest.raises(UserError, match="no such file or folder"):
         track(artifact, tmp_path / ("a" * 300), tmp_path / "out")
+
+
+class Camera(BaseHTTPRequestHandler):
+    """Five pictures as motion JPEG, then the line is cut."""
+
+    images: ClassVar[Any] = []
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for image in self.images[:5]:
+            data = cv2.imencode(".jpg", image)[1].tobytes()
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+            self.wfile.write(head.encode() + data + b"\r\n")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stream(images: Any) -> Iterator[str]:
+    Camera.images = images
+    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://user:secret@127.0.0.1:{server.server_port}/live/1.mjpg"
+        server.shutdown()
+
+
+def test_a_stream_that_breaks_off_keeps_what_was_tracked(
+    stream: str, artifact: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["track", "--artifact", str(artifact), "--input", stream, "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "/live/1.mjpg: broke off after frame 5; start again" in line
+    assert line.endswith("_live_1_mjpg.mp4")
+    assert "5 tracked frames are in" in line
+    assert "secret" not in line + "".join(p.name + p.read_text("latin-1") for p in (tmp_path / "out").iterdir())
+    (text,) = (tmp_path / "out").glob("*.txt")
+    assert frames_of(text)[-1] == 5
+    assert video_properties(text.with_suffix(".mp4"))[0] == 5
+
+
+def test_so_many_frames_of_a_stream_and_no_more(stream: str, artifact: Path, tmp_path: Path) -> None:
+    assert track(artifact, stream, tmp_path / "out", num_frames=3)["frames"] == 3
+
+
+@pytest.mark.parametrize("source", ["77", "rtsp://127.0.0.1:1/none", "http://u:p@127.0.0.1:1/none"])
+def test_what_does_not_open_is_one_line(source: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["track", "--input", source, "--out", str(tmp_path / "out")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "OpenCV cannot open it or gets no frame" in line
+    assert line.startswith("motrlab: " + {"77": "camera 77", "http": "http://127.0.0.1:1/none"}.get(source[:4], source))
+    assert not (tmp_path / "out").exists()
+
+
+def test_raw_frames_of_nv12(artifact: Path, images: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A file with several, or a folder with a file for each; tracked like the runtime tracks the arrays."""
+    even = [image[:134] for image in images]
+    frames = [bgr_to_nv12(image) for image in even]
+    (tmp_path / "camera").mkdir()
+    for number, frame in enumerate(frames):
+        (tmp_path / "camera" / f"{number:03d}.nv12").write_bytes(frame.tobytes())
+    (tmp_path / "whole.yuv").write_bytes(b"".join(frame.tobytes() for frame in frames))
+    texts = []
+    for source in ("camera", "whole.yuv"):
+        arguments = ["track", "--artifact", str(artifact), "--input", str(tmp_path / source), "--nv12", "240x134"]
+        assert main([*arguments, "--out", str(tmp_path / "out")]) == 0, capfd.readouterr().err
+        texts.append((tmp_path / "out" / source).with_suffix(".txt").read_text())
+    assert texts[0] == texts[1]
+    expected = list(load_artifact(artifact).track(frames))
+    rows = np.bincount(read_tracks(tmp_path / "out" / "whole.txt").frame)
+    assert [len(found.track_id) for found in expected] == rows[1:].tolist()
+    drawn = cv2.VideoCapture(str(tmp_path / "out" / "whole.mp4")).read()[1]
+    assert drawn is not None
+    assert drawn.shape == cv2.VideoCapture(str(tmp_path / "out" / "camera.mp4")).read()[1].shape
+
+
+@pytest.mark.parametrize(
+    ("size", "content", "message"),
+    [
+        ("64x48", b"", "empty; give raw NV12 frames of 64×48"),
+        (
+            "64x48",
+            bytes(64 * 48 * 3 // 2 + 7),
+            "7 bytes at its end are no frame of 64×48 .4608 bytes.; is the size right",
+        ),
+        ("63x48", bytes(10), "NV12 of 63×48 pixels; both sides must be even"),
+    ],
+    ids=["empty", "cut", "odd"],
+)
+def test_bad_raw_frames(
+    size: str, content: bytes, message: str, artifact: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raw.nv12").write_bytes(content)
+    arguments = ["track", "--artifact", str(artifact), "--input", str(tmp_path / "raw.nv12"), "--nv12", size]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.search(message, line)
+
+
+def test_a_folder_without_raw_frames(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no raw frames \(.nv12, .yuv, .raw\)"):
+        track(artifact, tmp_path, tmp_path / "out", nv12=(48, 64))
