@@ -66,12 +66,20 @@ def _check(options: argparse.Namespace) -> None:
 
 def _add_targets(verbs: Any) -> None:
     targets = verbs.add_parser("targets", help="the known targets, where their figures come from, what is assumed")
+    told = "write a target file of this machine, by micro-benchmarks (about a minute, one thread)"
+    targets.add_argument("--describe-host", type=Path, metavar="FILE", help=told)
     targets.set_defaults(verb=_targets)
 
 
 def _targets(options: argparse.Namespace) -> None:
     from motrlab.deploy.target import format_target, load_target, target_names
 
+    if options.describe_host:
+        from motrlab.deploy.describe_host import describe_host
+
+        print(format_target(describe_host(options.describe_host)))
+        print(f"\nPredict with it: python -m motrlab perf --run NAME --target {options.describe_host}")
+        return
     print("\n\n".join(format_target(load_target(name)) for name in target_names()))
     print("\nYour own: --target path/to/target.json, as motrlab/deploy/targets/*.json are.")
 
