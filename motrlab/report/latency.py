@@ -159,8 +159,6 @@ def beside(found: Sequence[Result]) -> Table | None:
 def _remarks(result: Result) -> Part | None:
     values = result.values
     blocks: list[Block | None] = [bounds(values)]
-    if distribution := values.get("distribution"):
-        blocks.append(_distribution(distribution))
     if limited := values.get("rate_limited"):
         told = [
             f"{name.replace('_', ' ')}: {plain(value)}" for name, value in limited.items() if number(value) is not None
@@ -320,8 +318,10 @@ def sliders(values: Values) -> list[Block | None]:
 
 
 def measured_forms(source: Source) -> Section:
-    """Precisions and runtimes on this machine."""
-    return speed.section(source)
+    """Precisions and runtimes on this machine, and how far their calls scatter."""
+    found = speed.section(source)
+    scatter = [(r.title, _distribution(r.values.get("distribution") or {})) for r in shown(source) if r.measured]
+    return Section([*found.blocks, *(Part(title, [told]) for title, told in scatter if told)], found.missing)
 
 
 PAGE = Page(
