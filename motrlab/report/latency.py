@@ -24,7 +24,7 @@ from motrlab.run import Run
 
 MEASURED = "onnxruntime-cpu"  # the target whose kernels micro-benchmarks describe
 DESIGN_FPS = 30  # of the cameras that the reference is built for
-_MAX_PARTS, _MAX_ROWS = 6, 2600  # results, and their layers, that the page shows whole; the others have their files
+_MAX_PARTS, _MAX_ROWS = 6, 2000  # results, and their layers, that the page shows whole; the others have their files
 _FRAME = ("preprocess", "base", "qim", "host")
 
 
@@ -146,7 +146,7 @@ def beside(found: Sequence[Result]) -> Table | None:
         return None
     hosts = [r.values for r in found if not r.measured and not r.values.get("machine")]
     rows: list[tuple[str, str, str, str]] = []
-    for host in hosts if here else ():
+    for host in hosts:
         for graph, title in GRAPHS.items():
             real, told = (side["graphs"][graph]["latency_ms"] for side in (here, host))
             error = signed(f"{100 * (told / real - 1):+.0f} %")
@@ -250,6 +250,9 @@ def sliders(values: Values) -> list[Block | None]:
     data = what_if_data(values)
     if data is None:
         return []
+    data["chains"] = [
+        [float(f"{part:.7g}") for part in chain] for chain in data["chains"]
+    ]  # no longer than they must be
     machine = data["machine"]
     cores = ("cores that share a layer", f"(the target has {machine['cores']:g})")
     names = {"clock": ("clock", "GHz"), "cores": cores, "on_chip": ("bandwidth on the chip", "GB/s")}

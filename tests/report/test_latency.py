@@ -115,6 +115,19 @@ def test_a_file_of_another_schema_is_a_user_error(perf_run: Run) -> None:
         html(perf_run)
 
 
+def test_many_targets_of_many_layers_stay_under_two_megabytes(made_run: Run) -> None:
+    """As of `mot17`: what does not fit is named, with where it is."""
+    found = layers(640)
+    for name in ("a", "b", "c", "d", "e", "f", "g"):
+        record(made_run, predicted(name, found))
+    text = html(made_run)
+    assert 1_000_000 < len(text.encode()) < 1_600_000  # the rest is for what tensors hold
+    assert (
+        "Their layers are in the run's assets only: d, predicted, c, predicted, b, predicted, a, predicted."
+        in Page(text).text
+    )
+
+
 def embedded(text: str) -> dict[str, Any]:
     (data,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.S)
     found: dict[str, Any] = json.loads(data)
