@@ -31,11 +31,22 @@ def correspondences(sequence: PairedSequence) -> np.ndarray:
     return np.flatnonzero(sequence.match(sequence.iou >= IOU_THRESHOLD - IOU_SLACK, score))
 
 
+def switches(sequence: PairedSequence, matches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of `matches`, pairs in the order of frames: those with another track than their person had, and the one before.
+
+    Two arrays of pairs, side by side.
+    """
+    person, track = sequence.gt_id[sequence.pair_gt[matches]], sequence.pred_id[sequence.pair_pred[matches]]
+    order = np.argsort(person, kind="stable")  # by person, and within a person by frame
+    at = np.flatnonzero((np.diff(person[order]) == 0) & (np.diff(track[order]) != 0))
+    return matches[order[at + 1]], matches[order[at]]
+
+
 def count(sequence: PairedSequence) -> dict[str, Any]:
     """Counts of one sequence; they add up over sequences. `iou` runs over the true positives."""
     matches = correspondences(sequence)
-    person, track = sequence.gt_id[sequence.pair_gt[matches]], sequence.pred_id[sequence.pair_pred[matches]]
-    order = np.argsort(person, kind="stable")  # by person, and within a person by frame
+    person = sequence.gt_id[sequence.pair_gt[matches]]
+    order = np.argsort(person, kind="stable")
     known = np.diff(person[order]) == 0
     ratio = np.bincount(person, minlength=len(sequence.gt_length)) / sequence.gt_length
     mt, ml = int((ratio > MOSTLY_TRACKED).sum()), int((ratio < MOSTLY_LOST).sum())
@@ -43,7 +54,7 @@ def count(sequence: PairedSequence) -> dict[str, Any]:
         "tp": len(matches),
         "fp": len(sequence.pred_id) - len(matches),
         "fn": len(sequence.gt_id) - len(matches),
-        "idsw": int((known & (np.diff(track[order]) != 0)).sum()),
+        "idsw": len(switches(sequence, matches)[0]),
         "frag": int((known & (np.diff(sequence.frame[matches][order]) > 1)).sum()),
         "mt": mt,
         "pt": len(ratio) - mt - ml,
