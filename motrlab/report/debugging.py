@@ -15,13 +15,13 @@ from motrlab.report.values import decibels, plain
 
 _WIDTH, _MAX_CHANNELS, _NUM_DRAWN, _NUM_ROWS = 920.0, 128, 3, 20
 _TOP_DB = 80.0  # what is better stands at the upper edge
-_COLOURS = dict(zip(FORMS, (0, 1, 3), strict=True))
+_COLOURS, _RADIUS = (dict(zip(FORMS, values, strict=True)) for values in ((0, 1, 3), (3, 5, 2.5)))
 _INTRO = (
     "The calibrated network, before QAT, on the inputs of the float run: with only its weights on their grid, only "
     "its activations, and all in integers. Where weights alone cost as much as all, a rule for activations changes "
     "nothing."
 )
-_NOTE = "SQNR against float, dB: 6 more is half the error. Worst first."
+_NOTE = "SQNR against float, dB: 6 more is half the error."
 _VALUES = (
     "Values of the float network in steps of the tensor's grid (weights: of the widest channel's). Above, how often "
     "they occur, on a logarithmic scale; below, what each channel spans. Grey lines are the ends of the grid: beyond "
@@ -81,7 +81,7 @@ def split_drawing(rows: Sequence[SplitRow]) -> Drawing:
         for index, value in enumerate(values):
             if not math.isnan(value):
                 told = f"{_name(rows[index])}, {form}: {decibels(getattr(rows[index], f'{form}_db'))} dB"
-                plot.dot(plot.x(index + 0.5), plot.y(value), 3, f"k{_COLOURS[form]}", told)
+                plot.dot(plot.x(index + 0.5), plot.y(value), _RADIUS[form], f"k{_COLOURS[form]}", told)
     known = [row for row in rows if math.isfinite(row.all_db)]
     worst = min(known, key=lambda row: row.all_db, default=None)
     told = (

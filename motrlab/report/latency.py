@@ -299,11 +299,13 @@ def sliders(values: Values) -> list[Block | None]:
     if data is None:
         return []
     machine = data["machine"]
-    names = {"clock": ("clock", "GHz"), "cores": ("cores", ""), "on_chip": ("bandwidth on the chip", "GB/s")}
+    cores = ("cores that share a layer", f"(the target has {machine['cores']:g})")
+    names = {"clock": ("clock", "GHz"), "cores": cores, "on_chip": ("bandwidth on the chip", "GB/s")}
     names |= {"off_chip": ("bandwidth off the chip", "GB/s")}
-    figures = {"clock": "clock_ghz", "cores": "cores", "on_chip": "on_chip_gbs", "off_chip": "off_chip_gbs"}
-    shown = [(name, *names[name], machine[figures[name]]) for name in FACTORS]
+    figures = {"clock": "clock_ghz", "on_chip": "on_chip_gbs", "off_chip": "off_chip_gbs"}
+    given = [(name, *names[name], machine[figures[name]] if name in figures else 1) for name in FACTORS]
     choices = [(f"{factor:g} × {names[name][0]}", {name: factor}) for name in FACTORS for factor in (0.5, 2)]
+    choices.remove((f"0.5 × {cores[0]}", {"cores": 0.5}))
     rows = [("as it is", what_if(data)), *((told, what_if(data, **factors)) for told, factors in choices)]
     columns: dict[str, Callable[[tuple[str, Mapping[str, float]]], str | Cell]] = {
         "frame, ms": lambda row: _ms(row[1]["frame"]),
@@ -314,7 +316,7 @@ def sliders(values: Values) -> list[Block | None]:
         "Every layer again as max(compute ÷ (clock × cores), bytes ÷ bandwidth) + overhead, as the prediction computes "
         "it. What no layer has, the host's part, stays, and so do the tiles."
     )
-    return [intro, Sliders(shown, data), table(rows, columns, lambda row: row[0], corner="With")]
+    return [intro, Sliders(given, data), table(rows, columns, lambda row: row[0], corner="With")]
 
 
 def measured_forms(source: Source) -> Section:

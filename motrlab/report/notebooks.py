@@ -115,6 +115,6 @@ def _formula_svg(tex: str) -> bytes:
     with mpl.rc_context({"svg.hashsalt": "motrlab", "mathtext.fontset": "cm"}), io.BytesIO() as stream:
         figure = Figure(figsize=(0.01, 0.01))
         figure.text(0, 0, f"${tex}$", fontsize=13)
-        options: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.02, "transparent": True, "metadata": {"Date": None}}
-        figure.savefig(stream, format="svg", **options)
+        options: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.02, "transparent": True}
+        figure.savefig(stream, format="svg", metadata={"Date": None}, **options)
         return stream.getvalue()

@@ -121,7 +121,12 @@ def test_sliders_start_at_the_prediction(perf_run: Run) -> None:
 
 
 def test_the_formula_by_hand() -> None:
-    data = {"chains": [[4, 0, 1, 2, 0.1, 0.5], [1, 3, 1, 6, 0, 0]], "graphs": ["base", "qim"], "rest_ms": 1}
+    data: dict[str, Any] = {
+        "chains": [[4, 0, 1, 2, 0.1, 0.5], [1, 3, 1, 6, 0, 0]],
+        "graphs": ["base", "qim"],
+        "rest_ms": 1,
+    }
+    data["call_ms"] = {"base": 0, "qim": 0}
     assert what_if(data) == {"base": 4.5, "qim": 6, "frame": 11.5, "fps": pytest.approx(1e3 / 11.5)}
     assert what_if(data, clock=2, cores=2)["base"] == 2.6  # off-chip memory bounds it then
     assert what_if(data, on_chip=0.1)["base"] == 10.5
@@ -139,10 +144,11 @@ def test_layers_of_a_chain_are_one() -> None:
         {"graph": "base", "unit": "", "latency_ms": 0.0},  # a view
     ]
     machine = {"clock_ghz": 1.0, "off_chip_wait_ms": 0.0}
-    data = what_if_data({"machine": machine, "layers": layers, "frame": {"latency_ms": 6.0}})
+    graphs = {"base": {"latency_ms": 5.75}}
+    data = what_if_data({"machine": machine, "layers": layers, "graphs": graphs, "frame": {"latency_ms": 6.0}})
     assert data is not None
     assert data["chains"] == [[5, 0, 0, 0, 0, 0.5]]
-    assert what_if(data, clock=2) == {"base": 3.0, "frame": 3.5, "fps": pytest.approx(1e3 / 3.5)}
+    assert what_if(data, clock=2) == {"base": 3.25, "frame": 3.5, "fps": pytest.approx(1e3 / 3.5)}
 
 
 BROWSER_TEST = """

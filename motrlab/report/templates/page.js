@@ -54,13 +54,9 @@ function chainMs([units, host, near, far, wait, beside], f) {
 }
 
 function whatIf(data, factors) {
-  const sums = {};
-  let frame = data.rest_ms;
-  data.chains.forEach((row, i) => {
-    const ms = chainMs(row, factors);
-    sums[data.graphs[i]] = (sums[data.graphs[i]] || 0) + ms;
-    frame += ms;
-  });
+  const sums = {...data.call_ms};
+  data.chains.forEach((row, i) => { sums[data.graphs[i]] += chainMs(row, factors); });
+  const frame = Object.values(sums).reduce((a, b) => a + b, data.rest_ms);
   return {...sums, frame, fps: 1000 / frame};
 }
 
