@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.verb.__name__ != "_not_built":
+    if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.verb(options)
 

@@ -31,19 +31,37 @@ def correspondences(sequence: PairedSequence) -> np.ndarray:
     return np.flatnonzero(sequence.match(sequence.iou >= IOU_THRESHOLD - IOU_SLACK, score))
 
 
-def count(sequence: PairedSequence) -> dict[str, Any]:
-    """Counts of one sequence; they add up over sequences. `iou` runs over the true positives."""
-    matches = correspondences(sequence)
+def switches(sequence: PairedSequence, matches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `matches`, from `correspondences`, in which a person has another track than before, sorted; and for each
+    the match before it.
+    """
+    order, _, changed = _successions(sequence, matches)
+    now, before = matches[order[1:][changed]], matches[order[:-1][changed]]
+    by_frame = np.argsort(now)
+    return now[by_frame], before[by_frame]
+
+
+def _successions(sequence: PairedSequence, matches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Order of the matches by person and frame; of each but the first, whether it is the same person as in the one
+    before it, and whether it is so with another track."""
     person, track = sequence.gt_id[sequence.pair_gt[matches]], sequence.pred_id[sequence.pair_pred[matches]]
     order = np.argsort(person, kind="stable")  # by person, and within a person by frame
     known = np.diff(person[order]) == 0
+    return order, known, known & (np.diff(track[order]) != 0)
+
+
+def count(sequence: PairedSequence) -> dict[str, Any]:
+    """Counts of one sequence; they add up over sequences. `iou` runs over the true positives."""
+    matches = correspondences(sequence)
+    person = sequence.gt_id[sequence.pair_gt[matches]]
+    order, known, changed = _successions(sequence, matches)
     ratio = np.bincount(person, minlength=len(sequence.gt_length)) / sequence.gt_length
     mt, ml = int((ratio > MOSTLY_TRACKED).sum()), int((ratio < MOSTLY_LOST).sum())
     return {
         "tp": len(matches),
         "fp": len(sequence.pred_id) - len(matches),
         "fn": len(sequence.gt_id) - len(matches),
-        "idsw": int((known & (np.diff(track[order]) != 0)).sum()),
+        "idsw": int(changed.sum()),
         "frag": int((known & (np.diff(sequence.frame[matches][order]) > 1)).sum()),
         "mt": mt,
         "pt": len(ratio) - mt - ml,

@@ -120,6 +120,11 @@ def pair_sequence(gt: Annotations, pred: Tracks, protocol: str) -> PairedSequenc
 
     Rows of one frame keep their order: it decides between matches that are equally good.
     """
+    return pair_rows(gt, pred, protocol)[0]
+
+
+def pair_rows(gt: Annotations, pred: Tracks, protocol: str) -> tuple[PairedSequence, np.ndarray, np.ndarray]:
+    """`pair_sequence`, and which rows of `gt` and of `pred` its boxes are: int64 `[g]`, `[p]`."""
     rule = RULES[protocol]
     gt_order, pred_order = (np.argsort(frame, kind="stable") for frame in (gt.frame, pred.frame))
     gt_frame, pred_frame = gt.frame[gt_order], pred.frame[pred_order]
@@ -131,10 +136,12 @@ def pair_sequence(gt: Annotations, pred: Tracks, protocol: str) -> PairedSequenc
     if gt.has_class and rule.targets is not None:
         counts &= np.isin(gt.class_id[gt_order], list(rule.targets))
     if gt.has_class and rule.removed:  # all gt boxes compete for the predictions, whatever their class and flag
-        matched = found.match(found.iou >= IOU_THRESHOLD - IOU_SLACK, lambda frame, _: found.iou[found.span(frame)])
         removed = np.isin(gt.class_id[gt_order], list(rule.removed))
+        beside = np.isin(gt_frame, gt_frame[removed])[found.pair_gt]  # other frames have nothing to take away
+        near = beside & (found.iou >= IOU_THRESHOLD - IOU_SLACK)
+        matched = found.match(near, lambda frame, _: found.iou[found.span(frame)])
         keep[found.pair_pred[matched & removed[found.pair_gt]]] = False
-    return found.select(counts, keep)
+    return found.select(counts, keep), gt_order[counts], pred_order[keep]
 
 
 def _overlaps(

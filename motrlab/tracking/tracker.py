@@ -43,6 +43,33 @@ class TrackedBoxes:
     score: Float
 
 
+@dataclass(frozen=True)
+class LiveTracks:
+    """The tracks that live in one frame of one stream, written or not, n of them.
+
+    `slot` `[n]` of the T. `score` `[n]` and `cxcywh` `[n, 4]` are the network's. `believed` `[n, 4]`: where the rules
+    believe a coasting track to be; `unseen` `[n]`: it coasts in this frame; `misses` `[n]` so far.
+    """
+
+    track_id: Int
+    slot: Int
+    score: Float
+    cxcywh: Float
+    believed: Float
+    unseen: Bool
+    misses: Int
+
+    def written(self, config: TrackerConfig, image_area_px: Any) -> TrackedBoxes:
+        """What is written of them; `image_area_px`: one number, or one for each."""
+        keep, box = self.score > config.output_score, self.cxcywh
+        if config.coast:  # without, only the score decides
+            coasting = self.unseen & (self.misses <= config.coast_written)
+            box = np.where(coasting[:, None], self.believed, box)
+            keep = (keep & ~self.unseen) | coasting
+        keep &= box[:, 2] * box[:, 3] * image_area_px > config.min_area_px
+        return TrackedBoxes(self.track_id[keep], box[keep], self.score[keep])
+
+
 class Tracker:
     """The rules by which tracks live and die, for `batch` parallel streams that start together.
 
@@ -166,20 +193,18 @@ class Tracker:
 
         `image_area_px` `[B]`, or one number for all: areas of the original images.
         """
-        config = self.config
+        areas = np.full(len(scores), image_area_px)
+        live = zip(self.live(decision, scores, boxes), areas, strict=True)
+        return [tracks.written(self.config, area) for tracks, area in live]
+
+    def live(self, decision: Decision, scores: Float, boxes: Float) -> list[LiveTracks]:
+        """All that live after `decision`, per stream, in the order of their slots."""
         result = []
-        for stream, area in enumerate(np.full(len(scores), image_area_px)):
-            slots = np.flatnonzero(decision.source[stream] != EMPTY)
-            source = decision.source[stream, slots]
-            score, box = scores[stream, source], boxes[stream, source]
-            keep = score > config.output_score
-            if config.coast:  # without, only the score decides
-                unseen = self.unseen[stream, slots]
-                coasting = unseen & (self.misses[stream, slots] <= config.coast_written)
-                box = np.where(coasting[:, None], self.box[stream, slots], box)
-                keep = (keep & ~unseen) | coasting
-            keep &= box[:, 2] * box[:, 3] * area > config.min_area_px
-            result.append(TrackedBoxes(self.track_id[stream, slots[keep]], box[keep], score[keep]))
+        for stream, source in enumerate(decision.source):
+            slots = np.flatnonzero(source != EMPTY)
+            own = (state[stream, slots] for state in (self.box, self.unseen, self.misses))
+            place = stream, source[slots]
+            result.append(LiveTracks(self.track_id[stream, slots], slots, scores[place], boxes[place], *own))
         return result
 
 

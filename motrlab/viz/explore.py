@@ -1,108 +1,200 @@
-"""Widgets to explore with: the tracks of a stage frame by frame, and the terms of a training's loss.
+"""Widgets to explore with: the tracks of a run's stages frame by frame, and the terms of a training's loss.
 
 Each has `widget()` for a live notebook and `png(...)`, the same picture as a file's bytes, for pages that have no
-kernel behind them. Pictures are drawn with `Figure`, never pyplot.
+kernel behind them. Pictures are drawn with `Figure`, never pyplot. What moves in a live one is painted with OpenCV on
+pictures that are drawn once (`raster.py`): a step takes milliseconds, `benchmarks/explorers.py` prints how many.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
+import cv2
 import ipywidgets as widgets
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from motrlab.data.pictures import Image
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
-from motrlab.evaluation.tracks import Tracks, read_tracks
+from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
+from motrlab.evaluation.tracks import read_tracks
+from motrlab.names import STAGE_TITLES
 from motrlab.run import Run
 from motrlab.viz.curves import COLOURS, figure_png, loss_curves, panels, read_columns
-from motrlab.viz.overlay import draw_frame, tracks_of_frame, trails_until
+from motrlab.viz.raster import Raster, beside, bgr, jpeg, stacked
+from motrlab.viz.track_view import MISTAKES, Shown, TrackView
 
 _NOT_LOSSES = ("step", "lr", "grad_norm")
+_PANE_PX = {1: 800, 2: 560}  # width of a picture, alone or one of two
+_CACHED_FRAMES = 64
 
 
 class TrackExplorer:
-    """Frames of the test halves with a stage's tracks over them. Raises UserError where the run has none."""
+    """Frames of the test halves with the tracks of one stage over them, or of two side by side.
 
-    def __init__(self, run: Run, stage: str = "fixed_point", sequence: str = "") -> None:
-        files = {file.stem: file for file in sorted(run.tracks(stage).glob("*.txt"))}
-        if not files:
-            command = f"python -m motrlab evaluate --run {run.name} --stage {stage}"
-            raise UserError(f"{run.tracks(stage)}: no tracks; run `{command}`")
-        self.stage, self.store = stage, FrameStore(run.data / "test_lmdb")
+    `beside`: the second stage. `protocol`: which mistakes count. Raises UserError where the run has no tracks.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        stage: str = "fixed_point",
+        sequence: str = "",
+        *,
+        beside: str = "",
+        protocol: str = PROTOCOLS[0],
+    ) -> None:
+        self.run, self.protocol = run, check_protocol(protocol)
+        self.stages = (stage, beside) if beside else (stage,)
+        self.store = FrameStore(run.data / "test_lmdb")
         packed = [info.name for info in self.store.sequences]
-        self.sequences = [name for name in packed if name in files]
+        self._files = {each: self._track_files(each) for each in self.stages}
+        self.sequences = [name for name in packed if all(name in files for files in self._files.values())]
         if not self.sequences:
             raise UserError(f"{run.tracks(stage)}: tracks of none of {', '.join(packed)}; evaluate the stage again")
-        self._files = files
+        self._frame = lru_cache(_CACHED_FRAMES)(self._decoded)
         self.select(sequence or self.sequences[0])
 
+    def _track_files(self, stage: str) -> dict[str, Any]:
+        files = {file.stem: file for file in sorted(self.run.tracks(stage).glob("*.txt"))}
+        if not files:
+            command = f"python -m motrlab evaluate --run {self.run.name} --stage {stage}"
+            raise UserError(f"{self.run.tracks(stage)}: no tracks; run `{command}`")
+        return files
+
+    @property
+    def known_stages(self) -> list[str]:
+        """Those that the run has tracks of."""
+        return [stage for stage in STAGE_TITLES if any(self.run.tracks(stage).glob("*.txt"))]
+
     def select(self, sequence: str) -> None:
-        """Go over to another sequence. Raises UserError if the stage has no tracks of it."""
+        """Go over to another sequence. Raises UserError if a stage has no tracks of it."""
         if sequence not in self.sequences:
             raise UserError(f"no tracks of {sequence!r}; there are {', '.join(self.sequences)}")
-        self.sequence = sequence
-        self.num_frames = self.store.info(sequence).num_frames
-        self.tracks: Tracks = read_tracks(self._files[sequence])
-        self._gt = self.store.annotations(sequence).people
+        self.sequence, info = sequence, self.store.info(sequence)
+        self.num_frames = info.num_frames
+        gt = self.store.annotations(sequence)
+        self.views = [TrackView(s, read_tracks(self._files[s][sequence]), gt, self.protocol) for s in self.stages]
+        self._pane = _PANE_PX[len(self.stages)]
+        self._scale = self._pane / info.width
+        self.__dict__.pop("_strip", None)
 
-    def image(self, frame: int) -> NDArray[np.uint8]:
-        """Frame number `frame` (from 1) with boxes, ids and trails; BGR."""
+    def _decoded(self, sequence: str, frame: int, width: int) -> Image:
+        """A frame in the width of a pane, decoded no larger than needed."""
+        reduce = next(r for r in (8, 4, 2, 1) if r == 1 or self.store.info(sequence).width >= r * width)
+        image = self.store.image(sequence, frame, reduce)
+        height = round(width * image.shape[0] / image.shape[1])
+        way = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_CUBIC
+        return np.asarray(cv2.resize(image, (width, height), interpolation=way), np.uint8)
+
+    def image(self, frame: int, **shown: Any) -> Image:
+        """Frame number `frame` (from 1) as each stage sees it, side by side; BGR. `shown`: fields of `Shown`."""
         if not 1 <= frame <= self.num_frames:
             raise UserError(f"frame {frame}: {self.sequence} has frames 1 to {self.num_frames}")
-        return draw_frame(
-            self.store.image(self.sequence, frame),
-            tracks_of_frame(self.tracks, frame),
-            trails_until(self.tracks, frame),
-            gt=self._gt.ltwh[self._gt.frame == frame],
-        )
+        image, what = self._frame(self.sequence, frame, self._pane), Shown(**shown)
+        return beside([view.draw(image, frame, what, self._scale) for view in self.views])
 
-    def figure(self, frame: int) -> Figure:
-        """The frame, and below it how many people were found in each frame of the sequence."""
-        image = self.image(frame)
+    def jpeg(self, frame: int, **shown: Any) -> bytes:
+        """`image`, and below it the people and the mistakes of all frames: what the widget shows."""
+        strip = self._strip.with_line(frame, bgr(COLOURS[3]))
+        return jpeg(stacked([self.image(frame, **shown), strip]))
+
+    def next_error(self, frame: int) -> int | None:
+        """The first frame after `frame`, of any stage, with a mistake; behind the last the first; None without any."""
+        wrong = np.unique(np.concatenate([view.wrong_frames for view in self.views]))
+        later = wrong[wrong > frame]
+        return int(later[0] if len(later) else wrong[0]) if len(wrong) else None
+
+    def describe(self, frame: int) -> str:
+        """The numbers behind a frame's picture, one line."""
+        told = []
+        for view in self.views:
+            counts = view.counts(frame)
+            misses, false, switches = counts["miss"], counts["false"], counts["switch"]
+            told.append(f"{view.stage}: {misses} missed, {false} false, {switches} switched")
+        return f"{self.sequence}, frame {frame} of {self.num_frames}. " + "; ".join(told)
+
+    def figure(self, frame: int, **shown: Any) -> Figure:
+        """The frame, and below it how many people were found in each frame of the sequence, and the mistakes."""
+        image = self.image(frame, **shown)
         height = 8.0 * image.shape[0] / image.shape[1]
-        figure, (above, below) = panels(8.0, height + 1.5, rows=2, grid="", height_ratios=(height, 1.2))
+        figure, (above, below) = panels(8.0, height + 1.8, rows=2, grid="", height_ratios=(height, 1.5))
         above.imshow(image[..., ::-1])
         above.set_axis_off()
-        shown = f"{self.sequence}, frame {frame} of {self.num_frames}"
-        above.set_title(f"{shown}: {self.stage} tracks, white: ground truth", loc="left", fontsize=9)
-        self._timeline(below, frame)
+        what = ", ".join(words for _, words in MISTAKES.values()) if shown.get("errors_only") else "white: ground truth"
+        stages = " | ".join(self.stages)
+        place = f"{self.sequence}, frame {frame} of {self.num_frames}"
+        above.set_title(f"{place}: {stages}; {what}", loc="left", fontsize=9)
+        self._timeline(below)
+        below.axvline(frame, color=COLOURS[3], linewidth=1.5)
         return figure
 
-    def _timeline(self, ax: Axes, frame: int) -> None:
-        frames = np.arange(1, self.num_frames + 1)
-        for counted, label, colour, dash in (
-            (self._gt.frame, "ground truth", COLOURS[6], ":"),
-            (self.tracks.frame, "tracks", COLOURS[0], "-"),
-        ):
+    def _timeline(self, ax: Axes) -> None:
+        frames, gt = np.arange(1, self.num_frames + 1), self.views[0].gt.people
+        rows = [(gt.frame, "ground truth", COLOURS[6], ":")]
+        rows += [(v.tracks.frame, v.stage, COLOURS[2 * i], "-") for i, v in enumerate(self.views)]
+        highest = 1
+        for counted, label, colour, dash in rows:
             counts = np.bincount(counted, minlength=self.num_frames + 1)[1 : self.num_frames + 1]
+            highest = max(highest, int(counts.max()))
             ax.step(frames, counts, where="mid", color=colour, linestyle=dash, linewidth=1.2, label=label)
-        ax.axvline(frame, color=COLOURS[3], linewidth=1.5)
+        for i, view in enumerate(self.views):
+            for kind, (wrong, *_) in view.mistakes.items():
+                height = np.full(len(wrong), -0.16 * highest * (i + 1))
+                mark = {"miss": "|", "false": "x", "switch": "D"}[kind]
+                ax.plot(
+                    wrong, height, mark, color=MISTAKES[kind][0], markersize=4, label="" if i else MISTAKES[kind][1]
+                )
         ax.set_xlabel("frame", fontsize=8)
         ax.set_ylabel("people", fontsize=8)
-        ax.set(xlim=(0.5, self.num_frames + 0.5), ylim=(0, None))
-        ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
+        ax.set(xlim=(0.5, self.num_frames + 0.5), ylim=(-0.16 * highest * (len(self.views) + 1), 1.3 * highest))
+        ax.legend(frameon=False, fontsize=7, ncols=6, loc="upper right")
 
-    def png(self, frame: int) -> bytes:
+    @cached_property
+    def _strip(self) -> Raster:
+        width = self._pane * len(self.stages) + 6 * (len(self.stages) - 1)
+        figure, (ax,) = panels(width / 100, 1.6, grid="")
+        self._timeline(ax)
+        return Raster.of(figure)
+
+    def png(self, frame: int, **shown: Any) -> bytes:
         """`figure` as the bytes of a PNG file: the static form."""
-        return figure_png(self.figure(frame), dpi=100)
+        return figure_png(self.figure(frame, **shown), dpi=100)
 
     def widget(self) -> Any:
-        """A sequence list, a play button and a frame slider over the picture (`ipywidgets.VBox`)."""
+        """The live form (`ipywidgets.VBox`): what to show, play and a frame slider, "next error", the picture."""
         chosen = widgets.Dropdown(options=self.sequences, value=self.sequence, description="sequence")
         slider = widgets.IntSlider(1, 1, self.num_frames, description="frame", continuous_update=False)
         play = widgets.Play(value=1, min=1, max=self.num_frames, interval=200)
         widgets.jslink((play, "value"), (slider, "value"))
+        gt, trails = widgets.Checkbox(True, description="ground truth"), widgets.Checkbox(True, description="trails")
+        errors = widgets.Checkbox(False, description="errors only")
+        ids = widgets.Text("", description="ids", placeholder="all, or such as 3, 7")
+        onward = widgets.Button(description="next error")
+        words = widgets.HTML()
 
         def change_sequence(change: Mapping[str, Any]) -> None:
             self.select(change["new"])
             slider.max = play.max = self.num_frames  # clips a frame beyond the end
 
+        def next_error(_: object) -> None:
+            slider.value = self.next_error(slider.value) or slider.value
+
+        def draw() -> bytes:
+            words.value = self.describe(slider.value)
+            some = tuple(int(word) for word in ids.value.replace(",", " ").split() if word.isdigit())
+            what = {"gt": gt.value, "trails": trails.value, "errors_only": errors.value, "ids": some}
+            return self.jpeg(slider.value, **what)
+
         chosen.observe(change_sequence, names="value")
-        picture = _live_picture(lambda: self.png(slider.value), chosen, slider)
-        return widgets.VBox([widgets.HBox([chosen, play, slider]), picture])
+        onward.on_click(next_error)
+        picture = live_picture(draw, chosen, slider, gt, trails, errors, ids, format="jpeg")
+        rows = [widgets.HBox([chosen, play, slider, onward]), widgets.HBox([gt, trails, errors, ids])]
+        return widgets.VBox([*rows, picture, words])
 
 
 class LossExplorer:
@@ -115,7 +207,7 @@ class LossExplorer:
             raise UserError(f"loss table has columns {', '.join(columns) or 'none'}: needs step and at least one term")
 
     @staticmethod
-    def of_run(run: Run, stage: str = "float") -> "LossExplorer":
+    def of_run(run: Run, stage: str = "float") -> LossExplorer:
         """From `assets/STAGE_loss.csv`. Raises UserError if the stage has not been trained."""
         path = run.assets / f"{stage}_loss.csv"
         if not path.is_file():
@@ -136,13 +228,13 @@ class LossExplorer:
         longest = max(2, len(self.columns["step"]) // 4)
         window = widgets.IntSlider(1, 1, longest, description="mean over", continuous_update=False)
         log = widgets.Checkbox(False, description="log scale")
-        picture = _live_picture(lambda: self.png(terms.value, window.value, log=log.value), terms, window, log)
+        picture = live_picture(lambda: self.png(terms.value, window.value, log=log.value), terms, window, log)
         return widgets.VBox([widgets.HBox([terms, widgets.VBox([window, log])]), picture])
 
 
-def _live_picture(draw: Callable[[], bytes], *controls: Any) -> Any:
+def live_picture(draw: Callable[[], bytes], *controls: Any, format: str = "png") -> Any:
     """`widgets.Image` of what `draw` gives, drawn again whenever one of the controls changes."""
-    picture = widgets.Image(format="png")
+    picture = widgets.Image(format=format)
 
     def redraw(_: object = None) -> None:
         picture.value = draw()

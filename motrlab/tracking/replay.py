@@ -1,0 +1,156 @@
+"""The tracker's rules replayed on what the networks gave under other rules, without the networks.
+
+What a track slot is given depends on the tracker: a track that it ends, moves or never begins gives the network another
+query in the next frame, and other outputs. So a replay is exact only for rules that decide nothing but what is written:
+`EXACT`. For rules that make tracks begin later or end sooner (`STRICTER`) it is an approximation: a track that ends
+sooner leaves its slot's recorded outputs as they were, and is born again under a new id where its score allows; what
+the network would have found instead is not known. What would let tracks begin sooner or live longer than in the
+recording cannot be replayed, for there was no slot; nor can another suppression or another motion. That takes the
+networks (a closed loop).
+
+A recording may hold several videos one behind the other: frames and ids then go on counting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from motrlab.config import ModelConfig, TrackerConfig
+from motrlab.data.pictures import image_size
+from motrlab.errors import UserError
+from motrlab.tracking.step import Array, FrameOutput, Graphs, Shapes, frame_loop
+from motrlab.tracking.tracker import Decision, Int, LiveTracks, TrackedBoxes, Tracker
+
+EXACT = ("output_score", "min_area_px", "coast_written")
+STRICTER = {"birth_score": 1, "miss_score": 1, "reset_score": 1, "max_misses": -1}  # which way is stricter
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Every track that lived under `rules`, a row for each frame: of n rows `frame` int64 `[n]` from 1, `live` all
+    their properties, `size` int64 `[n, 2]` width and height of the image in pixels. Rows are sorted by frame."""
+
+    rules: TrackerConfig
+    num_frames: int
+    frame: Int
+    size: Int
+    live: LiveTracks
+
+    def arrays(self) -> dict[str, Any]:
+        """All but the rules, by name: the inverse of `from_arrays`."""
+        own = {field.name: getattr(self.live, field.name) for field in fields(self.live)}
+        return {"num_frames": np.array(self.num_frames), "frame": self.frame, "size": self.size, **own}
+
+    @staticmethod
+    def from_arrays(rules: TrackerConfig, arrays: dict[str, Any]) -> Recording:
+        live = LiveTracks(**{field.name: arrays[field.name] for field in fields(LiveTracks)})
+        return Recording(rules, int(arrays["num_frames"]), arrays["frame"], arrays["size"], live)
+
+
+def record_video(
+    graphs: Graphs,
+    images: Iterable[Any],
+    preprocess: Callable[[Any], Array],
+    model: Shapes | ModelConfig,
+    rules: TrackerConfig,
+) -> Recording:
+    """Track one video as `sequence.track_frames` does, and keep what the rules saw. Raises UserError without images."""
+    tracker = Tracker(rules, model.num_detect, model.num_track)
+    found: list[LiveTracks] = []
+    sizes: list[tuple[int, int]] = []
+
+    def inputs() -> Iterable[Array]:
+        for image in images:
+            height, width = image_size(image)
+            sizes.append((width, height))
+            yield preprocess(image)
+
+    def decide(output: FrameOutput) -> Decision:
+        scores, boxes = output.scores_and_boxes()
+        decision = tracker.update(scores, boxes)
+        found.extend(tracker.live(decision, scores, boxes))
+        return decision
+
+    for _ in frame_loop(graphs, inputs(), decide, model):
+        pass
+    if not found:
+        raise UserError("recording: the video holds no frame; check the data")
+    counts = [len(tracks.slot) for tracks in found]
+    frame = np.repeat(np.arange(1, len(found) + 1), counts)
+    return Recording(rules, len(found), frame, np.repeat(np.array(sizes), counts, axis=0), _joined(found))
+
+
+def join(recordings: Sequence[Recording]) -> Recording:
+    """Videos recorded under one set of rules, one behind the other."""
+    frames = np.cumsum([0, *(r.num_frames for r in recordings)])
+    ids = np.cumsum([0, *(int(r.live.track_id.max(initial=0)) for r in recordings)])
+    live = [replace(r.live, track_id=r.live.track_id + first) for r, first in zip(recordings, ids, strict=False)]
+    frame = np.concatenate([r.frame + first for r, first in zip(recordings, frames, strict=False)])
+    size = np.concatenate([r.size for r in recordings])
+    return Recording(recordings[0].rules, int(frames[-1]), frame, size, _joined(live))
+
+
+def replay(recording: Recording, rules: TrackerConfig) -> tuple[Int, TrackedBoxes]:
+    """What would be written under `rules`: frames `[m]`, and boxes, fractions of the image. See the module for what is
+    exact.
+
+    Raises UserError where nothing can be said without the networks.
+    """
+    kept, frame, size = recording.live, recording.frame, recording.size
+    if not is_exact(recording.rules, rules):
+        kept, rows = _lived(recording, rules)
+        frame, size = frame[rows], size[rows]
+    # Rows are known by their number until it is settled which are written.
+    boxes = replace(kept, track_id=np.arange(len(frame))).written(rules, size.prod(1))
+    return frame[boxes.track_id], replace(boxes, track_id=kept.track_id[boxes.track_id])
+
+
+def is_exact(recorded: TrackerConfig, rules: TrackerConfig) -> bool:
+    """Whether a replay is exact. Raises UserError where it is not even an approximation."""
+    changed = {f.name for f in fields(rules) if getattr(rules, f.name) != getattr(recorded, f.name)} - set(EXACT)
+    for name in sorted(changed):
+        before, now = getattr(recorded, name), getattr(rules, name)
+        if name not in STRICTER or (now - before) * STRICTER[name] < 0:
+            raise UserError(
+                f"tracker.{name}: {now} cannot be replayed on a recording with {before}, the networks would have been"
+                " given other queries; run the closed loop"
+            )
+    return not changed
+
+
+def _lived(recording: Recording, rules: TrackerConfig) -> tuple[LiveTracks, Int]:
+    """The rows in which a track lives under stricter rules, and their numbers; ids count from 1 by first row."""
+    live = recording.live
+    order = np.lexsort((recording.frame, live.track_id))
+    first = np.flatnonzero(np.diff(live.track_id[order], prepend=-1))  # of every track
+    length = np.diff(np.append(first, len(order)))
+    claimed = live.unseen & (live.score >= recording.rules.miss_score)  # lost to another track's better claim
+    missed = claimed | (live.score < rules.miss_score)
+    alive, misses = np.zeros(len(first), bool), np.zeros(len(first), np.int64)
+    identity: Int = np.zeros(len(first), np.int64)
+    result = {"on": np.zeros(len(order), bool), "id": np.zeros(len(order), np.int64)}
+    counted = np.zeros(len(order), np.int64)
+    for age in range(int(length.max(initial=0))):
+        tracks = np.flatnonzero(length > age)
+        rows = order[first[tracks] + age]
+        score, was, miss = live.score[rows], alive[tracks], missed[rows]
+        count = np.where(was & ~miss & (score >= rules.reset_score), 0, misses[tracks]) + (was & miss)
+        born = ~was & ~claimed[rows] & (score >= rules.birth_score)
+        alive[tracks] = on = born | (was & (count < rules.max_misses))
+        misses[tracks] = counted[rows] = np.where(born, 0, count)
+        identity[tracks[born]] = rows[born] + 1
+        result["on"][rows], result["id"][rows] = on, identity[tracks]
+        missed[rows[born]] = False
+    rows = np.flatnonzero(result["on"])
+    names = {f.name: getattr(live, f.name)[rows] for f in fields(live)}
+    unseen = missed[rows] if rules.coast else names["unseen"]
+    return LiveTracks(**{**names, "track_id": result["id"][rows], "unseen": unseen, "misses": counted[rows]}), rows
+
+
+def _joined(parts: Sequence[LiveTracks]) -> LiveTracks:
+    return LiveTracks(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(LiveTracks)))
