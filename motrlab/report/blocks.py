@@ -132,10 +132,13 @@ Block = str | Table | Picture | Listing | Drawing | Sliders | Explorer | Part  #
 
 @dataclass(frozen=True)
 class Section:
-    """`missing`: what a full report has here, and this run has not recorded or not kept."""
+    """`missing`: what a full report has here, and this run has not recorded or not kept. `folded`: a line that stands
+    for the blocks until a reader opens it; on paper they are there.
+    """
 
     blocks: Sequence[Block | None] = ()
     missing: Sequence[str] = ()
+    folded: str = ""
 
     @property
     def flat(self) -> list[Block]:

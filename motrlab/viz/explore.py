@@ -40,7 +40,13 @@ class TrackExplorer:
     """
 
     def __init__(
-        self, run: Run, stage: str = "fixed_point", sequence: str = "", *, beside: str = "", protocol: str = PROTOCOLS[0]
+        self,
+        run: Run,
+        stage: str = "fixed_point",
+        sequence: str = "",
+        *,
+        beside: str = "",
+        protocol: str = PROTOCOLS[0],
     ) -> None:
         self.run, self.protocol = run, check_protocol(protocol)
         self.stages = (stage, beside) if beside else (stage,)
@@ -140,7 +146,9 @@ class TrackExplorer:
             for kind, (wrong, *_) in view.mistakes.items():
                 height = np.full(len(wrong), -0.16 * highest * (i + 1))
                 mark = {"miss": "|", "false": "x", "switch": "D"}[kind]
-                ax.plot(wrong, height, mark, color=MISTAKES[kind][0], markersize=4, label="" if i else MISTAKES[kind][1])
+                ax.plot(
+                    wrong, height, mark, color=MISTAKES[kind][0], markersize=4, label="" if i else MISTAKES[kind][1]
+                )
         ax.set_xlabel("frame", fontsize=8)
         ax.set_ylabel("people", fontsize=8)
         ax.set(xlim=(0.5, self.num_frames + 0.5), ylim=(-0.16 * highest * (len(self.views) + 1), 1.3 * highest))

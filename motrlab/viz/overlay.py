@@ -82,7 +82,7 @@ def draw_frame(
     return canvas
 
 
-def draw_boxes(image: Image, boxes: NDArray[np.float64], colour: tuple[int, int, int], labels: Sequence[str]) -> Image:
+def draw_boxes(image: Image, boxes: NDArray[np.floating], colour: tuple[int, int, int], labels: Sequence[str]) -> Image:
     """A copy of `image` with boxes `ltwh [n, 4]` of one colour (BGR) and a label over each; "" has none."""
     canvas: Image = image.copy()
     for box in boxes:
@@ -109,7 +109,7 @@ def draw_over_each_other(
     return canvas
 
 
-def _rectangle(canvas: Image, box: NDArray[np.float64], colour: tuple[int, int, int], thickness: int) -> None:
+def _rectangle(canvas: Image, box: NDArray[np.floating], colour: tuple[int, int, int], thickness: int) -> None:
     left, top, width, height = np.rint(box).astype(int).tolist()
     cv2.rectangle(canvas, (left, top), (left + width, top + height), colour, thickness, cv2.LINE_AA)
 
@@ -127,7 +127,7 @@ def _draw_trails(canvas: Image, trails: Trails, factor: int, thickness: int) -> 
     return np.rint(blended).astype(np.uint8)
 
 
-def _draw_label(canvas: Image, box: NDArray[np.float64], text: str, colour: tuple[int, int, int]) -> None:
+def _draw_label(canvas: Image, box: NDArray[np.floating], text: str, colour: tuple[int, int, int]) -> None:
     """The id on a filled tab above the box, moved inside where the frame ends."""
     scale = max(0.42, canvas.shape[1] / 1900)
     weight = 1 if scale < 0.7 else 2
