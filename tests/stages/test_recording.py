@@ -52,7 +52,7 @@ def test_recorded_once_and_again_when_something_changes(run: Run, monkeypatch: p
     monkeypatch.setattr(recording_module, "record_video", lambda *a: calls.append(1) or make(*a))
     before = tune_explorer(run).scores("test")
     assert not calls
-    other = Run(run.path, replace(run.config, tracker=replace(run.config.tracker, max_misses=1)))
+    other = Run(run.path, replace(run.config, tracker=replace(run.config.tracker, birth_score=0.95)))
     assert tune_explorer(other).scores("test") != before
     assert len(calls) == 4
     (run.path / DATA_HASH).write_text("other data\n")
