@@ -7,6 +7,7 @@ it needs when it runs, so that `--help` and `eval-files` do not wait for torch.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.verb.__name__ != "_not_built":
+    if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.verb(options)
 
@@ -94,6 +95,7 @@ def _add_run_verb(verbs: Any) -> None:
     what.add_argument("--replay", type=Path, metavar="FILE", help="a step saved because something was not finite")
     train.add_argument("--steps", type=int, default=0, help="optimiser updates (default: the run's)")
     train.add_argument("--lr", type=float, default=0.0, help="learning rate (default: the run's)")
+    train.add_argument("--init", metavar="WHAT", help='weights to start from, "" for none (default: the run\'s)')
     train.set_defaults(verb=_train)
 
 
@@ -115,6 +117,11 @@ def _add_file_verbs(verbs: Any) -> None:
     files.add_argument("--engine", choices=("motrlab", "motmetrics"), default="motrlab",
                        help="motmetrics: a second opinion on CLEAR and identity, by py-motmetrics' rules")  # fmt: skip
     files.set_defaults(verb=_eval_files)
+
+    demo = verbs.add_parser("demo-video", help="write a short street video to try `track` on")
+    demo.add_argument("out", nargs="?", type=Path, default="street.mp4", metavar="OUT.mp4", help="default: street.mp4")
+    demo.add_argument("--seed", type=int, metavar="N", help="another number gives another video")
+    demo.set_defaults(verb=_demo_video)
 
     track = verbs.add_parser("track", help="run an artefact over a video, a folder of frames, a camera or a stream")
     track.add_argument("--artifact", type=Path, metavar="PATH", help="an artefact's folder (default: the shipped one)")
@@ -191,7 +198,9 @@ def _train(options: argparse.Namespace) -> None:
             return
         run = Run.open(options.run, create=False)
         require(run, "data")
-        metrics = train_float(run, steps=options.steps, lr=options.lr).get("metrics", {})  # of the first process
+        metrics = train_float(run, steps=options.steps, lr=options.lr, init=options.init).get(
+            "metrics", {}
+        )  # of the first process
         if metrics:
             print(", ".join(f"{k} {round(v, 4) if isinstance(v, float) else v}" for k, v in metrics.items()))
     finally:
@@ -232,6 +241,14 @@ def _eval_files(options: argparse.Namespace) -> None:
     from motrlab.evaluation.metrics import evaluate_folders
 
     print_json(evaluate_folders(options.gt, options.pred, options.protocol, options.engine))
+
+
+def _demo_video(options: argparse.Namespace) -> None:
+    from motrlab.demo import SEED, write_demo_video
+
+    video = write_demo_video(options.out, seed=SEED if options.seed is None else options.seed)
+    print(f"{options.out}: {video.num_frames} frames of {video.width}×{video.height}, {video.frame_rate} a second")
+    print(f"now: python -m motrlab track --input {shlex.quote(str(options.out))} --out tracked")
 
 
 def _track(options: argparse.Namespace) -> None:

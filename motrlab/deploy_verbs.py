@@ -14,13 +14,12 @@ from motrlab.errors import UserError
 
 def add_deploy_verbs(verbs: Any) -> None:
     """Their parsers, one function each."""
-    for name in ("debug",):
-        unbuilt = verbs.add_parser(name, help="not built yet")
-        unbuilt.set_defaults(verb=_not_built, name=name)
     _add_check(verbs)
     _add_targets(verbs)
     _add_perf(verbs)
     _add_align(verbs)
+    _add_debug(verbs)
+    _add_sensitivity(verbs)
     _add_compile(verbs)
     _add_handover(verbs)
 
@@ -67,12 +66,20 @@ def _check(options: argparse.Namespace) -> None:
 
 def _add_targets(verbs: Any) -> None:
     targets = verbs.add_parser("targets", help="the known targets, where their figures come from, what is assumed")
+    told = "write a target file of this machine, by micro-benchmarks (about a minute, one thread)"
+    targets.add_argument("--describe-host", type=Path, metavar="FILE", help=told)
     targets.set_defaults(verb=_targets)
 
 
 def _targets(options: argparse.Namespace) -> None:
     from motrlab.deploy.target import format_target, load_target, target_names
 
+    if options.describe_host:
+        from motrlab.deploy.describe_host import describe_host
+
+        print(format_target(describe_host(options.describe_host)))
+        print(f"\nPredict with it: python -m motrlab perf --run NAME --target {options.describe_host}")
+        return
     print("\n\n".join(format_target(load_target(name)) for name in target_names()))
     print("\nYour own: --target path/to/target.json, as motrlab/deploy/targets/*.json are.")
 
@@ -100,12 +107,17 @@ def _perf(options: argparse.Namespace) -> None:
         _perf_predicted(options, target)
     else:
         _perf_measured(options, target.name)
+    if options.run:
+        from motrlab.report.latency import render_latency
+        from motrlab.run import Run
+
+        print(render_latency(Run.open(options.run, create=False)), file=sys.stderr)
 
 
 def _perf_predicted(options: argparse.Namespace, target: Any) -> None:
     from motrlab.run import Run
     from motrlab.stages.graphs import find_graphs
-    from motrlab.stages.prediction import format_performance, predict_run, predict_source
+    from motrlab.stages.prediction import predict_run, predict_source, prediction_text
 
     source = find_graphs(options.run, options.artifact, options.preset)
     if options.run:
@@ -115,7 +127,7 @@ def _perf_predicted(options: argparse.Namespace, target: Any) -> None:
     if options.json:
         print_json(found.json())
     else:
-        print(f"{source.told}\n{format_performance(found)}")
+        print(prediction_text(source, found))
 
 
 def _perf_measured(options: argparse.Namespace, target: str) -> None:
@@ -162,6 +174,56 @@ def _align(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+def _add_debug(verbs: Any) -> None:
+    debug = verbs.add_parser("debug", help="cut one layer out as an ONNX file, with what goes in and comes out")
+    _add_source(debug)
+    debug.add_argument("--layer", required=True, metavar="NAME", help="as `check --json` names it, or its module")
+    debug.add_argument("--graph", choices=("base", "qim"), default="", help="where both have the name")
+    debug.add_argument("--float", action="store_true", help="of the run's fp32 graphs, not of the artefact's")
+    debug.add_argument("--frame", type=int, default=8, metavar="N", help="of the closed loop, from 1 (default 8)")
+    debug.add_argument("--out", type=Path, default=Path("layer"), metavar="DIR", help="default: layer")
+    debug.set_defaults(verb=_debug)
+
+
+def _debug(options: argparse.Namespace) -> None:
+    from motrlab.stages.debugging import cut_of_artifact, cut_of_run
+
+    where = (options.layer, options.graph, options.frame, options.out)
+    if options.run:
+        print(cut_of_run(options.run, *where, floats=options.float))
+    elif options.artifact and not options.float:
+        print(cut_of_artifact(options.artifact, *where))
+    else:
+        raise UserError("debug: give --run NAME or --artifact PATH; --float goes with --run")
+
+
+def _add_sensitivity(verbs: Any) -> None:
+    verb = verbs.add_parser("sensitivity", help="which parts int8 hurts, and the rules that leave some in float")
+    verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    what = "stop where MOTA is at most so many points below float's"
+    verb.add_argument("--max-drop-mota", type=float, metavar="P", help=what)
+    share = "of the multiply-accumulates at most (default .1; with --max-drop-mota 1)"
+    verb.add_argument("--max-float-share", type=float, metavar="S", help=share)
+    verb.add_argument("--frames", type=int, default=0, metavar="N", help="of the train halves, to measure errors on")
+    clips = "of each test video, to measure MOTA on (default: as many)"
+    verb.add_argument("--clip-frames", type=int, default=0, metavar="N", help=clips)
+    verb.set_defaults(verb=_sensitivity)
+
+
+def _sensitivity(options: argparse.Namespace) -> None:
+    from motrlab.run import Run
+    from motrlab.stages.chain import require
+    from motrlab.stages.sensitivity import format_search, measure_sensitivity
+
+    run = Run.open(options.run, create=False)
+    require(run, "calibration")
+    share, drop = options.max_float_share, options.max_drop_mota
+    limits = {"max_float_share": share, "max_drop_mota": drop}
+    given = {name: value for name, value in limits.items() if value is not None}
+    record = measure_sensitivity(run, num_frames=options.frames, clip_frames=options.clip_frames, **given)
+    print(format_search(run, record["metrics"]))
+
+
 def _add_compile(verbs: Any) -> None:
     verb = verbs.add_parser("compile", help="an artefact as a target runs it, and compile.json")
     _add_source(verb)
@@ -192,7 +254,7 @@ def _compile(options: argparse.Namespace) -> None:
         options=dict(options.options),
     )
     for name, file in told["files"].items():
-        print(f"{name}: {file['bytes'] / 1e6:.2f} MB")
+        print(f"{name}: {file['bytes'] / 1e6:.3g} MB")
     for what, found in told["checked"].items():
         print(f"{what}: {found if isinstance(found, str) else agreement_text(found)}")
     print(folder / "compile.json")
@@ -225,7 +287,3 @@ def _handover(options: argparse.Namespace) -> None:
 def print_json(values: Mapping[str, Any]) -> None:
     """JSON has no NaN: a metric without a value is null."""
     print(json.dumps(json.loads(json.dumps(values), parse_constant=lambda _: None), indent=2))
-
-
-def _not_built(options: argparse.Namespace) -> None:
-    raise UserError(f"{options.name}: not built yet; `python -m motrlab --help` lists what is")

@@ -181,7 +181,7 @@ def run_variants(
     combinations = variants(fields)
     for combination in combinations:
         with_fields(load_preset(preset or "smoke"), combination)  # a mistake, said before anything runs
-    start = min(NOTEBOOKS.index(NOTEBOOK_OF[first_stage(field)]) for field in combinations[0])
+    start = min(NOTEBOOKS.index(NOTEBOOK_OF.get(first_stage(field), NOTEBOOKS[-1])) for field in combinations[0])
     if start:
         run_notebooks(name, preset, last=NOTEBOOKS[start - 1], data_root=data_root, sequences=sequences)
     base = Run.open(name, preset, **checked_source(data_root, sequences))

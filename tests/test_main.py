@@ -67,7 +67,6 @@ def test_wrong_options_end_with_2(arguments: Sequence[str], capsys: pytest.Captu
         (["run", "--from", "12"], "motrlab: notebook '12' fits none"),
         (["eval-files", "--gt", "gone", "--pred", "gone"], "motrlab: gone: no SEQ/gt/gt.txt"),
         (["compare", "a"], "motrlab: compare: give two or more different runs, the first is what the others"),
-        (["check"], "motrlab: check: not built yet"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

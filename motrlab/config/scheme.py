@@ -55,6 +55,12 @@ class Rule:
         """The name, or else what the rule fits."""
         return self.name or f"{self.graph}/{self.operator}/{self.path}"
 
+    @property
+    def code(self) -> str:
+        """As it is written in a scheme, without what is default."""
+        given = ((f.name, f.default, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return f"Rule({', '.join(f'{name}={value!r}' for name, default, value in given if value != default)})"
+
     def fits(self, graph: str, operator: str, path: str) -> bool:
         pairs = ((graph, self.graph), (operator, self.operator), (path, self.path))
         return all(fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from motrlab.config.budgets import BudgetConfig
 from motrlab.config.checks import build, check
 from motrlab.config.model import ModelConfig
 from motrlab.config.quantization import CalibrationConfig, QatConfig
@@ -45,6 +46,7 @@ class Config:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     qat: QatConfig = field(default_factory=QatConfig)
     street: StreetConfig = field(default_factory=StreetConfig)
+    budgets: BudgetConfig = field(default_factory=BudgetConfig)
     seed: int = 0
     num_workers: int = 1  # loader processes
     data_root: str | None = None  # MOTChallenge folder; None: the embedded street data

@@ -70,7 +70,8 @@ def picture_size(data: bytes) -> tuple[int, int]:
     Raises ValueError: neither, cut short (no end marker), or a PNG chunk is not what its checksum says. Of a JPEG the
     header is read only, see `check_decodes`.
     """
-    kind = "PNG" if data.startswith(_PNG) else "JPEG"
+    png = data.startswith(_PNG[:4]) and _PNG.startswith(data[: len(_PNG)])  # also one that is cut inside its signature
+    kind = "PNG" if png else "JPEG"
     if kind == "JPEG" and not data.startswith(b"\xff\xd8"):
         raise ValueError("not a JPEG or PNG file")
     stream, whole = io.BytesIO(data), _PNG_END in data

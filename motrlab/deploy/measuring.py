@@ -150,7 +150,8 @@ def _performance(
 def _distribution(seconds: Sequence[float]) -> dict[str, Any]:
     values = np.array(seconds) * 1e3
     shares = {f"p{share}_ms": float(np.percentile(values, share)) for share in (50, 90, 99)}
-    return {**shares, "mean_ms": float(values.mean()), "std_ms": float(values.std()), "repeats": len(values)}
+    more = {"min_ms": float(values.min()), "mean_ms": float(values.mean()), "std_ms": float(values.std())}
+    return {**shares, **more, "repeats": len(values)}
 
 
 def _timeline(layers: Mapping[str, Sequence[LayerCost]], parts: Mapping[str, float]) -> dict[str, Any]:

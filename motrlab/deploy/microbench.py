@@ -121,6 +121,10 @@ def _with(kind: str, dtype: str, *values: Any, **attributes: Any) -> Case:
     )
 
 
+def _reshape(dtype: str) -> Case:
+    return lambda bench: bench.graph.op("Reshape", bench.given(bench.shape(), dtype), bench.graph.shape(-1))
+
+
 def _transpose(dtype: str, *orders: Sequence[int]) -> Case:
     return lambda bench: bench.graph.op(
         "Transpose", bench.given(bench.shape(), dtype), perm=list(orders[bench.random.integers(len(orders))])
@@ -180,7 +184,7 @@ KINDS: dict[str, tuple[Case, int]] = {  # what → how, and on how many shapes
     "dequantise": (_with("DequantizeLinear", "uint8", _SCALE, _ZERO), 20),
     "clip": (_with("Clip", "float32", np.float32(-0.5), np.float32(0.5)), 16),
     "clip bytes": (_with("Clip", "uint8", np.uint8(3), np.uint8(200)), 12),
-    "reshape": (lambda bench: bench.graph.op("Reshape", bench.given(bench.shape(), "uint8"), bench.graph.shape(-1)), 8),
+    **{f"reshape {dtype}": (_reshape(dtype), 8) for dtype in WARMERS},
     **{f"{kind} {form}": (_binary(kind, form), 16)
        for kind in ("Add", "Mul", "Sub", "Div") for form in ("same", "scalar", "rows", "value and row")},
     "Max scalar": (_binary("Max", "scalar"), 12),

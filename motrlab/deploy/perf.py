@@ -91,13 +91,7 @@ def measure_latency(
     result = Measured()
     for index, threads in enumerate(num_threads):
         with pinned(threads) as processors:
-            fixed = load_artifact(artifact, num_threads=threads)
-            floating = fixed.on_files(float_graphs, num_threads=threads) if float_graphs else None
-            others = more or {} if not index else {}
-            networks = {name: (form, form.load(threads)) for name, form in others.items()}
-            recorded = record_inputs(fixed, frames)
-            seconds = _time_graphs(fixed, floating, networks, recorded, frames, repeats)
-            seconds |= time_closed_loops(fixed, floating, frames)
+            seconds, recorded = _time_all(artifact, float_graphs, frames, threads, repeats, more if not index else None)
         found = _ratios({name: value for row, values in seconds.items() for name, value in _percentiles(row, values)})
         found["fps"] = len(seconds["step.total"]) / sum(seconds["step.total"])
         prefix = f"threads_{threads}." if index else ""
@@ -107,6 +101,23 @@ def measure_latency(
             result.metrics |= {"num_frames": len(frames), "repeats": repeats, "num_threads": threads}
             result.metrics |= {"warm_up": _WARM_UP, "pinned_to": processors}
     return result
+
+
+def _time_all(
+    artifact: Path,
+    float_graphs: Path | None,
+    frames: Sequence[Image],
+    threads: int,
+    repeats: int,
+    more: Mapping[str, Form] | None,
+) -> tuple[dict[str, list[float]], Recorded]:
+    """Graphs and closed loops on one number of threads: seconds by name, and what our graphs were given."""
+    fixed = load_artifact(artifact, num_threads=threads)
+    floating = fixed.on_files(float_graphs, num_threads=threads) if float_graphs else None
+    networks = {name: (form, form.load(threads)) for name, form in (more or {}).items()}
+    recorded = record_inputs(fixed, frames)
+    seconds = _time_graphs(fixed, floating, networks, recorded, frames, repeats)
+    return seconds | time_closed_loops(fixed, floating, frames), recorded
 
 
 def record_inputs(runtime: Runtime, frames: Sequence[Image], most: int = MAX_RECORDED) -> Recorded:

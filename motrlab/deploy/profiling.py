@@ -105,6 +105,7 @@ class _Nodes:
         for item in (*body.input, *body.output):
             tensor = item.type.tensor_type
             self.shapes[item.name] = _type_name(tensor.elem_type), tuple(d.dim_value for d in tensor.shape.dim)
+        self.sizes = {name: shape for name, (_, shape) in self.shapes.items()}
 
     def layer(self, graph: str, name: str, executed: Any) -> Layer:
         """A node that was executed, with those before it that were not: they are fused into it."""
@@ -121,7 +122,6 @@ class _Nodes:
                     waiting.append(maker)
         made = {output for node in fused for output in node.output}
         given = dict.fromkeys(n for node in fused for n in node.input if n and n not in made and n in self.shapes)
-        sizes = {key: shape for key, (_, shape) in self.shapes.items()}
         return Layer(
             graph=graph,
             name=name,
@@ -130,7 +130,7 @@ class _Nodes:
             inputs=tuple(self._tensor(n) for n in given if n not in self.constants),
             weights=tuple(self._tensor(n) for n in given if n in self.constants),
             outputs=tuple(self._tensor(n) for n in last.output if n in self.shapes),
-            macs=sum(node_macs(node, sizes) for node in fused),
+            macs=sum(node_macs(node, self.sizes) for node in fused),
         )
 
     def _module(self, node: onnx.NodeProto) -> str:

@@ -6,8 +6,10 @@ smallest to the largest value of the samples; weights of 7 bits where 8-bit prod
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from motrlab.deploy.kernels import Array
@@ -40,9 +42,7 @@ def quantize_static_graphs(floats: Path, samples: Samples, folder: Path, method:
             return None if row is None else dict(row)
 
     folder.mkdir(parents=True, exist_ok=True)
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # it recommends at length
-    try:
+    with _quiet():
         for graph, inputs in samples.items():
             prepared = folder / f"{graph}.prepared.onnx"
             quant_pre_process(floats / f"{graph}.onnx", prepared, skip_symbolic_shape=True)
@@ -58,6 +58,17 @@ def quantize_static_graphs(floats: Path, samples: Samples, folder: Path, method:
                 calibrate_method=CalibrationMethod[method],
             )
             prepared.unlink()
-    finally:
-        logging.getLogger().setLevel(level)
     return folder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """It recommends at length in the log, and prints where our JSON goes."""
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)

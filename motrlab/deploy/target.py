@@ -25,7 +25,8 @@ FOLDER = Path(__file__).parent / "targets"
 # What a target may limit in a layer: sizes of a convolution, numbers of constant operands, of elements along an axis.
 LIMITS = ("kernel", "stride", "dilation", "channels", "reduced", "height", "width", "pixels", "dim", "constants")
 UNITS = ("matrix", "depthwise", "vector", "table", "move", "host")  # what computes, or moves, a layer
-LANES = ("output_channels", "input_channels", "columns", "rows")  # of a product's result, and what it sums over
+# Of a product's result, and what it sums over (`taps`: places of a kernel).
+LANES = ("output_channels", "input_channels", "columns", "rows", "taps")
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Memory:
-    """A level of memory. `size`: bytes; `bandwidth`: bytes per second; `latency`: seconds of the first byte."""
+    """A level of memory. `size`: bytes; `bandwidth`: bytes per second; `latency`: seconds of the first byte; `burst`:
+    bytes that always move together, so that values apart from their neighbours waste the rest; `grain`: the least that
+    is asked for at once.
+    """
 
     size: Figure
     bandwidth: Figure
     latency: Figure
+    burst: Figure | None = None
+    grain: Figure | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Target:
         sources: key → source.
         assumptions: one line each, for the reader: what decides the prediction and is not known.
         lanes: unit → dimension (of `LANES`) → how many of it are computed at once: what does not fill them is lost.
-            Empty: no loss is known.
+            Empty: no loss is known. `UNIT:NAME` is another way in which the unit can go; a layer takes its best one.
         host_work: seconds of a frame outside both graphs (pre-processing, tracker), where nothing was measured.
         kernels: of a host that was described by micro-benchmarks: kernel → feature → seconds for each unit of it
             (`describe_host.py`); its layers are predicted by these alone.
@@ -147,7 +153,8 @@ def parse_target(values: Any, where: str) -> Target:
         raise UserError(f"{where}: schema {target.schema}, this motrlab reads {SCHEMA}")
     if target.kind not in ("host", "chip"):
         raise UserError(f"{where}: kind: {target.kind!r} is neither host nor chip")
-    for name in {**target.operations, **target.lanes, **{operator.unit: 0 for operator in target.operators.values()}}:
+    lanes = {name.partition(":")[0] for name in target.lanes}
+    for name in {*target.operations, *lanes, *(operator.unit for operator in target.operators.values())}:
         if name not in UNITS:
             raise UserError(f"{where}: unknown unit {name!r}: use one of {', '.join(UNITS)}")
     for name in dict.fromkeys(key for operator in target.operators.values() for key in operator.limits):

@@ -12,7 +12,9 @@ from typing import Any
 
 from motrlab.deploy.target import Target
 
-FACTORS = ("clock", "cores", "on_chip", "off_chip")  # of the target's own figures, each 1 for the target as it is
+# Of the target's own figures, each 1 for the target as it is; `cores`: how many share a layer. A frame at a time is the
+# work of one core, because the next needs its result: the others serve other streams.
+FACTORS = ("clock", "cores", "on_chip", "off_chip")
 
 
 def machine_facts(target: Target) -> dict[str, float]:
@@ -30,8 +32,8 @@ def what_if_data(performance: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the formula needs of a prediction (JSON of `Performance`); None where there is no section `machine`.
 
     `chains`: a row each, of layers with one `chain` (a layer without one is alone): milliseconds of its units, of the
-    host, of on-chip and off-chip memory, of waiting for the latter, and beside its work. `graphs`: theirs. `rest_ms`:
-    what of the frame no layer has, as the tracker's part.
+    host, of on-chip and off-chip memory, of waiting for the latter, and beside its work. `graphs`: theirs. `call_ms`:
+    what a graph takes beside its layers. `rest_ms`: what of the frame no graph has, the tracker's part.
     """
     machine, layers = performance.get("machine"), performance["layers"]
     if not machine:
@@ -52,8 +54,12 @@ def what_if_data(performance: Mapping[str, Any]) -> dict[str, Any] | None:
         parts = [max(units.values(), default=0.0), host, near, far - wait, wait, 0.0]
         parts[-1] = sum(row["latency_ms"] for row in rows) - chain_ms(parts)
         chains.append(parts)
-    rest = performance["frame"]["latency_ms"] - sum(row["latency_ms"] for row in layers)
-    return {"machine": dict(machine), "chains": chains, "graphs": [graph for graph, _ in groups], "rest_ms": rest}
+    call = {name: graph["latency_ms"] for name, graph in performance["graphs"].items()}
+    rest = performance["frame"]["latency_ms"] - sum(call.values())
+    for row in layers:
+        call[row["graph"]] -= row["latency_ms"]
+    found = {"machine": dict(machine), "chains": chains, "graphs": [graph for graph, _ in groups]}
+    return {**found, "call_ms": call, "rest_ms": rest}
 
 
 def chain_ms(
@@ -66,7 +72,7 @@ def chain_ms(
 
 def what_if(data: Mapping[str, Any], **factors: float) -> dict[str, float]:
     """Milliseconds of `base`, `qim` and the `frame`, and `fps`, with `FACTORS`."""
-    sums = dict.fromkeys(data["graphs"], 0.0)
+    sums = dict(data["call_ms"])
     for graph, row in zip(data["graphs"], data["chains"], strict=True):
         sums[graph] += chain_ms(row, **factors)
     frame = sum(sums.values()) + data["rest_ms"]

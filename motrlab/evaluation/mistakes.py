@@ -37,7 +37,7 @@ def find_mistakes(gt: Annotations, tracks: Tracks, protocol: str = PROTOCOLS[0])
     """The mistakes of one sequence under `protocol`; their numbers are `fn`, `fp` and `idsw` of the metrics."""
     sequence, gt_rows, track_rows = pair_rows(gt, tracks, protocol)
     matches = clear.correspondences(sequence)
-    changed = clear.switches(sequence, matches)
+    changed, _ = clear.switches(sequence, matches)
     matched, switched = (
         np.column_stack((gt_rows[sequence.pair_gt[pairs]], track_rows[sequence.pair_pred[pairs]]))
         for pairs in (matches, changed)

@@ -18,6 +18,7 @@ from torch import nn
 from motrlab.config import Config
 from motrlab.data.clips import ClipBatch
 from motrlab.data.store import FrameStore
+from motrlab.lineage import config_hash
 from motrlab.quantization.calibration import Videos, round_again
 from motrlab.quantization.observers import MIN_SCALE
 from motrlab.quantization.quantized import QuantizedGraphs, QuantizedMotr
@@ -84,7 +85,8 @@ def train_qat(
     float model is trained instead, on the same clips at the same rates; it ends in mode `float`.
     """
     trainee = qat_trainee(quantised, config, quantise=quantise)
-    origin = state_hash(quantised) + ("" if quantise else " float")
+    stage = "qat" if quantise else "float_extra"
+    origin = f"{state_hash(quantised)} {stage} {config_hash(config, stage, 'training')}"
     result = fit(trainee, store, qat_config(config), folder, origin=origin)
     if quantise:
         trainee.prepare(config.qat.steps)  # what the last step has moved

@@ -91,6 +91,11 @@ class Drawing:
     title: str = ""
 
 
+def script_json(values: Any) -> str:
+    """For a script element: nothing in it can end it."""
+    return json.dumps(values, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
 @dataclass(frozen=True)
 class Sliders:
     """Numbers to play with, for the page's script: label, unit and value of each; `data` is what it computes with."""
@@ -100,8 +105,18 @@ class Sliders:
 
     @property
     def json(self) -> str:
-        """For a script element: nothing in it can end it."""
-        return json.dumps(self.data, separators=(",", ":")).replace("<", "\\u003c")
+        return script_json(self.data)
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """Tensors of which the page's script draws the one that is chosen: `report.debugging.thinned` of each."""
+
+    entries: Sequence[Mapping[str, Any]]
+
+    @property
+    def json(self) -> str:
+        return script_json(self.entries)
 
 
 @dataclass(frozen=True)
@@ -112,15 +127,18 @@ class Part:
     parts: Sequence[Block | None]
 
 
-Block = str | Table | Picture | Listing | Drawing | Sliders | Part  # a text is a paragraph
+Block = str | Table | Picture | Listing | Drawing | Sliders | Explorer | Part  # a text is a paragraph
 
 
 @dataclass(frozen=True)
 class Section:
-    """`missing`: what a full report has here, and this run has not recorded or not kept."""
+    """`missing`: what a full report has here, and this run has not recorded or not kept. `folded`: a line that stands
+    for the blocks until a reader opens it; on paper they are there.
+    """
 
     blocks: Sequence[Block | None] = ()
     missing: Sequence[str] = ()
+    folded: str = ""
 
     @property
     def flat(self) -> list[Block]:

@@ -15,6 +15,7 @@ from motrlab.deploy.handover import toolchain_of, writer_of
 from motrlab.deploy.handover.package import NUM_EXPECTED, Package
 from motrlab.deploy.runtime import load_artifact
 from motrlab.deploy.samples import Sample, closed_loop
+from motrlab.deploy.target import load_target
 from motrlab.errors import UserError
 from motrlab.files import replaced_folder
 from motrlab.run import Run
@@ -61,13 +62,14 @@ def hand_over(
     """
     if num_samples < 1:
         raise UserError(f"--samples {num_samples}: at least one frame is needed")
-    toolchain = toolchain or toolchain_of(target)
-    write = writer_of(toolchain)
+    known = load_target(target) if target else None
+    toolchain = toolchain_of(known) if known else toolchain
+    write, chip = writer_of(toolchain), known.toolchain.partition(" ")[2] if known else ""
     require(run, "fixed_point")
     folder = out or run.path / "handover" / toolchain
     samples, expected = _calibration_samples(run, num_samples), _samples_with_tracks(run, "test", 0, NUM_EXPECTED)
     with replaced_folder(folder, marked=True) as temporary:
-        write(Package(temporary, run.artifact, samples, expected, f"run {run.name}", target))
+        write(Package(temporary, run.artifact, samples, expected, f"run {run.name}", chip))
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 from motrlab.deploy.kernels import Network
 from motrlab.deploy.perf import Form
 from motrlab.deploy.performance import Performance
+from motrlab.deploy.trace import save_performance
 from motrlab.evaluation.tracks import read_tracks
-from motrlab.files import write_text
 from motrlab.lineage import stage_hash
 from motrlab.machine import git_state
 from motrlab.names import lineage
@@ -65,7 +64,7 @@ def measure_run(
 ) -> tuple[dict[str, Any], Performance]:
     """Latency of the artefact beside other forms of the same network, and of each part of the frame step.
 
-    Record kind `latency`: flat metrics; assets `perf_TARGET.json` and `.csv`. Returns the metrics and the
+    Record kind `latency`: flat metrics; the files of `deploy.trace.save_performance`. Returns the metrics and the
     `Performance`. Raises UserError for a target that is not this machine.
     """
     from motrlab.deploy.measuring import measure_artifact
@@ -79,10 +78,8 @@ def measure_run(
     metrics, found = measure_artifact(
         run.artifact, folder, frames, repeats=repeats, target=target, design_fps=design_fps, more=forms
     )
-    assets = [run.assets / f"perf_{target}.json", run.assets / f"perf_{target}.csv"]
-    write_text(assets[0], json.dumps(found.json(), indent=1) + "\n")
-    write_text(assets[1], found.csv())
-    run.add_record("perf", "latency", metrics | {"target": target}, started=started, assets=assets)
+    files = save_performance(found, run.assets)
+    run.add_record("perf", "latency", metrics | {"target": target}, started=started, assets=files)
     return metrics, found
 
 
@@ -106,7 +103,7 @@ def draw_overlays(run: Run, stage: str = "fixed_point", *, num_sheets: int = 3, 
     assets = []
     for info in store.sequences[:num_sheets]:
         tracks = read_tracks(run.tracks(stage) / f"{info.name}.txt")
-        step = max(1, min(8, info.num_frames // num_frames))
+        step = max(1, min(8, (info.num_frames - info.num_frames // 2 - 1) // max(1, num_frames - 1)))
         frames = [1 + info.num_frames // 2 + step * i for i in range(num_frames)]
         pictures = [
             draw_frame(store.image(info.name, f), tracks_of_frame(tracks, f), trails_until(tracks, f))

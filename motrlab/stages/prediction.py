@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +12,8 @@ from motrlab.deploy.layers import layers_of_model
 from motrlab.deploy.performance import Performance
 from motrlab.deploy.predict.frame import predict
 from motrlab.deploy.target import Target
+from motrlab.deploy.trace import save_performance
 from motrlab.errors import UserError
-from motrlab.files import write_text
 from motrlab.names import lineage
 from motrlab.run import Run
 from motrlab.stages.graphs import STAGES, GraphSource
@@ -51,22 +49,18 @@ def measured_host_ms(run: Run) -> dict[str, float] | None:
 
 
 def record_prediction(run: Run, performance: Performance, started: float) -> list[Path]:
-    """Write `perf_TARGET.json` and `.csv` into the run's assets; record kind `prediction`. Returns the files."""
-    stem = run.assets / f"perf_{file_safe(performance.target)}"
-    files = {stem.with_name(f"{stem.name}.json"): json.dumps(performance.json(), indent=1) + "\n"}
-    files |= {stem.with_name(f"{stem.name}.csv"): performance.csv()}
-    for path, text in files.items():
-        write_text(path, text)
+    """Write its files (`deploy.trace.save_performance`) into the run's assets; record kind `prediction`; the files."""
+    files = save_performance(performance, run.assets)
     metrics: dict[str, float | str] = {"target": performance.target}
     metrics |= {name: value for name, value in performance.frame.items() if isinstance(value, float | int)}
     metrics |= {name: float(value) for name, value in performance.sections.get("traffic", {}).items()}
-    stage = next(filter(run.has, STAGES))
-    run.add_record("perf", "prediction", metrics, started=started, assets=list(files), made_from=lineage(stage))
-    return list(files)
+    stage = next(filter(run.has, STAGES), "data")
+    run.add_record("perf", "prediction", metrics, started=started, assets=files, made_from=lineage(stage))
+    return files
 
 
 def predict_run(run: Run, source: GraphSource, target: Target) -> Performance:
-    """`predict_source` with the run's own host times, and the record."""
+    """`predict_source` with the run's own host times and the record."""
     started = time.time()
     with run.held():
         performance = predict_source(source, target, measured_host_ms(run))
@@ -74,25 +68,9 @@ def predict_run(run: Run, source: GraphSource, target: Target) -> Performance:
     return performance
 
 
-def file_safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
-
-
-def format_performance(performance: Performance, most: int = 20) -> str:
-    """The frame, both graphs, and the layers that take longest, as text."""
-    frame = performance.frame
-    lines = [f"{performance.target}, {performance.kind}: {frame['latency_ms']:.3f} ms a frame, {frame['fps']:.1f} FPS"]
-    lines += [f"  {name}: {graph['latency_ms']:.3f} ms" for name, graph in performance.graphs.items()]
-    lines.append(f"  host: {frame['host_ms']:.3f} ms")
-    lines += [f"  {key}: {value:,.6g}" for key, value in performance.sections.get("traffic", {}).items()]
-    lines.append(f"{'layer':<52}{'ms':>9}  {'bound':<10}{'use':>6}")
-    for cost in sorted(performance.layers, key=lambda c: -c.latency_ms)[:most]:
-        used = cost.more.get("utilisation")
-        told = "" if used is None else f"{used:6.0%}"
-        lines.append(
-            f"{cost.layer.graph + ' ' + cost.layer.name:<52}{cost.latency_ms:>9.4f}  {cost.bound:<10}{told:>6}"
-        )
-    lines += [
+def prediction_text(source: GraphSource, performance: Performance) -> str:
+    """For a terminal: what was predicted, the table, and what to look at first."""
+    advice = [
         f"{entry['severity']}: {entry['layer']}: {entry['text']}" for entry in performance.sections["advice"][:10]
     ]
-    return "\n".join(lines)
+    return "\n".join([source.told, performance.table(), *advice])

@@ -3,19 +3,21 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from motrlab.config import Config
+from motrlab.config.scheme import Scheme
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import evaluate
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.files import write_text
 from motrlab.model.motr import MotrGraphs, folded_copy
 from motrlab.quantization.analysis.groups import float_rules, groups_of, switched_on
+from motrlab.quantization.analysis.layers import read_table
 from motrlab.quantization.analysis.probe import Probe
 from motrlab.quantization.analysis.sensitivity import Score, Scores, measure_groups, search_groups
 from motrlab.quantization.analysis.sensitivity_tables import AS_CONFIGURED, PathPoint, pareto_front, raised_until
@@ -34,27 +36,39 @@ _MAX_PROBE_VIDEOS = 4
 
 
 def measure_sensitivity(
-    run: Run, *, num_frames: int = 0, clip_frames: int = 0, max_float_share: float = 0.1
+    run: Run,
+    *,
+    num_frames: int = 0,
+    clip_frames: int = 0,
+    max_float_share: float | None = None,
+    max_drop_mota: float | None = None,
 ) -> dict[str, Any]:
     """Rank the groups of the calibrated model, and search which to leave in float; record kind `sensitivity`.
 
     Errors are measured on `num_frames` of the train halves (0: half as many as calibration watches, at most 16), MOTA
     and IDF1 on the first `clip_frames` of each test video (0: as many as `num_frames`; -1: neither is measured).
-    `max_float_share`: limit of the share of multiply-accumulates that are not int8, 0 to 1.
+    `max_float_share`: limit of the share of multiply-accumulates that are not int8, 0 to 1, by default .1.
+    `max_drop_mota`: the search stops where MOTA is at most so many points below float's, and the share is not limited;
+    MOTA of each group alone, which takes most of the time, is not measured then.
 
     Leaves `assets/sensitivity.csv` (a row for each group, most noise first), `assets/sensitivity_path.csv` (a row for
     each round of the search), a picture of each, and `assets/sensitivity_scheme.json`: the scheme that the search ends
     with, for `Scheme.from_dict`.
     """
+    if max_float_share is None:
+        max_float_share = 0.1 if max_drop_mota is None else 1.0
     if not 0 <= max_float_share <= 1:
         raise UserError(f"sensitivity: max_float_share is a share from 0 to 1, not {max_float_share}")
+    if max_drop_mota is not None and (clip_frames == -1 or not max_drop_mota >= 0):
+        raise UserError("sensitivity: max_drop_mota is 0 or more points of MOTA, which needs clip_frames")
     started = time.time()
     sizes = _sizes(run.config, num_frames, clip_frames)
     quantised = load_quantized(run, "calibration")
     bench = _Bench(run, *sizes)
-    rows = measure_groups(quantised, bench.probe, bench.score)
-    path = search_groups(quantised, bench.probe, rows, max_float_share)
-    path = _scored_front(quantised, path, bench.score)
+    rows = measure_groups(quantised, bench.probe, bench.score if max_drop_mota is None else lambda _: {})
+    raised_scores = _RaisedScores(quantised, bench)
+    path = search_groups(quantised, bench.probe, rows, max_float_share, raised_scores.within(max_drop_mota))
+    path = _scored_front(path, raised_scores)
     groups, raised = groups_of(quantised), raised_until(path, len(path) - 1)
     scheme = run.config.scheme.with_rules(*float_rules({name: groups[name] for name in raised}))
     pareto = pareto_plot(path, rows, max_float_share, bench.reference)
@@ -66,6 +80,9 @@ def measure_sensitivity(
     metrics |= _finite({row.group.replace(" ", "_"): row for row in rows})
     metrics |= {"search.num_rounds": len(path) - 1, "search.raised": ", ".join(raised)}
     metrics |= _finite({"all_int8": path[0], "mixed": path[-1]})
+    if max_drop_mota is not None:
+        drop = raised_scores.drop(frozenset(raised))
+        metrics |= {"max_drop_mota": max_drop_mota, "search.drop_mota": drop, "search.within": drop <= max_drop_mota}
     return run.add_record("calibration", "sensitivity", metrics, started=started, assets=assets)
 
 
@@ -148,14 +165,63 @@ def _scorer(run: Run, clip_frames: int) -> Score:
     return score
 
 
-def _scored_front(quantised: QuantizedMotr, path: Sequence[PathPoint], score: Score) -> list[PathPoint]:
-    """The path with MOTA and IDF1 of its points on the Pareto front."""
-    found = list(path)
-    for index in pareto_front([(point.float_share, point.noise_share) for point in path]):
-        with switched_on(quantised, groups_of(quantised).keys() - set(raised_until(path, index))) as graphs:
-            scores: dict[str, Any] = dict(score(graphs))
-        found[index] = replace(path[index], **scores)
+class _RaisedScores:
+    """Scores of the model with groups left in float, each set measured once."""
+
+    def __init__(self, quantised: QuantizedMotr, bench: _Bench) -> None:
+        self.quantised, self.bench = quantised, bench
+        self._known: dict[frozenset[str], Scores] = {}
+
+    def __contains__(self, raised: frozenset[str]) -> bool:
+        return raised in self._known
+
+    def __call__(self, raised: frozenset[str]) -> Scores:
+        if raised not in self._known:
+            with switched_on(self.quantised, groups_of(self.quantised).keys() - raised) as graphs:
+                self._known[raised] = self.bench.score(graphs)
+        return self._known[raised]
+
+    def drop(self, raised: frozenset[str]) -> float:
+        """Points of MOTA below float."""
+        return 100 * (self.bench.reference["mota"] - self(raised)["mota"])
+
+    def within(self, max_drop: float | None) -> Callable[[frozenset[str]], bool]:
+        """Whether that is no more than `max_drop`; without a limit never."""
+        return lambda raised: max_drop is not None and self.drop(raised) <= max_drop
+
+
+def _scored_front(path: Sequence[PathPoint], scores: _RaisedScores) -> list[PathPoint]:
+    """The path with MOTA and IDF1 of its points on the Pareto front, and of those that were measured anyway."""
+    front = set(pareto_front([(point.float_share, point.noise_share) for point in path]))
+    found = []
+    for index, point in enumerate(path):
+        raised = frozenset(raised_until(path, index))
+        known: dict[str, Any] = dict(scores(raised)) if index in front or raised in scores else {}
+        found.append(replace(point, **known))
     return found
+
+
+def format_search(run: Run, metrics: Mapping[str, Any]) -> str:
+    """What `measure_sensitivity` found, with the rules to paste into a scheme."""
+    path = read_table(run.assets / "sensitivity_path.csv", PathPoint)
+    scheme = Scheme.from_dict(json.loads((run.assets / "sensitivity_scheme.json").read_text()))
+    lines = [f"{'left in float, one group after the other':44}{'float ops':>10}{'noise':>8}{'MOTA':>8}"]
+    for point in path:
+        mota = f"{100 * point.mota:8.2f}" if math.isfinite(point.mota) else f"{'-':>8}"
+        lines.append(f"{point.raised or '(all int8)':44}{point.float_share:>10.1%}{point.noise_share:>8.3f}{mota}")
+    if "search.drop_mota" in metrics:
+        end = "within" if metrics["search.within"] else "nothing more gains: NOT within"
+        told = f"{end} {metrics['max_drop_mota']:g} points of float's {100 * metrics['float.mota']:.2f}"
+        where = f"the first {metrics['clip_frames']} frames of each test video"
+        lines.append(f"{metrics['search.drop_mota']:+.2f} points below float, {told}, MOTA on {where}")
+    added = scheme.rules[len(run.config.scheme.rules) :]
+    told = (
+        "paste into the scheme (float is for analysis; on a chip with int16 say int16):"
+        if added
+        else "no rule is needed"
+    )
+    lines += ["", told, *(f"    {rule.code}," for rule in added)]
+    return "\n".join(lines)
 
 
 def _finite(rows: Mapping[str, Any]) -> dict[str, float]:

@@ -45,18 +45,22 @@ def calops(run: Run) -> dict[str, Any]:
 
 
 @exclusive
-def train_float(run: Run, *, steps: int = 0, lr: float = 0.0, num_processes: int = 1) -> dict[str, Any]:
-    """Train on the train halves; record kind `training`. `steps` and `lr` 0 mean the preset's.
+def train_float(
+    run: Run, *, steps: int = 0, lr: float = 0.0, init: str | None = None, num_processes: int = 1
+) -> dict[str, Any]:
+    """Train on the train halves; record kind `training`. `steps` and `lr` 0, and `init` None, mean the preset's.
 
     An interrupted training goes on where it was. `num_processes` above 1 starts so many on this machine (one for each
     GPU, where there are any) and waits for them. Validations on the way leave `training` records of their own. Of
     several processes only the first writes; the others get an empty record.
     """
     if num_processes > 1:
-        launch(["--run", run.name, "--steps", str(steps), "--lr", repr(lr)], num_processes)
+        own = [] if init is None else ["--init", init]
+        launch(["--run", run.name, "--steps", str(steps), "--lr", repr(lr), *own], num_processes)
         return dict(run.last_record("float", "training") or {})
-    train = replace(run.config.train, steps=steps or run.config.train.steps, lr=lr or run.config.train.lr)
-    config = replace(run.config, train=train)
+    train = run.config.train
+    init = train.init if init is None else init
+    config = replace(run.config, train=replace(train, steps=steps or train.steps, lr=lr or train.lr, init=init))
     start, report = initial_model(config)
     if report is not None and is_main_process():
         print(report.table(), file=sys.stderr)

@@ -25,6 +25,7 @@ from motrlab.config import Config, TrainConfig
 from motrlab.data.clips import ClipBatch, ClipKey, LoadedClips, StepSampler, collate, keep_freed_memory, make_loader
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
+from motrlab.lineage import config_hash
 from motrlab.model.motr import Motr, build_motr
 from motrlab.training.checkpoint import load_training, save_model, save_training, state_hash
 from motrlab.training.criterion import ClipLoss
@@ -88,8 +89,9 @@ def fit(
 ) -> FitResult:
     """Minimise the loss over the clips of `store` for `config.train.steps` updates; the model's result stays in place.
 
-    `folder` gets, with IDENTITY made from config, data and `origin` (whatever else the start depends on), so that a
-    rerun goes on from its own checkpoint, and one with other settings starts again without losing the first:
+    `folder` gets, with IDENTITY made from the config's fields for training, data and `origin` (whatever else the start
+    depends on), so that a rerun goes on from its own checkpoint, and one with other settings starts again without
+    losing the first:
     `training-IDENTITY.safetensors` and `loss-IDENTITY.csv` every `checkpoint_every` steps,
     `step-N-IDENTITY.safetensors` every `keep_every`. No model is chosen by a validation: those look at test frames.
 
@@ -111,7 +113,8 @@ class _Training:
         self.accelerator = make_accelerator(train.bf16, find_unused=min(train.clip_frames) == 1)
         self.world, self.is_main = self.accelerator.num_processes, self.accelerator.is_main_process
         self.clips = trainee.clips if train.freeze_bn else synchronise_batch_norm(trainee.clips, self.accelerator)
-        self.identity = hashlib.sha256(f"{config.hash} {store.data_hash} {origin}".encode()).hexdigest()[:12]
+        depends_on = f"{config_hash(config, 'float', 'training')} {store.data_hash} {origin}"
+        self.identity = hashlib.sha256(depends_on.encode()).hexdigest()[:12]
         self.checkpoint = folder / f"training-{self.identity}.safetensors"
         self.curve = folder / f"loss-{self.identity}.csv"
         folder.mkdir(parents=True, exist_ok=True)

@@ -77,9 +77,9 @@ def test_a_failing_compiler_leaves_nothing(artifact: Path, tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("target", "told"),
     [
-        ("nothing", r"unknown target 'nothing'; use one of onnxruntime-cpu, openvino-cpu, qnn-htp, rk3588, horizon-j5"),
-        ("horizon-j6m", r"hb_compile \(march nash-m\) compiles for it.*handover --run NAME --target horizon-j6m"),
-        ("ethos-u85", r"Arm's Vela.*handover --run NAME --target ethos-u85"),
+        ("nothing", r"unknown target 'nothing'; use one of .*openvino-cpu"),
+        ("horizon-j6m", r"hb_compile nash-m compiles for it.*handover --run NAME --target horizon-j6m"),
+        ("ethos-u85", r"vela .* compiles for it.*handover --run NAME --target ethos-u85"),
         ("gone.json", r"gone\.json: no such target file"),
     ],
 )
@@ -98,6 +98,8 @@ def test_options_of_another_target(artifact: Path, tmp_path: Path) -> None:
         compile_artifact(artifact, "onnxruntime-cpu", tmp_path, native=True)
     with pytest.raises(UserError, match="takes no options of a vendor's compiler"):
         compile_artifact(artifact, "onnxruntime-cpu", tmp_path, options={"soc_model": "43"})
+    with pytest.raises(UserError, match="rk3588: unknown option 'soc_model'; there is target_platform"):
+        compile_artifact(artifact, "rk3588", tmp_path / "out", options={"soc_model": "43"})
 
 
 def test_a_folder_of_somebody_else_is_kept(artifact: Path, tmp_path: Path) -> None:

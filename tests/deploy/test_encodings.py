@@ -51,7 +51,8 @@ def test_every_tensor_has_an_encoding(graph: str, fixed_point: FixedPoint) -> No
 @pytest.mark.parametrize("name", ["boxes as logits", "signed integers only"])
 def test_also_of_other_networks_and_schemes(name: str, tmp_path: Path) -> None:
     logits = name.startswith("boxes")
-    changes = {"relative_boxes": False, "overlap_bias": False, "query_memory": 0.2} if logits else {}
+    changes = {"relative_boxes": False, "overlap_bias": False, "query_memory": 0.2, "activation": "relu6"}
+    changes = changes if logits else {}
     other = make_fixed_point(tmp_path, None if logits else Scheme(signed_only=True), **changes)
     for graph in OUTPUTS:
         form = form_of(other, graph)

@@ -11,13 +11,14 @@ import onnx
 import pytest
 import yaml
 
-from motrlab.deploy.compile import ELSEWHERE, sqnr
+from motrlab.deploy.compile import sqnr
 from motrlab.deploy.encodings import float_tensors
 from motrlab.deploy.handover import TOOLCHAINS, toolchain_of, writer_of
 from motrlab.deploy.handover.package import Package
 from motrlab.deploy.kernels import onnxruntime_session
 from motrlab.deploy.runtime import INPUTS, OUTPUTS, load_artifact
 from motrlab.deploy.samples import closed_loop
+from motrlab.deploy.target import load_target, target_names
 from motrlab.errors import UserError
 from tests.deploy.conftest import FixedPoint, Image
 
@@ -31,10 +32,10 @@ def hand_over(fixed_point: FixedPoint, images: list[Image], tmp_path_factory: py
     samples = [s for s in closed_loop(load_artifact(fixed_point.artifact), images) if s.num_tracks]
     assert len(samples) >= SAMPLES + FRAMES
 
-    def make(toolchain: str, target: str = "") -> Path:
+    def make(toolchain: str, chip: str = "") -> Path:
         folder = tmp_path_factory.mktemp(toolchain)
         given = samples[:SAMPLES], samples[-FRAMES:]
-        writer_of(toolchain)(Package(folder, fixed_point.artifact, *given, "run test", target))
+        writer_of(toolchain)(Package(folder, fixed_point.artifact, *given, "run test", chip))
         return folder
 
     return make
@@ -93,7 +94,7 @@ def test_encodings_are_of_every_tensor_and_keep_to_the_schema(toolchain: str, ha
 
 def test_horizons_yaml(hand_over: Make) -> None:
     """The structure of the public description: sections, their keys, and lists that go with the inputs."""
-    folder = hand_over("horizon", "horizon-j6e")
+    folder = hand_over("horizon", "nash-e")
     known = {
         "model_parameters": {"onnx_model", "march", "output_model_file_prefix", "working_dir"},
         "input_parameters": {
@@ -122,7 +123,7 @@ def test_horizons_yaml(hand_over: Make) -> None:
 
 
 def test_qnns_lists_name_files_that_are_there(hand_over: Make) -> None:
-    folder = hand_over("qnn", "qnn-htp")
+    folder = hand_over("qnn")
     for graph, inputs in INPUTS.items():
         lines = (folder / f"{graph}.txt").read_text().splitlines()
         assert len(lines) == SAMPLES
@@ -135,11 +136,11 @@ def test_qnns_lists_name_files_that_are_there(hand_over: Make) -> None:
 
 
 def test_who_compiles_for_a_target() -> None:
-    assert toolchain_of("horizon-j6m") == "horizon"
-    assert toolchain_of("qnn-htp") == "qnn"
-    assert toolchain_of("mine/chip.json") == "onnx"
-    assert {toolchain_of(name) for name in ELSEWHERE} == {"horizon", "onnx"}  # what `compile` sends here
-    with pytest.raises(UserError, match="no hand-over for target 'openvino-cpu'; use one of"):
-        toolchain_of("openvino-cpu")
+    found = {name: toolchain_of(load_target(name)) for name in target_names() if not name.endswith("-cpu")}
+    assert {name for name, toolchain in found.items() if toolchain == "horizon"} == {f"horizon-j6{x}" for x in "emp"}
+    assert [name for name, toolchain in found.items() if toolchain == "qnn"] == ["qnn-htp"]
+    assert set(found.values()) == {"horizon", "qnn", "onnx"}
+    with pytest.raises(UserError, match="openvino-cpu is a host: `python -m motrlab compile --target openvino-cpu`"):
+        toolchain_of(load_target("openvino-cpu"))
     with pytest.raises(UserError, match="unknown toolchain 'tensorrt'; use one of aimet, horizon, qnn, onnx"):
         writer_of("tensorrt")

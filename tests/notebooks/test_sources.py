@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from motrlab.pipeline import NOTEBOOKS
 FOLDER = Path(__file__).parents[2] / "notebooks"
 IGNORED_CELLS = {  # cells whose stored output is not compared: trained values, timings, machine-made pictures
     "01_data_prep": 0, "02_float_training": 5, "03_calibration": 6, "04_qat": 6, "05_conversion": 7,
-    "06_tracking_visualization": 5, "07_compile_perf": 3, "08_report": 3,
+    "06_tracking_visualization": 5, "07_compile_perf": 4, "08_report": 3,
 }  # fmt: skip
 
 
@@ -88,3 +89,27 @@ def test_pictures_have_alt_text_and_printed_numbers(notebook: Any) -> None:
         if "Image(" in cell.source:
             assert "alt=" in cell.source
             assert "print(" in cell.source, "nbval does not compare pictures: print the numbers behind them"
+
+
+def test_teaches(notebook: Any) -> None:
+    """A result first, what one will know, what it needs and takes; a question before an answer; two things to try."""
+    text = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    for part in ("**The result:**", "**After it you know**", "**Needs**", "**Takes**"):
+        assert part in text[0], part
+    assert text[-1].count("## Try it") == 1
+    assert len([line for line in text[-1].splitlines() if line[:2] in ("1.", "2.")]) == 2
+    assert sum(len(cell.split()) for cell in text) >= 120
+
+
+def test_stored_outputs_hold_no_chatter(notebook: Any) -> None:
+    """No warning, nobody's folders, no progress of libraries."""
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            said = str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
+            assert not re.search(r"Warning|warn\(|/(home|root|tmp|Users)/|\[W\d|Traceback", said), said[:400]
+            assert output.get("name") != "stderr" or "smoke run" in said or "initial weights" in said, said[:400]
+
+
+def test_strict_cells_are_for_readers(notebook: Any) -> None:
+    """No cell that only prints names for nbval to compare."""
+    assert not any("print(sorted(" in cell.source for cell in code_cells(notebook))

@@ -6,9 +6,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from motrlab.deploy.conversion import save_artifact
+from motrlab.model.motr import build_motr, folded_copy
+from motrlab.quantization.calibration import calibrate
+from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run
-from motrlab.stages.data import prepare_data
+from motrlab.stages.accuracy import evaluate_stage, network_inputs
+from motrlab.stages.data import open_store, prepare_data
 
 PRESET = f"""
 import sys
@@ -51,4 +57,28 @@ def prepared_home(tmp_path_factory: pytest.TempPathFactory, tiny_preset: str) ->
 def run(prepared_home: Path, home: Path) -> Run:
     """A copy of the prepared run, the test's own."""
     shutil.copytree(prepared_home / "runs", home / "runs", symlinks=True)
+    return Run.open("tiny", create=False)
+
+
+@pytest.fixture(scope="session")
+def converted_home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared run with an artefact of random weights and its evaluation."""
+    home = tmp_path_factory.mktemp("converted")
+    shutil.copytree(prepared_home / "runs", home / "runs", symlinks=True)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setenv("MOTRLAB_HOME", str(home))
+        run = Run.open("tiny", create=False)
+        quantised = QuantizedMotr(folded_copy(build_motr(run.config.model)), run.config.scheme)
+        store = open_store(run, "train")
+        calibrate(quantised, [list(network_inputs(run, store, store.sequences[0].name, 1, 3))], run.config)
+        save_artifact(run.artifact, quantised, run.config, {})
+        evaluate_stage(run, "fixed_point")
+    return home
+
+
+@pytest.fixture
+def converted(converted_home: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A copy of the converted run, the test's own."""
+    shutil.copytree(converted_home / "runs", home / "runs", symlinks=True)
+    monkeypatch.setattr("motrlab.stages.chain.require", lambda run, stage: None)  # it has no checkpoints
     return Run.open("tiny", create=False)

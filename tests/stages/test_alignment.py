@@ -4,46 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from motrlab.__main__ import main
-from motrlab.deploy.conversion import save_artifact
-from motrlab.model.motr import build_motr, folded_copy
-from motrlab.quantization.calibration import calibrate
-from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run
 from motrlab.stages import alignment
-from motrlab.stages.accuracy import evaluate_stage, network_inputs
 from motrlab.stages.data import open_store
 
 
-@pytest.fixture(scope="module")
-def converted_home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The prepared run with an artefact of random weights and its evaluation."""
-    home = tmp_path_factory.mktemp("converted")
-    shutil.copytree(prepared_home / "runs", home / "runs", symlinks=True)
-    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setenv("MOTRLAB_HOME", str(home))
-        run = Run.open("tiny", create=False)
-        quantised = QuantizedMotr(folded_copy(build_motr(run.config.model)), run.config.scheme)
-        store = open_store(run, "train")
-        calibrate(quantised, [list(network_inputs(run, store, store.sequences[0].name, 1, 3))], run.config)
-        save_artifact(run.artifact, quantised, run.config, {})
-        evaluate_stage(run, "fixed_point")
-    return home
-
-
 @pytest.fixture
-def run(converted_home: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    shutil.copytree(converted_home / "runs", home / "runs", symlinks=True)
-    monkeypatch.setattr("motrlab.stages.chain.require", lambda run, stage: None)  # it has no checkpoints
-    return Run.open("tiny", create=False)
+def run(converted: Run) -> Run:
+    return converted
 
 
 def aligned(capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ import pytest
 
 from motrlab.errors import UserError
 from motrlab.model.motr import build_motr
-from motrlab.quantization.analysis.layers import FrameRow, read_rows
+from motrlab.quantization.analysis.debugging import SplitRow
+from motrlab.quantization.analysis.layers import FrameRow, read_rows, read_table
 from motrlab.run import Run
 from motrlab.stages.deployment import convert
 from motrlab.stages.layers import _closed_loop_metrics, compare_layers
@@ -49,6 +51,11 @@ def test_fixed_point_is_fake_quant(converted: Run) -> None:
     for graph in ("base", "qim"):
         assert (metrics[f"{graph}.largest_step"], metrics[f"{graph}.worst_mismatch_share"]) == (0, 0)
         assert metrics[f"{graph}.worst_fake_sqnr_db"] == metrics[f"{graph}.worst_fixed_sqnr_db"] < 60
+    split = read_table(converted.assets / "layers_split.csv", SplitRow)
+    assert {row.operator for row in split} > {"output", "conv", "linear"}
+    assert metrics["boxes.all_db"] == pytest.approx(next(row.all_db for row in split if row.tensor == "boxes"))
+    values = json.loads((converted.assets / "layers_values.json").read_text())
+    assert {found["kind"] for found in values} == {"activation", "weight"}
     loops = {name: value for name, value in metrics.items() if name.startswith("closed_loop.fake.")}
     assert len(loops) == 6
     for name, value in loops.items():

@@ -8,15 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from motrlab.config.scheme import Scheme
+from motrlab.config.scheme import Rule, Scheme
 from motrlab.errors import UserError
 from motrlab.model.motr import build_motr
 from motrlab.quantization.analysis.layers import read_table
+from motrlab.quantization.analysis.sensitivity import Score, Scores
 from motrlab.quantization.analysis.sensitivity_tables import GroupRow, PathPoint, SweepRow
 from motrlab.run import Run
 from motrlab.stages.data import open_store
 from motrlab.stages.quantization import calibrate
-from motrlab.stages.sensitivity import measure_sensitivity, probe_videos, sweep_calibration
+from motrlab.stages.sensitivity import format_search, measure_sensitivity, probe_videos, sweep_calibration
+from motrlab.tracking.step import Graphs
 from motrlab.training.checkpoint import save_model
 
 
@@ -78,3 +80,42 @@ def test_probe_frames_are_the_last_of_the_train_halves(run: Run) -> None:
     (whole,) = (list(images) for images in probe_videos(run, 1))
     assert torch.equal(whole[0], videos[0][-1])
     assert len([x for images in probe_videos(run, 10 * last) for x in images]) == 2 * last
+
+
+def test_the_search_stops_at_a_drop_of_mota(calibrated: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On scores that rise with every group in float; the drop is measured, not the noise."""
+
+    def scorer(run: Run, clip_frames: int) -> Score:
+        def score(graphs: Graphs) -> Scores:
+            on = len(getattr(getattr(graphs, "_net", None), "active", None) or ())  # tensors on their grids
+            return {"mota": 0.5 - on / 10_000, "idf1": 0.5}
+
+        return score
+
+    monkeypatch.setattr("motrlab.stages.sensitivity._scorer", scorer)
+    whole = measure_sensitivity(calibrated, num_frames=2, max_drop_mota=100.0)["metrics"]
+    assert whole["search.num_rounds"] == 0, "int8 is good enough"
+    assert whole["search.within"]
+    limit = whole["search.drop_mota"] - 0.05
+    metrics = measure_sensitivity(calibrated, num_frames=2, max_drop_mota=limit)["metrics"]
+    path = read_table(calibrated.assets / "sensitivity_path.csv", PathPoint)
+    drops = [100 * (metrics["float.mota"] - point.mota) for point in path]
+    assert len(path) == metrics["search.num_rounds"] + 1 > 1
+    assert all(drop > limit for drop in drops[:-1])
+    assert drops[-1] <= limit
+    assert metrics["search.drop_mota"] == pytest.approx(drops[-1])
+    text = format_search(calibrated, metrics)
+    assert f"within {limit:g} points of float's 50.00" in text
+    scheme = Scheme.from_dict(json.loads((calibrated.assets / "sensitivity_scheme.json").read_text()))
+    rules = [eval(line.strip(" ,"), {"Rule": Rule}) for line in text.splitlines() if line.startswith("    Rule(")]
+    assert (*calibrated.config.scheme.rules, *rules) == scheme.rules, "what is printed can be pasted"
+
+
+def test_a_drop_that_nothing_reaches_is_said(calibrated: Run) -> None:
+    metrics = measure_sensitivity(calibrated, num_frames=2, clip_frames=2, max_drop_mota=0.0, max_float_share=0.0)[
+        "metrics"
+    ]
+    text = format_search(calibrated, metrics)
+    assert metrics["search.num_rounds"] == 0
+    assert ("NOT within" in text) == (not metrics["search.within"])
+    assert "no rule is needed" in text

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from motrlab.deploy.handover import aimet, horizon, portable, qnn
 from motrlab.deploy.handover.package import Package
+from motrlab.deploy.target import Target
 from motrlab.errors import UserError
 
 TOOLCHAINS: dict[str, Callable[[Package], None]] = {
@@ -14,21 +15,15 @@ TOOLCHAINS: dict[str, Callable[[Package], None]] = {
     "qnn": qnn.write,
     "onnx": portable.write,
 }
-# `onnx`: any tool that reads it. J5's hb_mapper wants opsets that lack our operators.
-_OF_TARGET = {
-    **dict.fromkeys(horizon.MARCH, "horizon"),
-    "qnn-htp": "qnn",
-    **dict.fromkeys(("horizon-j5", "ethos-u65", "ethos-u85", "rk3588"), "onnx"),
-}
+# By the first word of a target's toolchain; for all others `onnx`, for any tool that reads it.
+_OF_TOOL = {"hb_compile": "horizon", "onnxruntime-qnn": "qnn"}
 
 
-def toolchain_of(target: str) -> str:
-    """The toolchain that compiles for a target; `onnx` for a user's own. Raises UserError for one that nobody knows."""
-    if target.endswith(".json"):
-        return "onnx"
-    if target not in _OF_TARGET:
-        raise UserError(f"no hand-over for target {target!r}; use one of {', '.join(_OF_TARGET)}, or --toolchain")
-    return _OF_TARGET[target]
+def toolchain_of(target: Target) -> str:
+    """The entry of `TOOLCHAINS` that compiles for a chip. Raises UserError for a host."""
+    if target.kind == "host":
+        raise UserError(f"{target.name} is a host: `python -m motrlab compile --target {target.name}` makes its files")
+    return _OF_TOOL.get(target.toolchain.partition(" ")[0], "onnx")
 
 
 def writer_of(toolchain: str) -> Callable[[Package], None]:

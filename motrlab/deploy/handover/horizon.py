@@ -11,8 +11,7 @@ import onnx
 from motrlab.deploy.encodings import FloatForm, opset_19
 from motrlab.deploy.handover.package import Package, encodings_text
 
-MARCH = {"horizon-j6e": "nash-e", "horizon-j6m": "nash-m", "horizon-j6p": "nash-p"}
-_DEFAULT = "horizon-j6m"
+_DEFAULT = "nash-m"
 _STEPS = """## Use
 
 ```
@@ -30,7 +29,7 @@ integers have it. The compiler splits and joins nodes: for those that it reports
 
 
 def write(package: Package) -> None:
-    march = MARCH[package.target or _DEFAULT]
+    march = package.chip or _DEFAULT
     folders = package.calibration()
     for graph, form in package.forms.items():
         package.save(f"{graph}.float.onnx", opset_19(form.model))

@@ -29,7 +29,7 @@ class Package:
     """A folder in the making.
 
     `samples`: frames to calibrate with, of the closed loop, all with tracks; `expected`: three frames to compare with.
-    `told`: what the graphs are of. `target`: the chip, or empty.
+    `told`: what the graphs are of. `chip`: what the toolchain calls it (`nash-m`), or empty.
     """
 
     folder: Path
@@ -37,7 +37,7 @@ class Package:
     samples: Sequence[Sample]
     expected: Sequence[Sample]
     told: str
-    target: str = ""
+    chip: str = ""
     forms: dict[str, FloatForm] = field(init=False)
 
     def __post_init__(self) -> None:

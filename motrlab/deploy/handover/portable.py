@@ -23,4 +23,4 @@ def write(package: Package) -> None:
         package.write(f"{graph}.encodings", encodings_text(form.encodings))
     package.calibration()
     package.expectations()
-    package.readme(f"Hand-over for {package.target or 'tools that read ONNX'}", _STEPS)
+    package.readme("Hand-over to tools that read ONNX", _STEPS)

@@ -13,6 +13,7 @@ from motrlab.deploy.predict.host import cost_of_kernels
 from motrlab.deploy.predict.memory import KEPT, memory_split
 from motrlab.deploy.predict.units import HOST_OPERATIONS, as_deployed
 from motrlab.deploy.target import ASSUMED, UNITS, Figure, Target
+from motrlab.deploy.whatif import machine_facts
 
 LANES = (*UNITS[:-1], "load", "store", "host")
 _RULES = (
@@ -55,6 +56,7 @@ def predict(
         "timeline": _timeline(costs, host_ms),
         "roofline": _roofline(target),
         "traffic": _traffic(costs, latency),
+        **({} if target.kernels else {"machine": machine_facts(target)}),
         "advice": advice_of(target, layers),
         "assumptions": [
             *target.assumptions,
@@ -75,6 +77,7 @@ def figures_of(target: Target) -> list[tuple[str, Figure]]:
         found += [
             (f"{level}.{name}", getattr(getattr(target, level), name)) for name in ("size", "bandwidth", "latency")
         ]
+        found += [(f"{level}.{name}", f) for name in ("burst", "grain") if (f := getattr(getattr(target, level), name))]
     for field in ("operations", "lanes", "kernels"):
         for unit, figures in getattr(target, field).items():
             found += [(f"{field}.{unit}.{name}", figure) for name, figure in figures.items()]
@@ -115,7 +118,7 @@ def _roofline(target: Target) -> dict[str, Any]:
     for unit, figures in target.operations.items():
         for dtype, figure in figures.items():
             per_item = 2 if unit in ("matrix", "depthwise") else 1
-            peak[f"{unit} {dtype}"] = figure.value * per_item * target.clock.value * target.cores.value / 1e9
+            peak[f"{unit} {dtype}"] = figure.value * per_item * target.clock.value / 1e9
     levels = {name: getattr(target, name).bandwidth.value / 1e9 for name in ("on_chip", "off_chip")}
     return {"peak_gops": peak, "bandwidth_gbs": levels}
 

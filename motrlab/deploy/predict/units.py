@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from motrlab.deploy.layers import MOVES, Layer, TensorInfo
-from motrlab.deploy.target import Figure, Target
+from motrlab.deploy.target import LANES, Figure, Target
 
 PRODUCTS = ("Conv", "MatMul")
 TABLES = ("Cos", "Exp", "Log", "Sigmoid", "Sin", "Sqrt")  # functions of one value: a table, or pieces of one
@@ -24,8 +24,8 @@ _LAYOUTS = ((0, 2, 3, 1), (0, 3, 1, 2), (0, 2, 1))  # channels to the end of `[1
 
 @dataclass(frozen=True)
 class Work:
-    """Of a layer on a unit. `amount`: multiply-accumulates, elements or bytes; `cycles`: of all cores at `rate`
-    (amount per cycle) and with what is lost in `lanes` (share that is filled, 0 to 1).
+    """Of a layer on a unit. `amount`: multiply-accumulates, elements or bytes; `cycles`: at `rate` (amount per cycle)
+    and with what is lost in `lanes` (share that is filled, 0 to 1).
     """
 
     unit: str
@@ -52,7 +52,8 @@ def as_deployed(target: Target, layers: Sequence[Layer]) -> list[Layer]:
 
     def cast(tensors: Sequence[TensorInfo], kind: str) -> tuple[TensorInfo, ...]:
         types = {"float32": kind, "uint8": "int8"}
-        return tuple(replace(t, dtype=types.get(t.dtype, t.dtype)) for t in tensors)
+        free = {"float32"} if on_grids else set()
+        return tuple(replace(t, dtype=types.get(t.dtype, t.dtype), inner=t.inner or t.dtype in free) for t in tensors)
 
     found = []
     for layer in layers:
@@ -70,15 +71,20 @@ def is_layout(layer: Layer) -> bool:
 
 
 def work_of(target: Target, layer: Layer) -> Work:
-    """Where a layer runs and what it takes there; on the unit `host` where no unit has its type."""
-    dtype = max((t.dtype for t in layer.inputs), key=lambda t: _WIDTH.get(t, 0))
+    """Where a layer runs and what it takes there; on the unit `host` where no unit has its type.
+
+    A tensor without a grid of its own gets one from the toolchain: int16 where the unit has it, else int8.
+    """
     unit, known = _unit(target, layer), target.operators.get(layer.operator)
     figures: Mapping[str, Figure] = target.operations.get(unit, {})
-    if dtype not in figures or (known is not None and dtype not in known.types):
+    taken = [t for t in figures if known is None or t in known.types]
+    given = {t.dtype for t in layer.inputs if not t.inner} or {"int8"}
+    free = {next((t for t in ("int16", "int8") if t in taken), "int16") for t in layer.inputs if t.inner}
+    dtype = max(given | free, key=lambda t: _WIDTH.get(t, 0))
+    if dtype not in taken:
         unit, figures = "host", target.operations.get("host", {})
     rate = figures.get(dtype, next(iter(figures.values()), HOST_OPERATIONS)).value
-    cores = 1 if unit == "host" else target.cores.value
-    return Work(unit, dtype, _amount(layer, unit), rate * cores, _filled(target, layer, unit))
+    return Work(unit, dtype, _amount(layer, unit), rate, _filled(target, layer, unit))
 
 
 def _unit(target: Target, layer: Layer) -> str:
@@ -103,15 +109,15 @@ def _amount(layer: Layer, unit: str) -> float:
 
 
 def _filled(target: Target, layer: Layer, unit: str) -> float:
-    """The share of a product's lanes that its dimensions fill, 0 to 1."""
-    lanes = target.lanes.get(unit, {})
-    if not lanes or layer.operator not in PRODUCTS:
+    """The share of a product's lanes that its dimensions fill, 0 to 1, in the best of the unit's ways."""
+    ways = [lanes for name, lanes in target.lanes.items() if name.partition(":")[0] == unit]
+    if not ways or layer.operator not in PRODUCTS:
         return 1.0
     sizes = _dimensions(layer)
-    filled = 1.0
-    for name, figure in lanes.items():
-        filled *= sizes[name] / (math.ceil(sizes[name] / figure.value) * figure.value)
-    return filled
+    return max(
+        math.prod(sizes[name] / (math.ceil(sizes[name] / f.value) * f.value) for name, f in lanes.items())
+        for lanes in ways
+    )
 
 
 def _dimensions(layer: Layer) -> dict[str, int]:
@@ -119,5 +125,8 @@ def _dimensions(layer: Layer) -> dict[str, int]:
     if layer.operator == "Conv":
         groups = int(layer.attributes.get("group", 1))
         depth = layer.inputs[0].shape[1] // groups
-        return {"output_channels": shape[1], "input_channels": depth, "rows": shape[2], "columns": shape[3]}
-    return {"output_channels": shape[-1], "input_channels": layer.inputs[0].shape[-1], "rows": 1, "columns": shape[-2]}
+        taps = math.prod(layer.attributes["kernel_shape"])
+        sizes = (shape[1], depth, shape[3], shape[2], taps)
+    else:  # a matrix product: a convolution of one place over a row of tokens
+        sizes = (shape[-1], layer.inputs[0].shape[-1], shape[-2], 1, 1)
+    return dict(zip(LANES, sizes, strict=True))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from motrlab.config import Config
 from motrlab.quantization.analysis.layers import Arrays, Float, FrameRow, LayerRow, Sums, layer_row, measure, sqnr_db
-from motrlab.quantization.analysis.taps import recorded, slot_tensors, tap_point
+from motrlab.quantization.analysis.taps import live_rows, recorded, slot_tensors, tap_point
 from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.tensors import Key
@@ -52,9 +52,8 @@ def compare_taps(
                 live = np.append(np.ones(config.model.num_detect), to_numpy(inputs[2])) > 0  # detect slots first
                 for key in ((graph, name) for name in floating if name in deployed):
                     before, values = sums.setdefault(key, {}), [side[key[1]] for side in (floating, fake, deployed)]
-                    if (graph, point(*key).path) in slots:  # `[1, R, W, C]`, all or the last
-                        rows = [x.reshape(-1, x.shape[3]) for x in values]
-                        values = [x[live[-len(x) :]] for x in rows]
+                    if (graph, point(*key).path) in slots:
+                        values = [live_rows(x, live) for x in values]
                     if values[0].size:
                         sums[key] = measure(point(*key), *values, before=before)
     return [layer_row(point(*key), found) for key, found in sums.items() if found]

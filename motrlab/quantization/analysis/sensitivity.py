@@ -53,6 +53,7 @@ def search(
     costs: Mapping[str, float],
     max_float_share: float,
     gains: Mapping[str, float] | None = None,
+    enough: Callable[[frozenset[str]], bool] = lambda _: False,
 ) -> list[PathPoint]:
     """Greedy search from all-int8: each round leaves the group in float that takes away most noise for its operations.
 
@@ -60,8 +61,8 @@ def search(
     of each candidate, and of what is float anyway as ""; at most `max_float_share` of all leave int8. `gains`: noise
     share that each group takes away alone, where it is known. Gains seldom grow as others are raised, so a round
     measures candidates in the order of what is last known of them and stops at the first that could not win (lazy
-    greedy; Minoux, "Accelerated greedy algorithms", 1978). Returns the start, then a point for each round, until
-    nothing more fits, or nothing gains.
+    greedy; Minoux, "Accelerated greedy algorithms", 1978). Returns the start, then a point for each round, until it
+    is `enough` that these groups are raised, nothing more fits, or nothing gains.
     """
     known = {name: (gains or {}).get(name, math.inf) for name in costs if name}
 
@@ -72,6 +73,8 @@ def search(
     start = measure(raised)
     path = [PathPoint(0, "", costs[""], start.share_of(start), **start.each_db())]
     for number in tqdm(itertools.count(1), desc="mixed precision", disable=None, unit="round"):
+        if enough(raised):
+            break
         last, best = path[-1], ""
         room = max_float_share - last.float_share + 1e-12
         for name in sorted((n for n in known if n not in raised and costs[n] <= room), key=rate, reverse=True):
@@ -90,7 +93,11 @@ def search(
 
 
 def search_groups(
-    quantised: QuantizedMotr, probe: Probe, rows: Sequence[GroupRow], max_float_share: float
+    quantised: QuantizedMotr,
+    probe: Probe,
+    rows: Sequence[GroupRow],
+    max_float_share: float,
+    enough: Callable[[frozenset[str]], bool] = lambda _: False,
 ) -> list[PathPoint]:
     """`search` over the groups of a model that make noise alone; `rows` are those of `measure_groups`."""
     # An input in float gains nothing: the products that read it put it on its grid.
@@ -98,4 +105,4 @@ def search_groups(
     costs = {name: share for name, share in group_costs(quantised).items() if name in noisy or not name}
     names = groups_of(quantised).keys()
     gains = {row.group: 1 - row.rest_noise_share for row in rows}
-    return search(lambda raised: _error(quantised, names - raised, probe), costs, max_float_share, gains)
+    return search(lambda raised: _error(quantised, names - raised, probe), costs, max_float_share, gains, enough)

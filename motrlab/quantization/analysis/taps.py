@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
-from motrlab.quantization.analysis.layers import Arrays, TapPoint
+from motrlab.quantization.analysis.layers import Arrays, Float, TapPoint
 from motrlab.quantization.equalisation import equalisable
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.tensors import Key
 from motrlab.tracking.step import to_numpy
+from motrlab.tracking.tracker import Bool
 
 _OF_SLOTS = ("track_query", "embedding", "query")
 _WHOLE = 1 - 1e-6  # of a ceiling, rounded to float32
@@ -27,17 +29,32 @@ def tap_point(quantised: QuantizedMotr, graph: str, tensor: str) -> TapPoint:
     return TapPoint(graph, tensor, spec.name, spec.operator, observer, sharing, free, scale, spec.low, spec.high)
 
 
-def recorded(quantised: QuantizedMotr, graph: str, inputs: Sequence[Tensor], mode: str = "evaluate") -> Arrays:
+def recorded(
+    quantised: QuantizedMotr,
+    graph: str,
+    inputs: Sequence[Tensor],
+    mode: str = "evaluate",
+    outputs: list[Any] | None = None,
+) -> Arrays:
     """Real values of the tensors of `base` or `qim`, channels last: `[B, R, W, C]`; stays in `mode`.
 
-    In graph order. Call under `torch.no_grad()`.
+    In graph order. What the graph returns is added to `outputs`. Call under `torch.no_grad()`.
     """
     found: dict[str, Tensor] = {}
     quantised.mode(mode)
     with quantised.net.hooked(record=found):
-        getattr(quantised.graphs, graph)(*inputs)
+        made = getattr(quantised.graphs, graph)(*inputs)
+    if outputs is not None:
+        outputs.append(made)
     # On their grids the values that the layers of a decoder sample are one tensor, noted under the first one's name.
     return {name: to_numpy((x[0] if x.ndim == 5 else x).movedim(1, -1)) for name, x in found.items()}
+
+
+def live_rows(x: Float, live: Bool) -> Float:
+    """Of slots `[1, R, W, C]`, all or the last, those that are `live` `[N]`: `[n, C]`."""
+    rows = x.reshape(-1, x.shape[3])
+    chosen: Float = rows[live[-len(rows) :]]
+    return chosen
 
 
 def slot_tensors(quantised: QuantizedMotr) -> set[Key]:

@@ -11,8 +11,10 @@ function compare(a, b) {
   return x !== null && y !== null ? x - y : x === null && y === null ? a.localeCompare(b) : x === null ? 1 : -1;
 }
 
+// Groups of rows stay together, each under its heading.
 function sortable(table) {
-  const body = table.tBodies[0], rows = [...body.rows];
+  const groups = [...table.tBodies].map(body => [body, [...body.rows].filter(row => !row.querySelector("th.group"))]);
+  const rows = groups.flatMap(([, own]) => own);
   [...table.tHead.rows[0].cells].forEach((cell, column) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -23,22 +25,24 @@ function sortable(table) {
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       cell.setAttribute("aria-sort", down ? "descending" : "ascending");
       const text = row => row.cells[column].textContent.trim();
-      rows.sort((a, b) => (down ? -1 : 1) * compare(text(a), text(b)));
-      body.append(...rows);
+      for (const [body, own] of groups) {
+        own.sort((a, b) => (down ? -1 : 1) * compare(text(a), text(b)));
+        body.append(...own);
+      }
     });
   });
   const label = document.createElement("label"), input = document.createElement("input");
   const count = document.createElement("output");
   label.className = "filter";
   input.type = "search";
-  input.placeholder = "module, operator, bound …";
+  input.placeholder = "words of a row …";
   label.append("Show only ", input, " ", count);
   table.closest(".wide").before(label);
   const show = () => {
     const words = input.value.toLowerCase().split(/\s+/);
     for (const row of rows) row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
-    const shown = rows.filter(row => !row.hidden).length;
-    count.textContent = `${shown} of ${rows.length} rows`;
+    for (const [body, own] of groups) body.hidden = own.every(row => row.hidden);
+    count.textContent = `${rows.filter(row => !row.hidden).length} of ${rows.length} rows`;
   };
   input.addEventListener("input", show);
   show();
@@ -50,13 +54,9 @@ function chainMs([units, host, near, far, wait, beside], f) {
 }
 
 function whatIf(data, factors) {
-  const sums = {};
-  let frame = data.rest_ms;
-  data.chains.forEach((row, i) => {
-    const ms = chainMs(row, factors);
-    sums[data.graphs[i]] = (sums[data.graphs[i]] || 0) + ms;
-    frame += ms;
-  });
+  const sums = {...data.call_ms};
+  data.chains.forEach((row, i) => { sums[data.graphs[i]] += chainMs(row, factors); });
+  const frame = Object.values(sums).reduce((a, b) => a + b, data.rest_ms);
   return {...sums, frame, fps: 1000 / frame};
 }
 
@@ -107,6 +107,42 @@ function chooser() {
   show();
 }
 
+// As `values_drawing` of `report/debugging.py`.
+function valuesDrawing(found) {
+  const W = 920, LEFT = 96, RIGHT = 14, BOTTOM = 34, plotWidth = W - LEFT - RIGHT;
+  const rect = (x, y, w, h, style) => `<rect x="${x.toFixed(1)}" y="${y.toFixed(1)}" width="${Math.max(w, .4).toFixed(1)}" `
+    + `height="${Math.max(h, 0).toFixed(1)}" class="${style}"/>`;
+  const line = (x, y, x2, y2) => `<path d="M${x} ${y}L${x2} ${y2}" class="line axis"/>`;
+  const text = (x, y, told, anchor) => `<text x="${x}" y="${y}" text-anchor="${anchor}">${told}</text>`;
+  const svg = (height, told, parts) => `<svg role="img" aria-label="${told}" viewBox="0 0 ${W} ${height}">${parts.join("")}</svg>`;
+  const [first, last] = found.bins, tall = found.counts.map(count => Math.log10(1 + count)), top = Math.max(1, ...tall);
+  const x = value => LEFT + (value - first) / (last - first) * plotWidth, floor = 180 - BOTTOM, step = plotWidth / tall.length;
+  const above = tall.map((v, i) => rect(LEFT + i * step, floor - v / top * (floor - 28), step - 1, v / top * (floor - 28), "k0"));
+  for (const end of found.grid) above.push(line(x(end), 28, x(end), floor), text(x(end), floor + 13, end, "middle"));
+  above.push(line(LEFT, floor, W - RIGHT, floor), text(W / 2, 176, "steps of the grid", "middle"));
+  const low = Math.min(found.grid[0], ...found.low), high = Math.max(found.grid[1], ...found.high);
+  const y = value => 136 - (value - low) / (high - low) * 126, width = plotWidth / found.low.length;
+  const below = found.low.map((v, i) => rect(LEFT + i * width, y(found.high[i]), .8 * width, Math.max(1, y(v) - y(found.high[i])), "k1"));
+  for (const end of found.grid) below.push(line(LEFT, y(end), W - RIGHT, y(end)), text(LEFT - 6, y(end) + 4, end, "end"));
+  below.push(text(W / 2, 166, `${found.channels} channels`, "middle"));
+  return svg(180, "Histogram of the chosen tensor", above) + svg(170, "Span of each of its channels", below);
+}
+
+function explorer(form) {
+  const entries = JSON.parse(form.querySelector("script").textContent), select = form.querySelector("select");
+  select.append(...entries.map((entry, i) => new Option(entry.name, i)));
+  const show = () => {
+    const found = entries[select.value];
+    form.querySelector(".wide").innerHTML = valuesDrawing(found);
+    form.querySelector("figcaption").textContent = `${found.name}: one step is ${found.step.toPrecision(4)}; values from `
+      + `${Math.min(...found.low)} to ${Math.max(...found.high)} steps, grid ${found.grid[0]} to ${found.grid[1]}.`;
+  };
+  select.addEventListener("change", show);
+  form.hidden = false;
+  show();
+}
+
+document.querySelectorAll("form.explorer").forEach(explorer);
 document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("form.sliders").forEach(sliders);
 chooser();
