@@ -185,9 +185,7 @@ class TuneExplorer:
         down = widgets.Dropdown(options=names, value="min_area_px", description="down")
         metric = widgets.Dropdown(options=SCORES, value="mota", description="metric")
         x, y = (widgets.SelectionSlider(options=[0.0], continuous_update=False) for _ in range(2))
-        table, words, told = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        frames = widgets.IntSlider(30, 5, 240, description="frames", continuous_update=False)
-        loop = widgets.Button(description="closed loop", disabled=self.closed_loop is None)
+        table, words = widgets.HTML(), widgets.HTML()
 
         def fill(_: object = None) -> None:
             if across.value == down.value:
@@ -208,27 +206,34 @@ class TuneExplorer:
             if across.value != down.value:
                 words.value = f"<pre>{html.escape(self.describe(**{across.value: x.value, down.value: y.value}))}</pre>"
 
-        def run(_: object) -> None:
-            assert self.closed_loop is not None
-            told.value = "the networks are running"
-            try:
-                found = self.closed_loop(
-                    with_values(self.rules, {across.value: x.value, down.value: y.value}), frames.value
-                )
-                told.value = f"closed loop, {frames.value} frames of each train half: " + ", ".join(
-                    f"{name} {_told(name, found[name])}" for name in SCORES
-                )
-            except UserError as error:
-                told.value = html.escape(str(error))
-
         for control in (across, down, metric):
             control.observe(fill, names="value")
         for slider in (x, y):
             slider.observe(say, names="value")
-        loop.on_click(run)
         fill()
-        rows = [widgets.HBox([across, down, metric]), table, widgets.HBox([x, y]), words]
-        return widgets.VBox([*rows, widgets.HBox([frames, loop, told])])
+        loop = self._closed_loop_row(lambda: {across.value: x.value, down.value: y.value})
+        rows = [widgets.HBox([across, down, metric]), table, widgets.HBox([x, y]), words, loop]
+        return widgets.VBox(rows)
+
+    def _closed_loop_row(self, chosen: Callable[[], dict[str, float]]) -> Any:
+        """A button that runs the networks on the first frames of the train halves with the `chosen` thresholds."""
+        frames = widgets.IntSlider(30, 5, 240, description="frames", continuous_update=False)
+        button = widgets.Button(description="closed loop", disabled=self.closed_loop is None)
+        told = widgets.HTML()
+
+        def run(_: object) -> None:
+            assert self.closed_loop is not None
+            told.value = "the networks are running"
+            try:
+                found = self.closed_loop(with_values(self.rules, chosen()), frames.value)
+            except UserError as error:
+                told.value = html.escape(str(error))
+                return
+            scores = ", ".join(f"{name} {_told(name, found[name])}" for name in SCORES)
+            told.value = f"closed loop, {frames.value} frames of each train half: {scores}"
+
+        button.on_click(run)
+        return widgets.HBox([frames, button, told])
 
 
 def _told(name: str, value: float) -> str:

@@ -19,7 +19,8 @@ def timeline(performance: Performance) -> Figure:
     figure, (ax,) = panels(10.0, 0.9 + 0.34 * len(lanes), grid="x")
     for row, lane in enumerate(lanes):
         spans = [(start, end - start) for name, start, end, _ in found["spans"] if name == lane]
-        ax.broken_barh(spans, (row - 0.36, 0.72), facecolors=LANE_COLOURS.get(lane, GREY), linewidth=0)
+        colour = LANE_COLOURS.get(lane, GREY)  # of the edges, too: what is shorter than a pixel is still seen
+        ax.broken_barh(spans, (row - 0.36, 0.72), facecolors=colour, edgecolors=colour, linewidth=0.5)
     rows_downwards(ax, lanes, "milliseconds since the frame came in")
     heading(ax, f"{performance.target}, {performance.kind}: {performance.frame['latency_ms']:.3g} ms a frame")
     return figure
@@ -44,7 +45,7 @@ def roofline(performance: Performance) -> Figure:
     peaks = {n: p for n, p in roof["peak_gops"].items() if n.split()[0] in ("matrix", "depthwise")}
     xs = np.geomspace(min(x for _, x, _ in speeds) / 2, max(x for _, x, _ in speeds) * 4, 100)
     for (name, peak), colour in zip(peaks.items(), COLOURS[1:], strict=False):
-        ax.axhline(peak, color=colour, linewidth=1.4, label=f"{name}: {peak:.4g}")
+        ax.axhline(peak, color=colour, linewidth=1.4, label=f"{name}: {peak:,.0f}")
     for (name, rate), dash in zip(roof["bandwidth_gbs"].items(), ("-", "--"), strict=False):
         ys = np.minimum(xs * rate, max(peaks.values()))
         ax.plot(xs, ys, color=GREY, linestyle=dash, label=f"{name.replace('_', '-')}: {rate:.4g} GB/s")
