@@ -39,7 +39,7 @@ from motrlab.data.workers import Map
 from motrlab.errors import UserError
 
 PACKED_SUFFIXES = (".jpg", ".jpeg", ".png")
-_CHOOSE = "`python -m motrlab import --map NAME=pedestrian` makes people of a class"
+_CHOOSE = "`python -m motrlab import --map NAME=pedestrian` counts the class NAME as people"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _PADDING_BYTES = 64  # a cache line; a hole of zeros in the data leaves more
 
