@@ -132,7 +132,7 @@ def _add_label_verbs(verbs: Any) -> None:
     labels = verbs.add_parser("import", help="other data sets and tools' labels to MOTChallenge folders, for `prepare`")
     labels.add_argument("--format", default="", metavar="NAME", help="of the labels, in doubt (coco, kitti, …)")
     labels.add_argument(
-        "--src", type=Path, required=True, metavar="DIR|FILE", help="a data set's folder, .json or .zip"
+        "--src", type=Path, required=True, metavar="DIR|FILE", help="a data set's folder, .json, .odgt or .zip"
     )
     labels.add_argument("--images", type=Path, metavar="DIR", help="frames (default: beside the JSON, in the zip)")
     labels.add_argument("--map", dest="classes", action="append", default=[], metavar="NAME=CLASS",
@@ -221,7 +221,8 @@ def _import(options: argparse.Namespace) -> None:
         class_map=parse_class_map(options.classes),
     )
     for info, said in found:
-        print(f"{options.dst / info.name}: {info.num_frames} frames of {info.width}×{info.height}, from {said}")
+        what = "stills of at most" if info.stills else "frames of"
+        print(f"{options.dst / info.name}: {info.num_frames} {what} {info.width}×{info.height}, from {said}")
 
 
 def _export(options: argparse.Namespace) -> None:
