@@ -138,7 +138,7 @@ def _add_label_verbs(verbs: Any) -> None:
     labels = verbs.add_parser("import", help="convert other data sets and labels to MOTChallenge folders")
     labels.add_argument("--format", default="", metavar="NAME", help="if it is not recognised (coco, kitti, …)")
     labels.add_argument(
-        "--src", type=Path, required=True, metavar="DIR|FILE", help="a data set's folder, .json or .zip"
+        "--src", type=Path, required=True, metavar="DIR|FILE", help="a data set's folder, .json, .odgt or .zip"
     )
     labels.add_argument("--images", type=Path, metavar="DIR", help="frames (default: next to the JSON, or in the zip)")
     labels.add_argument("--map", dest="classes", action="append", default=[], metavar="NAME=CLASS",
@@ -232,7 +232,8 @@ def _import(options: argparse.Namespace) -> None:
         class_map=parse_class_map(options.classes),
     )
     for info, said in found:
-        print(f"{options.dst / info.name}: {info.num_frames} frames of {info.width}×{info.height}, from {said}")
+        what = "stills of at most" if info.stills else "frames of"
+        print(f"{options.dst / info.name}: {info.num_frames} {what} {info.width}×{info.height}, from {said}")
 
 
 def _export(options: argparse.Namespace) -> None:
