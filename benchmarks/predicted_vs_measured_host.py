@@ -4,10 +4,10 @@
     OMP_NUM_THREADS=1 python benchmarks/predicted_vs_measured_host.py --run demo
 
 Prints the processor, then for each preset and graph: the predicted and the measured milliseconds of a call, their
-ratio, the rank correlation over all nodes (most take 1 or 2 µs, which a profile cannot tell apart) and over our
-modules, and the ratio of each kind of kernel. One thread, in the processor time of the calling thread, so that other
-processes count little. The shapes of the micro-benchmarks are drawn at random, none is of a preset. A preset's weights
-are random and calibrated on noise; its kernels take the same time for every picture.
+ratio, the rank correlation over all nodes (two in three take under 3 µs, and what a call costs decides those) and over
+our modules, and the ratio of each kind of kernel. One thread, in the processor time of the calling thread, so that
+other processes count less. The shapes of the micro-benchmarks are drawn at random, none is of a preset. A preset's
+weights are random and calibrated on noise; its kernels take the same time for every picture.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from motrlab.deploy_verbs import add_deploy_verbs, print_json
 from motrlab.errors import UserError, exit_status
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.names import EVALUATED
-from motrlab.run import Run
+from motrlab.run import Run, project_root
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -160,6 +160,9 @@ def _add_stage_verbs(verbs: Any) -> None:
     calops.set_defaults(verb=_calops)
     report = verbs.add_parser("report", help="render reports/NAME/index.html from the run's records")
     report.add_argument("--numbers-only", action="store_true", help="leave pictures of frames out")
+    more = report.add_mutually_exclusive_group()
+    more.add_argument("--crate", action="store_true", help="also reports/NAME/crate/, a Workflow Run RO-Crate")
+    more.add_argument("--readme", action="store_true", help="only put the sample report's numbers into README.md")
     report.set_defaults(verb=_report)
     for verb in (evaluate, calops, report):
         verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
@@ -282,9 +285,21 @@ def _calops(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from motrlab.report.crate import new_crate, write_crate
     from motrlab.report.html import render_report
+    from motrlab.report.numbers import write_readme
 
-    print(render_report(Run.open(options.run, create=False), numbers_only=options.numbers_only))
+    if options.readme:
+        print(write_readme(project_root()))
+        return
+    run = Run.open(options.run, create=False)
+    if options.crate:
+        new_crate()  # before minutes of work: is the package there?
+    print(render_report(run, numbers_only=options.numbers_only))
+    if options.crate:
+        from motrlab.pipeline import notebooks_folder
+
+        print(write_crate(run, notebooks_folder()))
 
 
 def _compare(options: argparse.Namespace) -> None:

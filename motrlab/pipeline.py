@@ -25,6 +25,7 @@ from motrlab.config.fields import parse_value, variants, with_fields
 from motrlab.errors import UserError
 from motrlab.lineage import first_stage
 from motrlab.notebook import checked_source
+from motrlab.report.notebooks import FOLDER, render
 from motrlab.run import Run, environment, project_root
 
 NOTEBOOKS = (
@@ -158,7 +159,11 @@ def run_notebooks(
                 print("failed", flush=True)
                 raise
             print(f"{time.perf_counter() - started:.1f} s", flush=True)
-    return run.report / "index.html" if NOTEBOOKS[-1] in names else None
+    if NOTEBOOKS[-1] not in names:
+        return None
+    if run.report.is_dir() and not (given[NOTEBOOKS[-1]].get("numbers_only")):
+        render(run, run.report / FOLDER, only=NOTEBOOKS[-1])  # it had not ended when it made the others' pages
+    return run.report / "index.html"
 
 
 def run_variants(

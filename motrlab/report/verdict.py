@@ -11,9 +11,9 @@ from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.report import latency
 from motrlab.report.blocks import Listing, Section, Source
 from motrlab.report.pages import Card
-from motrlab.report.values import METRIC_NAMES, number, overall, percent, plain, signed, stage_word
+from motrlab.report.values import METRIC_NAMES, number, overall, percent, plain, signed
 
-_REFERENCES = ("float", "float_extra")
+_REFERENCES = {"float": "float", "float_extra": "float trained on"}
 _NOTE = (
     "Points are lost against the better of float and float trained on for as many steps as QAT: what one would deploy "
     "without quantisation. Test halves, protocol motchallenge."
@@ -64,7 +64,7 @@ def _lost(source: Source, metric: str) -> tuple[float | None, str]:
     if own is None or not known:
         missing = "fixed_point" if own is None else "float"
         return None, f"`python -m motrlab evaluate --run {source.run.name} --stage {missing}`"
-    told = ", ".join(f"{stage_word(s)} {percent(v, 2)} ({100 * (own - v):+.2f})" for s, v in known.items())
+    told = ", ".join(f"{_REFERENCES[s]} {percent(v, 2)} ({100 * (own - v):+.2f})" for s, v in known.items())
     return round(100 * (max(known.values()) - own), 2), signed(f"{percent(own, 2)}; {told}")
 
 

@@ -60,7 +60,9 @@ class TrackExplorer:
         self._files = {each: self._track_files(each) for each in self.stages}
         self.sequences = [name for name in packed if all(name in files for files in self._files.values())]
         if not self.sequences:
-            raise UserError(f"{self.run.tracks(stage)}: tracks of none of {', '.join(packed)}; evaluate the stage again")
+            raise UserError(
+                f"{self.run.tracks(stage)}: tracks of none of {', '.join(packed)}; evaluate the stage again"
+            )
         self.select(sequence or self.sequences[0])
 
     def _track_files(self, stage: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Page(HTMLParser):
             self.stack.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if not self.stack or self.stack.pop() != tag:
+        if tag not in VOID and (not self.stack or self.stack.pop() != tag):
             self.unclosed.append(tag)
 
     def handle_data(self, data: str) -> None:
