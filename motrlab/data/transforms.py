@@ -59,6 +59,11 @@ Transform = Callable[[ClipSample, np.random.Generator], ClipSample]
 
 
 def change_view(sample: ClipSample, scale: tuple[float, float], offset: tuple[float, float]) -> ClipSample:
+    """The people of every frame as `seen_in_view` sees them."""
+    return replace(sample, objects=[seen_in_view(old, scale, offset) for old in sample.objects])
+
+
+def seen_in_view(old: FrameObjects, scale: tuple[float, float], offset: tuple[float, float]) -> FrameObjects:
     """Boxes after the picture's fractions became `scale * x + offset`; those outside the new view are dropped.
 
     Visibility falls with the share of the box's part inside the old picture that the new view still shows: what was
@@ -66,19 +71,16 @@ def change_view(sample: ClipSample, scale: tuple[float, float], offset: tuple[fl
     """
     stretch, shift = np.array([*scale, *np.abs(scale)], np.float32), np.array([*offset, 0, 0], np.float32)
     low, high = np.sort(np.array([offset, np.add(offset, scale)]), axis=0)  # the old picture in the new view
-    objects = []
-    for old in sample.objects:
-        boxes = old.boxes * stretch + shift
-        corners = box_cxcywh_to_xyxy(boxes)
-        shown = _area(corners, np.maximum(low, 0), np.minimum(high, 1))
-        keep = shown > 0
-        visibility = (old.visibility * shown / np.maximum(_area(corners, low, high), 1e-12)).astype(np.float32)
-        objects.append(FrameObjects(boxes[keep], old.ids[keep], visibility[keep]))
-    return replace(sample, objects=objects)
+    boxes = old.boxes * stretch + shift
+    corners = box_cxcywh_to_xyxy(boxes)
+    shown = area_between(corners, np.maximum(low, 0), np.minimum(high, 1))
+    keep = shown > 0
+    visibility = (old.visibility * shown / np.maximum(area_between(corners, low, high), 1e-12)).astype(np.float32)
+    return FrameObjects(boxes[keep], old.ids[keep], visibility[keep])
 
 
-def _area(corners: NDArray[np.float32], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of what lies between the points `low` and `high`."""
+def area_between(corners: NDArray[np.float32], low: Any, high: Any) -> NDArray[np.float64]:
+    """`[n]`: of each box `[n, 4]`, x0 y0 x1 y1, what lies between the points `low` and `high`."""
     clipped = np.clip(corners, np.tile(low, 2), np.tile(high, 2))
     return (clipped[:, 2:] - clipped[:, :2]).clip(0).prod(1)
 
@@ -154,6 +156,19 @@ class SeqRandomSizeCrop:
         return change_view(replace(sample, images=images), (width / w, height / h), (-left / w, -top / h))
 
 
+def view_of(image: Image, scale: tuple[float, float], offset: tuple[float, float], size: tuple[int, int]) -> Image:
+    """A picture of `size`, height and width in pixels, in which the old one's fractions are at `scale * x + offset`."""
+    height, width = math.ceil(size[0] * abs(scale[1])), math.ceil(size[1] * abs(scale[0]))
+    if image.shape[0] > 2 * height or image.shape[1] > 2 * width:  # bilinear samples would skip pixels
+        image = resize_image(image, min(image.shape[0], height), min(image.shape[1], width))
+    matrix = np.zeros((2, 3))
+    for axis, (new, old) in enumerate(((size[1], image.shape[1]), (size[0], image.shape[0]))):
+        matrix[axis, axis] = scale[axis] * new / old
+        # OpenCV counts from pixel centres: x_new + .5 = scale * new / old * (x_old + .5) + offset * new
+        matrix[axis, 2] = offset[axis] * new + 0.5 * (matrix[axis, axis] - 1)
+    return np.asarray(cv2.warpAffine(image, matrix, size[::-1], borderValue=_GREY), np.uint8)
+
+
 @dataclass(frozen=True)
 class SeqRandomAffine:
     """Flip, zoom and shift in one resampling, straight from the decoded picture to `(height, width)`.
@@ -172,19 +187,8 @@ class SeqRandomAffine:
         x, y = ((1 - zoom) * rng.random(2)).tolist()
         flipped = rng.random() < self.flip_probability
         scale, offset = ((-zoom, zoom), (x + zoom, y)) if flipped else ((zoom, zoom), (x, y))
-        images = [self._warp(image, scale, offset) for image in sample.images]
+        images = [view_of(image, scale, offset, (self.height, self.width)) for image in sample.images]
         return change_view(replace(sample, images=images), scale, offset)
-
-    def _warp(self, image: Image, scale: tuple[float, float], offset: tuple[float, float]) -> Image:
-        height, width = (math.ceil(n * scale[1]) for n in (self.height, self.width))
-        if image.shape[0] > 2 * height or image.shape[1] > 2 * width:  # bilinear samples would skip pixels
-            image = resize_image(image, min(image.shape[0], height), min(image.shape[1], width))
-        matrix = np.zeros((2, 3))
-        for axis, (size, old) in enumerate(((self.width, image.shape[1]), (self.height, image.shape[0]))):
-            matrix[axis, axis] = scale[axis] * size / old
-            # OpenCV counts from pixel centres: x_new + .5 = scale * size / old * (x_old + .5) + offset * size
-            matrix[axis, 2] = offset[axis] * size + 0.5 * (matrix[axis, axis] - 1)
-        return np.asarray(cv2.warpAffine(image, matrix, (self.width, self.height), borderValue=_GREY), np.uint8)
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ class Operations:
     def values(self, attentions: Sequence[Any], memory: Any) -> Any:
         """What each of `attentions` samples of a map: `[B, C, H, W]` → `[L, B, C, H, W]`, all in one product.
 
-        Channel by channel in memory, as sampling wants it: eager convolutions leave channels last.
+        Channel by channel in memory, as sampling needs it: eager convolutions leave channels last.
         """
         layers = [attention.value for attention in attentions]
         weight = torch.stack([layer.weight.flatten(1) for layer in layers])[:, None]  # [L, 1, C, C]

@@ -102,7 +102,7 @@ class QuantizedMotr(nn.Module):
 
 
 class QuantizedGraphs(MotrGraphs):
-    """The graphs in their current mode as the frame step wants them; outside training, under `torch.no_grad()`."""
+    """The graphs in their current mode as the frame step needs them; outside training, under `torch.no_grad()`."""
 
     _net: GridOperations
 
