@@ -199,7 +199,7 @@ def run_variants(
     done = joblib.Parallel(n_jobs=jobs, backend="threading")(joblib.delayed(subprocess.run)(c) for c in commands)
     failed = [own for own, result in zip(names, done, strict=True) if result.returncode]
     if failed:
-        raise UserError(f"{', '.join(failed)}: did not end well; `python -m motrlab run --run NAME` goes on with one")
+        raise UserError(f"{', '.join(failed)}: failed; `python -m motrlab run --run NAME` continues one")
     return names
 
 
@@ -230,4 +230,4 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None
         raise NotebookError(told, details) from error
     except DeadKernelError as error:
         why = "its kernel died (killed, or out of memory?)"
-        raise NotebookError(f"{notebook.name}: {why}; the same command starts this notebook again") from error
+        raise NotebookError(f"{notebook.name}: {why}; run the same command to start this notebook again") from error

@@ -144,7 +144,7 @@ class _Results:
         kept = ", ".join(path.name for path in (self.text, self.overlay) if path.exists())
         there = f"{self.num_frames} tracked frames are in {self.text.parent}: {kept}"
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"{'; '.join([*problems, there])}; the same command starts again") from error
+            raise KeyboardInterrupt(f"{'; '.join([*problems, there])}; run the same command to start again") from error
         if problems and (error is None or isinstance(error, UserError)):
             raise UserError(f"{'; '.join(problems)}; {there}") from error
 

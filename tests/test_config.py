@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from motrlab.config import PRESETS, BackboneStage, Config, TrackerConfig, TrainConfig, load_preset, smoke, street
+from motrlab.config.checks import counted_fields, later
 from motrlab.errors import UserError
 
 
@@ -49,6 +50,28 @@ def test_hash_tells_configs_apart() -> None:
     assert int(config.hash, 16) >= 0
 
 
+def test_a_field_that_came_later_does_not_count_at_its_default() -> None:
+    """Hashes of runs, and of the shipped weights (tests/stages/test_shipping.py), stay what they were without it."""
+
+    @dataclass(frozen=True)
+    class Inner:
+        x: int = 1
+        y: int = later(2)
+
+    @dataclass(frozen=True)
+    class Outer:
+        inner: Inner
+        z: str | None = later(None)
+
+    assert counted_fields(Outer(Inner())) == {"inner": {"x": 1}}
+    assert counted_fields(Outer(Inner(1, 3), "a")) == {"inner": {"x": 1, "y": 3}, "z": "a"}
+    config = smoke()
+    still = replace(config, train=replace(config.train, still_share=0.5))
+    assert "still_share" in config.to_dict()["train"], "in the file it stands"
+    assert "still_share" not in counted_fields(config)["train"]
+    assert len({c.hash for c in (config, still, replace(config, stills_root="/stills"))}) == 3
+
+
 def test_configs_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         smoke().tracker.birth_score = 0.1  # type: ignore[misc]
@@ -72,17 +95,17 @@ BAD = {
     "stride of three": (broken("model.stages.0.stride", 3), "stride must be 1 or 2"),
     "no blocks": (broken("model.stages.0.blocks", 0), "blocks must be at least 1"),
     "heads do not divide": (broken("model.num_heads", 5), "multiple of twice num_heads"),
-    "slots do not fill rows": (broken("model.num_track", 17), "num_track .17. must fill rows of 8"),
+    "slots do not fill rows": (broken("model.num_track", 17), "num_track .17. must be a multiple of 8"),
     "no slots": (broken("model.num_detect", 0), "num_detect must be at least 1"),
     "grid of other size": (broken("model.anchor_grid", [3, 6]), "anchor_grid 3×6 must have num_detect cells"),
     "no decoder": (broken("model.decoder_layers", 0), "decoder_layers must be at least 1"),
-    "prior of one": (broken("model.class_prior", 1), "class_prior must lie between 0 and 1"),
+    "prior of one": (broken("model.class_prior", 1), "class_prior must be between 0 and 1"),
     "score above one": (broken("tracker.birth_score", 1.2), "birth_score must be a fraction"),
     "miss above reset": (broken("tracker.miss_score", 0.9), "miss_score must not exceed reset_score"),
     "no misses": (broken("tracker.max_misses", 0), "max_misses must be at least 1"),
     "no steps": (broken("train.steps", 0), "steps must be at least 1"),
     "epochs do not fit": (broken("train.clip_epochs", [3, 4, 5]), "one of clip_epochs between clip lengths"),
-    "epochs fall": (broken("train.clip_epochs", [3, -3]), "clip_epochs must be positive and rise"),
+    "epochs fall": (broken("train.clip_epochs", [3, -3]), "clip_epochs must be positive and increase"),
     "too much colour": (broken("train.colour_jitter", 5.0), "colour_jitter must be from 0 to 4"),
     "unknown word": (
         broken("train.below_visibility", "drop"),
@@ -90,7 +113,7 @@ BAD = {
     ),
     "milestones do not fit": (broken("train.clip_milestones", [0.1]), "one milestone between clip lengths"),
     "unknown schedule": (broken("train.schedule", "linear"), "schedule must be one of step, cosine, .*, not 'linear'"),
-    "average of one": (broken("train.ema_decay", 1.0), "ema_decay must lie from 0 to below 1"),
+    "average of one": (broken("train.ema_decay", 1.0), "ema_decay must be at least 0 and below 1"),
     "no micro-batch": (broken("train.accumulate", 0), "accumulate must be at least 1"),
     "copies before the start": (broken("train.keep_every", -1), "keep_every must be at least 0"),
     "no checkpoints": (broken("train.checkpoint_every", 0), "checkpoint_every must be at least 1"),
@@ -99,6 +122,7 @@ BAD = {
     "field of an earlier version": (broken("train.swap_probability", 0.0), "config.train: unknown field 'swap_prob"),
     "negative groups": (broken("train.denoising_groups", -1), "denoising_groups must be at least 0"),
     "negative rate": (broken("train.lr", -1.0), "lr must be positive"),
+    "more stills than clips": (broken("train.still_share", 1.5), "still_share must be a fraction"),
     "probability above one": (broken("train.drop_probability", 1.1), "drop_probability must be a fraction"),
     "qat without steps": (broken("qat.steps", 0), "qat: steps must be at least 1"),
     "calibration without frames": (broken("calibration.num_frames", 0), "calibration: num_frames must be at least 1"),

@@ -108,7 +108,7 @@ def test_a_folder_of_pictures_is_tracked_and_the_missing_check_is_said(frames: l
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("3 frames, ")
     line, _ = done.stderr.splitlines()  # the other is on the video
-    assert line.endswith("pictures are not checked for damage inside; that takes pip install 'motrlab[kit]'")
+    assert line.endswith("pictures are not checked for damage inside; this needs pip install 'motrlab[kit]'")
 
 
 def test_a_verb_that_needs_more_says_so(tmp_path: Path) -> None:

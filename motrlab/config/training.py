@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from motrlab.config.checks import check, check_at_least, check_fractions, check_words
+from motrlab.config.checks import check, check_at_least, check_fractions, check_words, later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,9 @@ class TrainConfig:
     clip_epochs: tuple[float, ...] = ()
     stride_max: int = 10  # frame stride, drawn from 1..stride_max per clip
     reverse_probability: float = 0.0  # clips played backwards
+    # Share of pseudo-clips: a still image moved like a camera's view (`motrlab.data.still_motion`). Stills are those
+    # of `Config.stills_root` and of the data's own folder; where there are none, single frames of the train halves.
+    still_share: float = later(0.0)
     # adamw | muon: AdamW, but orthogonalised momentum for the weights of hidden layers (docs/LOG.md: half the steps)
     optimizer: str = "adamw"
     muon_lr_factor: float = 1.0  # of lr, for those weights
@@ -80,20 +83,20 @@ class TrainConfig:
         check(len(self.clip_milestones) == len(self.clip_frames) - 1, "train: one milestone between clip lengths")
         epochs = (0.0, *self.clip_epochs)
         check(len(epochs) in (1, len(self.clip_frames)), "train: one of clip_epochs between clip lengths, or none")
-        check(all(a < b for a, b in itertools.pairwise(epochs)), "train: clip_epochs must be positive and rise")
+        check(all(a < b for a, b in itertools.pairwise(epochs)), "train: clip_epochs must be positive and increase")
         jitter = self.colour_jitter
         check(jitter is None or 0 <= jitter <= 4, f"train: colour_jitter must be from 0 to 4, not {jitter}")
         check_words(
             self, "train", below_visibility=("leave_out", "ignore"), optimizer=("adamw", "muon"),
             schedule=("step", "cosine", "one_cycle", "constant"),
         )  # fmt: skip
-        check(0 <= self.ema_decay < 1, f"train: ema_decay must lie from 0 to below 1, not {self.ema_decay}")
+        check(0 <= self.ema_decay < 1, f"train: ema_decay must be at least 0 and below 1, not {self.ema_decay}")
         check_at_least(self, "train", 1, "steps", "accumulate", "checkpoint_every", "validate_frames")
         counts = ("clips_per_step", "keep_every", "validate_every", "late_entrant_clips", "frozen_stages")
         check_at_least(self, "train", 0, *counts, "denoising_groups", "denoising_noise")
         check(self.lr > 0, f"train: lr must be positive, not {self.lr}")
         check(self.muon_lr_factor > 0, f"train: muon_lr_factor must be positive, not {self.muon_lr_factor}")
         check(self.freeze_bn or not self.checkpoint_frames, "train: checkpoint_frames needs freeze_bn")
-        check(self.freeze_bn or not self.frozen_stages, "train: frozen_stages needs freeze_bn: statistics would move")
-        fractions = ("drop_probability", "false_positive_ratio", "clone_probability", "reverse_probability")
-        check_fractions(self, "train", *fractions)
+        check(self.freeze_bn or not self.frozen_stages, "train: frozen_stages needs freeze_bn: statistics change")
+        odds = ("drop_probability", "false_positive_ratio", "clone_probability", "reverse_probability", "still_share")
+        check_fractions(self, "train", *odds)

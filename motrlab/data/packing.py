@@ -7,7 +7,6 @@ sequence that is whole: one in which it was killed, however long, is packed agai
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import hashlib
 import json
@@ -23,6 +22,7 @@ from typing import Any
 import lmdb
 from tqdm import tqdm
 
+from motrlab.config.checks import counted_fields
 from motrlab.data.motchallenge import Annotations, Detections, SequenceInfo
 from motrlab.data.rows import reading
 from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, content_hash, forget, read_value
@@ -47,7 +47,7 @@ def write_store(path: Path, sources: Sequence[SequenceSource], *, num_workers: i
     """Pack `sources` into the LMDB folder `path` and return its data hash.
 
     A store that was packed from the same files (names, sizes, times, annotations) is left as it is, unless its bytes
-    are damaged, and one that was begun from them is gone on with. `num_workers` threads read files ahead. Raises
+    are damaged, and one that was begun from them is continued. `num_workers` threads read files ahead. Raises
     UserError: disk full, target not writable or not ours, a file that cannot be read.
     """
     path = path.resolve()
@@ -59,7 +59,7 @@ def write_store(path: Path, sources: Sequence[SequenceSource], *, num_workers: i
             store.check()
             return store.data_hash
         except UserError as error:
-            print(f"motrlab: {error}: doing so now", file=sys.stderr)
+            print(f"motrlab: {error}; doing this now", file=sys.stderr)
     folder = path.with_name(f"{hidden_name(path)}unfinished")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _hash_sources(sources: Sequence[SequenceSource]) -> str:
     """Changes with any name, size or time of a file, with the annotations and the infos. Raises UserError."""
     digest = hashlib.sha256(f"{SCHEMA}".encode())
     for item in sources:
-        digest.update(json.dumps([dataclasses.asdict(item.info), item.annotations.has_class]).encode())
+        digest.update(json.dumps([counted_fields(item.info), item.annotations.has_class]).encode())
         digest.update(annotation_bytes(item.annotations))
         for file in item.files:
             with reading(file):
@@ -131,7 +131,7 @@ def _pack(folder: Path, sources: Sequence[SequenceSource], begun: Mapping[str, b
     ):
         for item in sources:
             packed.append((item.info, begun.get(item.info.name) or _put_sequence(environment, item, pool, bar)))
-        entries = [{"info": dataclasses.asdict(s.info), "has_class": s.annotations.has_class} for s in sources]
+        entries = [{"info": counted_fields(s.info), "has_class": s.annotations.has_class} for s in sources]
         meta = {"schema": SCHEMA, "data_hash": content_hash(packed), "sequences": entries}
         with environment.begin(write=True) as transaction:
             transaction.put(b"meta", json.dumps(meta).encode())

@@ -39,7 +39,7 @@ from motrlab.data.workers import Map
 from motrlab.errors import UserError
 
 PACKED_SUFFIXES = (".jpg", ".jpeg", ".png")
-_CHOOSE = "`python -m motrlab import --map NAME=pedestrian` makes people of a class"
+_CHOOSE = "`python -m motrlab import --map NAME=pedestrian` counts the class NAME as people"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _PADDING_BYTES = 64  # a cache line; a hole of zeros in the data leaves more
 
@@ -153,10 +153,13 @@ def checked_size(data: bytes, decode: bool = True) -> tuple[int, int]:
 
 
 def check_frame(info: SequenceInfo, file: Path) -> None:
-    """Raises UserError unless the file is a whole JPEG or PNG of the sequence's size."""
+    """Raises UserError unless the file is a whole JPEG or PNG of the sequence's size; a still may be smaller."""
     width, height = read_size(file, decode=True)
-    if (width, height) != (info.width, info.height):
-        said = f"seqinfo.ini says {info.width}×{info.height}; correct one of them"
+    fits = (
+        width <= info.width and height <= info.height if info.stills else (width, height) == (info.width, info.height)
+    )
+    if not fits:
+        said = f"seqinfo.ini says {'at most ' * info.stills}{info.width}×{info.height}; correct one of them"
         raise UserError(f"{file}: {width}×{height} pixels, but {said}")
 
 

@@ -84,7 +84,7 @@ def _open_folder(path: Path) -> FrameSource:
     name = folder.parent.name if folder.name == "img1" else folder.name
     notes, first = [listed.note] * bool(listed.note), next(iter(listed.files.values()), path)
     if (check := _checker()) is None:
-        notes.append(f"{images}: pictures are not checked for damage inside; that takes pip install 'motrlab[kit]'")
+        notes.append(f"{images}: pictures are not checked for damage inside; this needs pip install 'motrlab[kit]'")
     elif first.is_file() and check.orientation(first.read_bytes()) != 1:
         notes.append(f"{first}: its EXIF orientation is ignored; boxes are of the pixels as they are stored")
     fps = info.frame_rate if info else _DEFAULT_FPS
@@ -150,7 +150,7 @@ def _read_stream(told: str, video: cv2.VideoCapture) -> Iterator[tuple[int, Imag
     video.release()
     if number == 0:
         raise UserError(f"{told}: OpenCV cannot open it or gets no frame; check the address and that it is running")
-    raise UserError(f"{told}: broke off after frame {number}; start again for what comes now")
+    raise UserError(f"{told}: the stream ended after frame {number}; start again for new frames")
 
 
 def _open_nv12(path: Path, height: int, width: int) -> FrameSource:
@@ -172,9 +172,9 @@ def _read_nv12(files: list[Path], height: int, width: int) -> Iterator[tuple[int
                 number += 1
                 yield number, np.frombuffer(data, np.uint8).reshape(height * 3 // 2, width)
         if data:
-            faults.append(f"{file}: {len(data)} bytes at its end are no frame of {width}×{height} ({size} bytes)")
+            faults.append(f"{file}: the last {len(data)} bytes are no whole frame of {width}×{height} ({size} bytes)")
     if faults:
-        raise UserError(f"{faults[0]}; is the size right, the file whole?")
+        raise UserError(f"{faults[0]}; check the size and the file")
     if not number:
         raise UserError(f"{files[0]}: empty; give raw NV12 frames of {width}×{height}")
 
@@ -184,7 +184,7 @@ def _utf8(path: Path) -> str:
     try:
         return str(path).encode().decode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{path}: OpenCV takes no name that is not UTF-8; rename it") from error
+        raise UserError(f"{path}: OpenCV needs a name in UTF-8; rename it") from error
 
 
 def _read_video(path: Path, video: cv2.VideoCapture, fps: float) -> Iterator[tuple[int, Image]]:
@@ -202,9 +202,9 @@ def _read_video(path: Path, video: cv2.VideoCapture, fps: float) -> Iterator[tup
     # Of other containers OpenCV knows the duration only, which a sound that goes on for longer may have made.
     exact = start[:4] == b"RIFF" or start[4:] in _CONTAINERS_THAT_COUNT
     if number < promised - (0 if exact else min(fps, promised / 4)):
-        what = f"{number} of the {promised} frames that it promises can be read"
+        what = f"{number} of the {promised} frames can be read"
         cause = "trimmed without a new encoding" if exact else "of a varying frame rate"
-        raise UserError(f"{path}: {what}: cut, damaged, or {cause}; copy it again if it should be whole")
+        raise UserError(f"{path}: {what}: the file is cut, damaged, or {cause}; copy it again if it should be complete")
 
 
 class VideoFile:

@@ -1,7 +1,7 @@
 """CLEAR MOT (Bernardin and Stiefelhagen 2008): hits, misses, switches, fragments, people mostly tracked or lost.
 
 A pair of the frame before goes on while its IoU reaches the threshold; the rest maximises the summed IoU. A frame
-without gt or without predictions is passed over: the pairs before it still count as those before.
+without gt or without predictions is skipped: the pairs before it still count as those before.
 """
 
 from collections.abc import Mapping

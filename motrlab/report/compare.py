@@ -39,7 +39,7 @@ _NAMES = ("preset", "data_root")  # of a config: names, not settings
 def compare(names: Sequence[str]) -> tuple[str, Path]:
     """The comparison as text, and where its page is. Raises UserError: fewer than two runs, one twice, one missing."""
     if len(names) < 2 or len(set(names)) < len(names):
-        raise UserError("compare: give two or more different runs, the first is what the others are measured against")
+        raise UserError("compare: give two or more different runs, the others are compared with the first")
     runs = [Run.open(name, create=False) for name in names]
     sources = [Source(run) for run in runs]
     told = warnings(sources)

@@ -40,7 +40,7 @@ def section(source: Source, budget: int = FRAME_BUDGET) -> Section:
         file = source.run.path / name
         image = cv2.imread(str(file)) if file.is_file() else None
         if image is None:
-            missing.append(f"overlay {name} (gone or unreadable)")
+            missing.append(f"overlay {name} (missing or unreadable)")
             continue
         title = Path(name).stem.removeprefix("overlay").removeprefix(record["stage"]).strip("_- ") or name
         pictures.append(

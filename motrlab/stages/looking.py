@@ -1,4 +1,4 @@
-"""Pictures of one video of a run: which slot follows whom, what a query looks at, two stages' tracks over each other."""
+"""Pictures of one video of a run: which slot follows whom, what a query looks at, two stages' tracks in one frame."""
 
 from __future__ import annotations
 

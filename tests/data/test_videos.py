@@ -104,7 +104,7 @@ for use in (open_source, lambda path: VideoFile(path, 15)):
     try:
         use(file)
     except UserError as error:
-        print("not UTF-8; rename it" in str(error))
+        print("needs a name in UTF-8; rename it" in str(error))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stdout.split() == ["True", "True"], result

@@ -280,7 +280,7 @@ def test_a_sequence_is_not_tracked_past_its_end(
     file = source / "seqinfo.ini"
     file.write_text(file.read_text().replace("seqLength=10", "seqLength=6"))
     assert track(artifact, source, tmp_path / "out")["frames"] == 6
-    assert "4 files behind frame 6" in capfd.readouterr().err
+    assert "4 files after frame 6" in capfd.readouterr().err
 
 
 def test_the_pixels_are_tracked_as_they_are_stored(images: Any, tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_ctrl_c_keeps_what_was_tracked(
     assert status == 1
     said = capfd.readouterr().err.strip()
     assert said == f"motrlab: interrupted; 7 tracked frames are in {tmp_path / 'out'}: in.txt, in.mp4; " + (
-        "the same command starts again"
+        "run the same command to start again"
     )
     whole = (tmp_path / "whole" / "in.txt").read_text()
     assert whole.startswith((tmp_path / "out" / "in.txt").read_text())
@@ -495,7 +495,7 @@ def test_a_stream_that_breaks_off_keeps_what_was_tracked(
     arguments = ["track", "--artifact", str(artifact), "--input", stream, "--out", str(tmp_path / "out")]
     assert main(arguments) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert "/live/1.mjpg: broke off after frame 5; start again" in line
+    assert "/live/1.mjpg: the stream ended after frame 5; start again" in line
     assert line.endswith("_live_1_mjpg.mp4")
     assert "5 tracked frames are in" in line
     assert "secret" not in line + "".join(p.name + p.read_text("latin-1") for p in (tmp_path / "out").iterdir())
@@ -546,7 +546,7 @@ def test_raw_frames_of_nv12(artifact: Path, images: Any, tmp_path: Path, capfd: 
         (
             "64x48",
             bytes(64 * 48 * 3 // 2 + 7),
-            "7 bytes at its end are no frame of 64×48 .4608 bytes.; is the size right",
+            "the last 7 bytes are no whole frame of 64×48 .4608 bytes.; check the size",
         ),
         ("63x48", bytes(10), "NV12 of 63×48 pixels; both sides must be even"),
     ],

@@ -223,8 +223,8 @@ def test_lost_assets_are_named(full_run: Run) -> None:
     (full_run.assets / "float_loss.csv").unlink()
     (full_run.assets / "fixed_point_street-01.png").write_bytes(b"no picture")
     text = whole(full_run)
-    assert "float_loss.csv of the losses of Float (gone)" in text
-    assert "overlay assets/fixed_point_street-01.png (gone or unreadable)" in text
+    assert "float_loss.csv of the losses of Float (missing)" in text
+    assert "overlay assets/fixed_point_street-01.png (missing or unreadable)" in text
 
 
 def test_names_are_escaped(made_run: Run) -> None:

@@ -42,7 +42,7 @@ def test_lost_assets_are_named_and_the_rest_is_shown(full_run: Run) -> None:
     assert found.tables == []
     assert not any(isinstance(block, Listing) for block in found.blocks)
     assert len(found.pictures) == 1
-    assert found.missing == [f"layers.{end} of the layer comparison (gone)" for end in ("csv", "png")]
+    assert found.missing == [f"layers.{end} of the layer comparison (missing)" for end in ("csv", "png")]
 
 
 def test_a_table_of_another_version_is_a_user_error(full_run: Run) -> None:
