@@ -103,6 +103,7 @@ def _add_file_verbs(verbs: Any) -> None:
     prepare = verbs.add_parser("prepare", help="validate, split, pack and link MOTChallenge sequences")
     prepare.add_argument("--src", type=Path, required=True, metavar="DIR", help="the sequences' folder, or MOT17's")
     prepare.add_argument("--dst", type=Path, required=True, metavar="DIR", help="folder for the packed data")
+    prepare.add_argument("--stills", type=Path, metavar="DIR", help="imported still images, to train on beside them")
     prepare.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these")
     prepare.add_argument(
         "--workers", type=_positive, default=1, metavar="N", help="processes that check frames (default 1)"
@@ -216,7 +217,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from motrlab.data.prepare import prepare
     from motrlab.data.summary import LABELS
 
-    summary = prepare(options.src, options.dst, options.sequences, num_workers=options.workers)
+    summary = prepare(options.src, options.dst, options.sequences, num_workers=options.workers, stills=options.stills)
     print(summary.table(), *map(summary.histogram_table, LABELS), sep="\n\n")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_xyxy
 from motrlab.data.pictures import Image
-from motrlab.data.transforms import ClipSample, FrameObjects, area_between, seen_in_view, view_of
+from motrlab.data.preprocess import resize_image
+from motrlab.data.transforms import ClipSample, FrameObjects, area_between, seen_in_view
 
-View = tuple[tuple[float, float], tuple[float, float]]  # scale and offset, as `view_of` takes them
 _CLEAR, _FREE = 0.9, 0.05  # who is pasted is that visible; no more of the cut-out belongs to anybody else's box
 _LEAST_PX = 16  # height of a cut-out
 _GRID = (np.arange(8) + 0.5) / 8  # points of a box, each way, of which those behind something are counted
@@ -54,33 +53,41 @@ class SeqStillMotion:
     occluders: int = 2
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
-        size = (self.height, self.width)
-        views = self._views(rng, sample.images[0].shape, len(sample.images))
-        images = [view_of(image, *view, size) for image, view in zip(sample.images, views, strict=True)]
+        images, views = [], []
+        for image, (left, top, right, bottom) in zip(sample.images, self._windows(rng, sample), strict=True):
+            images.append(resize_image(image[top:bottom, left:right], self.height, self.width))
+            (height, width), (high, wide) = image.shape[:2], (bottom - top, right - left)
+            views.append(((width / wide, height / high), (-left / wide, -top / high)))
         objects = [seen_in_view(people, *view) for people, view in zip(sample.objects, views, strict=True)]
         moved = replace(sample, images=images, objects=objects)
-        for _ in range(int(rng.integers(self.occluders + 1))):
+        first_id = max((people.ids.max() for people in sample.objects if len(people.ids)), default=0) + 1
+        for new_id in range(first_id, first_id + int(rng.integers(self.occluders + 1))):
             occluder = self._occluder(rng, sample, moved)
             if occluder is not None:
-                moved = _occlude(moved, occluder)
+                moved = _occlude(moved, occluder, new_id)
         return moved
 
-    def _views(self, rng: np.random.Generator, shape: Any, num_frames: int) -> list[View]:
-        """Of every frame."""
-        sides = np.array([self.width / shape[1], self.height / shape[0]])
+    def _windows(self, rng: np.random.Generator, sample: ClipSample) -> list[list[int]]:
+        """What the camera sees of every frame, somebody among it: left, top, right, bottom in whole pixels."""
+        size, num_frames = np.array(sample.images[0].shape[1::-1]), len(sample.images)
+        sides = np.array([self.width, self.height]) / size
         largest = sides / sides.max()  # of the picture, each way
-        time = np.linspace(0, 1, num_frames) ** math.exp(rng.uniform(-0.5, 0.5)) - 0.5
-        zoom = rng.uniform(math.log(0.45), 0) + rng.uniform(-self.zoom, self.zoom) * (num_frames - 1) * time
-        view = largest * np.exp(np.minimum(zoom, 0))[:, None]  # [T, 2]
-        reach = rng.uniform(-self.pan, self.pan, 2) * (num_frames - 1) * view.mean(0)
-        middle = view.max(0) / 2 + rng.random(2) * (1 - view.max(0))
-        centre = middle + reach * time[:, None]
+        time = np.linspace(0, 1, num_frames)[:, None] ** math.exp(rng.uniform(-0.5, 0.5))
+        path, change = (limit * (num_frames - 1) / 2 * np.array([-1, 1]) for limit in (self.pan, self.zoom))
+        zoom = np.minimum(rng.uniform(math.log(0.45), 0) + rng.uniform(-1, 1) * change, 0)
+        ends = largest * np.exp(zoom)[:, None]  # sizes of the first and the last view, [2, 2]
+        people = sample.objects[0].boxes
+        somebody = people[rng.integers(len(people)), :2] if len(people) else rng.random(2)
+        middle = somebody + rng.uniform(-0.4, 0.4, 2) * ends.min(0)
+        centres = np.clip(middle + path[:, None] * rng.uniform(-1, 1, 2) * ends.mean(0), ends / 2, 1 - ends / 2)
+        view = ends[0] * (ends[1] / ends[0]) ** time  # never larger than on the straight way, so all are inside
+        centre = centres[0] + (centres[1] - centres[0]) * time
         centre += rng.normal(0, rng.uniform(0, self.shake), centre.shape) * view
         centre = np.clip(centre, view / 2, 1 - view / 2)
-        return [
-            ((1 / w, 1 / h), (0.5 - x / w, 0.5 - y / h))
-            for (w, h), (x, y) in zip(view.tolist(), centre.tolist(), strict=True)
-        ]
+        low = np.rint((centre - view / 2) * size).astype(int)
+        high = np.clip(np.rint((centre + view / 2) * size).astype(int), low + 1, size)
+        windows: list[list[int]] = np.concatenate([low, high], 1).tolist()
+        return windows
 
     def _occluder(self, rng: np.random.Generator, still: ClipSample, moved: ClipSample) -> _Occluder | None:
         """Something that is in front of somebody in one of the frames; None where nobody is to be seen there."""
@@ -135,16 +142,15 @@ def _cut_out(rng: np.random.Generator, still: ClipSample) -> tuple[Image, float]
     return None
 
 
-def _occlude(sample: ClipSample, occluder: _Occluder) -> ClipSample:
-    """With the occluder in front of everything; a person gets the next free id."""
-    new_id = max((int(people.ids.max()) for people in sample.objects if len(people.ids)), default=0) + 1
+def _occlude(sample: ClipSample, occluder: _Occluder, new_id: int) -> ClipSample:
+    """With the occluder in front of everything; if it is a person, of that id."""
     objects = []
     for image, people, box in zip(sample.images, sample.objects, occluder.boxes, strict=True):
         _paste(image, occluder, box)
         hidden = _hidden(people.boxes, box, round=occluder.round)
         visibility = (people.visibility * (1 - hidden)).astype(np.float32)
         corners = box_cxcywh_to_xyxy(box[None])
-        inside = float(area_between(corners, (0, 0), (1, 1))[0] / (box[2] * box[3]))
+        inside = min(float(area_between(corners, (0, 0), (1, 1))[0] / (box[2] * box[3])), 1.0)
         new = np.flatnonzero([inside * occluder.visibility > 0])  # one row or none
         objects.append(
             FrameObjects(
@@ -168,7 +174,7 @@ def _paste(image: Image, occluder: _Occluder, box: NDArray[np.float32]) -> None:
     mask = cv2.resize(occluder.mask, size, interpolation=cv2.INTER_NEAREST)
     part = slice(max(-top, 0), height - top), slice(max(-left, 0), width - left)
     target = image[max(top, 0) : bottom, max(left, 0) : right]
-    np.copyto(target, picture[part], where=mask[part][..., None] != 0)
+    cv2.copyTo(picture[part], mask[part], target)
 
 
 def _hidden(boxes: NDArray[np.floating], front: NDArray[np.float32], *, round: bool) -> NDArray[np.float64]:
