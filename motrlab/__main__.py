@@ -103,6 +103,7 @@ def _add_file_verbs(verbs: Any) -> None:
     prepare = verbs.add_parser("prepare", help="validate, split, pack and link MOTChallenge sequences")
     prepare.add_argument("--src", type=Path, required=True, metavar="DIR", help="the sequences' folder, or MOT17's")
     prepare.add_argument("--dst", type=Path, required=True, metavar="DIR", help="folder for the packed data")
+    prepare.add_argument("--stills", type=Path, metavar="DIR", help="imported still images, to train on beside them")
     prepare.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these")
     prepare.add_argument(
         "--workers", type=_positive, default=1, metavar="N", help="processes that check frames (default 1)"
@@ -138,7 +139,7 @@ def _add_label_verbs(verbs: Any) -> None:
     labels = verbs.add_parser("import", help="convert other data sets and labels to MOTChallenge folders")
     labels.add_argument("--format", default="", metavar="NAME", help="if it is not recognised (coco, kitti, …)")
     labels.add_argument(
-        "--src", type=Path, required=True, metavar="DIR|FILE", help="a data set's folder, .json or .zip"
+        "--src", type=Path, required=True, metavar="DIR|FILE", help="a data set's folder, .json, .odgt or .zip"
     )
     labels.add_argument("--images", type=Path, metavar="DIR", help="frames (default: next to the JSON, or in the zip)")
     labels.add_argument("--map", dest="classes", action="append", default=[], metavar="NAME=CLASS",
@@ -216,7 +217,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from motrlab.data.prepare import prepare
     from motrlab.data.summary import LABELS
 
-    summary = prepare(options.src, options.dst, options.sequences, num_workers=options.workers)
+    summary = prepare(options.src, options.dst, options.sequences, num_workers=options.workers, stills=options.stills)
     print(summary.table(), *map(summary.histogram_table, LABELS), sep="\n\n")
 
 
@@ -232,7 +233,8 @@ def _import(options: argparse.Namespace) -> None:
         class_map=parse_class_map(options.classes),
     )
     for info, said in found:
-        print(f"{options.dst / info.name}: {info.num_frames} frames of {info.width}×{info.height}, from {said}")
+        what = "stills of at most" if info.stills else "frames of"
+        print(f"{options.dst / info.name}: {info.num_frames} {what} {info.width}×{info.height}, from {said}")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.config import Config
+from motrlab.config.checks import counted_fields
 from motrlab.names import CHAIN, lineage
 
 DATA_HASH = "data/hash.txt"  # written when all parts are in place
 # Fields of the config that a stage depends on, beside those of the stages before it. `data_root` and `sequences` are
 # names of what is hashed itself. What is not a stage's making was tracked, and depends on the tracker's rules.
 _FIELDS = {
-    "data": ("street",),
+    "data": ("street", "stills_root"),
     "float": ("model", "train", "seed"),
     "calibration": ("scheme", "calibration", "tracker"),
     "qat": ("qat",),
@@ -70,8 +71,8 @@ def config_hash(config: Config, stage: str, kind: str) -> str:
     names = {name for s in {stage, *lineage(stage)} for name in _FIELDS[s]}
     if MAKING.get(stage) != kind:
         names.add("tracker")
-    values = config.to_dict()
-    return _digest(json.dumps({name: values[name] for name in sorted(names)}, sort_keys=True).encode())
+    values = counted_fields(config)
+    return _digest(json.dumps({n: v for n, v in values.items() if n in names}, sort_keys=True).encode())
 
 
 def first_stage(field: str) -> str:

@@ -8,6 +8,25 @@ from typing import Any
 
 from motrlab.errors import UserError
 
+_LATER = "later"
+
+
+def later(default: Any) -> Any:
+    """A field that came after things had been hashed: at its default it does not count, so their hashes stay."""
+    return dataclasses.field(default=default, metadata={_LATER: True})
+
+
+def counted_fields(item: Any) -> dict[str, Any]:
+    """A dataclass as `dataclasses.asdict` has it, without the fields that are `later` and at their default."""
+    found: dict[str, Any] = dataclasses.asdict(item)
+    for field in dataclasses.fields(item):
+        value = getattr(item, field.name)
+        if field.metadata.get(_LATER) and value == field.default:
+            del found[field.name]
+        elif dataclasses.is_dataclass(value):
+            found[field.name] = counted_fields(value)
+    return found
+
 
 def check(condition: bool, message: str) -> None:
     """Raise UserError with `message` unless `condition` holds."""

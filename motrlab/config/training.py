@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from motrlab.config.checks import check, check_at_least, check_fractions, check_words
+from motrlab.config.checks import check, check_at_least, check_fractions, check_words, later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,9 @@ class TrainConfig:
     clip_epochs: tuple[float, ...] = ()
     stride_max: int = 10  # frame stride, drawn from 1..stride_max per clip
     reverse_probability: float = 0.0  # clips played backwards
+    # Share of pseudo-clips: a still image moved like a camera's view (`motrlab.data.still_motion`). Stills are those
+    # of `Config.stills_root` and of the data's own folder; where there are none, single frames of the train halves.
+    still_share: float = later(0.0)
     # adamw | muon: AdamW, but orthogonalised momentum for the weights of hidden layers (docs/LOG.md: half the steps)
     optimizer: str = "adamw"
     muon_lr_factor: float = 1.0  # of lr, for those weights
@@ -95,5 +98,5 @@ class TrainConfig:
         check(self.muon_lr_factor > 0, f"train: muon_lr_factor must be positive, not {self.muon_lr_factor}")
         check(self.freeze_bn or not self.checkpoint_frames, "train: checkpoint_frames needs freeze_bn")
         check(self.freeze_bn or not self.frozen_stages, "train: frozen_stages needs freeze_bn: statistics change")
-        fractions = ("drop_probability", "false_positive_ratio", "clone_probability", "reverse_probability")
-        check_fractions(self, "train", *fractions)
+        odds = ("drop_probability", "false_positive_ratio", "clone_probability", "reverse_probability", "still_share")
+        check_fractions(self, "train", *odds)

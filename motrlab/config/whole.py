@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from motrlab.config.budgets import BudgetConfig
-from motrlab.config.checks import build, check
+from motrlab.config.checks import build, check, counted_fields, later
 from motrlab.config.model import ModelConfig
 from motrlab.config.quantization import CalibrationConfig, QatConfig
 from motrlab.config.scheme import Scheme
@@ -51,6 +51,8 @@ class Config:
     num_workers: int = 1  # loader processes
     data_root: str | None = None  # MOTChallenge folder; None: the embedded street data
     sequences: tuple[str, ...] = ()  # of data_root; empty: all
+    # Folder of still images that `import` wrote, for `train.still_share`; a relative one starts at the project's root
+    stills_root: str | None = later(None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -63,5 +65,8 @@ class Config:
 
     @property
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        """First 12 hex digits of the SHA-256 of the canonical JSON, without the budgets, on which no result depends; see
+        `checks.later` for other fields that do not count.
+        """
+        values = {name: value for name, value in counted_fields(self).items() if name != "budgets"}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -21,8 +21,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from motrlab.boxes import box_ltwh_to_cxcywh
 from motrlab.config import Config, ModelConfig, TrainConfig
+from motrlab.data.motchallenge import SequenceInfo
+from motrlab.data.pictures import Image, decode_image
+from motrlab.data.still_motion import SeqStillMotion
 from motrlab.data.store import FrameStore
 from motrlab.data.transforms import ClipSample, FrameObjects, network_input, transform_set
+from motrlab.data.validate import picture_size
 from motrlab.errors import UserError
 
 ClipKey = tuple[int, int, int]  # step, index in the step, number of frames
@@ -73,6 +77,7 @@ class SequencePeople:
         self._boxes = (box_ltwh_to_cxcywh(people.ltwh) / size).astype(np.float32)
         self._ids, self._visibility = people.track_id, people.visibility.astype(np.float32)
         self._first = np.searchsorted(people.frame, np.arange(1, info.num_frames + 2))  # row of each frame's first box
+        self.frames = np.unique(people.frame)  # that have anybody
 
     def at(self, frame: int) -> FrameObjects:
         """Those of a frame, counted from 1."""
@@ -83,33 +88,56 @@ class SequencePeople:
 class ClipDataset(Dataset[ClipSample]):
     """Maps a `ClipKey` to a clip: frames of one sequence, evenly spaced, augmented by one random choice.
 
-    Sequences are drawn in proportion to their frames, those shorter than the clip never. The stride is drawn from
-    1 to `stride_max` and shortened where the sequence is too short for it. Raises UserError for an empty store.
+    Videos are drawn in proportion to their frames, those shorter than the clip never. The stride is drawn from
+    1 to `stride_max` and shortened where the video is too short for it.
+
+    A share of `still_share` are pseudo-clips: one still image with somebody on it, every frame of the clip, moved by
+    `SeqStillMotion`. Stills are the store's; where it has none, the frames of its videos. Raises UserError for an empty
+    store, and where clips of videos are wanted and there are none.
     """
 
     def __init__(self, store: FrameStore, config: TrainConfig, model: ModelConfig, seed: int) -> None:
-        if not store.sequences:
+        if not (store.sequences or store.stills):
             raise UserError(f"{store.path}: no sequences to train on")
+        if not store.sequences and config.still_share < 1:
+            raise UserError(f"{store.path}: stills only, no video to train on; set train.still_share=1, or add videos")
         self.store, self.config, self.model, self.seed = store, config, model, seed
         chosen = transform_set(config.augmentation)
         self.transform, self._useful_scale = chosen(model, config.colour_jitter), chosen.useful_scale
+        self._needed = model.height * self._useful_scale, model.width * self._useful_scale
+        self.still_motion = SeqStillMotion(*map(round, self._needed))
         self._people: dict[str, SequencePeople] = {}
+        self._stills: tuple[list[str], NDArray[np.int64]] | None = None  # names, and where each ends among all stills
 
     def __getitem__(self, key: ClipKey) -> ClipSample:
         step, index, num_frames = key
         rng = np.random.default_rng((self.seed, step, index))
-        return self.transform(self.load(*self.draw_frames(rng, num_frames)), rng)
+        name, frames = self.draw_frames(rng, num_frames)
+        sample = self.load(name, frames)
+        if frames[0] in frames[1:]:
+            sample = self.still_motion(sample, rng)
+        return self.transform(sample, rng)
+
+    def num_frames(self) -> int:
+        """Frames of an epoch: of all videos, or of all stills where there is no video."""
+        return sum(info.num_frames for info in self.store.sequences or self.store.stills)
 
     def lengths(self, num_frames: int) -> NDArray[np.int64]:
-        """Frames of every sequence, 0 of those with fewer than `num_frames`. Raises UserError if these are all."""
-        lengths = np.array([info.num_frames for info in self.store.sequences])
-        if lengths.max() < num_frames:
+        """Frames of every video, 0 of those with fewer than `num_frames`. Raises UserError if these are all."""
+        lengths = np.array([info.num_frames for info in self.store.sequences], np.int64)
+        if self.config.still_share < 1 and lengths.max() < num_frames:
             longest = f"no sequence has more than {lengths.max()}"
             raise UserError(f"{self.store.path}: clips of {num_frames} frames, but {longest}")
         return np.where(lengths < num_frames, 0, lengths)
 
     def draw_frames(self, rng: np.random.Generator, num_frames: int) -> tuple[str, list[int]]:
-        """A sequence's name and `num_frames` of its frames. Raises UserError when every sequence is shorter."""
+        """A sequence's name and `num_frames` of its frames, of a pseudo-clip all the same one.
+
+        Raises UserError when every video is shorter.
+        """
+        if self.config.still_share and rng.random() < self.config.still_share:
+            name, frame = self.draw_still(rng)
+            return name, [frame] * num_frames
         lengths = self.lengths(num_frames)
         info = self.store.sequences[rng.choice(len(lengths), p=lengths / lengths.sum())]
         stride = int(rng.integers(1, self.config.stride_max + 1))
@@ -120,17 +148,44 @@ class ClipDataset(Dataset[ClipSample]):
             frames.reverse()
         return info.name, frames
 
-    def load(self, name: str, frames: Sequence[int]) -> ClipSample:
-        """Those frames of a sequence as they are, decoded no larger than the augmentation can make use of."""
+    def draw_still(self, rng: np.random.Generator) -> tuple[str, int]:
+        """A sequence's name and a frame of it with people. Raises UserError where there is none."""
+        if self._stills is None:
+            names = [info.name for info in self.store.stills or self.store.sequences]
+            self._stills = names, np.cumsum([len(self.people(name).frames) for name in names])
+        names, ends = self._stills
+        if not ends[-1]:
+            raise UserError(f"{self.store.path}: nobody on any still; train.still_share needs images with people")
+        index = int(rng.integers(ends[-1]))
+        which = int(np.searchsorted(ends, index, side="right"))
+        frames = self.people(names[which]).frames
+        return names[which], int(frames[index - ends[which] + len(frames)])
+
+    def people(self, name: str) -> SequencePeople:
+        """A sequence's, read once."""
         if name not in self._people:
             self._people[name] = SequencePeople(self.store, name)
-        info, scale = self.store.info(name), self._useful_scale
-        reduce = largest_reduction(info.height, info.width, self.model.height * scale, self.model.width * scale)
-        return ClipSample(
-            images=[self.store.image(name, frame, reduce) for frame in frames],
-            objects=[self._people[name].at(frame) for frame in frames],
-            nv12=self.config.nv12,
+        return self._people[name]
+
+    def load(self, name: str, frames: Sequence[int]) -> ClipSample:
+        """Those frames of a sequence as they are, decoded no larger than the augmentation can make use of."""
+        info = self.store.info(name)
+        found = {frame: self._frame(info, frame) for frame in dict.fromkeys(frames)}
+        images, objects = ([found[frame][i] for frame in frames] for i in range(2))
+        return ClipSample(images=images, objects=objects, nv12=self.config.nv12)  # type: ignore[arg-type]
+
+    def _frame(self, info: SequenceInfo, frame: int) -> tuple[Image, FrameObjects]:
+        people = self.people(info.name).at(frame)
+        if not info.stills:
+            reduce = largest_reduction(info.height, info.width, *self._needed)
+            return self.store.image(info.name, frame, reduce), people
+        data = self.store.frame_bytes(info.name, frame)
+        width, height = picture_size(data)  # each has its own
+        image = decode_image(
+            data, f"{self.store.path}: still {frame} of {info.name}", largest_reduction(height, width, *self._needed)
         )
+        grown = np.array([info.width / width, info.height / height] * 2, np.float32)
+        return image, replace(people, boxes=people.boxes * grown)
 
 
 def largest_reduction(height: int, width: int, needed_height: float, needed_width: float) -> int:
@@ -209,11 +264,11 @@ def make_loader(
     store: FrameStore, config: Config, start_step: int = 0, rank: int = 0, world: int = 1
 ) -> DataLoader[Any]:
     """`LoadedClips` of each micro-batch (`StepSampler`) from `start_step`, in order; `config.num_workers` as there."""
-    num_frames = sum(info.num_frames for info in store.sequences)
+    data = ClipDataset(store, config.train, config.model, config.seed)
     workers: dict[str, Any] = {"worker_init_fn": start_worker, "prefetch_factor": 4, "persistent_workers": True}
     return DataLoader(
-        ClipDataset(store, config.train, config.model, config.seed),
-        batch_sampler=StepSampler(config.train, num_frames, start_step, rank, world),
+        data,
+        batch_sampler=StepSampler(config.train, data.num_frames(), start_step, rank, world),
         collate_fn=collate,
         num_workers=config.num_workers,
         **(workers if config.num_workers else {}),

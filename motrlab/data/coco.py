@@ -1,7 +1,9 @@
-"""COCO-video JSON: `videos`, `images` with `video_id` and `frame_id`, `annotations` with a track id, `categories`.
+"""COCO JSON, of videos or of still images: `videos`, `images`, `annotations`, `categories`.
 
-Frames of a video are ordered by `frame_id` (from 0 or 1, gaps are closed). A track id is `instance_id` or `track_id`;
-`bbox` is `[left, top, width, height]` in pixels; `iscrowd` 1 gives flag 0; `visibility`, where there is one, is taken.
+In COCO-video an image has `video_id` and `frame_id`, an annotation a track id. Frames of a video are ordered by
+`frame_id` (from 0 or 1, gaps are closed). A track id is `instance_id` or `track_id`;
+`bbox` is `[left, top, width, height]` in pixels; `iscrowd` or `ignore` 1 gives flag 0; `visibility`, where there is
+one, is taken. Without `videos` and `video_id` the file is plain COCO: still images, every box an id of its own.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from motrlab.data.formats import Labels
-from motrlab.data.importing import ClassMap, LabelledVideo, safe_name, write_videos
+from motrlab.data.importing import ClassMap, LabelledVideo, safe_name, with_area, write_videos
 from motrlab.data.motchallenge import SequenceInfo, check_labels
-from motrlab.data.rows import LARGEST, Rows, read_text
+from motrlab.data.odgt import read_odgt
+from motrlab.data.rows import Rows, is_number, read_text
 from motrlab.errors import UserError
 
 _FRAME_RATE = 30.0  # where a video says none
@@ -25,12 +28,15 @@ _Item = dict[str, Any]
 def import_coco(
     source: Path, destination: Path, images: Path | None = None, class_map: ClassMap | None = None
 ) -> list[SequenceInfo]:
-    """Write every video of the file as `destination/NAME` and return their infos.
+    """Write every video of the file as `destination/NAME`, or its still images as `FILE-001` and so on; their infos.
 
-    Names of image files count from folder `images`, by default the folder of `source`. All labels are checked before
-    the first video is written. Raises UserError.
+    A file called `.odgt` is CrowdHuman's, see `odgt.py`. Names of image files count from folder `images`, by default
+    the folder of `source`. All labels are checked before the first video is written. Raises UserError.
     """
-    videos = _Reader(source, images if images is not None else source.parent).videos()
+    if source.suffix.lower() == ".odgt":
+        return write_videos([read_odgt(source, images)], destination, class_map)
+    reader = _Reader(source, images if images is not None else source.parent)
+    videos = reader.videos() if reader.has_videos else [reader.stills()]
     return write_videos(videos, destination, class_map)
 
 
@@ -50,6 +56,22 @@ class _Reader:
 
     def _error(self, text: str) -> UserError:
         return UserError(f"{self.source}: {text}")
+
+    @property
+    def has_videos(self) -> bool:
+        images = self.data.get("images")
+        with_video = (isinstance(item, dict) and "video_id" in item for item in images or ())
+        return "videos" in self.data or not isinstance(images, list) or any(with_video)
+
+    def stills(self) -> LabelledVideo:
+        """All images, in the order of the file, as the frames of one sequence."""
+        images = self._table("images")
+        names = {key: str(item.get("name", "")) for key, item in self._table("categories").items()}
+        labels = with_area(self._labels({0: list(images)}, names, stills=True)[0], self.source)
+        return LabelledVideo(
+            name=safe_name(self.source.stem), frame_rate=1.0, images=[self._path(image) for image in images.values()],
+            annotations=check_labels(labels, len(images)), names=names, stills=True,
+        )  # fmt: skip
 
     def videos(self) -> list[LabelledVideo]:
         videos, images = self._table("videos"), self._table("images")
@@ -90,14 +112,14 @@ class _Reader:
 
     def _whole(self, item: _Item, field: str, what: str) -> int:
         value = item.get(field)
-        if value is None or not _is_number(value) or value != int(value):
+        if value is None or not is_number(value) or value != int(value):
             found = f"{field}={value!r}, a whole number expected" if field in item else f"no {field}"
             raise self._error(f"{what}: {found}")
         return int(value)
 
     def _frame_rate(self, key: int, video: _Item) -> float:
         rate = next((video[f] for f in ("fps", "frame_rate", "frameRate") if video.get(f) is not None), _FRAME_RATE)
-        if not _is_number(rate) or rate <= 0:
+        if not is_number(rate) or rate <= 0:
             raise self._error(f"video {key}: frame rate {rate!r}; a positive number expected")
         return float(rate)
 
@@ -121,8 +143,16 @@ class _Reader:
                 raise self._error(f"images {other} and {key} are both frame {frame} of video {video}")
         return {video: [found[frame] for frame in sorted(found)] for video, found in frames.items()}
 
-    def _labels(self, frames: dict[int, list[int]], names: dict[int, str]) -> dict[int, Labels]:
-        """By video; in messages the id of an annotation is its line."""
+    def _track(self, item: _Item, what: str) -> int:
+        field = "instance_id" if "instance_id" in item else "track_id"
+        if item.get(field) is None:
+            raise self._error(f"{what}: no track_id or instance_id; tracking needs identities")
+        return self._whole(item, field, what)
+
+    def _labels(
+        self, frames: dict[int, list[int]], names: dict[int, str], *, stills: bool = False
+    ) -> dict[int, Labels]:
+        """By video; of `stills` every box has an id of its own. In messages the id of an annotation is its line."""
         places = {image: (video, frame) for video, found in frames.items() for frame, image in enumerate(found, 1)}
         tables: dict[int, list[list[float]]] = {video: [] for video in frames}
         keys: dict[int, list[int]] = {video: [] for video in frames}
@@ -133,21 +163,14 @@ class _Reader:
                 raise self._error(f"{what}: no image {image}")
             if category not in names:
                 raise self._error(f"{what}: no category {category}")
-            field = "instance_id" if "instance_id" in item else "track_id"
-            if item.get(field) is None:
-                raise self._error(f"{what}: no track_id or instance_id; tracking needs identities")
+            track = len(keys[places[image][0]]) + 1 if stills else self._track(item, what)
             box, seen = item.get("bbox"), item.get("visibility", 1.0)
-            if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, [*box, seen])):
+            if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, [*box, seen])):
                 said = f"bbox={box!r}, visibility={seen!r}"
                 raise self._error(f"{what}: {said}; [left, top, width, height] in pixels, a fraction expected")
             video, frame = places[image]
-            track, flag = self._whole(item, field, what), not item.get("iscrowd")
+            flag = not (item.get("iscrowd") or item.get("ignore"))
             tables[video].append([frame, track, *box, flag, category, seen])
             keys[video].append(key)
         rows = {v: Rows(f"{self.source}:annotation", [""] * len(found), found, None) for v, found in keys.items()}
         return {v: Labels(np.array(table).reshape(-1, 9), rows[v], names, True) for v, table in tables.items()}
-
-
-def _is_number(value: object) -> bool:
-    """An int or a float, exact as a whole number; JSON as Python reads it may hold NaN."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST

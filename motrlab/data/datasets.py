@@ -18,7 +18,7 @@ from motrlab.data.motchallenge import SequenceInfo, check_labels, find_sequences
 from motrlab.data.rows import Rows, read_text
 from motrlab.errors import UserError
 
-_TOOLS = {"coco": (import_coco, ".json"), "cvat": (import_cvat, ".zip")}  # importer, extension of its files
+_TOOLS = {"coco": (import_coco, (".json", ".odgt")), "cvat": (import_cvat, (".zip",))}  # importer, ends of its files
 _FOLDERS = {format.name.lower(): format for format in FORMATS if format.converted}
 CHOICES = (*_TOOLS, *_FOLDERS)
 
@@ -33,7 +33,7 @@ def import_labels(
     """
     if format and format not in CHOICES:
         raise UserError(f"--format {format}: not one of {', '.join(CHOICES)}")
-    tool = format or next((name for name, (_, end) in _TOOLS.items() if source.suffix.lower() == end), "")
+    tool = format or next((name for name, (_, ends) in _TOOLS.items() if source.suffix.lower() in ends), "")
     if tool in _TOOLS:
         return [(info, tool.upper()) for info in _TOOLS[tool][0](source, destination, images, class_map)]
     if images is not None:
@@ -46,7 +46,7 @@ def import_labels(
 def _sequences(source: Path) -> list[tuple[Path, Path, Format | None]]:
     """Folder of each sequence with labels, their file, and the format where the layout says it. Raises UserError."""
     if not source.is_dir():
-        raise UserError(f"{source}: no such folder; give a data set's folder, a COCO-video .json or CVAT's .zip")
+        raise UserError(f"{source}: no such folder; give a data set's folder, a COCO .json or .odgt, or CVAT's .zip")
     found: list[tuple[Path, Path, Format | None]] = []
     for base in (source, source / "train", source / "training"):
         for format in FORMATS:

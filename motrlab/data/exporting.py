@@ -28,7 +28,7 @@ def export_sequences(source: Path, destination: Path) -> list[SequenceInfo]:
     """
     halves: dict[str, list[FrameStore]] = {}
     for store in map(FrameStore, _find_stores(source)):
-        for info in store.sequences:
+        for info in (*store.sequences, *store.stills):
             halves.setdefault(info.name, []).append(store)
     for name in halves:
         if (destination / name).exists():

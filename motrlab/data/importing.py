@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from motrlab.data.formats import MOT_CLASSES
+from motrlab.data.formats import MOT_CLASSES, Labels
 from motrlab.data.motchallenge import Annotations, Detections, SequenceInfo, label_files, write_files
 from motrlab.data.rows import counts
 from motrlab.data.validate import Image, read_size
@@ -37,6 +38,7 @@ CLASSES = {
     "sittingperson": 7, "personsitting": 7, "mannequin": 8, "statue": 8,
 }  # fmt: skip
 ClassMap = Mapping[str, int]
+_STILLS = 1000  # of a folder at most: packing that was killed goes on after the last that is whole
 _ADVICE = "--images is the folder that the labels' file names start from"
 
 
@@ -65,7 +67,8 @@ def _letters(name: str) -> str:
 class LabelledVideo:
     """`images[i]` is frame `i + 1`; annotations and detections count frames the same way.
 
-    `names` are those of the class numbers in `annotations`; a number that is not among them is its own name.
+    Of `stills` the frames are single images, of any size, and every box is somebody else's. `names` are those of the
+    class numbers in `annotations`; a number that is not among them is its own name.
     """
 
     name: str
@@ -74,6 +77,7 @@ class LabelledVideo:
     annotations: Annotations
     names: Mapping[int, str]
     detections: Detections | None = None
+    stills: bool = False
 
     def label(self, number: int) -> str:
         """What a class is called."""
@@ -86,6 +90,14 @@ def safe_name(text: str) -> str:
     if not name:
         raise UserError(f"video name {text!r}: no letter or digit in it; give it a name")
     return name
+
+
+def with_area(labels: Labels, source: Path) -> Labels:
+    """Without the boxes that have no area, which large sets of stills have a few of; says on stderr how many."""
+    kept = labels.table[:, 4:6].min(1) > 0
+    if not kept.all():
+        print(f"motrlab: {source}: {(~kept).sum()} boxes without an area are left out", file=sys.stderr)
+    return replace(labels, table=labels.table[kept], rows=labels.rows.select(kept))
 
 
 def write_videos(
@@ -111,28 +123,48 @@ def write_videos(
         class_id = np.array([classes[video.label(number)] for number in gt.class_id.tolist()], np.int64)
         flag = ((class_id == PEDESTRIAN) & (gt.flag != 0)).astype(np.int64)
         mapped = replace(video, annotations=replace(gt, class_id=class_id, flag=flag, has_class=True))
-        infos.append(write_video(mapped, destination))
+        infos += [write_video(one, destination) for one in (_still_folders(mapped) if video.stills else [mapped])]
     return infos
+
+
+def _still_folders(video: LabelledVideo) -> list[LabelledVideo]:
+    """The images with a person, in folders of one kind of file each. Raises UserError where there are none."""
+    gt, kinds = video.annotations, [_extension(image) for image in video.images]
+    shown = sorted((kinds[frame - 1], frame) for frame in np.unique(gt.people.frame).tolist())
+    groups = [[f for k, f in shown if k == kind] for kind in dict.fromkeys(kind for kind, _ in shown)]
+    parts = [np.array(group[at : at + _STILLS]) for group in groups for at in range(0, len(group), _STILLS)]
+    if not parts:
+        raise UserError(f"{video.name}: no image with a person that is not to be ignored")
+    found = []
+    for number, frames in enumerate(parts, 1):
+        own = gt.select(np.isin(gt.frame, frames))
+        labels = replace(own, frame=np.searchsorted(frames, own.frame) + 1)
+        images = [video.images[frame - 1] for frame in frames.tolist()]
+        found.append(replace(video, name=f"{video.name}-{number:03d}", images=images, annotations=labels))
+    return found
+
+
+def _extension(image: Image) -> str:
+    return ".png" if str(image).lower().endswith(".png") else ".jpg"
 
 
 def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
     """Write `destination/NAME/{img1, gt/gt.txt, det/det.txt, seqinfo.ini}` and return its info.
 
-    Raises UserError: a frame that is no whole JPEG or PNG file or unlike the first in that or in size, a folder in the
-    way, a target that cannot be written.
+    Raises UserError: a frame that is no whole JPEG or PNG file or, in a video, unlike the first in that or in size, a
+    folder in the way, a target that cannot be written.
     """
     path = destination / video.name
-    extensions = [".png" if str(image).lower().endswith(".png") else ".jpg" for image in video.images]
     sizes = [read_size(image, advice=_ADVICE) for image in video.images]
-    kinds = [(extension, *size) for extension, size in zip(extensions, sizes, strict=True)]
+    kinds = [(_extension(image), *size) for image, size in zip(video.images, sizes, strict=True)]
     for image, kind in zip(video.images, kinds, strict=True):
-        if kind != kinds[0]:
+        if kind != kinds[0] and not video.stills:
             this, first = ("{}, {}×{} pixels".format(*k) for k in (kind, kinds[0]))
             raise UserError(f"{image}: {this}, but the video's first frame {first}")
-    extension, width, height = kinds[0]
+    width, height = np.max(sizes, axis=0).tolist()
     info = SequenceInfo(
         name=video.name, num_frames=len(kinds), width=width, height=height, frame_rate=video.frame_rate,
-        image_ext=extension,
+        image_ext=kinds[0][0], stills=video.stills,
     )  # fmt: skip
     texts = label_files(info, video.annotations, video.detections)
     if path.exists():

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.config.checks import later
 from motrlab.data.formats import Format, Labels, how_to_import, read_labels, recognise
 from motrlab.data.rows import Rows, read_ini, read_text
 from motrlab.errors import UserError
@@ -34,7 +35,8 @@ DETECTORS = ("FRCNN", "SDP", "DPM")  # the three detector copies of each MOT17 v
 class SequenceInfo:
     """What `seqinfo.ini` says; `name` is the folder's. Frames count from 1 to `num_frames`.
 
-    A size that it does not say is 0, an extension "".
+    A size that it does not say is 0, an extension "". `stills`: its frames are single images that have nothing to do
+    with each other, of any size up to the one that it says.
     """
 
     name: str
@@ -44,6 +46,7 @@ class SequenceInfo:
     frame_rate: float
     image_dir: str = "img1"
     image_ext: str = ".jpg"
+    stills: bool = later(False)
 
     def frame_path(self, folder: Path, frame: int) -> Path:
         return folder / self.image_dir / f"{frame:06d}{self.image_ext}"
@@ -115,6 +118,7 @@ def read_sequence_info(folder: Path) -> SequenceInfo:
         frame_rate=_positive(said, "frameRate", file, default=30),
         image_dir=said.get("imdir") or "img1",
         image_ext=f".{extension}" if extension else "",
+        stills=said.get("stills", "0") != "0",
     )
 
 
@@ -138,7 +142,7 @@ def format_sequence_info(info: SequenceInfo) -> str:
     return (
         f"[Sequence]\nname={info.name}\nimDir={info.image_dir}\nframeRate={_shortest(info.frame_rate)}\n"
         f"seqLength={info.num_frames}\nimWidth={info.width}\nimHeight={info.height}\nimExt={info.image_ext}\n"
-    )
+    ) + "stills=1\n" * info.stills
 
 
 def _shortest(number: float) -> str:

@@ -7,7 +7,6 @@ sequence that is whole: one in which it was killed, however long, is packed agai
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import hashlib
 import json
@@ -23,6 +22,7 @@ from typing import Any
 import lmdb
 from tqdm import tqdm
 
+from motrlab.config.checks import counted_fields
 from motrlab.data.motchallenge import Annotations, Detections, SequenceInfo
 from motrlab.data.rows import reading
 from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, content_hash, forget, read_value
@@ -83,7 +83,7 @@ def _hash_sources(sources: Sequence[SequenceSource]) -> str:
     """Changes with any name, size or time of a file, with the annotations and the infos. Raises UserError."""
     digest = hashlib.sha256(f"{SCHEMA}".encode())
     for item in sources:
-        digest.update(json.dumps([dataclasses.asdict(item.info), item.annotations.has_class]).encode())
+        digest.update(json.dumps([counted_fields(item.info), item.annotations.has_class]).encode())
         digest.update(annotation_bytes(item.annotations))
         for file in item.files:
             with reading(file):
@@ -131,7 +131,7 @@ def _pack(folder: Path, sources: Sequence[SequenceSource], begun: Mapping[str, b
     ):
         for item in sources:
             packed.append((item.info, begun.get(item.info.name) or _put_sequence(environment, item, pool, bar)))
-        entries = [{"info": dataclasses.asdict(s.info), "has_class": s.annotations.has_class} for s in sources]
+        entries = [{"info": counted_fields(s.info), "has_class": s.annotations.has_class} for s in sources]
         meta = {"schema": SCHEMA, "data_hash": content_hash(packed), "sequences": entries}
         with environment.begin(write=True) as transaction:
             transaction.put(b"meta", json.dumps(meta).encode())

@@ -18,7 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from motrlab.data.motchallenge import Annotations, Detections, find_sequences, label_files, write_files
+from motrlab.data.motchallenge import (
+    Annotations,
+    Detections,
+    find_sequences,
+    label_files,
+    read_sequence_info,
+    write_files,
+)
 from motrlab.data.packing import SequenceSource, write_store
 from motrlab.data.summary import DataSummary, summarise
 from motrlab.data.validate import CheckedSequence, check_people, open_sequence, validate_sequence
@@ -49,16 +56,18 @@ def prepare(
     *,
     num_workers: int = 1,
     unseen: Callable[[str], bool] | None = None,
+    stills: Path | None = None,
 ) -> DataSummary:
     """Validate, split, pack and link the sequences under `source` (see `find_sequences`), all or those named.
 
-    Videos for which `unseen(name)` holds are kept whole and never trained on. Sequences without gt are left out and
-    reported in the summary. `num_workers` processes check the frames (1: this one), as many threads read them for
-    packing. There is a bar on a terminal. Raises UserError for bad input, a full disk, a target that cannot be
-    written, and when no sequence is left to train on.
+    Sequences of stills, there and under `stills` (of which all are such), go into the train part whole. Videos for
+    which `unseen(name)` holds are kept whole and never trained on. Sequences without gt are left out and reported in
+    the summary. `num_workers` processes check the frames (1: this one), as many threads read them for packing. There
+    is a bar on a terminal. Raises UserError for bad input, a full disk, a target that cannot be written, and when no
+    sequence is left to train on.
     """
     _check_writable(destination)
-    folders = find_sequences(source, sequences)
+    folders = [*find_sequences(source, sequences), *(_find_stills(stills, source) if stills is not None else ())]
     megapixels = sum(i.num_frames * i.width * i.height for i, _ in map(open_sequence, folders)) / 1e6
     with frame_workers(num_workers, megapixels) as frame_map:
         checked = [validate_sequence(folder, frame_map=frame_map) for folder in folders]
@@ -71,7 +80,11 @@ def prepare(
     with locked(destination, "preparing data in"):
         hashes = {part: _write_part(destination, part, members, num_workers) for part, members in parts.items()}
     return DataSummary(
-        sequences=tuple(summarise(part, m.info, m.annotations) for part, members in parts.items() for m in members),
+        sequences=tuple(
+            summarise("stills" if m.info.stills else part, m.info, m.annotations)
+            for part, members in parts.items()
+            for m in members
+        ),
         left_out=tuple(s.info.name for s in checked if s.annotations is None),
         notes=tuple(dict.fromkeys(note for s in checked for note in s.notes)),
         data_hash=hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
@@ -94,6 +107,17 @@ def _check_writable(destination: Path) -> None:
         check_ours(folder)
 
 
+def _find_stills(folder: Path, source: Path) -> tuple[Path, ...]:
+    """The sequences under `folder`, all of stills and none called like one under `source`."""
+    found, taken = find_sequences(folder), {other.name for other in find_sequences(source)}
+    for sequence in found:
+        if not read_sequence_info(sequence).stills:
+            raise UserError(f"{sequence}: a video, not stills (its seqinfo.ini has no stills=1); take it as data_root")
+        if sequence.name in taken:
+            raise UserError(f"{sequence}: {source} has a sequence of that name, too; rename one of them")
+    return found
+
+
 def _parts(checked: Iterable[CheckedSequence], unseen: Callable[[str], bool] | None) -> dict[str, list[SequenceSource]]:
     """Every sequence with gt given to its part."""
     parts: dict[str, list[SequenceSource]] = {part: [] for part in PARTS}
@@ -101,7 +125,9 @@ def _parts(checked: Iterable[CheckedSequence], unseen: Callable[[str], bool] | N
         if sequence.annotations is not None:
             num_frames = sequence.info.num_frames
             shares = dict(zip(("train", "test"), half_ranges(num_frames), strict=True))
-            if unseen is not None and unseen(sequence.info.name):
+            if sequence.info.stills:
+                shares = {"train": range(1, num_frames + 1)}
+            elif unseen is not None and unseen(sequence.info.name):
                 shares = {"unseen": range(1, num_frames + 1)}
             for part, frames in shares.items():
                 if frames:

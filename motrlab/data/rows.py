@@ -60,6 +60,11 @@ def read_ini(path: Path) -> dict[str, str]:
     return {key: value.strip().strip("\"'") for key, value in section.items()}
 
 
+def is_number(value: object) -> bool:
+    """An int or a float, exact as a whole number; JSON as Python reads it may hold NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+
+
 def counts(values: Iterable[Any]) -> str:
     """`0 (12×), 3 (1×)`: what there is, the most frequent first."""
     return ", ".join(f"{value} ({count}×)" for value, count in Counter(values).most_common())

@@ -12,7 +12,6 @@ short is refused before anything in it is read: a page behind the end would kill
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.config.checks import counted_fields
 from motrlab.data.motchallenge import ANNOTATION_FIELDS, Annotations, SequenceInfo
 from motrlab.data.pictures import decode_image
 from motrlab.errors import UserError
@@ -42,6 +42,8 @@ _opened: dict[Path, tuple[_Identity, lmdb.Environment]] = {}  # lmdb allows one 
 class FrameStore:
     """Reader of a packed LMDB; opened lazily in each process, so it may be sent to loader workers.
 
+    `sequences` are its videos; `stills` are its sequences of single images, which only training looks at.
+
     Raises UserError when the store is missing, cut short, damaged, or of another schema version.
     """
 
@@ -50,19 +52,21 @@ class FrameStore:
         opened(self.path, fresh=True)
         meta = _read_meta(self.path)
         try:
-            self.sequences: tuple[SequenceInfo, ...] = tuple(SequenceInfo(**s["info"]) for s in meta["sequences"])
+            infos = [SequenceInfo(**s["info"]) for s in meta["sequences"]]
             self._has_class = {s["info"]["name"]: bool(s["has_class"]) for s in meta["sequences"]}
-            found = content_hash((info, read_value(self.path, f"{info.name}/sha256")) for info in self.sequences)
+            found = content_hash((info, read_value(self.path, f"{info.name}/sha256")) for info in infos)
         except (KeyError, TypeError):
             found = ""
         if found != meta.get("data_hash"):
             raise UserError(f"{self.path}: its list of contents is damaged; {_AGAIN}")
-        self._infos = {info.name: info for info in self.sequences}
+        self._infos = {info.name: info for info in infos}
+        self.sequences = tuple(info for info in infos if not info.stills)
+        self.stills = tuple(info for info in infos if info.stills)
         self.data_hash = found
 
     def __repr__(self) -> str:
-        frames = sum(info.num_frames for info in self.sequences)
-        return f"FrameStore({str(self.path)!r}: {len(self.sequences)} sequences, {frames} frames)"
+        frames = sum(info.num_frames for info in self._infos.values())
+        return f"FrameStore({str(self.path)!r}: {len(self._infos)} sequences, {frames} frames)"
 
     def info(self, name: str) -> SequenceInfo:
         """Raises UserError where there is no such sequence."""
@@ -93,7 +97,7 @@ class FrameStore:
 
     def check(self) -> None:
         """Read everything. Raises UserError naming what is damaged first."""
-        for info in self.sequences:
+        for info in self._infos.values():
             self.annotations(info.name)
             for frame in range(1, info.num_frames + 1):
                 self.frame_bytes(info.name, frame)
@@ -180,7 +184,7 @@ def content_hash(sequences: Iterable[tuple[SequenceInfo, bytes]]) -> str:
     """The data hash, of each sequence's info and `SEQ/sha256`: it depends on the content and on nothing else."""
     digest = hashlib.sha256()
     for info, hashes in sequences:
-        digest.update(json.dumps(dataclasses.asdict(info), sort_keys=True).encode())
+        digest.update(json.dumps(counted_fields(info), sort_keys=True).encode())
         rows = [hashes[at : at + _HASH_BYTES] for at in range(0, len(hashes), _HASH_BYTES)]
         for entry, row in zip([*(f"{i:06d}" for i in range(1, len(rows))), "annotations"], rows, strict=False):
             digest.update(f"{info.name}/{entry}".encode() + row)

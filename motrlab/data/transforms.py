@@ -59,6 +59,11 @@ Transform = Callable[[ClipSample, np.random.Generator], ClipSample]
 
 
 def change_view(sample: ClipSample, scale: tuple[float, float], offset: tuple[float, float]) -> ClipSample:
+    """The people of every frame as `seen_in_view` sees them."""
+    return replace(sample, objects=[seen_in_view(old, scale, offset) for old in sample.objects])
+
+
+def seen_in_view(old: FrameObjects, scale: tuple[float, float], offset: tuple[float, float]) -> FrameObjects:
     """Boxes after the picture's fractions became `scale * x + offset`; those outside the new view are dropped.
 
     Visibility falls with the share of the box's part inside the old picture that the new view still shows: what was
@@ -66,21 +71,18 @@ def change_view(sample: ClipSample, scale: tuple[float, float], offset: tuple[fl
     """
     stretch, shift = np.array([*scale, *np.abs(scale)], np.float32), np.array([*offset, 0, 0], np.float32)
     low, high = np.sort(np.array([offset, np.add(offset, scale)]), axis=0)  # the old picture in the new view
-    objects = []
-    for old in sample.objects:
-        boxes = old.boxes * stretch + shift
-        corners = box_cxcywh_to_xyxy(boxes)
-        shown = _area(corners, np.maximum(low, 0), np.minimum(high, 1))
-        keep = shown > 0
-        visibility = (old.visibility * shown / np.maximum(_area(corners, low, high), 1e-12)).astype(np.float32)
-        objects.append(FrameObjects(boxes[keep], old.ids[keep], visibility[keep]))
-    return replace(sample, objects=objects)
+    boxes = old.boxes * stretch + shift
+    corners = box_cxcywh_to_xyxy(boxes)
+    shown = area_between(corners, np.maximum(low, 0), np.minimum(high, 1))
+    keep = shown > 0
+    visibility = (old.visibility * shown / np.maximum(area_between(corners, low, high), 1e-12)).astype(np.float32)
+    return FrameObjects(boxes[keep], old.ids[keep], visibility[keep])
 
 
-def _area(corners: NDArray[np.float32], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of what lies between the points `low` and `high`."""
-    clipped = np.clip(corners, np.tile(low, 2), np.tile(high, 2))
-    return (clipped[:, 2:] - clipped[:, :2]).clip(0).prod(1)
+def area_between(corners: NDArray[np.float32], low: Any, high: Any) -> NDArray[np.float64]:
+    """`[n]`: of each box `[n, 4]`, x0 y0 x1 y1, what lies between the points `low` and `high`."""
+    ends = np.clip(corners.reshape(-1, 2, 2), low, high)
+    return (ends[:, 1] - ends[:, 0]).clip(0).prod(1)
 
 
 @dataclass(frozen=True)

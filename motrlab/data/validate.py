@@ -153,10 +153,13 @@ def checked_size(data: bytes, decode: bool = True) -> tuple[int, int]:
 
 
 def check_frame(info: SequenceInfo, file: Path) -> None:
-    """Raises UserError unless the file is a whole JPEG or PNG of the sequence's size."""
+    """Raises UserError unless the file is a whole JPEG or PNG of the sequence's size; a still may be smaller."""
     width, height = read_size(file, decode=True)
-    if (width, height) != (info.width, info.height):
-        said = f"seqinfo.ini says {info.width}×{info.height}; correct one of them"
+    fits = (
+        width <= info.width and height <= info.height if info.stills else (width, height) == (info.width, info.height)
+    )
+    if not fits:
+        said = f"seqinfo.ini says {'at most ' * info.stills}{info.width}×{info.height}; correct one of them"
         raise UserError(f"{file}: {width}×{height} pixels, but {said}")
 
 

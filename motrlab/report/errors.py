@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import cv2
+import numpy as np
+
 from motrlab.evaluation.errors import ErrorRow, Event
 from motrlab.names import EVALUATED
 from motrlab.quantization.analysis.layers import read_table
 from motrlab.report.blocks import Block, Cell, Drawing, Picture, Row, Section, Source, Table, table
+from motrlab.report.frames import shrunk
 from motrlab.report.svg import Plot
 from motrlab.report.values import percent, plain, stage_word
 
 _WIDTH, _STEP, _LABELS = 920.0, 19.0, 260.0  # pixels: all, a bar's room, the room for levels' names
+_PICTURE_BYTES = 200_000
 _INTRO = (
     "Every ground truth box of the test halves under protocol motchallenge, by what the annotations say of it. A level "
     "whose share of the misses is far above its share of the boxes is where the tracker loses most."
@@ -35,12 +40,11 @@ def section(source: Source) -> Section:
     blocks: list[Block | None] = [f"{_INTRO} Shown: {stage_word(record['stage'])}."]
     blocks += [error_drawing(rows), error_table(rows)] if rows else []
     if not source.numbers_only:
-        names = {f"{stem}_{kind}.jpg": kind for kind in _CAPTIONS}
-        blocks += [
-            Picture(files[n].read_bytes(), _CAPTIONS[k].partition(".")[0] + ".", _CAPTIONS[k], "frames")
-            for n, k in names.items()
-            if n in files
-        ]
+        for kind, caption in _CAPTIONS.items():
+            if file := files.get(f"{stem}_{kind}.jpg"):
+                image = np.asarray(cv2.imread(str(file)), np.uint8)
+                alt = f"{caption.partition('.')[0]}."
+                blocks.append(Picture(shrunk(image, _PICTURE_BYTES), alt, caption, "frames"))
     events = read_table(files[f"{stem}_worst.csv"], Event) if f"{stem}_worst.csv" in files else []
     return Section([*blocks, event_table(events)], gone)
 

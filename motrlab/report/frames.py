@@ -11,8 +11,8 @@ from motrlab.names import CHAIN
 from motrlab.report.blocks import Picture, Section, Source
 from motrlab.report.values import stage_word
 
-# Bytes for all pictures of frames together: a third more as base64, and charts and text beside them, stay below 2 MB.
-FRAME_BUDGET = 1_000_000
+# Bytes for all pictures of frames together: a third more as base64, and the rest of the page, stay below 2 MB.
+FRAME_BUDGET = 600_000
 MAX_FRAMES = 8
 FIRST_BUDGET = 300_000  # of the one on the first page
 _WIDTHS = (1280, 1000, 800, 640, 480, 320)  # tried in turn until a picture fits

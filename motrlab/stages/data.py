@@ -17,6 +17,7 @@ from motrlab.data.prepare import cut, prepare
 from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street, is_unseen
 from motrlab.data.summary import DataSummary
+from motrlab.errors import UserError
 from motrlab.evaluation.bytetrack import choose_quantiles, track_detections
 from motrlab.evaluation.metrics import OVERALL, Results, evaluate
 from motrlab.evaluation.protocols import PROTOCOLS
@@ -36,7 +37,10 @@ def prepare_data(run: Run, *, num_workers: int = 2) -> DataSummary:
         generate_street(config.street, source, num_workers=num_workers)
     unseen = None if config.data_root else is_unseen
     (run.path / DATA_HASH).unlink(missing_ok=True)  # until all parts are of the same data
-    summary = prepare(source, run.data, config.sequences, num_workers=num_workers, unseen=unseen)
+    stills = run.path.parent.parent / config.stills_root if config.stills_root else None
+    summary = prepare(source, run.data, config.sequences, num_workers=num_workers, unseen=unseen, stills=stills)
+    if not any(sequence.part == "test" for sequence in summary.sequences):
+        raise UserError(f"{source}: no video in it, so nothing to evaluate; stills_root is for stills beside videos")
     write_text(run.path / DATA_HASH, summary.data_hash + "\n")
     run.add_record("data", "data", summary.metrics(), started=started)
     return summary

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -140,7 +139,7 @@ class _Training:
     def run(self) -> FitResult:
         """All updates that are left."""
         train = self.train
-        self.dataset.draw_frames(np.random.default_rng(0), max(train.clip_frames))  # too long for all? Said now
+        self.dataset.lengths(max(train.clip_frames))  # too long for all? Said now
         keep_freed_memory()
         memory = self._estimate()
         hidden = not (self.is_main and sys.stderr.isatty())
