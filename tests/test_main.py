@@ -140,7 +140,9 @@ def test_output_that_cannot_be_written_is_one_line_and_1(home: Path, place: str)
         done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
     if place == "full":
         os.close(writer)
-    told = {"closed": "stopped, because nobody reads the output", "full": "No space left on device; free some space"}[place]
+    told = {"closed": "stopped, because nobody reads the output", "full": "No space left on device; free some space"}[
+        place
+    ]
     assert done.returncode == 1
     assert done.stderr.startswith(f"motrlab: {told}")
     assert done.stderr.count("\n") == 1
