@@ -7,6 +7,7 @@ it needs when it runs, so that `--help` and `eval-files` do not wait for torch.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from motrlab.deploy_verbs import add_deploy_verbs, print_json
 from motrlab.errors import UserError, exit_status
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.names import EVALUATED
-from motrlab.run import Run
+from motrlab.run import Run, project_root
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,10 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_file_verbs(verbs)
     _add_stage_verbs(verbs)
     add_deploy_verbs(verbs)
-    compare = verbs.add_parser("compare", help="runs side by side: a table, and reports/compare/A-B/index.html")
-    compare.add_argument("runs", nargs="+", metavar="RUN", help="the first is what the others are measured against")
+    compare = verbs.add_parser("compare", help="compare runs: a table, and reports/compare/A-B/index.html")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="the others are compared with the first")
     compare.set_defaults(verb=_compare)
-    ship = verbs.add_parser("ship", help="take a street run's weights and artefact into the package (`make weights`)")
+    ship = verbs.add_parser("ship", help="copy a street run's weights and artefact into the package (`make weights`)")
     ship.add_argument("--run", default="demo", metavar="NAME", help="a finished run of preset street (default: demo)")
     ship.set_defaults(verb=_ship)
     doctor = verbs.add_parser("doctor", help="print versions, processor features, folders: for a bug report")
@@ -74,24 +75,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_run_verb(verbs: Any) -> None:
-    run = verbs.add_parser("run", help="the notebooks in order, headless")
+    run = verbs.add_parser("run", help="run the notebooks in order")
     run.add_argument("--preset", default="", help="smoke, street, mot17_small, mot17 or path/to/file.py:function")
     run.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
     run.add_argument("--data-root", metavar="DIR", help="folder of MOTChallenge sequences (default: embedded videos)")
-    run.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these of them")
+    run.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these sequences")
     run.add_argument("--from", dest="first", metavar="N", help="first notebook, number or name")
     run.add_argument("--to", dest="last", metavar="N", help="last notebook, number or name")
     run.add_argument("-p", dest="parameters", action="append", default=[], metavar="name=value",
-                     help="a notebook's parameter, also as 04_qat.name=value")  # fmt: skip
+                     help="a notebook's parameter; 04_qat.name=value names the notebook")  # fmt: skip
     run.add_argument("--set", dest="fields", action="append", default=[], metavar="FIELD=VALUE[,VALUE]",
-                     help="a field of the config, as train.lr=1e-3; several values: a run each, compared")  # fmt: skip
-    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="of such runs at a time (default 1)")
+                     help="a field of the config, such as train.lr=1e-3; several: a run each, compared")  # fmt: skip
+    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default 1)")
     run.set_defaults(verb=_run)
 
     train = verbs.add_parser("train", help="float training of a run: one process, or `torchrun -m -- motrlab train`")
     what = train.add_mutually_exclusive_group()
     what.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
-    what.add_argument("--replay", type=Path, metavar="FILE", help="a step saved because something was not finite")
+    what.add_argument("--replay", type=Path, metavar="FILE", help="repeat a saved step that was not finite")
     train.add_argument("--steps", type=int, default=0, help="optimiser updates (default: the run's)")
     train.add_argument("--lr", type=float, default=0.0, help="learning rate (default: the run's)")
     train.add_argument("--init", metavar="WHAT", help='weights to start from, "" for none (default: the run\'s)')
@@ -101,7 +102,7 @@ def _add_run_verb(verbs: Any) -> None:
 def _add_file_verbs(verbs: Any) -> None:
     prepare = verbs.add_parser("prepare", help="validate, split, pack and link MOTChallenge sequences")
     prepare.add_argument("--src", type=Path, required=True, metavar="DIR", help="the sequences' folder, or MOT17's")
-    prepare.add_argument("--dst", type=Path, required=True, metavar="DIR", help="where the packed data goes")
+    prepare.add_argument("--dst", type=Path, required=True, metavar="DIR", help="folder for the packed data")
     prepare.add_argument("--stills", type=Path, metavar="DIR", help="imported still images, to train on beside them")
     prepare.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these")
     prepare.add_argument(
@@ -118,31 +119,38 @@ def _add_file_verbs(verbs: Any) -> None:
                        help="motmetrics: a second opinion on CLEAR and identity, by py-motmetrics' rules")  # fmt: skip
     files.set_defaults(verb=_eval_files)
 
+    demo = verbs.add_parser("demo-video", help="write a short street video to try `track` on")
+    demo.add_argument("out", nargs="?", type=Path, default="street.mp4", metavar="OUT.mp4", help="default: street.mp4")
+    demo.add_argument("--seed", type=int, metavar="N", help="another number gives another video")
+    demo.set_defaults(verb=_demo_video)
+
     track = verbs.add_parser("track", help="run an artefact over a video, a folder of frames, a camera or a stream")
     track.add_argument("--artifact", type=Path, metavar="PATH", help="an artefact's folder (default: the shipped one)")
     track.add_argument("--input", required=True, metavar="VIDEO|DIR|CAMERA", help="a path, a camera's number, or a URL")
-    track.add_argument("--out", type=Path, required=True, metavar="DIR")
+    track.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     track.add_argument("--frames", action="store_true", help="also write a PNG per frame")
-    track.add_argument("--num-frames", type=_positive, metavar="N", help="stop after so many")
+    track.add_argument("--num-frames", type=_positive, metavar="N", help="stop after N frames")
     track.add_argument("--nv12", type=_size, metavar="WxH", help="the input is raw NV12 frames of this size")
     track.add_argument("--video-range", action="store_true", help="with --nv12: Y is from 16 to 235")
     track.set_defaults(verb=_track)
 
 
 def _add_label_verbs(verbs: Any) -> None:
-    labels = verbs.add_parser("import", help="other data sets and tools' labels to MOTChallenge folders, for `prepare`")
-    labels.add_argument("--format", default="", metavar="NAME", help="of the labels, in doubt (coco, kitti, …)")
+    labels = verbs.add_parser("import", help="convert other data sets and labels to MOTChallenge folders")
+    labels.add_argument("--format", default="", metavar="NAME", help="if it is not recognised (coco, kitti, …)")
     labels.add_argument(
         "--src", type=Path, required=True, metavar="DIR|FILE", help="a data set's folder, .json, .odgt or .zip"
     )
-    labels.add_argument("--images", type=Path, metavar="DIR", help="frames (default: beside the JSON, in the zip)")
+    labels.add_argument("--images", type=Path, metavar="DIR", help="frames (default: next to the JSON, or in the zip)")
     labels.add_argument("--map", dest="classes", action="append", default=[], metavar="NAME=CLASS",
-                        help="a label's class, as player=pedestrian; may be repeated")  # fmt: skip
-    labels.add_argument("--dst", type=Path, required=True, metavar="DIR", help="where the sequences' folders go")
+                        help="class of a label, such as player=pedestrian; may be repeated")  # fmt: skip
+    labels.add_argument("--dst", type=Path, required=True, metavar="DIR", help="folder for the sequences")
     labels.set_defaults(verb=_import)
-    export = verbs.add_parser("export", help="packed frames and gt back to MOTChallenge folders")
-    export.add_argument("--src", type=Path, required=True, metavar="DIR", help="an LMDB's, prepare's or a run's folder")
-    export.add_argument("--dst", type=Path, required=True, metavar="DIR", help="where the sequences' folders go")
+    export = verbs.add_parser("export", help="write packed frames and gt as MOTChallenge folders")
+    export.add_argument(
+        "--src", type=Path, required=True, metavar="DIR", help="folder of a run, of `prepare`, or an LMDB"
+    )
+    export.add_argument("--dst", type=Path, required=True, metavar="DIR", help="folder for the sequences")
     export.set_defaults(verb=_export)
 
 
@@ -155,6 +163,9 @@ def _add_stage_verbs(verbs: Any) -> None:
     calops.set_defaults(verb=_calops)
     report = verbs.add_parser("report", help="render reports/NAME/index.html from the run's records")
     report.add_argument("--numbers-only", action="store_true", help="leave pictures of frames out")
+    more = report.add_mutually_exclusive_group()
+    more.add_argument("--crate", action="store_true", help="also reports/NAME/crate/, a Workflow Run RO-Crate")
+    more.add_argument("--readme", action="store_true", help="only put the sample report's numbers into README.md")
     report.set_defaults(verb=_report)
     for verb in (evaluate, calops, report):
         verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
@@ -168,7 +179,7 @@ def _run(options: argparse.Namespace) -> None:
     if len(combinations := variants(options.fields)) > 1:
         if options.parameters or options.first:
             raise UserError(
-                "run: --set with several values goes without -p and --from: where it begins follows from it"
+                "run: --set with several values allows no -p and no --from; the first notebook follows from the field"
             )
         names = run_variants(
             options.run, options.preset, fields=options.fields, jobs=options.jobs, last=options.last, **source
@@ -239,6 +250,14 @@ def _eval_files(options: argparse.Namespace) -> None:
     print_json(evaluate_folders(options.gt, options.pred, options.protocol, options.engine))
 
 
+def _demo_video(options: argparse.Namespace) -> None:
+    from motrlab.demo import SEED, write_demo_video
+
+    video = write_demo_video(options.out, seed=SEED if options.seed is None else options.seed)
+    print(f"{options.out}: {video.num_frames} frames of {video.width}×{video.height}, {video.frame_rate} a second")
+    print(f"now: python -m motrlab track --input {shlex.quote(str(options.out))} --out tracked")
+
+
 def _track(options: argparse.Namespace) -> None:
     from motrlab.track import track
 
@@ -270,9 +289,21 @@ def _calops(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from motrlab.report.crate import new_crate, write_crate
     from motrlab.report.html import render_report
+    from motrlab.report.numbers import write_readme
 
-    print(render_report(Run.open(options.run, create=False), numbers_only=options.numbers_only))
+    if options.readme:
+        print(write_readme(project_root()))
+        return
+    run = Run.open(options.run, create=False)
+    if options.crate:
+        new_crate()  # before minutes of work: is the package there?
+    print(render_report(run, numbers_only=options.numbers_only))
+    if options.crate:
+        from motrlab.pipeline import notebooks_folder
+
+        print(write_crate(run, notebooks_folder()))
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -66,14 +66,22 @@ def _check(options: argparse.Namespace) -> None:
 
 def _add_targets(verbs: Any) -> None:
     targets = verbs.add_parser("targets", help="the known targets, where their figures come from, what is assumed")
+    told = "write a target file of this machine, by micro-benchmarks (about a minute, one thread)"
+    targets.add_argument("--describe-host", type=Path, metavar="FILE", help=told)
     targets.set_defaults(verb=_targets)
 
 
 def _targets(options: argparse.Namespace) -> None:
     from motrlab.deploy.target import format_target, load_target, target_names
 
+    if options.describe_host:
+        from motrlab.deploy.describe_host import describe_host
+
+        print(format_target(describe_host(options.describe_host)))
+        print(f"\nPredict with it: python -m motrlab perf --run NAME --target {options.describe_host}")
+        return
     print("\n\n".join(format_target(load_target(name)) for name in target_names()))
-    print("\nYour own: --target path/to/target.json, as motrlab/deploy/targets/*.json are.")
+    print("\nYour own: --target path/to/target.json, in the form of motrlab/deploy/targets/*.json.")
 
 
 def _add_perf(verbs: Any) -> None:
@@ -82,9 +90,7 @@ def _add_perf(verbs: Any) -> None:
     told = "a chip or path/to/target.json: predicted; a host: measured (default: onnxruntime-cpu)"
     perf.add_argument("--target", default="", metavar="T", help=told)
     perf.add_argument("--repeats", type=int, default=50, help="timed calls of each graph (default 50)")
-    perf.add_argument(
-        "--fps", type=float, default=30.0, help="at which frames come in the rate-limited run (default 30)"
-    )
+    perf.add_argument("--fps", type=float, default=30.0, help="frames a second in the rate-limited run (default 30)")
     perf.add_argument("--json", action="store_true", help="the whole result as JSON")
     perf.set_defaults(verb=_perf)
 
@@ -146,9 +152,9 @@ def _perf_measured(options: argparse.Namespace, target: str) -> None:
 
 
 def _add_align(verbs: Any) -> None:
-    align = verbs.add_parser("align", help="tracks from raw pictures against those of the evaluation, byte for byte")
+    align = verbs.add_parser("align", help="compare tracks from raw pictures with the evaluation's, byte for byte")
     align.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
-    align.add_argument("--nv12", action="store_true", help="the pictures as a camera gives them; not expected equal")
+    align.add_argument("--nv12", action="store_true", help="NV12 frames, as of a camera: tracks differ a little")
     align.set_defaults(verb=_align)
 
 
@@ -167,12 +173,12 @@ def _align(options: argparse.Namespace) -> None:
 
 
 def _add_debug(verbs: Any) -> None:
-    debug = verbs.add_parser("debug", help="cut one layer out as an ONNX file, with what goes in and comes out")
+    debug = verbs.add_parser("debug", help="write one layer as an ONNX file, with its inputs and outputs")
     _add_source(debug)
-    debug.add_argument("--layer", required=True, metavar="NAME", help="as `check --json` names it, or its module")
-    debug.add_argument("--graph", choices=("base", "qim"), default="", help="where both have the name")
-    debug.add_argument("--float", action="store_true", help="of the run's fp32 graphs, not of the artefact's")
-    debug.add_argument("--frame", type=int, default=8, metavar="N", help="of the closed loop, from 1 (default 8)")
+    debug.add_argument("--layer", required=True, metavar="NAME", help="its name in `check --json`, or its module")
+    debug.add_argument("--graph", choices=("base", "qim"), default="", help="needed if both graphs have the name")
+    debug.add_argument("--float", action="store_true", help="take the run's fp32 graphs, not the artefact's")
+    debug.add_argument("--frame", type=int, default=8, metavar="N", help="frame of the closed loop, from 1 (default 8)")
     debug.add_argument("--out", type=Path, default=Path("layer"), metavar="DIR", help="default: layer")
     debug.set_defaults(verb=_debug)
 
@@ -192,12 +198,12 @@ def _debug(options: argparse.Namespace) -> None:
 def _add_sensitivity(verbs: Any) -> None:
     verb = verbs.add_parser("sensitivity", help="which parts int8 hurts, and the rules that leave some in float")
     verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
-    what = "stop where MOTA is at most so many points below float's"
+    what = "stop when MOTA is at most P points below float's"
     verb.add_argument("--max-drop-mota", type=float, metavar="P", help=what)
-    share = "of the multiply-accumulates at most (default .1; with --max-drop-mota 1)"
+    share = "largest share of multiply-accumulates in float (default .1; with --max-drop-mota 1)"
     verb.add_argument("--max-float-share", type=float, metavar="S", help=share)
     verb.add_argument("--frames", type=int, default=0, metavar="N", help="of the train halves, to measure errors on")
-    clips = "of each test video, to measure MOTA on (default: as many)"
+    clips = "frames of each test video, to measure MOTA (default: the same number)"
     verb.add_argument("--clip-frames", type=int, default=0, metavar="N", help=clips)
     verb.set_defaults(verb=_sensitivity)
 
@@ -217,13 +223,13 @@ def _sensitivity(options: argparse.Namespace) -> None:
 
 
 def _add_compile(verbs: Any) -> None:
-    verb = verbs.add_parser("compile", help="an artefact as a target runs it, and compile.json")
+    verb = verbs.add_parser("compile", help="write what a target runs, and compile.json")
     _add_source(verb)
     verb.add_argument("--target", required=True, metavar="T", help="onnxruntime-cpu, openvino-cpu, qnn-htp or rk3588")
-    verb.add_argument("--out", type=Path, metavar="DIR", help="default: compiled/T beside the artefact")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="default: compiled/T next to the artefact")
     verb.add_argument("--native", action="store_true", help="openvino-cpu: its own int8 kernels, which are not exact")
     verb.add_argument("--option", dest="options", action="append", default=[], type=_key_value, metavar="NAME=VALUE",
-                      help="of the vendor's compiler, as soc_model=57; may be repeated")  # fmt: skip
+                      help="option of the vendor's compiler, such as soc_model=57; may be repeated")  # fmt: skip
     verb.set_defaults(verb=_compile)
 
 
@@ -258,12 +264,12 @@ def agreement_text(found: Mapping[str, float]) -> str:
 
 
 def _add_handover(verbs: Any) -> None:
-    verb = verbs.add_parser("handover", help="a folder with what a vendor's toolchain needs of a run")
+    verb = verbs.add_parser("handover", help="write a folder with what a vendor's toolchain needs")
     verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
     what = verb.add_mutually_exclusive_group(required=True)
     what.add_argument("--target", default="", metavar="T", help="a chip: the toolchain that compiles for it")
     what.add_argument("--toolchain", default="", metavar="X", help="aimet, horizon, qnn or onnx")
-    verb.add_argument("--out", type=Path, metavar="DIR", help="default: handover/X beside the run's artefact")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="default: handover/X next to the run's artefact")
     verb.add_argument("--samples", type=int, default=32, metavar="N", help="frames to calibrate with (default 32)")
     verb.set_defaults(verb=_handover)
 

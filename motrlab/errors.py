@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 DISK_ADVICE = {  # what the user can do where the system refuses to write
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space and run again"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that can be written"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a folder that can be written"),
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
@@ -42,9 +42,9 @@ def exit_status(command: Callable[[], object]) -> int:
         if (error.name or "motrlab").partition(".")[0] == "motrlab":
             traceback.print_exc()
             return 1
-        message, status = f"{error.name} is not installed, and this needs it: pip install 'motrlab[kit]'", 2
+        message, status = f"this needs {error.name}, which is not installed: pip install 'motrlab[kit]'", 2
     except KeyboardInterrupt as error:
-        message, status = f"interrupted; {str(error) or 'the same command goes on from here'}", 1
+        message, status = f"interrupted; {str(error) or 'run the same command to continue'}", 1
     except Exception as error:
         message, status = _one_line(error), 1
         if not message:
@@ -60,7 +60,7 @@ def _one_line(error: Exception) -> str:
         with contextlib.suppress(OSError, ValueError):  # or the interpreter would write what is left when it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno == errno.EPIPE:
-            return "nobody reads the output any more: stopped; what was done is kept"
+            return "stopped, because nobody reads the output; finished work is kept"
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{os.strerror(error.errno)}; {DISK_ADVICE[error.errno]}"
     details = getattr(error, "details", None)  # of a pipeline.NotebookError: the kernel's traceback

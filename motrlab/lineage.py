@@ -31,6 +31,7 @@ _FIELDS = {
     "fixed_point": (),
     "perf": (),
 }
+_NO_STAGE = "budgets"  # what results are held against
 MAKING = {  # kind of the record of a stage's making
     "data": "data",
     "float": "training",
@@ -79,6 +80,8 @@ def first_stage(field: str) -> str:
     section = field.partition(".")[0]
     if section == "tracker":
         return "float"  # its scores
+    if section == _NO_STAGE:
+        return "perf"  # the last: nothing is made again
     return next((stage for stage, names in _FIELDS.items() if section in names), "data")
 
 

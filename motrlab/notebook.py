@@ -43,7 +43,7 @@ def begin(namespace: MutableMapping[str, Any]) -> Run:
     source = checked_source(namespace.get("data_root") or None, names)
     fields = variants(namespace.get("set", "").split())
     if len(fields) > 1:
-        raise UserError("set: several values for a field want a run each: python -m motrlab run --set FIELD=A,B")
+        raise UserError("set: several values need a run for each: python -m motrlab run --set FIELD=A,B")
     return Run.open(run.name if isinstance(run, Run) else run, namespace["preset"], fields=fields[0], **source)
 
 
@@ -73,7 +73,7 @@ def _injected_names(cells: Sequence[str]) -> list[str]:
 
 
 def _checked(name: str, value: Any, annotation: Any) -> Any:
-    """The value, as its annotation wants it."""
+    """The value, as its annotation asks for it."""
     if isinstance(value, Run) and name == "run":  # `run = begin(globals())` executed a second time
         return value
     allowed = _plain_types(annotation)
@@ -84,7 +84,7 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
     if not allowed or type(value) in allowed:
         return value
     wanted = " or ".join(t.__name__ for t in allowed)
-    hint = f"; with papermill, `-r {name} {value}` keeps it a text" if allowed == (str,) else ""
+    hint = f"; with papermill, `-r {name} {value}` passes it as text" if allowed == (str,) else ""
     raise UserError(f"parameter {name!r} must be {wanted}, not {value!r} ({type(value).__name__}){hint}")
 
 

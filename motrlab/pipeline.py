@@ -25,6 +25,7 @@ from motrlab.config.fields import parse_value, variants, with_fields
 from motrlab.errors import UserError
 from motrlab.lineage import first_stage
 from motrlab.notebook import checked_source
+from motrlab.report.notebooks import FOLDER, render
 from motrlab.run import Run, environment, project_root
 
 NOTEBOOKS = (
@@ -158,7 +159,11 @@ def run_notebooks(
                 print("failed", flush=True)
                 raise
             print(f"{time.perf_counter() - started:.1f} s", flush=True)
-    return run.report / "index.html" if NOTEBOOKS[-1] in names else None
+    if NOTEBOOKS[-1] not in names:
+        return None
+    if run.report.is_dir() and not (given[NOTEBOOKS[-1]].get("numbers_only")):
+        render(run, run.report / FOLDER, only=NOTEBOOKS[-1])  # it had not ended when it made the others' pages
+    return run.report / "index.html"
 
 
 def run_variants(
@@ -181,7 +186,7 @@ def run_variants(
     combinations = variants(fields)
     for combination in combinations:
         with_fields(load_preset(preset or "smoke"), combination)  # a mistake, said before anything runs
-    start = min(NOTEBOOKS.index(NOTEBOOK_OF[first_stage(field)]) for field in combinations[0])
+    start = min(NOTEBOOKS.index(NOTEBOOK_OF.get(first_stage(field), NOTEBOOKS[-1])) for field in combinations[0])
     if start:
         run_notebooks(name, preset, last=NOTEBOOKS[start - 1], data_root=data_root, sequences=sequences)
     base = Run.open(name, preset, **checked_source(data_root, sequences))
@@ -194,7 +199,7 @@ def run_variants(
     done = joblib.Parallel(n_jobs=jobs, backend="threading")(joblib.delayed(subprocess.run)(c) for c in commands)
     failed = [own for own, result in zip(names, done, strict=True) if result.returncode]
     if failed:
-        raise UserError(f"{', '.join(failed)}: did not end well; `python -m motrlab run --run NAME` goes on with one")
+        raise UserError(f"{', '.join(failed)}: failed; `python -m motrlab run --run NAME` continues one")
     return names
 
 
@@ -225,4 +230,4 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None
         raise NotebookError(told, details) from error
     except DeadKernelError as error:
         why = "its kernel died (killed, or out of memory?)"
-        raise NotebookError(f"{notebook.name}: {why}; the same command starts this notebook again") from error
+        raise NotebookError(f"{notebook.name}: {why}; run the same command to start this notebook again") from error

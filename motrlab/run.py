@@ -197,7 +197,7 @@ class Run:
             # Of several processes that train, the first holds it.
             if os.environ.get(_HELD) != str(self.path) and os.environ.get("RANK", "0") == "0":
                 if not os.access(self.path, os.W_OK):
-                    raise UserError(f"{self.path}: cannot be written; copy the run to a place that can")
+                    raise UserError(f"{self.path}: cannot be written; copy the run to a folder that can")
                 stack.enter_context(locked(self.path, "working on"))
                 stack.enter_context(environment(**{_HELD: str(self.path)}))
             yield

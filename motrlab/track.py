@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from motrlab.data.pictures import Image
@@ -36,7 +37,7 @@ def track(
     """Track `source` with `artifact`; write `out/NAME.txt` (MOTChallenge) and `out/NAME.mp4`.
 
     The text grows as frames come. Whatever ends the work early, it has every frame until then, and so has the video,
-    unless the process is killed.
+    unless the process is killed. Where PyAV is not installed there is no video, and a line on stderr says so.
 
     Args:
         artifact: an artefact's folder; None: the one that comes with motrlab.
@@ -58,12 +59,26 @@ def track(
     if video_range:
         frames = ((number, full_range(image)) for number, image in frames)
     numbered, fed = itertools.tee(frames)  # in step: one image at a time is held in memory
-    with _Results(opened, Path(out), write_frames) as results:
+    total = min((n for n in (opened.num_frames, num_frames) if n is not None), default=None)
+    with _Results(opened, Path(out), write_frames) as results, _progress(total) as advance:
         for (number, image), found in zip(numbered, runtime.track(image for _, image in fed), strict=False):
             results.add(number, image, found)
-    for note in filter(None, (opened.note, *results.video.notes)):
+            advance()
+    for note in filter(None, (opened.note, *results.notes)):
         print(f"motrlab: {note}", file=sys.stderr)
     return {"frames": results.num_frames, "boxes": results.num_boxes, "tracks": len(results.track_ids)}
+
+
+@contextlib.contextmanager
+def _progress(total: int | None) -> Iterator[Callable[..., object]]:
+    """What to call after each frame: it moves a bar, on a terminal, where tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        yield lambda: None
+        return
+    with tqdm(total=total, desc="track", unit="frame", disable=None) as bar:
+        yield bar.update
 
 
 class _Results:
@@ -73,13 +88,18 @@ class _Results:
         self.num_frames, self.num_boxes, self.track_ids = 0, 0, set[int]()
         self._recent: deque[FrameTracks] = deque(maxlen=TRAIL_FRAMES)
         self.text = out / f"{source.name}.txt"
-        self.video = VideoFile(out / f"{source.name}.mp4", source.fps)
+        self.overlay, self.notes = out / f"{source.name}.mp4", list[str]()
+        self._videos: list[VideoFile] = []
+        try:
+            self._videos.append(VideoFile(self.overlay, source.fps))
+        except ModuleNotFoundError:
+            self.notes.append(f"{self.overlay}: not written, because PyAV is not installed; pip install av")
         self._pictures = [out / "frames"] * write_frames
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-            _claim([self.text, self.video.path, *self._pictures], source.origin)
+            _claim([self.text, self.overlay, *self._pictures], source.origin)
             pictures = [file for folder in self._pictures for file in folder.glob("*.png") if file.stem.isdecimal()]
-            for old in (self.text, self.video.path, *pictures):
+            for old in (self.text, self.overlay, *pictures):
                 old.unlink(missing_ok=True)
             self._stream = self.text.open("wb", buffering=0)
 
@@ -90,8 +110,11 @@ class _Results:
         self.num_boxes += len(found.track_id)
         self.track_ids.update(found.track_id.tolist())
         self._recent.append(found)
+        if not self._videos and not self._pictures:
+            return
         overlay = draw_frame(nv12_to_bgr(image) if image.ndim == 2 else image, found, trails_of(self._recent))
-        self.video.write(overlay)
+        for video in self._videos:
+            video.write(overlay)
         for folder in self._pictures:
             write_image(folder / f"{number:06d}.png", overlay)
 
@@ -114,13 +137,14 @@ class _Results:
         self._stream.close()
         problems = [str(error)] if isinstance(error, UserError) else []
         try:
-            self.video.close()
+            for video in self._videos:
+                video.close()
         except UserError as failed:
             problems.append(str(failed))
-        kept = ", ".join(path.name for path in (self.text, self.video.path) if path.exists())
+        kept = ", ".join(path.name for path in (self.text, self.overlay) if path.exists())
         there = f"{self.num_frames} tracked frames are in {self.text.parent}: {kept}"
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"{'; '.join([*problems, there])}; the same command starts again") from error
+            raise KeyboardInterrupt(f"{'; '.join([*problems, there])}; run the same command to start again") from error
         if problems and (error is None or isinstance(error, UserError)):
             raise UserError(f"{'; '.join(problems)}; {there}") from error
 

@@ -103,11 +103,11 @@ def _write_empty_notebooks(home: Path) -> None:
         (NotebookError("04_qat.ipynb, cell [3]: KeyError: 'x'", "the cell's trace"), 1,
          ["the cell's trace", "motrlab: 04_qat.ipynb, cell [3]: KeyError: 'x'"]),
         (NotebookError("04_qat.ipynb: its kernel died"), 1, ["motrlab: 04_qat.ipynb: its kernel died"]),
-        (KeyboardInterrupt(), 1, ["motrlab: interrupted; the same command goes on from here"]),
+        (KeyboardInterrupt(), 1, ["motrlab: interrupted; run the same command to continue"]),
         (OSError(errno.ENOSPC, "full", "runs/a/records.jsonl"), 1,
          ["motrlab: runs/a/records.jsonl: No space left on device; free some space and run again"]),
         (OSError(errno.EROFS, "read-only", "runs/a/.lock"), 1,
-         ["motrlab: runs/a/.lock: Read-only file system; choose a place that can be written"]),
+         ["motrlab: runs/a/.lock: Read-only file system; choose a folder that can be written"]),
     ],
     ids=["user", "notebook", "kernel", "interrupt", "full disk", "read-only"],
 )  # fmt: skip
@@ -140,7 +140,7 @@ def test_output_that_cannot_be_written_is_one_line_and_1(home: Path, place: str)
         done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
     if place == "full":
         os.close(writer)
-    told = {"closed": "nobody reads the output any more", "full": "No space left on device; free some space"}[place]
+    told = {"closed": "nobody reads the output", "full": "No space left on device; free some space"}[place]
     assert done.returncode == 1
     assert done.stderr.startswith(f"motrlab: {told}")
     assert done.stderr.count("\n") == 1

@@ -4,6 +4,7 @@
 A variant is `dataclasses.replace(street(), ...)`; a preset of one's own is named as `path/to/file.py:function`.
 """
 
+from motrlab.config.budgets import BudgetConfig
 from motrlab.config.model import BackboneStage, ModelConfig
 from motrlab.config.presets import PRESETS, load_preset, mot17, mot17_small, smoke, street
 from motrlab.config.quantization import CalibrationConfig, QatConfig
@@ -12,6 +13,6 @@ from motrlab.config.training import TrainConfig
 from motrlab.config.whole import Config, StreetConfig
 
 __all__ = [
-    "PRESETS", "BackboneStage", "CalibrationConfig", "Config", "ModelConfig", "QatConfig", "StreetConfig",
-    "TrackerConfig", "TrainConfig", "load_preset", "mot17", "mot17_small", "smoke", "street",
+    "PRESETS", "BackboneStage", "BudgetConfig", "CalibrationConfig", "Config", "ModelConfig", "QatConfig",
+    "StreetConfig", "TrackerConfig", "TrainConfig", "load_preset", "mot17", "mot17_small", "smoke", "street",
 ]  # fmt: skip

@@ -67,13 +67,13 @@ class ModelConfig:
         check_at_least(self, "model", 1, "num_detect", "num_track", *sizes)
         for name in ("num_detect", "num_track"):
             slots = getattr(self, name)
-            check(slots % self.slot_columns == 0, f"{name} ({slots}) must fill rows of {self.slot_columns}")
+            check(slots % self.slot_columns == 0, f"{name} ({slots}) must be a multiple of {self.slot_columns}")
         if self.anchor_grid is not None:
             rows, columns = self.anchor_grid
             check(rows * columns == self.num_detect, f"anchor_grid {rows}×{columns} must have num_detect cells")
         check_words(self, "model", activation=("relu", "relu6"))
-        check(0 < self.class_prior < 1, "class_prior must lie between 0 and 1")
-        check(0 <= self.query_memory < 1, f"query_memory must lie from 0 to below 1, not {self.query_memory}")
+        check(0 < self.class_prior < 1, "class_prior must be between 0 and 1")
+        check(0 <= self.query_memory < 1, f"query_memory must be at least 0 and below 1, not {self.query_memory}")
 
     @property
     def num_slots(self) -> int:

@@ -27,4 +27,4 @@ class TrackerConfig:
         check_fractions(self, "tracker", "birth_score", "miss_score", "reset_score", "output_score")
         check(self.miss_score <= self.reset_score, "tracker: miss_score must not exceed reset_score")
         check_at_least(self, "tracker", 1, "max_misses")
-        check(0 < self.velocity_gain <= 1, "tracker: velocity_gain must lie above 0 and not above 1")
+        check(0 < self.velocity_gain <= 1, "tracker: velocity_gain must be above 0 and at most 1")

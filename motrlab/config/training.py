@@ -83,26 +83,20 @@ class TrainConfig:
         check(len(self.clip_milestones) == len(self.clip_frames) - 1, "train: one milestone between clip lengths")
         epochs = (0.0, *self.clip_epochs)
         check(len(epochs) in (1, len(self.clip_frames)), "train: one of clip_epochs between clip lengths, or none")
-        check(all(a < b for a, b in itertools.pairwise(epochs)), "train: clip_epochs must be positive and rise")
+        check(all(a < b for a, b in itertools.pairwise(epochs)), "train: clip_epochs must be positive and increase")
         jitter = self.colour_jitter
         check(jitter is None or 0 <= jitter <= 4, f"train: colour_jitter must be from 0 to 4, not {jitter}")
         check_words(
             self, "train", below_visibility=("leave_out", "ignore"), optimizer=("adamw", "muon"),
             schedule=("step", "cosine", "one_cycle", "constant"),
         )  # fmt: skip
-        check(0 <= self.ema_decay < 1, f"train: ema_decay must lie from 0 to below 1, not {self.ema_decay}")
+        check(0 <= self.ema_decay < 1, f"train: ema_decay must be at least 0 and below 1, not {self.ema_decay}")
         check_at_least(self, "train", 1, "steps", "accumulate", "checkpoint_every", "validate_frames")
         counts = ("clips_per_step", "keep_every", "validate_every", "late_entrant_clips", "frozen_stages")
         check_at_least(self, "train", 0, *counts, "denoising_groups", "denoising_noise")
         check(self.lr > 0, f"train: lr must be positive, not {self.lr}")
         check(self.muon_lr_factor > 0, f"train: muon_lr_factor must be positive, not {self.muon_lr_factor}")
         check(self.freeze_bn or not self.checkpoint_frames, "train: checkpoint_frames needs freeze_bn")
-        check(self.freeze_bn or not self.frozen_stages, "train: frozen_stages needs freeze_bn: statistics would move")
-        fractions = (
-            "drop_probability",
-            "false_positive_ratio",
-            "clone_probability",
-            "reverse_probability",
-            "still_share",
-        )
-        check_fractions(self, "train", *fractions)
+        check(self.freeze_bn or not self.frozen_stages, "train: frozen_stages needs freeze_bn: statistics change")
+        odds = ("drop_probability", "false_positive_ratio", "clone_probability", "reverse_probability", "still_share")
+        check_fractions(self, "train", *odds)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from motrlab.config.budgets import BudgetConfig
 from motrlab.config.checks import build, check, counted_fields, later
 from motrlab.config.model import ModelConfig
 from motrlab.config.quantization import CalibrationConfig, QatConfig
@@ -45,6 +46,7 @@ class Config:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     qat: QatConfig = field(default_factory=QatConfig)
     street: StreetConfig = field(default_factory=StreetConfig)
+    budgets: BudgetConfig = field(default_factory=BudgetConfig)
     seed: int = 0
     num_workers: int = 1  # loader processes
     data_root: str | None = None  # MOTChallenge folder; None: the embedded street data
@@ -63,5 +65,8 @@ class Config:
 
     @property
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the canonical JSON; see `checks.later` for fields that do not count."""
-        return hashlib.sha256(json.dumps(counted_fields(self), sort_keys=True).encode()).hexdigest()[:12]
+        """First 12 hex digits of the SHA-256 of the canonical JSON, without the budgets, on which no result depends; see
+        `checks.later` for other fields that do not count.
+        """
+        values = {name: value for name, value in counted_fields(self).items() if name != "budgets"}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -60,7 +60,7 @@ def list_frames(folder: Path, info: SequenceInfo | None = None, *, numbered: boo
         fault = f"{folder}: " + (several if len(missing) > 1 else f"frame {missing[0]} of {end} is missing")
         fault += mismatch.format(other) if other else "; copy it again"
     if max(frames) > end:
-        notes.append(f"{sum(f > end for f in frames)} files behind frame {end}, the last of seqinfo.ini, are left out")
+        notes.append(f"{sum(f > end for f in frames)} files after frame {end}, the last in seqinfo.ini, are left out")
     inside = {frame: file for frame, file in frames.items() if frame <= end}
     note = f"{folder}: {'; '.join(notes)}" if notes else ""
     return FrameFiles(files=inside, num_frames=end, first=first, fault=fault, note=note)
@@ -101,6 +101,6 @@ def _by_number(files: list[Path], promised: int | None) -> tuple[dict[int, Path]
                 raise UserError(f"{folder}: {found} without a common numbering, {promised} expected")
             return dict(enumerate(files, 1)), 1
         if by_number.setdefault(number, file) != file:
-            raise UserError(f"{folder}: {by_number[number].name} and {file.name} are one frame; remove one of them")
+            raise UserError(f"{folder}: {by_number[number].name} and {file.name} have the same number; remove one")
     first = min(1, *by_number)
     return {number - first + 1: by_number[number] for number in sorted(by_number)}, first

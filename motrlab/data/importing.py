@@ -197,4 +197,4 @@ def _check_same(path: Path, info: SequenceInfo, texts: Mapping[str, str], images
     same = all((path / n).is_file() and (path / n).read_text(encoding="utf-8") == text for n, text in texts.items())
     same = same and sorted((path / "img1").glob(f"*{info.image_ext}")) == files
     if not same or not all(map(_is_same, images, files)):
-        raise UserError(f"{path}: there is something else already; move it away or choose another --dst")
+        raise UserError(f"{path}: already there; move it away or choose another --dst")

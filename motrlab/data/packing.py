@@ -47,7 +47,7 @@ def write_store(path: Path, sources: Sequence[SequenceSource], *, num_workers: i
     """Pack `sources` into the LMDB folder `path` and return its data hash.
 
     A store that was packed from the same files (names, sizes, times, annotations) is left as it is, unless its bytes
-    are damaged, and one that was begun from them is gone on with. `num_workers` threads read files ahead. Raises
+    are damaged, and one that was begun from them is continued. `num_workers` threads read files ahead. Raises
     UserError: disk full, target not writable or not ours, a file that cannot be read.
     """
     path = path.resolve()
@@ -59,7 +59,7 @@ def write_store(path: Path, sources: Sequence[SequenceSource], *, num_workers: i
             store.check()
             return store.data_hash
         except UserError as error:
-            print(f"motrlab: {error}: doing so now", file=sys.stderr)
+            print(f"motrlab: {error}; doing this now", file=sys.stderr)
     folder = path.with_name(f"{hidden_name(path)}unfinished")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

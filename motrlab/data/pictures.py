@@ -58,7 +58,7 @@ def check_image(image: object, where: str, *, nv12: bool = False) -> NDArray[np.
             raise UserError(f"{where}: an array {shape} is no NV12 picture; give {wanted}, height and width even")
         return image
     if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
-        raise UserError(f"{where}: {shape} is grey (or NV12, which has to be said); cv2.cvtColor makes it {wanted}")
+        raise UserError(f'{where}: {shape} is grey (for NV12 say pixels="nv12"); cv2.cvtColor makes it {wanted}')
     if image.ndim != 3 or image.shape[2] != 3:
         raise UserError(f"{where}: an array {shape}; give {wanted}")
     return image

@@ -39,7 +39,7 @@ from motrlab.data.workers import Map
 from motrlab.errors import UserError
 
 PACKED_SUFFIXES = (".jpg", ".jpeg", ".png")
-_CHOOSE = "`python -m motrlab import --map NAME=pedestrian` makes people of a class"
+_CHOOSE = "`python -m motrlab import --map NAME=pedestrian` counts the class NAME as people"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _PADDING_BYTES = 64  # a cache line; a hole of zeros in the data leaves more
 
@@ -70,7 +70,8 @@ def picture_size(data: bytes) -> tuple[int, int]:
     Raises ValueError: neither, cut short (no end marker), or a PNG chunk is not what its checksum says. Of a JPEG the
     header is read only, see `check_decodes`.
     """
-    kind = "PNG" if data.startswith(_PNG) else "JPEG"
+    png = data.startswith(_PNG[:4]) and _PNG.startswith(data[: len(_PNG)])  # also one that is cut inside its signature
+    kind = "PNG" if png else "JPEG"
     if kind == "JPEG" and not data.startswith(b"\xff\xd8"):
         raise ValueError("not a JPEG or PNG file")
     stream, whole = io.BytesIO(data), _PNG_END in data

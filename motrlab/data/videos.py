@@ -1,16 +1,21 @@
-"""Videos in and out: frames of a video, a folder, a camera or a stream, one by one; MPEG-4 files that grow frame by
-frame.
+"""Videos in and out: frames of a video, a folder, a camera or a stream, one by one; VP9 files that grow frame by frame.
+
+OpenCV reads them, PyAV writes them: OpenCV gives its VP9 encoder no options, which makes it twenty times as slow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,8 +31,11 @@ _DEFAULT_FPS = 30.0  # of a folder that does not say
 _CONTAINERS_THAT_COUNT = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # first boxes of MP4 and MOV
 _RAW = (".nv12", ".yuv", ".raw")
 _URL, _LOGIN = re.compile(r"[a-z][a-z0-9+.-]*://", re.I), re.compile(r"(?<=://)[^/@]*@")
-_MAX_SIDE_PX = 8190  # MPEG-4 (ISO/IEC 14496-2) has 13 bits for a side, and FFmpeg wants it even
-_MAX_TICKS = 65535  # and 16 bits for the ticks of its clock, which OpenCV makes a power of ten of the frame rate
+# VP9 by libvpx, both free of fees, at the speed of a video call; constant quality. PyAV's wheels come with encoders
+# under the GPL as well (x264, x265): they are not used (docs/howto.md).
+_CODEC = "libvpx-vp9"
+_CODEC_OPTIONS = {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0", "lag-in-frames": "0"}
+_FINEST = 100_000  # the largest denominator of a frame rate
 # A bad video is to be told in one line, which is ours. FFmpeg reads its level at its first use.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -38,13 +46,14 @@ class FrameSource:
     """Frames of one sequence, named `name`, read from `origin`: a video, a folder of pictures, a camera or a stream.
 
     `frames` reads number (from 1) and image (BGR, or NV12) of each; it ends with a UserError where some were missing.
-    `note` is a line on what a user may not expect, or "".
+    `num_frames`: how many to expect, None where nobody knows. `note` is a line on what a user may not expect, or "".
     """
 
     name: str
     fps: float
     origin: Path | str
     frames: Iterator[tuple[int, Image]]
+    num_frames: int | None = None
     note: str = ""
 
 
@@ -75,11 +84,11 @@ def _open_folder(path: Path) -> FrameSource:
     name = folder.parent.name if folder.name == "img1" else folder.name
     notes, first = [listed.note] * bool(listed.note), next(iter(listed.files.values()), path)
     if (check := _checker()) is None:
-        notes.append(f"{images}: pictures are not checked for damage inside; that takes pip install 'motrlab[kit]'")
+        notes.append(f"{images}: pictures are not checked for damage inside; this needs pip install 'motrlab[kit]'")
     elif first.is_file() and check.orientation(first.read_bytes()) != 1:
         notes.append(f"{first}: its EXIF orientation is ignored; boxes are of the pixels as they are stored")
     fps = info.frame_rate if info else _DEFAULT_FPS
-    return FrameSource(name, fps, images.resolve(), _read_pictures(listed), "; ".join(notes))
+    return FrameSource(name, fps, images.resolve(), _read_pictures(listed), len(listed.files), "; ".join(notes))
 
 
 def _read_pictures(listed: FrameFiles) -> Iterator[tuple[int, Image]]:
@@ -119,7 +128,8 @@ def _open_video(path: Path) -> FrameSource:
     video = cv2.VideoCapture(_utf8(path))
     fps = video.get(cv2.CAP_PROP_FPS)
     fps = fps if 0 < fps <= 1000 else _DEFAULT_FPS
-    return FrameSource(path.stem, fps, path.resolve(), _read_video(path, video, fps))
+    promised = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))) or None
+    return FrameSource(path.stem, fps, path.resolve(), _read_video(path, video, fps), promised)
 
 
 def _open_stream(given: str) -> FrameSource:
@@ -140,7 +150,7 @@ def _read_stream(told: str, video: cv2.VideoCapture) -> Iterator[tuple[int, Imag
     video.release()
     if number == 0:
         raise UserError(f"{told}: OpenCV cannot open it or gets no frame; check the address and that it is running")
-    raise UserError(f"{told}: broke off after frame {number}; start again for what comes now")
+    raise UserError(f"{told}: the stream ended after frame {number}; start again for new frames")
 
 
 def _open_nv12(path: Path, height: int, width: int) -> FrameSource:
@@ -150,7 +160,8 @@ def _open_nv12(path: Path, height: int, width: int) -> FrameSource:
     files = sorted(f for f in path.iterdir() if f.suffix.lower() in _RAW) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path}: no raw frames ({', '.join(_RAW)}) in this folder")
-    return FrameSource(path.stem, _DEFAULT_FPS, path.resolve(), _read_nv12(files, height, width))
+    number = sum(file.stat().st_size for file in files) // (height * width * 3 // 2)
+    return FrameSource(path.stem, _DEFAULT_FPS, path.resolve(), _read_nv12(files, height, width), number)
 
 
 def _read_nv12(files: list[Path], height: int, width: int) -> Iterator[tuple[int, Image]]:
@@ -161,9 +172,9 @@ def _read_nv12(files: list[Path], height: int, width: int) -> Iterator[tuple[int
                 number += 1
                 yield number, np.frombuffer(data, np.uint8).reshape(height * 3 // 2, width)
         if data:
-            faults.append(f"{file}: {len(data)} bytes at its end are no frame of {width}×{height} ({size} bytes)")
+            faults.append(f"{file}: the last {len(data)} bytes are no whole frame of {width}×{height} ({size} bytes)")
     if faults:
-        raise UserError(f"{faults[0]}; is the size right, the file whole?")
+        raise UserError(f"{faults[0]}; check the size and the file")
     if not number:
         raise UserError(f"{files[0]}: empty; give raw NV12 frames of {width}×{height}")
 
@@ -173,7 +184,7 @@ def _utf8(path: Path) -> str:
     try:
         return str(path).encode().decode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{path}: OpenCV takes no name that is not UTF-8; rename it") from error
+        raise UserError(f"{path}: OpenCV needs a name in UTF-8; rename it") from error
 
 
 def _read_video(path: Path, video: cv2.VideoCapture, fps: float) -> Iterator[tuple[int, Image]]:
@@ -191,63 +202,76 @@ def _read_video(path: Path, video: cv2.VideoCapture, fps: float) -> Iterator[tup
     # Of other containers OpenCV knows the duration only, which a sound that goes on for longer may have made.
     exact = start[:4] == b"RIFF" or start[4:] in _CONTAINERS_THAT_COUNT
     if number < promised - (0 if exact else min(fps, promised / 4)):
-        what = f"{number} of the {promised} frames that it promises can be read"
+        what = f"{number} of the {promised} frames can be read"
         cause = "trimmed without a new encoding" if exact else "of a varying frame rate"
-        raise UserError(f"{path}: {what}: cut, damaged, or {cause}; copy it again if it should be whole")
+        raise UserError(f"{path}: {what}: the file is cut, damaged, or {cause}; copy it again if it should be complete")
 
 
 class VideoFile:
     """A video in the making: `write` frames of one size, then `close`, whatever happened in between.
 
-    It grows under a hidden name beside `path`, the same each time, so that what a kill leaves is written over. A frame
-    rate or a size that MPEG-4 does not take gives way to the nearest that it does, and `notes` has a line on it.
+    VP9, which browsers play; any frame rate, up to 65535 pixels a side. It grows under a hidden name beside `path`, the
+    same each time, so that what a kill leaves is written over. Raises ModuleNotFoundError where PyAV is not installed.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
+        import av  # here: a robot has no PyAV and reads videos all the same
+
         self.path, self.num_frames = path, 0
-        self.notes: list[str] = []
-        fps_taken = min(max(fps, 0.01), _MAX_TICKS)  # the nearest rate that OpenCV counts in so many ticks a second
-        rates = ((round(fps_taken, digits), 10**digits) for digits in (3, 2, 1, 0))
-        self._fps = next(rate for rate, parts in rates if round(rate * parts) <= _MAX_TICKS)
-        if abs(self._fps - fps) > 1e-3:
-            self.notes.append(f"{path}: {self._fps:g} frames a second; MPEG-4 does not take {fps:g}")
+        self._av = av
+        self._container: Any = None
+        self._stream: Any = None
+        self._rate = Fraction(max(fps, 1 / _FINEST)).limit_denominator(_FINEST)
+        self._tick = Fraction(1, self._rate.numerator)  # seconds; a frame has a whole number of them
         self._part = path.with_name(f"{hidden_name(path)}part{path.suffix}")
         self._part_name = _utf8(self._part)
-        self._writer: cv2.VideoWriter | None = None
+        self._shape: tuple[int, ...] = ()
+        self._fault: Exception | None = None
 
     def write(self, frame: Image) -> None:
-        """Append a frame. Raises UserError if it has not the size of the first."""
-        if self._writer is None:
-            self._writer = self._open(frame)
+        """Append a frame. Raises UserError if it has not the size of the first; any other fault is told by `close`."""
+        self._shape = self._shape or frame.shape
         if frame.shape != self._shape:
             frames = f"frame {self.num_frames + 1} is {frame.shape[1::-1]}, the first {self._shape[1::-1]}"
             raise UserError(f"{self.path}: {frames} (width, height); give frames of one size")
-        same = self._size == frame.shape[1::-1]
-        self._writer.write(frame if same else cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA))
+        self._attempt(partial(self._encode, frame))
         self.num_frames += 1
 
-    def _open(self, frame: Image) -> cv2.VideoWriter:
-        self._shape = frame.shape
-        height, width = frame.shape[:2]
-        shrink = min(1.0, _MAX_SIDE_PX / max(height, width))
-        self._size = max(2, round(width * shrink)), max(2, round(height * shrink))
-        if shrink < 1:
-            size = f"{self._size[0]}×{self._size[1]} pixels"
-            self.notes.append(f"{self.path}: {size}; MPEG-4 does not take {width}×{height}")
-        return cv2.VideoWriter(self._part_name, cv2.VideoWriter.fourcc(*"mp4v"), self._fps, self._size)
+    def _attempt(self, step: Callable[[], None]) -> None:
+        """Keep the first fault for `close`, then do no more: a disk may have room for tracks but not for a video."""
+        if self._fault is None:
+            try:
+                step()
+            except (OSError, ValueError, self._av.FFmpegError) as error:
+                self._fault = error
+
+    def _encode(self, frame: Image) -> None:
+        if self._container is None:
+            self._container = self._av.open(self._part_name, "w")
+            self._stream = self._container.add_stream(_CODEC, rate=self._rate, options=_CODEC_OPTIONS)
+            self._stream.height, self._stream.width, self._stream.pix_fmt = *frame.shape[:2], "yuv420p"
+            self._stream.codec_context.time_base = self._tick
+        picture = self._av.VideoFrame.from_ndarray(frame, format="bgr24")
+        picture.pts, picture.time_base = self.num_frames * self._rate.denominator, self._tick
+        self._container.mux(self._stream.encode(picture))
+
+    def _finish(self) -> None:
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
 
     def close(self) -> None:
-        """Move the video into place, if it has a frame. Raises UserError, and leaves none, if it cannot be read."""
-        if self._writer is None:
-            return
+        """Move the video into place, if it has a frame. Raises UserError, and leaves none, if it is not whole."""
         try:
-            if not self._writer.isOpened():
-                raise UserError(f"{self.path}: OpenCV cannot write this video; use .mp4, or pictures (--frames)")
-            self._writer.release()
-            # One more, where Ctrl-C came in the middle of writing it.
-            if cv2.VideoCapture(self._part_name).get(cv2.CAP_PROP_FRAME_COUNT) < self.num_frames:
-                raise UserError(f"{self.path}: the video could not be written whole; is the disk full?")
-            with writing(self.path):
-                self._part.replace(self.path)
+            if self.num_frames:
+                self._attempt(self._finish)
+                if self._fault and not isinstance(self._fault, OSError):
+                    said = f"PyAV cannot write this video ({self._fault}); use .mp4, and no side above 65535 pixels"
+                    raise UserError(f"{self.path}: {said}") from self._fault
+                with writing(self.path):
+                    if self._fault:
+                        raise self._fault
+                    self._part.replace(self.path)
         finally:
-            self._part.unlink(missing_ok=True)
+            self._container = self._stream = None
+            with contextlib.suppress(OSError):
+                self._part.unlink()

@@ -34,7 +34,7 @@ def worker_map(num_workers: int, chunksize: int = 1) -> Iterator[Map]:
         try:
             yield partial(pool.map, chunksize=chunksize)
         except BrokenProcessPool as error:
-            raise UserError("a worker process was killed, perhaps for want of memory; run with one worker") from error
+            raise UserError("a worker process was killed, perhaps out of memory; run with one worker") from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -33,7 +33,7 @@ _CHECKED = 4  # frames of the closed loop, and as many random samples, that comp
 _SIMULATED = 2  # frames on a simulator, which takes seconds for each
 RKNN = VendorTool(
     "Rockchip's compiler", "rknn", "rknn_tool.py", "MOTRLAB_RKNN_PYTHON",
-    "it wants an environment of its own (5.7 GB): python -m venv rknn && rknn/bin/pip install rknn-toolkit2==2.5.0, "
+    "it needs a separate environment (5.7 GB): python -m venv rknn && rknn/bin/pip install rknn-toolkit2==2.5.0, "
     "then MOTRLAB_RKNN_PYTHON=rknn/bin/python",
 )  # fmt: skip
 

@@ -34,7 +34,7 @@ _SOURCE = "micro-benchmarks"
 _CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")  # of one core: "1024K"
 _DEFAULT_CACHE = 1 << 20  # bytes, where the system does not say
 _CLOCK = 1e9  # cycles are nanoseconds: a host's own clock changes
-_NODES = 8  # of one graph
+_NODES = 16  # of one graph
 _LEAST = 2e-7  # seconds of a node
 _RESOLUTION = 0.5e-6  # of a profile, seconds: errors below it say nothing
 
@@ -66,17 +66,19 @@ def describe_host(path: Path, num_threads: int = 1, *, repeats: int = 40, seed: 
 
 
 def measure_kinds(num_threads: int, repeats: int, seed: int, share: float = 1.0) -> Iterator[Measured]:
-    """Every node of every micro-benchmark, with its typical seconds."""
+    """Every node of every micro-benchmark, with its typical seconds. Kinds are mixed, as in a network: code that has
+    just run is faster.
+    """
     random = np.random.default_rng(seed)
-    for case, number in KINDS.values():
-        number = max(3, round(number * share))
-        for first in range(0, number, _NODES):
-            model = bench_model(case, min(_NODES, number - first), random)
-            content = exact_form(model)
-            seconds = node_seconds(content, random_inputs(model, random), repeats=repeats, num_threads=num_threads)
-            for layer in layers_of_optimised(optimised_model(content), "bench"):
-                if layer.operator not in WARMERS.values():
-                    yield layer, typical(seconds[layer.name])
+    cases = [case for case, number in KINDS.values() for _ in range(max(3, round(number * share)))]
+    random.shuffle(cases)  # type: ignore[arg-type]
+    for first in range(0, len(cases), _NODES):
+        model = bench_model(cases[first : first + _NODES], random)
+        content = exact_form(model)
+        seconds = node_seconds(content, random_inputs(model, random), repeats=repeats, num_threads=num_threads)
+        for layer in layers_of_optimised(optimised_model(content), "bench"):
+            if layer.operator not in WARMERS.values():
+                yield layer, typical(seconds[layer.name])
 
 
 def fit_kernels(measured: list[Measured], cache: float) -> dict[str, dict[str, float]]:

@@ -57,11 +57,11 @@ def measure_artifact(
     `more`: forms beside those that the files give. Raises UserError for a target that is not this machine.
     """
     if target not in HOSTS:
-        raise UserError(f"target {target!r} is not this machine; measured are {', '.join(HOSTS)}")
+        raise UserError(f"target {target!r} is not this machine; what can be measured: {', '.join(HOSTS)}")
     if repeats < 1:
         raise UserError(f"performance: repeats must be at least 1, not {repeats}")
     if not 0 < design_fps <= 1000:
-        raise UserError(f"performance: frames come at more than 0 and at most 1000 a second, not {design_fps:g}")
+        raise UserError(f"performance: frames a second must be above 0 and at most 1000, not {design_fps:g}")
     backend, threads = HOSTS[target], num_threads[0]
     with tempfile.TemporaryDirectory() as folder:
         static = None

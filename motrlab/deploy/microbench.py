@@ -1,4 +1,4 @@
-"""Small graphs of one kind of kernel each, on shapes drawn at random: what `describe_host.py` measures.
+"""Graphs of single kernels, on shapes drawn at random: what `describe_host.py` measures.
 
 Every node reads values that another node has just written, as within a network. No shape is of any preset.
 """
@@ -16,17 +16,18 @@ from onnx import TensorProto
 from motrlab.deploy.onnx_graph import MICROSOFT, Expr, GraphBuilder
 
 WARMERS = {"float32": "Neg", "uint8": "BitwiseNot"}  # what has just written the values
-_MOST_MACS = 4e7  # of one product
-_MOST_VALUES = 1.5e6  # of one tensor
+_LIMITS = 3e3, 1.5e6  # at most in a tensor of a graph; it has one limit for all, as neighbours in networks are alike
+_MACS = 100  # of one product, for each of these
 Case = Callable[["Bench"], Any]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A graph that is filled with nodes, and where their shapes come from."""
+    """A graph that is filled with nodes, and where their shapes come from; `most`: values of one tensor."""
 
     graph: GraphBuilder
     random: np.random.Generator
+    most: float
 
     def size(self, low: float, high: float) -> int:
         """From `low` to `high`, log-uniform."""
@@ -37,9 +38,9 @@ class Bench:
         number = self.size(6, 800)
         return number if self.random.random() < 0.3 else -(-number // 8) * 8
 
-    def shape(self, rank: int = 3, most: float = _MOST_VALUES) -> tuple[int, ...]:
-        """Of a tensor of about 32 to `most` values, its rows long or short."""
-        total, sizes = self.size(32, most), list[int]()
+    def shape(self, rank: int = 3) -> tuple[int, ...]:
+        """Of a tensor of about 32 values or more, its rows long or short."""
+        total, sizes = self.size(32, self.most), list[int]()
         for left in range(rank, 1, -1):
             sizes.append(self.size(2, max(2.0, total ** (1.7 / left))))
             total = max(2, total // sizes[-1])
@@ -66,7 +67,7 @@ class Bench:
 def _convolution(bench: Bench, *, spatial: bool = True, depthwise: bool = False) -> None:
     kernel = int(bench.random.choice((3, 5) if depthwise else (3, 3, 5) if spatial else (1,)))
     macs = values = np.inf
-    while macs > _MOST_MACS or values > _MOST_VALUES:
+    while macs > _MACS * bench.most or values > bench.most:
         height, width, inputs, outputs = bench.size(1, 130), bench.size(4, 260), bench.channels(), bench.channels()
         depth, outputs = (1, inputs) if depthwise else (inputs, outputs)
         macs, values = height * width * outputs * depth * kernel**2, height * width * max(inputs, outputs)
@@ -79,7 +80,8 @@ def _convolution(bench: Bench, *, spatial: bool = True, depthwise: bool = False)
 
 
 def _gemm(bench: Bench) -> None:
-    rows, depth, outputs = bench.size(8, 3000), bench.size(12, 600), bench.size(1, 80)
+    depth, outputs = bench.size(12, 600), bench.size(1, 80)
+    rows = bench.size(8, bench.most / depth)
     given = (bench.given((rows, depth), "uint8"), *bench.steps())
     bias, ends = bench.integers(outputs, kind=np.int32), bench.steps() if bench.random.random() < 0.5 else ()
     bench.graph.op("QGemm", *given, *bench.weights(outputs, depth, outputs), bias, *ends, domain=MICROSOFT)
@@ -87,7 +89,8 @@ def _gemm(bench: Bench) -> None:
 
 def _batched(bench: Bench) -> None:
     """As attention has both: rows times columns, and rows times few."""
-    batches, rows, depth, columns = bench.size(2, 12), bench.size(8, 700), bench.size(6, 90), bench.size(6, 700)
+    batches, depth, most = bench.size(2, 12), bench.size(6, 90), bench.most**0.5
+    rows, columns = bench.size(8, most), bench.size(6, most)
     depth, columns = (columns, depth) if bench.random.random() < 0.5 else (depth, columns)
     x, y = bench.given((batches, rows, depth), "uint8"), bench.given((batches, depth, columns), "uint8")
     (first, zero), (second, _) = bench.steps(), bench.steps()
@@ -151,19 +154,19 @@ def _cut(kind: str, dtype: str) -> Case:
 def _gather(bench: Bench) -> None:
     """Of a table of functions, or of rows, by bytes."""
     rows = bench.integers(bench.size(256, 3000), bench.size(2, 100)), bench.integers(256)
-    index = bench.given(bench.shape(2, 2e5), "uint8")
+    index = bench.given(bench.shape(2), "uint8")
     bench.graph.op("Gather", rows[bench.random.integers(2)], bench.graph.op("Cast", index, to=TensorProto.INT32))
 
 
 def _sample(bench: Bench) -> None:
-    batches, depth, height, width = bench.size(4, 12), bench.size(8, 40), bench.size(10, 50), bench.size(16, 80)
+    batches, depth, height, width = bench.size(4, 12), bench.size(8, 40), bench.size(6, 50), bench.size(6, 80)
     x = bench.given((batches, depth, height, width), "float32")
-    grid = bench.given((batches, bench.size(8, 3000), bench.size(1, 3), 2), "float32")
+    grid = bench.given((batches, bench.size(8, bench.most / depth / batches), bench.size(1, 3), 2), "float32")
     bench.graph.op("GridSample", x, grid, align_corners=0, mode="linear", padding_mode="zeros")
 
 
 def _expand(bench: Bench) -> None:
-    rows, columns, channels = bench.size(4, 60), bench.size(4, 60), bench.size(8, 200)
+    rows, columns, channels = (bench.size(4, bench.most ** (1 / 3)) for _ in range(3))
     x = bench.given((rows, 1, columns, 1, channels), "uint8")
     bench.graph.op("Expand", x, bench.graph.shape(rows, 2, columns, 2, channels))
 
@@ -200,10 +203,10 @@ KINDS: dict[str, tuple[Case, int]] = {  # what → how, and on how many shapes
 }  # fmt: skip
 
 
-def bench_model(case: Case, number: int, random: np.random.Generator) -> onnx.ModelProto:
-    """A graph of `number` nodes of one kind; every value that nobody reads is an output."""
-    bench = Bench(GraphBuilder(), random)
-    for _ in range(number):
+def bench_model(cases: Sequence[Case], random: np.random.Generator) -> onnx.ModelProto:
+    """A graph of a node of each case; every value that nobody reads is an output."""
+    bench = Bench(GraphBuilder(), random, float(np.exp(random.uniform(*np.log(_LIMITS)))))
+    for case in cases:
         case(bench)
     read = {name for node in bench.graph.nodes for name in node.input}
     ends = [name for node in bench.graph.nodes for name in node.output if name not in read]

@@ -37,7 +37,7 @@ def named(graph: str, inputs: Iterable[Array]) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class OnnxGraphs:
-    """Both graphs as ONNX, as the frame step wants them (`tracking.step.Graphs`).
+    """Both graphs as ONNX, as the frame step needs them (`tracking.step.Graphs`).
 
     `boxes`: what the base graph gives, `relative` (boxes) or `logits`; `exact`: on the grids of the fixed-point model.
     """

@@ -59,7 +59,7 @@ class TappedRuntime:
         for name in names:
             spec = self._spec(name)
             if spec is None:
-                raise UserError(f"{path}: {name!r} is no tensor of the model: the file is of another one; {_HINT}")
+                raise UserError(f"{path}: {name!r} is not a tensor of the model: the file is of another one; {_HINT}")
             node = producers[name]
             node = producers[node.input[0]] if node.op_type == "Clip" else node
             if node.op_type == "QLinearConv":

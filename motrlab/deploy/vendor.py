@@ -34,7 +34,7 @@ class VendorTool:
         found = subprocess.run(test, capture_output=True).returncode == 0 if chosen else find_spec(self.package)
         if not found:
             where = chosen or sys.executable
-            raise UserError(f"{self.name} is not there: {where} has no package {self.package}; {self.how}")
+            raise UserError(f"{self.name} is not installed: {where} has no package {self.package}; {self.how}")
         return chosen or sys.executable
 
     def command(self, *arguments: str) -> list[str]:

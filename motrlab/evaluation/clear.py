@@ -1,7 +1,7 @@
 """CLEAR MOT (Bernardin and Stiefelhagen 2008): hits, misses, switches, fragments, people mostly tracked or lost.
 
 A pair of the frame before goes on while its IoU reaches the threshold; the rest maximises the summed IoU. A frame
-without gt or without predictions is passed over: the pairs before it still count as those before.
+without gt or without predictions is skipped: the pairs before it still count as those before.
 """
 
 from collections.abc import Mapping
@@ -31,10 +31,14 @@ def correspondences(sequence: PairedSequence) -> np.ndarray:
     return np.flatnonzero(sequence.match(sequence.iou >= IOU_THRESHOLD - IOU_SLACK, score))
 
 
-def switches(sequence: PairedSequence, matches: np.ndarray) -> np.ndarray:
-    """Those of `matches`, from `correspondences`, in which a person has another track than before; sorted."""
+def switches(sequence: PairedSequence, matches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `matches`, from `correspondences`, in which a person has another track than before, sorted; and for each
+    the match before it.
+    """
     order, _, changed = _successions(sequence, matches)
-    return np.sort(matches[order][1:][changed])
+    now, before = matches[order[1:][changed]], matches[order[:-1][changed]]
+    by_frame = np.argsort(now)
+    return now[by_frame], before[by_frame]
 
 
 def _successions(sequence: PairedSequence, matches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Folders of ground truth and results, as trackers and TrackEval leave them: what is read, and what is passed over."""
+"""Folders of ground truth and results, as trackers and TrackEval leave them: what is read, and what is ignored."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ def read_folders(gt_dir: Path, pred_dir: Path) -> tuple[dict[str, Annotations], 
     """Ground truth and tracks by sequence, and what there is to say about files that were left out.
 
     `gt_dir` or its `train/` holds `SEQ/gt/gt.txt`, seqinfo.ini beside `gt/` optional. `pred_dir` or its `data/`, as
-    TrackEval has it, holds `SEQ.txt`, one for each sequence; other texts and hidden files are passed over. Of the
+    TrackEval has it, holds `SEQ.txt`, one for each sequence; other texts and hidden files are ignored. Of the
     detector copies of one video (`MOT17-02-DPM`, ...) those without results are left out; where no copy has
     any, one is kept, for its boxes are missed. Raises UserError for folders without such files, unreadable
     files, tracks of a sequence without gt, and frames beyond the sequence's end.
@@ -35,7 +35,7 @@ def read_folders(gt_dir: Path, pred_dir: Path) -> tuple[dict[str, Annotations], 
     missed = [name for name in counted if not len(pred.get(name, ()))]
     notes = [f"left out, copies of videos that are counted: {', '.join(left_out)}"] if left_out else []
     notes += [f"no results, so all of it counts as missed: {', '.join(missed)}"] if missed else []
-    return gt, pred, notes + ([f"passed over, no tracks: {', '.join(map(str, others))}"] if others else [])
+    return gt, pred, notes + ([f"ignored, no tracks: {', '.join(map(str, others))}"] if others else [])
 
 
 def _gt_files(gt_dir: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from motrlab.evaluation.tracks import Tracks
 from motrlab.tracking.replay import Recording, join, replay
 
 SCORES = ("mota", "idf1", "idsw", "fp", "fn")
+WHOLE = ("max_misses", "coast_written")  # thresholds that are whole numbers
 
 
 @dataclass(frozen=True)
@@ -78,25 +79,7 @@ class Axis:
 
 def with_values(rules: TrackerConfig, values: Mapping[str, float]) -> TrackerConfig:
     """`rules` with other thresholds. Raises UserError where they do not go together."""
-    whole = ("max_misses", "coast_written")
-    return replace(rules, **{name: int(v) if name in whole else v for name, v in values.items()})  # type: ignore[arg-type]
-
-
-def grid(
-    half: Half, rules: TrackerConfig, across: Axis, down: Axis, protocol: str = PROTOCOLS[0]
-) -> dict[str, np.ndarray]:
-    """Each of `SCORES` as `[values of down, values of across]`; NaN where the thresholds do not go together, or where
-    it cannot be replayed."""
-    found = {name: np.full((len(down.values), len(across.values)), np.nan) for name in SCORES}
-    for row, y in enumerate(down.values):
-        for column, x in enumerate(across.values):
-            try:
-                scores = half.scores(with_values(rules, {across.name: x, down.name: y}), protocol)
-            except UserError:
-                continue
-            for name, value in scores.items():
-                found[name][row, column] = value
-    return found
+    return replace(rules, **{name: int(v) if name in WHOLE else v for name, v in values.items()})  # type: ignore[arg-type]
 
 
 def best(values: np.ndarray, name: str) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Attention on 4-D tensors, every projection a 1×1 convolution, as the chip wants it.
+"""Attention on 4-D tensors, every projection a 1×1 convolution, as the chip needs it.
 
 Shape legend: B batch, C channels, R × W token rows and columns, N = R·W tokens, M heads, D = C / M, P points.
 Token tensors are `[B, C, R, W]`; reference boxes are `[B, 4, R, W]`, cxcywh as fractions of the image.

@@ -39,7 +39,7 @@ def folded_copy(model: Motr) -> Motr:
 
 
 class MotrGraphs:
-    """The graphs of a float model as the frame step wants them (`tracking.step.Graphs`).
+    """The graphs of a float model as the frame step needs them (`tracking.step.Graphs`).
 
     With `encoded=True` a frame is what `BaseGraph.value_maps` gives instead of an image, with `ExtraSlots` or without:
     training encodes all frames of a clip in one batch. `net`: how they are computed.

@@ -54,10 +54,9 @@ _AGREEMENT = (
 
 
 def section(source: Source) -> Section:
-    """Tables for each protocol."""
+    """Stages, for each protocol."""
     records = source.records
-    makers = (accuracy_table, cost_table, sequence_table)
-    tables: list[Block] = [t for make in makers for p in PROTOCOLS if (t := make(records, p))]
+    tables: list[Block] = [t for make in (accuracy_table, cost_table) for p in PROTOCOLS if (t := make(records, p))]
     kinds = {r["kind"] for r in records}
     missing = [f"accuracy of {stage_word(s)}" for s in CHAIN[1:] if not last(records, s, "accuracy")]
     missing += ["accuracy without duplicate suppression"] * ("accuracy_raw" not in kinds)
@@ -67,6 +66,23 @@ def section(source: Source) -> Section:
     return Section([*found, agreement_table(records)], missing)
 
 
+def headline(source: Source) -> str:
+    """What went wrong on the test halves, in counts."""
+    found = scores(source.records, CHAIN[1:], PROTOCOLS[0])
+    if not found:
+        return "No accuracy has been measured in this run yet."
+    stage, metrics = list(found.items())[-1]
+    told = {"fn": "missed", "fp": "boxes on nobody", "idsw": "switches of identity"}
+    counts = ", ".join(f"{plain(round(metrics[m]))} {words}" for m, words in told.items() if m in metrics)
+    return f"{STAGE_TITLES[stage]} on the test halves: of {plain(round(metrics.get('num_gt', 0)))} boxes {counts}."
+
+
+def sequences(source: Source) -> Section:
+    """Each test half by itself, for each protocol."""
+    tables = [t for protocol in PROTOCOLS if (t := sequence_table(source.records, protocol))]
+    return Section(tables, [] if tables else ["accuracy by sequence"])
+
+
 def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
     """Every accuracy result under `protocol`, in groups; None if there is none."""
     groups = [(heading, _rows(records, protocol, EVALUATED, *kinds)) for heading, *kinds in _BLOCKS]
@@ -74,13 +90,16 @@ def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
 
 
 def sequence_table(records: Sequence[Record], protocol: str) -> Table | None:
-    """Each test half by itself: float, the last stage of the line that was evaluated, the baseline."""
-    line = [s for s in CHAIN[1:] if last(records, s, "accuracy")]
-    record, stages = last(records, line[-1], "accuracy") if line else None, dict.fromkeys((*line[:1], *line[-1:]))
-    heads = dict.fromkeys(key.rpartition(".")[0] for key in (record["metrics"] if record else ()))
-    names = [head.removeprefix(f"{protocol}.") for head in heads if head.startswith(f"{protocol}.")]
-    groups = [(name, _rows(records, f"{protocol}.{name}", stages, "accuracy", "baseline")) for name in names]
-    return _table(groups, f"By sequence, protocol {protocol}", "")
+    """Each test half by itself: every stage, and the baseline."""
+    keys = dict.fromkeys(k for r in records if r["kind"] == "accuracy" for k in r["metrics"])
+    heads = dict.fromkeys(key.rpartition(".")[0] for key in keys if key.startswith(f"{protocol}."))
+    rows = []
+    for head in (head for head in heads if head != protocol):
+        for row in _rows(records, head, EVALUATED, "accuracy", "baseline"):
+            rows.append(Row(head.removeprefix(f"{protocol}."), [Cell(row.label), *row.cells], emphasis=row.emphasis))
+    names = ["stage", *(METRIC_NAMES[m] for m in METRICS)]
+    title = f"By sequence, protocol {protocol}"
+    return Table(names, [("", rows)], "Sequence", title, sortable=True, num_texts=1) if rows else None
 
 
 def _table(groups: Sequence[tuple[str, Sequence[Row]]], title: str, note: str) -> Table | None:

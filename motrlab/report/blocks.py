@@ -132,10 +132,13 @@ Block = str | Table | Picture | Listing | Drawing | Sliders | Explorer | Part  #
 
 @dataclass(frozen=True)
 class Section:
-    """`missing`: what a full report has here, and this run has not recorded or not kept."""
+    """`missing`: what a full report has here, and this run has not recorded or not kept. `folded`: a line that stands
+    for the blocks until a reader opens it; on paper they are there.
+    """
 
     blocks: Sequence[Block | None] = ()
     missing: Sequence[str] = ()
+    folded: str = ""
 
     @property
     def flat(self) -> list[Block]:
@@ -177,7 +180,7 @@ class Source:
     def files(self, what: str, *records: Record | None) -> tuple[dict[str, Path], list[str]]:
         """The records' assets by file name, and those that are gone."""
         paths = [self.run.path / name for record in records if record for name in record["assets"]]
-        gone = [f"{path.name} of {what} (gone)" for path in paths if not path.is_file()]
+        gone = [f"{path.name} of {what} (missing)" for path in paths if not path.is_file()]
         return {path.name: path for path in paths if path.is_file()}, gone
 
 

@@ -16,8 +16,9 @@ from motrlab.errors import UserError
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.files import write_text
 from motrlab.names import EVALUATED, STAGE_TITLES
+from motrlab.report import spread
 from motrlab.report.blocks import Cell, Listing, Row, Section, Source, Table, delta, table_text
-from motrlab.report.pages import render_page
+from motrlab.report.pages import render_page, script
 from motrlab.report.provenance import command, flat, stale
 from motrlab.report.values import COMPARED, METRIC_NAMES, Record, last, number, overall, percent, plain, signed
 from motrlab.run import Run, project_root
@@ -38,16 +39,19 @@ _NAMES = ("preset", "data_root")  # of a config: names, not settings
 def compare(names: Sequence[str]) -> tuple[str, Path]:
     """The comparison as text, and where its page is. Raises UserError: fewer than two runs, one twice, one missing."""
     if len(names) < 2 or len(set(names)) < len(names):
-        raise UserError("compare: give two or more different runs, the first is what the others are measured against")
+        raise UserError("compare: give two or more different runs, the others are compared with the first")
     runs = [Run.open(name, create=False) for name in names]
     sources = [Source(run) for run in runs]
     told = warnings(sources)
     tables = [t for t in (*(accuracy(sources, p) for p in PROTOCOLS), costs(sources), changes(runs)) if t.rows]
+    if len(runs) > 1 and spread.seeds_alone([run.config for run in runs]):
+        tables = [*(t for p in PROTOCOLS for t in spread.spread_tables(sources, p)), *tables]
     again = Listing([command(run) for run in runs], "To make the runs again")
     sections = {"Differences to know of": Section([Listing(told)])} if told else {}
     sections |= {table.title: Section([table]) for table in tables} | {"Provenance": Section([again])}
     path = project_root() / "reports" / "compare" / "-".join(names) / "index.html"
-    write_text(path, render_page(" against ".join(reversed(names)), "comparison of runs", sections))
+    title = " against ".join(reversed(names)) if len(names) < 4 else f"{len(names)} runs against {names[0]}"
+    write_text(path, render_page(title, "comparison of runs", sections, script=script("page.js")))
     return "\n\n".join([*told, *(f"{table.title}\n{table_text(table)}" for table in tables)]), path
 
 

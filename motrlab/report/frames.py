@@ -11,12 +11,19 @@ from motrlab.names import CHAIN
 from motrlab.report.blocks import Picture, Section, Source
 from motrlab.report.values import stage_word
 
-# Bytes for all pictures of frames together: a third more as base64, and charts and text beside them, stay below 2 MB.
-FRAME_BUDGET = 1_000_000
+# Bytes for all pictures of frames together: a third more as base64, and the rest of the page, stay below 2 MB.
+FRAME_BUDGET = 600_000
 MAX_FRAMES = 8
+FIRST_BUDGET = 300_000  # of the one on the first page
 _WIDTHS = (1280, 1000, 800, 640, 480, 320)  # tried in turn until a picture fits
 _JPEG_QUALITY = 82
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def first(source: Source) -> Section:
+    """One sheet, for the first page."""
+    found = section(source, MAX_FRAMES * FIRST_BUDGET)
+    return Section(found.blocks[:1], found.missing)
 
 
 def section(source: Source, budget: int = FRAME_BUDGET) -> Section:
@@ -33,12 +40,12 @@ def section(source: Source, budget: int = FRAME_BUDGET) -> Section:
         file = source.run.path / name
         image = cv2.imread(str(file)) if file.is_file() else None
         if image is None:
-            missing.append(f"overlay {name} (gone or unreadable)")
+            missing.append(f"overlay {name} (missing or unreadable)")
             continue
         title = Path(name).stem.removeprefix("overlay").removeprefix(record["stage"]).strip("_- ") or name
         pictures.append(
             Picture(
-                _shrunk(np.asarray(image, np.uint8), budget // len(shown)),
+                shrunk(np.asarray(image, np.uint8), budget // len(shown)),
                 f"Frames with boxes, ids and trails of the {stage_word(record['stage'])} tracker: {title}.",
                 f"{title}: colour and number are the track's id, the line is the way of its feet over the last frames.",
                 "frames",
@@ -47,7 +54,7 @@ def section(source: Source, budget: int = FRAME_BUDGET) -> Section:
     return Section(pictures, missing)
 
 
-def _shrunk(image: np.ndarray, max_bytes: int) -> bytes:
+def shrunk(image: np.ndarray, max_bytes: int) -> bytes:
     """The image as JPEG of at most `max_bytes`, as wide as that allows."""
     for widest in _WIDTHS:
         width = min(widest, image.shape[1])

@@ -3,53 +3,62 @@
     python -m motrlab report --run demo
 
 Pure functions of the records that count and the files they name, so that the same run gives the same pages. A section
-is a file of this room with a function `section`, and an entry in a page's table; a page is an entry in `PAGES`.
+is a file of this room with a function `section`, and an entry in a page's table; a page is an entry in `PAGES`. Every
+page ends with where its numbers come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.files import write_text
 from motrlab.names import CHAIN, STAGE_TITLES
-from motrlab.report import accuracy, data, frames, latency, layers, provenance, sensitivity, size, speed, training
-from motrlab.report.blocks import Section, Source, delta
+from motrlab.report import (
+    accuracy,
+    data,
+    errors,
+    frames,
+    latency,
+    layers,
+    notebooks,
+    numbers,
+    ranges,
+    sensitivity,
+    size,
+    spread,
+    training,
+    verdict,
+)  # fmt: skip
+from motrlab.report.blocks import Source, delta
 from motrlab.report.pages import Card, Page, page_html
 from motrlab.report.values import COMPARED, METRIC_NAMES, Record, last, medians, number, percent, scores, stage_word
 from motrlab.run import Run
 
-SECTIONS: Mapping[str, Callable[[Source], Section]] = {
-    "Accuracy": accuracy.section,
-    "Tracks": frames.section,
-    "Training": training.section,
-    "Speed": speed.section,
-    "Size and integers": size.section,
-    "Layers": layers.section,
-    "Sensitivity": sensitivity.section,
-    "Data": data.section,
-    "Provenance": provenance.section,
-}
-
 
 def render_report(run: Run, *, numbers_only: bool = False, path: Path | None = None) -> Path:
-    """Write the report of `run` to `path` (default `reports/RUN/index.html`), its other pages beside it; its path.
+    """Write the report of `run` to `path` (default `reports/RUN/index.html`) and all that stands beside it; its path.
 
-    `numbers_only` leaves out every picture made from frames: for data whose frames must not be passed on.
+    `numbers_only` leaves out every picture made from frames, and the notebooks: for data whose frames must not be
+    passed on.
     """
     path = path or run.report / INDEX.file
     source = Source(run, numbers_only)
+    shown = {} if numbers_only else notebooks.render(run, path.parent / notebooks.FOLDER)
     for page in PAGES:
-        if page is not INDEX:
-            write_text(path.with_name(page.file), page_html(page, source, {INDEX.title: path.name}))
-    write_text(path, report_html(run, numbers_only=numbers_only))
+        write_text(path if page is INDEX else path.with_name(page.file), page_html(page, source, _links(page), shown))
+    write_text(path.with_name(numbers.FILE), numbers.text(source))
     return path
 
 
-def report_html(run: Run, *, numbers_only: bool = False) -> str:
-    """The first page as text."""
-    return page_html(INDEX, Source(run, numbers_only), {page.title: page.file for page in PAGES if page is not INDEX})
+def report_html(run: Run, *, numbers_only: bool = False, page: Page | None = None) -> str:
+    """One page as text, the first by default; without links to notebooks."""
+    return page_html(page or INDEX, Source(run, numbers_only), _links(page or INDEX))
+
+
+def _links(page: Page) -> dict[str, str]:
+    return {other.title: other.file for other in PAGES if other is not page}
 
 
 def headline(records: Sequence[Record]) -> str:
@@ -87,7 +96,61 @@ def cards(records: Sequence[Record]) -> list[Card]:
     return found
 
 
+def _verdict(source: Source) -> str:
+    """Budgets and scores, or the cards as a sentence where no budget is declared."""
+    found = verdict.headline(verdict.verdicts(source))
+    told = list(scores(source.records, CHAIN[1:], PROTOCOLS[0]).items())[-1:]
+    if not found or not told:
+        return found + headline(source.records)
+    values = ", ".join(f"{METRIC_NAMES[m]} {percent(told[0][1][m])}" for m in COMPARED if m in told[0][1])
+    return f"{found} {STAGE_TITLES[told[0][0]]} on the test halves: {values}."
+
+
+def _budgets(source: Source) -> list[Card]:
+    return verdict.cards(verdict.verdicts(source)) or cards(source.records)
+
+
 INDEX = Page(
-    "index.html", "Report", SECTIONS, lambda source: headline(source.records), lambda source: cards(source.records)
+    "index.html",
+    "Report",
+    {"Tracks": frames.first, "Verdict": verdict.section},
+    _verdict,
+    _budgets,
+    compact=True,
 )
-PAGES = (INDEX, latency.PAGE)
+ACCURACY = Page(
+    "accuracy.html",
+    "Accuracy",
+    {
+        "By stage": accuracy.section,
+        "By sequence": accuracy.sequences,
+        "Spread over seeds": spread.section,
+        "Where errors come from": errors.section,
+        "Tracks": frames.section,
+    },
+    accuracy.headline,
+    lambda source: cards(source.records)[: len(COMPARED)],
+    script="page.js",
+)
+QUANTIZATION = Page(
+    "quantization.html",
+    "Quantisation",
+    {
+        "Size and integers": size.section,
+        "Layers": layers.section,
+        "Ranges": ranges.section,
+        "Sensitivity": sensitivity.section,
+    },
+    layers.headline,
+    lambda source: [],
+    script="page.js",
+)
+TRAINING = Page(
+    "training.html",
+    "Training",
+    {"Curves": training.section, "Data": data.section},
+    training.headline,
+    lambda source: [],
+    script="page.js",
+)
+PAGES = (INDEX, ACCURACY, latency.PAGE, QUANTIZATION, TRAINING)

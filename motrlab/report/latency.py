@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import scipy.stats
+
 from motrlab.deploy.performance import read_performance
 from motrlab.deploy.whatif import FACTORS, what_if, what_if_data
 from motrlab.files import write_text
 from motrlab.report import debugging, speed
 from motrlab.report.blocks import Block, Cell, Listing, Part, Section, Sliders, Source, Table, table
+from motrlab.report.latency_layers import layer_table, module_table, ms
 from motrlab.report.latency_pictures import Values, memory_curve, memory_split, roofline, timeline, usage
 from motrlab.report.pages import Card, Page, page_html
 from motrlab.report.values import GRAPHS, Record, number, percent, plain, signed
 from motrlab.run import Run
 
+MEASURED = "onnxruntime-cpu"  # the target whose kernels micro-benchmarks describe
 DESIGN_FPS = 30  # of the cameras that the reference is built for
-_MAX_PARTS, _MAX_ROWS = 6, 2600  # results, and their layers, that the page shows whole; the others have their files
+_MAX_PARTS, _MAX_ROWS = 6, 2000  # results, and their layers, that the page shows whole; the others have their files
 _FRAME = ("preprocess", "base", "qim", "host")
 
 
@@ -69,13 +74,13 @@ def headline(source: Source) -> str:
         rate = frame["fps"] / DESIGN_FPS
         verdict = f"{rate:.1f} times" if rate >= 1 else f"only {percent(rate, 0)} % of"
         where = f" ({result.record['hardware']['cpu']})" if result.measured else ""
-        said = f"{_ms(frame['latency_ms'])} ms a frame, {frame['fps']:.0f} frames a second"
+        said = f"{ms(frame['latency_ms'])} ms a frame, {frame['fps']:.0f} frames a second"
         told.append(f"{kind} on {result.values['target']}{where}: {said}, {verdict} the {DESIGN_FPS} of a camera")
     if told:
         return "; ".join(text[0].upper() + text[1:] if i == 0 else text for i, text in enumerate(told[:3])) + "."
     metrics = source.metrics("perf", "latency")
     if total := number(metrics.get("step.total.p50_ms")):
-        return f"Measured here: {_ms(total)} ms a frame, {metrics.get('fps', 1e3 / total):.0f} frames a second."
+        return f"Measured here: {ms(total)} ms a frame, {metrics.get('fps', 1e3 / total):.0f} frames a second."
     return "Nothing has been measured or predicted in this run yet: `python -m motrlab perf --run NAME`."
 
 
@@ -84,14 +89,9 @@ def cards(source: Source) -> Sequence[Card]:
     for result in shown(source):
         frame = result.values["frame"]
         tone = "better" if frame["fps"] >= DESIGN_FPS else "worse"
-        value, note = f"{_ms(frame['latency_ms'])} ms", f"{result.values['kind']}; {frame['fps']:.0f} frames a second"
+        value, note = f"{ms(frame['latency_ms'])} ms", f"{result.values['kind']}; {frame['fps']:.0f} frames a second"
         found.append({"label": result.values["target"], "value": value, "note": note, "tone": tone})
     return found
-
-
-def _ms(value: float | None) -> str:
-    """Milliseconds, to three digits."""
-    return "–" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def summary(source: Source) -> Section:
@@ -103,7 +103,7 @@ def summary(source: Source) -> Section:
         "of the frame before has made its queries. So latencies add up, and frames a second are their inverse."
     )
     columns: dict[str, Callable[[Result], str | Cell]] = {
-        "frame, ms": lambda r: _ms(r.values["frame"]["latency_ms"]),
+        "frame, ms": lambda r: ms(r.values["frame"]["latency_ms"]),
         "frames a second": lambda r: f"{r.values['frame']['fps']:.0f}",
         **{f"{name}, ms": lambda r, n=name: _frame_part(r.values, n) for name in _FRAME},  # type: ignore[misc]
         "peak memory, MB": _peak_memory,
@@ -122,7 +122,7 @@ def summary(source: Source) -> Section:
 def _frame_part(values: Values, name: str) -> str:
     """Of the frame step; the graphs' own latency where the frame does not list them."""
     part = values["frame"].get(f"{name}_ms", values["graphs"].get(name, {}).get("latency_ms"))
-    return _ms(number(part))
+    return ms(number(part))
 
 
 def _mega(value: Any) -> str:
@@ -138,29 +138,39 @@ def _peak_memory(result: Result) -> str:
 
 
 def beside(found: Sequence[Result]) -> Table | None:
-    """Graphs of the targets that were both measured and predicted, side by side; None where there is none."""
-    pairs = []
-    by_kind = {(r.values["target"], r.values["kind"]): r.values["graphs"] for r in found}
-    for (target, kind), graphs in by_kind.items():
-        predicted = by_kind.get((target, "predicted"))
-        if kind == "measured" and predicted:
-            both = [
-                (f"{target}, {GRAPHS[g]}", graphs[g], predicted[g]) for g in GRAPHS if g in graphs and g in predicted
-            ]
-            pairs += [(name, a["latency_ms"], b["latency_ms"]) for name, a, b in both]
-    columns: dict[str, Callable[[tuple[str, float, float]], str | Cell]] = {
-        "measured, ms": lambda p: _ms(p[1]),
-        "predicted, ms": lambda p: _ms(p[2]),
-        "error": lambda p: signed(f"{100 * (p[2] / p[1] - 1):+.0f} %"),
+    """Graphs as measured here and as predicted for a host that was described (its prediction has no `machine` to play
+    with), and how well the order of its layers was predicted; None where either is missing.
+    """
+    here = next((r.values for r in found if r.measured and r.values["target"] == MEASURED), None)
+    if here is None:
+        return None
+    hosts = [r.values for r in found if not r.measured and not r.values.get("machine")]
+    rows: list[tuple[str, str, str, str]] = []
+    for host in hosts:
+        for graph, title in GRAPHS.items():
+            real, told = (side["graphs"][graph]["latency_ms"] for side in (here, host))
+            error = signed(f"{100 * (told / real - 1):+.0f} %")
+            rows.append((f"{host['target']}, {title}", ms(real), ms(told), f"{error}; {_rank_text(here, host, graph)}"))
+    columns: dict[str, Callable[[Any], str | Cell]] = {
+        name: functools.partial(lambda i, row: row[i], i)
+        for i, name in enumerate(("measured, ms", "predicted, ms", "error; order of layers"), 1)
     }
-    return table(pairs, columns, lambda p: p[0], corner="Graph", title="Measured beside predicted")
+    return table(rows, columns, lambda row: row[0], corner="Described host", title="Measured beside predicted")
+
+
+def _rank_text(here: Values, host: Values, graph: str) -> str:
+    """Rank correlation of the layers that both have."""
+    sides = [{r["name"]: r["latency_ms"] for r in v["layers"] if r["graph"] == graph} for v in (here, host)]
+    names = [name for name in sides[0] if name in sides[1]]
+    if len(names) < 3:
+        return "layers have other names"
+    rank = scipy.stats.spearmanr([sides[0][n] for n in names], [sides[1][n] for n in names]).statistic
+    return f"rank correlation {rank:.2f} of {len(names)} layers"
 
 
 def _remarks(result: Result) -> Part | None:
     values = result.values
     blocks: list[Block | None] = [bounds(values)]
-    if distribution := values.get("distribution"):
-        blocks.append(_distribution(distribution))
     if limited := values.get("rate_limited"):
         told = [
             f"{name.replace('_', ' ')}: {plain(value)}" for name, value in limited.items() if number(value) is not None
@@ -188,7 +198,7 @@ def bounds(values: Values) -> Table | None:
     total = sum(times.values()) or 1.0
     columns: dict[str, Callable[[tuple[str, str]], str | Cell]] = {
         "layers": lambda key: str(numbers[key]),
-        "ms": lambda key: _ms(times[key]),
+        "ms": lambda key: ms(times[key]),
         "share of the layers' time": lambda key: f"{percent(times[key] / total)} %",
     }
     keys = [key for key, _ in times.most_common()]
@@ -212,64 +222,6 @@ def _stat(rows: Mapping[str, Mapping[str, float]], name: str) -> Callable[[str],
 
 def _words(name: str) -> str:
     return name.removesuffix("_ms").replace("p50", "median") + (", ms" if name.endswith("_ms") else "")
-
-
-_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "graph": ("graph", str),
-    "operator": ("operator", str),
-    "kernel": ("compiled to", str),
-    "unit": ("unit", str),
-    "dtype": ("type", str),
-    "bound": ("bound by", lambda v: str(v).replace("_", "-")),
-    "latency_ms": ("µs", lambda v: f"{1e3 * v:.4g}"),
-    "share": ("% of time", lambda v: percent(v, 2)),
-    "macs": ("MACs, k", lambda v: plain(round(v / 1e3))),
-    "utilisation": ("utilisation, %", lambda v: percent(v)),
-    "cycles": ("cycles", lambda v: plain(round(v))),
-    "cycles_compute": ("compute", lambda v: plain(round(v))),
-    "cycles_on_chip": ("on-chip", lambda v: plain(round(v))),
-    "cycles_off_chip": ("off-chip", lambda v: plain(round(v))),
-    "bytes_read": ("read, kB", lambda v: plain(round(v / 1e3, 1))),
-    "bytes_written": ("written, kB", lambda v: plain(round(v / 1e3, 1))),
-    "on_chip_bytes": ("on-chip, kB", lambda v: plain(round(v / 1e3, 1))),
-    "on_chip_share": ("% of peak", lambda v: percent(v, 0)),
-    "tiles": ("tiles", str),
-    "kept_on_chip": ("kept", lambda v: "yes" if v else "no"),
-    "calls": ("calls", str),
-}
-_TEXTS = ("graph", "operator", "kernel", "unit", "dtype", "bound")
-_NOTE = (
-    "In order of execution; a heading sorts, the field filters. Bound: what decides the layer's time. The three cycle "
-    "columns are what its arithmetic, the memory on the chip and the memory off the chip need; the largest counts."
-)
-
-
-def layer_table(values: Values) -> Table | None:
-    """Every layer: the contract's columns, and whatever else this result has."""
-    rows = values["layers"]
-    used = {key: said for key, said in _COLUMNS.items() if any(row.get(key) is not None for row in rows)}
-    columns = {heading: _cell(key, say) for key, (heading, say) in used.items()}
-    num_texts = sum(key in used for key in _TEXTS)
-    return table(rows, columns, lambda row: row["name"], corner="Layer", note=_NOTE, sortable=True, num_texts=num_texts)
-
-
-def _cell(key: str, say: Callable[[Any], str]) -> Callable[[Values], str | Cell]:
-    return lambda row: "–" if row.get(key) is None else say(row[key])
-
-
-def module_table(values: Values) -> Table | None:
-    """Sums by module, the slowest first."""
-    found = [e for e in values.get("entities") or () if e["kind"] == "module"]
-    found.sort(key=lambda entity: -entity["latency_ms"])
-    total = sum(e["latency_ms"] for e in found) or 1.0
-    columns: dict[str, Callable[[Values], str | Cell]] = {
-        "layers": lambda e: str(e["num_layers"]),
-        "ms": lambda e: _ms(e["latency_ms"]),
-        "% of time": lambda e: percent(e["latency_ms"] / total),
-        "MACs, M": lambda e: f"{e['macs'] / 1e6:.3g}",
-        "read and written, MB": lambda e: f"{(e['bytes_read'] + e['bytes_written']) / 1e6:.3g}",
-    }
-    return table(found, columns, lambda e: e["id"].replace("/", " "), corner="Module", title="By module")
 
 
 def shown(source: Source) -> list[Result]:
@@ -298,6 +250,9 @@ def sliders(values: Values) -> list[Block | None]:
     data = what_if_data(values)
     if data is None:
         return []
+    data["chains"] = [
+        [float(f"{part:.7g}") for part in chain] for chain in data["chains"]
+    ]  # no longer than they must be
     machine = data["machine"]
     cores = ("cores that share a layer", f"(the target has {machine['cores']:g})")
     names = {"clock": ("clock", "GHz"), "cores": cores, "on_chip": ("bandwidth on the chip", "GB/s")}
@@ -308,7 +263,7 @@ def sliders(values: Values) -> list[Block | None]:
     choices.remove((f"0.5 × {cores[0]}", {"cores": 0.5}))
     rows = [("as it is", what_if(data)), *((told, what_if(data, **factors)) for told, factors in choices)]
     columns: dict[str, Callable[[tuple[str, Mapping[str, float]]], str | Cell]] = {
-        "frame, ms": lambda row: _ms(row[1]["frame"]),
+        "frame, ms": lambda row: ms(row[1]["frame"]),
         "frames a second": lambda row: f"{row[1]['fps']:.0f}",
         "times as fast": lambda row: f"{rows[0][1]['frame'] / row[1]['frame']:.2f}",
     }
@@ -320,8 +275,10 @@ def sliders(values: Values) -> list[Block | None]:
 
 
 def measured_forms(source: Source) -> Section:
-    """Precisions and runtimes on this machine."""
-    return speed.section(source)
+    """Precisions and runtimes on this machine, and how far their calls scatter."""
+    found = speed.section(source)
+    scatter = [(r.title, _distribution(r.values.get("distribution") or {})) for r in shown(source) if r.measured]
+    return Section([*found.blocks, *(Part(title, [told]) for title, told in scatter if told)], found.missing)
 
 
 PAGE = Page(

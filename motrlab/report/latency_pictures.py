@@ -178,7 +178,7 @@ def roofline(values: Values) -> Drawing | None:
     top = max(peaks.values())
     for name, peak in peaks.items():
         plot.line([(plot.x(span[0]), plot.y(peak)), (plot.x(span[1]), plot.y(peak))], f"roof s{_colour(name)}")
-        plot.text(_WIDTH - RIGHT - 4, plot.y(peak) - 4, f"{name}: {peak:.4g}", anchor="end")
+        plot.text(_WIDTH - RIGHT - 4, plot.y(peak) - 4, f"{name}: {peak:,.0f}", anchor="end")
     for name, rate in bandwidths.items():
         ends = [max(span[0], plot.y_range[0] / rate), min(span[1], top / rate)]
         plot.line([(plot.x(x), plot.y(x * rate)) for x in ends], "roof axis")

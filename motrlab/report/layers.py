@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from motrlab.quantization.analysis.advice import advice
 from motrlab.quantization.analysis.layers import LayerRow, read_rows, worst
@@ -48,12 +49,26 @@ def section(source: Source) -> Section:
     rows = read_rows(files["layers.csv"]) if "layers.csv" in files else []
     pictures = [Picture(files[n].read_bytes(), _alt(n, rows), text) for n, text in _CAPTIONS.items() if n in files]
     told = Listing(advice(rows), "What to do about it")
-    return Section([_INTRO, *pictures, told if told.items else None, layer_table(worst(rows))], gone)
+    every = layer_table(rows, title="All tensors, in graph order", sortable=True, num_texts=2)
+    return Section([_INTRO, *pictures, told if told.items else None, layer_table(worst(rows)), every], gone)
 
 
-def layer_table(rows: Sequence[LayerRow]) -> Table | None:
-    """One row for each tensor; shares in percent."""
-    return table(rows, _COLUMNS, lambda row: f"{row.graph} {row.tensor}", title="The worst tensors", note=_NOTE)
+def headline(source: Source) -> str:
+    """The tensor that int8 hurts most, and whether fixed-point is what was trained."""
+    record = source.last("fixed_point", "layers")
+    files, _ = source.files("the layer comparison", record)
+    rows = worst(read_rows(files["layers.csv"]), 1) if "layers.csv" in files else []
+    if not rows:
+        return "No layers have been compared in this run yet."
+    name, decibel = rows[0].name, decibels(rows[0].fixed_sqnr_db)
+    steps = max(row.largest_step for row in read_rows(files["layers.csv"]))
+    same = "equals fake-quant in every tensor" if steps == 0 else f"is up to {steps} steps away from fake-quant"
+    return f"Fixed-point {same}. The worst tensor is {name}: {decibel} dB against float."
+
+
+def layer_table(rows: Sequence[LayerRow], title: str = "The worst tensors", **fields: Any) -> Table | None:
+    """One row for each tensor; shares in percent. `fields`: of `Table`."""
+    return table(rows, _COLUMNS, lambda row: f"{row.graph} {row.tensor}", title=title, note=_NOTE, **fields)
 
 
 def _alt(name: str, rows: Sequence[LayerRow]) -> str:

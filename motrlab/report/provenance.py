@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from motrlab.config import Config, load_preset
+from motrlab.config.fields import with_fields
+from motrlab.errors import UserError
 from motrlab.names import STAGE_TITLES
 from motrlab.report.blocks import Cell, Listing, Section, Source, table
 from motrlab.report.values import Record
@@ -41,11 +46,32 @@ def stale(run: Run) -> str:
 
 
 def command(run: Run) -> str:
-    """The command line that makes this run again."""
+    """The command line that makes this run again, with the fields in which it differs from its preset."""
     words = ["python", "-m", "motrlab", "run", "--preset", run.config.preset, "--run", run.name]
     words += ["--data-root", run.config.data_root] if run.config.data_root else []
     words += ["--sequences", ",".join(run.config.sequences)] if run.config.sequences else []
+    for assignment in changed_fields(run.config):
+        words += ["--set", assignment]
     return shlex.join(words)
+
+
+def changed_fields(config: Config) -> list[str]:
+    """`FIELD=VALUE` for every field that differs from the config's preset, as `--set` takes them.
+
+    Empty where the preset is a file that is not there, and without fields that `--set` cannot write.
+    """
+    try:
+        preset = load_preset(config.preset)
+    except UserError:
+        return []
+    before, found = flat(preset.to_dict()), []
+    for name, value in flat(config.to_dict()).items():
+        if name not in ("data_root", "sequences") and value != before.get(name):
+            text = value if isinstance(value, str) else json.dumps(value)
+            with contextlib.suppress(UserError):
+                same = flat(with_fields(preset, [f"{name}={text}"]).to_dict())[name] == value
+                found += [f"{name}={text}"] * same
+    return found
 
 
 def provenance(run: Run, records: Sequence[Record]) -> dict[str, str]:
@@ -83,7 +109,12 @@ def _commit(record: Record) -> str:
 def config_changes(run: Run, records: Sequence[Record]) -> list[str]:
     """`qat.lr = 0.001 in qat (the run's config has 0.0001)`: parameters given to single notebooks."""
     own = flat(run.config.to_dict())
-    values = ((r["stage"], name, value, own.get(name)) for r in records for name, value in flat(r["config"]).items())
+    values = (
+        (r["stage"], name, value, own.get(name))
+        for r in records
+        for name, value in flat(r["config"]).items()
+        if not name.startswith("budgets.")  # what results are held against, not what they were made with
+    )
     told = (
         f"{name} = {value!r} in {s} (the run's config has {old!r})" for s, name, value, old in values if old != value
     )

@@ -28,6 +28,16 @@ def section(source: Source) -> Section:
     return Section([*pictures, "Where each training ended.", found] if found else [], missing)
 
 
+def headline(source: Source) -> str:
+    """What was trained, for how long."""
+    told = []
+    for stage in TRAINED:
+        if (record := _last(source.records, stage)) and "steps" in record["metrics"]:
+            steps, minutes = plain(record["metrics"]["steps"]), record["duration_s"] / 60
+            told.append(f"{stage_word(stage)} {steps} steps in {minutes:.1f} minutes")
+    return f"Trained: {', '.join(told)}." if told else "Nothing has been trained in this run yet."
+
+
 def training_table(records: Sequence[Record]) -> Table | None:
     """Last values of every training, a block for each: their losses have other terms, and do not compare."""
     groups = []

@@ -78,7 +78,7 @@ def _raw_folders(run: Run, store: FrameStore, folder: Path) -> str:
             whole, frames = open_sequence(originals[info.name])
             half = half_ranges(whole.num_frames)[1]
             if len(half) != info.num_frames:
-                raise UserError(f"{originals[info.name]}: not what was packed")
+                raise UserError(f"{originals[info.name]}: differs from what was packed")
             (folder / info.name).mkdir()
             for number, frame in enumerate(half, 1):
                 file = frames.files[frame].resolve(strict=True)

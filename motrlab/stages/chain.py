@@ -26,7 +26,7 @@ def require(run: Run, stage: str) -> None:
         first = missing[0]
         problem = f"has no stage {first!r} yet"
         if stage_hash(run.path, first):
-            problem = f"has a stage {first!r} that was made from what has changed since, or by an older motrlab"
+            problem = f"has an outdated stage {first!r}: its inputs or motrlab have changed"
         command = f"python -m motrlab run --run {run.name} --from {NOTEBOOK_OF[first]} --to {NOTEBOOK_OF[stage]}"
         raise UserError(f"run {run.name!r} {problem}: {command}")
     if missing:  # on stderr: `evaluate` and `perf` have JSON on stdout

@@ -103,7 +103,7 @@ def draw_overlays(run: Run, stage: str = "fixed_point", *, num_sheets: int = 3, 
     assets = []
     for info in store.sequences[:num_sheets]:
         tracks = read_tracks(run.tracks(stage) / f"{info.name}.txt")
-        step = max(1, min(8, info.num_frames // num_frames))
+        step = max(1, min(8, (info.num_frames - info.num_frames // 2 - 1) // max(1, num_frames - 1)))
         frames = [1 + info.num_frames // 2 + step * i for i in range(num_frames)]
         pictures = [
             draw_frame(store.image(info.name, f), tracks_of_frame(tracks, f), trails_until(tracks, f))

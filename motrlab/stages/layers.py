@@ -19,6 +19,7 @@ from motrlab.model.motr import folded_copy
 from motrlab.quantization.analysis.comparison import compare_outputs, compare_taps, in_mode
 from motrlab.quantization.analysis.debugging import FORMS, SplitRow, TensorValues, inspect_tensors
 from motrlab.quantization.analysis.layers import FrameRow, summary, write_csv
+from motrlab.quantization.analysis.listing import quantised_tensors
 from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.equalisation import equalise
 from motrlab.run import Run
@@ -36,7 +37,8 @@ def compare_layers(run: Run, stage: str = "qat", num_frames: int = 8, *, num_vid
     On the first `num_frames` frames of the first `num_videos` test videos. Leaves `assets/layers.csv` (a row for each
     tensor), `layers_frames.csv` (each frame in closed loop), a picture of each, and of the calibrated model
     `layers_split.csv` (error of weights alone, of activations alone) and `layers_values.json` (ranges of channels,
-    histograms); and a record of stage `fixed_point`, kind `layers`.
+    histograms); `tensors.csv` (the grid of every tensor, and where it comes from); and a record of stage `fixed_point`,
+    kind `layers`.
 
     Raises UserError if either is missing, or if the artefact is not of this model: its scales are other ones.
     """
@@ -57,6 +59,7 @@ def compare_layers(run: Run, stage: str = "qat", num_frames: int = 8, *, num_vid
     frames = compare_outputs(in_mode(quantised, "float", run.config), others, videos, run.config)
     split, values = _inspect(run, videos.values())
     tables: dict[str, Sequence[Any]] = {"layers.csv": rows, "layers_frames.csv": frames, "layers_split.csv": split}
+    tables["tensors.csv"] = quantised_tensors(quantised)
     write_text(run.assets / "layers_values.json", json.dumps([found.json() for found in values]))
     pictures = {"layers.png": tensor_sqnr(rows), "layers_frames.png": frame_sqnr(frames)}
     assets = [run.assets / "layers_values.json", *write_assets(run, tables, pictures)]

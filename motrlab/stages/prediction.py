@@ -54,7 +54,7 @@ def record_prediction(run: Run, performance: Performance, started: float) -> lis
     metrics: dict[str, float | str] = {"target": performance.target}
     metrics |= {name: value for name, value in performance.frame.items() if isinstance(value, float | int)}
     metrics |= {name: float(value) for name, value in performance.sections.get("traffic", {}).items()}
-    stage = next(filter(run.has, STAGES))
+    stage = next(filter(run.has, STAGES), "data")
     run.add_record("perf", "prediction", metrics, started=started, assets=files, made_from=lineage(stage))
     return files
 

@@ -58,9 +58,9 @@ def measure_sensitivity(
     if max_float_share is None:
         max_float_share = 0.1 if max_drop_mota is None else 1.0
     if not 0 <= max_float_share <= 1:
-        raise UserError(f"sensitivity: max_float_share is a share from 0 to 1, not {max_float_share}")
+        raise UserError(f"sensitivity: max_float_share must be a fraction from 0 to 1, not {max_float_share}")
     if max_drop_mota is not None and (clip_frames == -1 or not max_drop_mota >= 0):
-        raise UserError("sensitivity: max_drop_mota is 0 or more points of MOTA, which needs clip_frames")
+        raise UserError("sensitivity: max_drop_mota must be at least 0, in points of MOTA, and needs clip_frames")
     started = time.time()
     sizes = _sizes(run.config, num_frames, clip_frames)
     quantised = load_quantized(run, "calibration")

@@ -13,7 +13,6 @@ A recording may hold several videos one behind the other: frames and ids then go
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from motrlab.config import ModelConfig, TrackerConfig
 from motrlab.data.pictures import image_size
 from motrlab.errors import UserError
 from motrlab.tracking.step import Array, FrameOutput, Graphs, Shapes, frame_loop
-from motrlab.tracking.tracker import Decision, Float, Int, LiveTracks, TrackedBoxes, Tracker
+from motrlab.tracking.tracker import Decision, Int, LiveTracks, TrackedBoxes, Tracker
 
 EXACT = ("output_score", "min_area_px", "coast_written")
 STRICTER = {"birth_score": 1, "miss_score": 1, "reset_score": 1, "max_misses": -1}  # which way is stricter

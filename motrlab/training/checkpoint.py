@@ -82,7 +82,7 @@ def load_training(
     """
     tensors, facts = load_tensors(path)
     if facts.get("identity") != identity:
-        raise UserError(f"{path}: left by a training with other settings; delete it to start again, or restore them")
+        raise UserError(f"{path}: of a training with other settings; delete it to start again, or restore the settings")
     for name, module in modules.items():
         module.load_state_dict(part(tensors, name))
     load_optimizer(optimizer, part(tensors, "optimizer"))

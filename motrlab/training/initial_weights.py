@@ -99,7 +99,7 @@ def load_initial_weights(model: Motr, source: str) -> InitReport:
     )
     if not any(name.endswith("weight") for name in matched):
         first = f" (first: {mismatched[0]})" if mismatched else ""
-        raise UserError(f"train.init {source!r}: nothing of it fits this model{first}; take weights of its backbone")
+        raise UserError(f"train.init {source!r}: no tensor fits this model{first}; give weights of the same backbone")
     model.load_state_dict({n: converted.tensors[n] for n in matched}, strict=False)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return InitReport(

@@ -5,7 +5,9 @@ which people with any common colour blindness can tell apart; lines differ in da
 """
 
 import io
+import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
+
+from motrlab.errors import UserError
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8A7A00")
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
@@ -98,6 +102,34 @@ def loss_curves(
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     if terms:
         ax.legend(frameon=False, fontsize=9, ncols=min(4, len(terms)))
+    return figure
+
+
+def loss_by_layer(terms: Mapping[str, float]) -> Figure:
+    """Bars of the loss of each decoder layer, its kinds one on the other.
+
+    `terms`: as `ClipLoss.named()` names them, `frame_0.layer_2.giou` (frames are added up) or `layer_2.giou`; other
+    columns are left out. Raises UserError where no term is of a layer.
+    """
+    sums: dict[str, dict[int, float]] = {}
+    for name, value in terms.items():
+        if found := re.fullmatch(r"(?:frame_\d+\.)?layer_(\d+)\.(\w+)", name):
+            row = sums.setdefault(found[2], {})
+            row[int(found[1])] = row.get(int(found[1]), 0.0) + float(value)
+    if not sums:
+        raise UserError(f"loss by layer: no term such as layer_0.giou among {', '.join(terms) or 'none'}")
+    layers = sorted({layer for row in sums.values() for layer in row})
+    figure, (ax,) = panels(5.6, 3.2)
+    below = np.zeros(len(layers))
+    for (kind, row), colour in zip(sums.items(), itertools.cycle(COLOURS), strict=False):
+        heights = np.array([row.get(layer, 0.0) for layer in layers])
+        ax.bar(range(len(layers)), heights, bottom=below, color=colour, width=0.62, label=kind)
+        below += heights
+    for index, total in enumerate(below):
+        note(ax, f"{total:.3g}", (index, total), (0, 3), ha="center")
+    ax.set_xticks(range(len(layers)), [str(layer) for layer in layers])
+    ax.set(xlabel="decoder layer", ylabel="loss")
+    legend_above(ax, ncols=len(sums))
     return figure
 
 

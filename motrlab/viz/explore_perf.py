@@ -19,19 +19,21 @@ from motrlab.data.pictures import Image
 from motrlab.deploy.performance import read_performance
 from motrlab.errors import UserError
 from motrlab.run import Run
-from motrlab.viz.curves import COLOURS, GREY, figure_png, heading, note, panels, rows_downwards
+from motrlab.viz.curves import COLOURS, figure_png, heading, note, panels, rows_downwards
 from motrlab.viz.explore import live_picture
+from motrlab.viz.latency import draw_roofs
 from motrlab.viz.raster import Raster, bgr, jpeg
 
 Values = Mapping[str, Any]  # of `Performance.json()`
 SORTS = ("time", "time beside", "ratio", "multiply-accumulates", "bytes", "order")
-_UNITS = ("matrix", "depthwise")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A module of a graph, all its layers together. `ms`: of each result that is shown, NaN where it has no such layer;
-    `macs`, `num_bytes`: read and written, and `bound` of its longest layer, are the first's (or else the second's).
+    """A module of a graph, all its layers together.
+
+    `ms`: of each result that is shown, NaN where it has no such layer. `macs` and `num_bytes`, read and written, are of
+    the first, or else of the second. `bound`: what the prediction says of its longest layer, or `measured`.
     """
 
     graph: str
@@ -58,7 +60,7 @@ def module_rows(results: Sequence[Values]) -> list[Row]:
     sums: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for number, values in enumerate(results):
         for layer in values["layers"]:
-            empty: list[dict[str, Any]] = [dict(ms=0.0, macs=0, num_bytes=0, num_layers=0) for _ in results]
+            empty: list[dict[str, Any]] = [{"ms": 0.0, "macs": 0, "num_bytes": 0, "num_layers": 0} for _ in results]
             own = sums.setdefault((layer["graph"], layer["module"]), empty)[number]
             own["macs"] += layer["macs"]
             own["num_bytes"] += layer["bytes_read"] + layer["bytes_written"]
@@ -70,7 +72,8 @@ def module_rows(results: Sequence[Values]) -> list[Row]:
     for order, ((graph, module), sides) in enumerate(sums.items()):
         known = next(side for side in sides if side["num_layers"])
         times = tuple(side["ms"] if side["num_layers"] else np.nan for side in sides)
-        facts = (known["macs"], known["num_bytes"], known["num_layers"], known["bound"])
+        bounds = [side["bound"] for side in sides if side.get("bound", "measured") != "measured"]
+        facts = (known["macs"], known["num_bytes"], known["num_layers"], next(iter(bounds), "measured"))
         rows.append(Row(graph, module, times, *facts, order))
     return rows
 
@@ -139,7 +142,9 @@ class PerfExplorer:
     def html(self, rows: Sequence[Row], shown: Sequence[str] = (), most: int = 25) -> str:
         """The same as a table with bars; a pointer that rests on a row is told all of it."""
         names = self._chosen(shown)
-        longest = [max((row.ms[i] for row in rows if row.ms[i] == row.ms[i]), default=0) or 1 for i in range(len(names))]
+        longest = [
+            max((row.ms[i] for row in rows if row.ms[i] == row.ms[i]), default=0) or 1 for i in range(len(names))
+        ]
         head = "".join(f"<th style='text-align:left'>{html.escape(name)}, ms</th>" for name in names)
         body = []
         for row in rows[:most]:
@@ -156,8 +161,9 @@ class PerfExplorer:
         """All of a module, one line."""
         times = "; ".join(f"{name}: {_ms(ms)} ms" for name, ms in zip(self._chosen(shown), row.ms, strict=True))
         ratio = f"; ratio {row.ratio:.3g}" if row.ratio == row.ratio else ""
+        bound = row.bound if row.bound == "measured" else f"bound by {row.bound}"
         work = f"{row.macs:,} multiply-accumulates, {row.num_bytes:,} bytes, {row.num_layers} layers"
-        return f"{row.name}: {times}{ratio}; {work}, bound by {row.bound}"
+        return f"{row.name}: {times}{ratio}; {work}, {bound}"
 
     def figure(
         self, shown: Sequence[str] = (), sort: str = "time", find: str = "", graph: str = "", most: int = 20
@@ -189,7 +195,7 @@ class PerfExplorer:
         return {r.name: (2 * r.macs / r.num_bytes, 2 * r.macs / r.ms[0] / 1e6, r.ms[0]) for r in rows}
 
     def _draw_roofline(self, ax: Axes, name: str, named: Sequence[str] = ()) -> None:
-        roof, dots = self.results[name].get("roofline") or {}, self._dots(name)
+        roof, dots = self.results[name].get("roofline"), self._dots(name)
         heading(ax, f"roofline: {name}")
         ax.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="10⁹ operations a second")
         if not dots:
@@ -199,13 +205,8 @@ class PerfExplorer:
         for each in named:
             if each in dots:
                 note(ax, each, dots[each][:2], (6, 4), fontsize=7)
-        peaks = {n: p for n, p in roof.get("peak_gops", {}).items() if n.partition(" ")[0] in _UNITS}
-        across = np.geomspace(x.min() / 2, x.max() * 4)
-        for (unit, peak), dash in zip(peaks.items(), ("-", "--", "-.", ":"), strict=False):
-            ax.axhline(peak, color=GREY, linestyle=dash, linewidth=1, label=f"{unit}: {peak:.4g}")
-        for (memory, rate), colour in zip(roof.get("bandwidth_gbs", {}).items(), COLOURS[1:], strict=False):
-            ax.plot(across, across * rate, color=colour, linewidth=1, label=f"{memory.replace('_', ' ')}: {rate:.4g} GB/s")
-        ax.set_xlim(across[0], across[-1])
+        if roof:
+            draw_roofs(ax, roof, x)
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
@@ -230,7 +231,9 @@ class PerfExplorer:
         them, and the roofline with the chosen module marked."""
         names, default = list(self.results), self.default
         first = widgets.Dropdown(options=names, value=default[0], description="result")
-        second = widgets.Dropdown(options=["", *names], value=default[-1] if len(default) > 1 else "", description="beside")
+        second = widgets.Dropdown(
+            options=["", *names], value=default[-1] if len(default) > 1 else "", description="beside"
+        )
         sort = widgets.Dropdown(options=SORTS, value="time", description="sort by")
         find = widgets.Text("", description="filter", placeholder="such as decoder.0 or off_chip")
         most = widgets.IntSlider(20, 5, 100, description="rows", continuous_update=False)

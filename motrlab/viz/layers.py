@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from motrlab.quantization.analysis.layers import FrameRow, LayerRow, worst
 from motrlab.quantization.analysis.sensitivity_tables import OUTPUTS
-from motrlab.viz.curves import COLOURS, GREY, INK, heading, legend_above, note, panels
+from motrlab.viz.curves import COLOURS, GREY, INK, heading, legend_above, note, panels, rows_downwards
 
 _GRAPHS = {"base": ("base graph", COLOURS[0]), "qim": ("QIM", COLOURS[3])}
 _STAGES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -65,6 +65,27 @@ def _name_worst(ax: Axes, rows: Sequence[LayerRow]) -> None:
         named.append((index, height))
         side, distance_pt = ("right", -7) if index > 0.8 * len(rows) else ("left", 7)
         note(ax, row.tensor, (index, height), (distance_pt, -3), ha=side)
+
+
+def layers_by_error(rows: Sequence[LayerRow], most: int = 24) -> Figure:
+    """The tensors of lowest fixed-point SQNR, worst first: bars, and a mark for the rounding of the tensor alone."""
+    shown = worst(rows, most)
+    figure, (ax,) = panels(8.0, 1.0 + 0.24 * max(1, len(shown)), grid="x")
+    place, colours = range(len(shown)), [_GRAPHS[row.graph][1] for row in shown]
+    ax.barh(place, [min(row.fixed_sqnr_db, _TOP_DB) for row in shown], height=0.66, color=colours)
+    ax.plot(
+        [min(row.own_sqnr_db, _TOP_DB) for row in shown],
+        place,
+        "|",
+        color=INK,
+        markersize=9,
+        label="its own rounding alone",
+    )
+    rows_downwards(ax, [row.name for row in shown], "SQNR against float with all errors so far, dB (at most 60 shown)")
+    ax.tick_params(axis="y", labelsize=7)
+    if shown:
+        legend_above(ax)
+    return figure
 
 
 def frame_sqnr(frames: Sequence[FrameRow]) -> Figure:

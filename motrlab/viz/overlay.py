@@ -82,11 +82,21 @@ def draw_frame(
     return canvas
 
 
-def draw_boxes(image: Image, boxes: NDArray[np.float64], colour: tuple[int, int, int], labels: Sequence[str]) -> Image:
-    """A copy of `image` with boxes `ltwh [n, 4]` of one colour (BGR) and a label over each; "" has none."""
+def draw_boxes(
+    image: Image,
+    boxes: NDArray[np.floating],
+    colour: tuple[int, int, int],
+    labels: Sequence[str],
+    *,
+    weight: float = 1.0,
+) -> Image:
+    """A copy of `image` with boxes `ltwh [n, 4]` of one colour (BGR) and a label over each, "" for none.
+
+    Lines are `weight` times as thick as those of tracks.
+    """
     canvas: Image = image.copy()
     for box in boxes:
-        _rectangle(canvas, box, colour, max(2, round(canvas.shape[1] / 500)))
+        _rectangle(canvas, box, colour, round(weight * max(2, round(canvas.shape[1] / 500))))
     for box, label in zip(boxes, labels, strict=True):
         if label:
             _draw_label(canvas, box, label, colour)
@@ -98,18 +108,14 @@ def draw_over_each_other(
 ) -> Image:
     """Two stages' tracks of a frame over each other, boxes in the colour of the stage (BGR): those of `first` thick,
     with ids, those of `second` thin, with theirs where no box of `first` has an IoU of 0.9 or more with it."""
-    canvas = draw_boxes(image, first.ltwh, colours[0], [str(i) for i in first.track_id])
-    for box in second.ltwh:
-        _rectangle(canvas, box, colours[1], 1)
+    canvas = draw_boxes(image, first.ltwh, colours[0], [str(i) for i in first.track_id], weight=2)
     corners = [box_ltwh_to_xyxy(tracks.ltwh) for tracks in (second, first)]
     alone = [not (box_iou(box, corners[1]) >= 0.9).any() for box in corners[0]]
-    for box, track_id, apart in zip(second.ltwh, second.track_id.tolist(), alone, strict=True):
-        if apart:
-            _draw_label(canvas, box, str(track_id), colours[1])
-    return canvas
+    labels = [str(i) if apart else "" for i, apart in zip(second.track_id, alone, strict=True)]
+    return draw_boxes(canvas, second.ltwh, colours[1], labels)
 
 
-def _rectangle(canvas: Image, box: NDArray[np.float64], colour: tuple[int, int, int], thickness: int) -> None:
+def _rectangle(canvas: Image, box: NDArray[np.floating], colour: tuple[int, int, int], thickness: int) -> None:
     left, top, width, height = np.rint(box).astype(int).tolist()
     cv2.rectangle(canvas, (left, top), (left + width, top + height), colour, thickness, cv2.LINE_AA)
 
@@ -127,7 +133,7 @@ def _draw_trails(canvas: Image, trails: Trails, factor: int, thickness: int) -> 
     return np.rint(blended).astype(np.uint8)
 
 
-def _draw_label(canvas: Image, box: NDArray[np.float64], text: str, colour: tuple[int, int, int]) -> None:
+def _draw_label(canvas: Image, box: NDArray[np.floating], text: str, colour: tuple[int, int, int]) -> None:
     """The id on a filled tab above the box, moved inside where the frame ends."""
     scale = max(0.42, canvas.shape[1] / 1900)
     weight = 1 if scale < 0.7 else 2

@@ -35,7 +35,7 @@ class Raster:
     def of(figure: Figure, dpi: int = 100) -> Raster:
         """Draw `figure` with `dpi` pixels an inch, within fixed margins: a layout that looks for them draws twice."""
         figure.set_dpi(dpi)
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)
         width, height = figure.get_size_inches()
         left, right, bottom, top = _MARGINS
         figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)

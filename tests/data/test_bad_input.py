@@ -74,7 +74,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         bytes_of(FRAME, lambda _: noise(64, 96)[:2000] + bytes(1500) + noise(64, 96)[3500:]),
         rf"{FRAME}: JPEG file is damaged inside"),
     "empty JPEG": (bytes_of(FRAME, lambda _: b""), rf"{FRAME}: not a JPEG or PNG file"),
-    "PNG called JPEG": (bytes_of(FRAME, lambda _: b"\x89PNG\r\n"), rf"{FRAME}: not a JPEG or PNG file"),
+    "PNG called JPEG": (bytes_of(FRAME, lambda _: b"\x89PNG\r\n"), rf"{FRAME}: PNG file is cut short"),
     "JPEG of another size": (
         bytes_of(FRAME, lambda _: noise(60, 96)), rf"{FRAME}: 96×60 pixels, but seqinfo\.ini says 96×64"),
     "missing frame": (lambda f: (f / FRAME).unlink(), r"img1: frame 3 of 8 is missing; copy it again"),

@@ -255,7 +255,7 @@ def test_frames_of_two_sizes_and_other_formats(
     assert "000003.jpg: .jpg, 20×10 pixels, but the video's first frame .jpg, 96×64" in capsys.readouterr().err
     (images / "cam1/img1/000003.jpg").write_bytes(b"\x89PNG")
     assert main(arguments) == 2
-    assert "000003.jpg: not a JPEG or PNG file" in capsys.readouterr().err
+    assert "000003.jpg: PNG file is cut short" in capsys.readouterr().err
 
 
 def still_labels() -> dict[str, Any]:

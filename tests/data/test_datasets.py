@@ -250,4 +250,4 @@ def test_an_import_run_again_compares_the_pictures(tmp_path: Path, capsys: pytes
     picture.unlink()
     cv2.imwrite(str(picture), np.full((48, 64, 3), 200, np.uint8))
     assert run(tmp_path) == 2
-    assert "there is something else already" in capsys.readouterr().err
+    assert "already there; move it away" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_frames_of_another_kind_are_named(tmp_path: Path) -> None:
 def test_nothing_is_read_past_the_promised_end(tmp_path: Path) -> None:
     found = list_frames(folder(tmp_path / "img1", [f"{i:06d}.jpg" for i in range(1, 7)]), info())
     assert (list(found.files), found.fault) == ([1, 2, 3, 4], "")
-    assert "2 files behind frame 4" in found.note
+    assert "2 files after frame 4" in found.note
 
 
 def test_pictures_of_any_other_folder_count_in_their_order(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_link_that_leads_nowhere_is_a_frame(tmp_path: Path) -> None:
 REFUSED = {
     "no pictures": (["notes.txt"], "no pictures"),
     "another extension": (["000001.bmp"], "there is 000001.bmp, but seqinfo.ini says imExt=.jpg"),
-    "a frame twice": (["1.jpg", "000001.jpg"], "000001.jpg and 1.jpg are one frame|1.jpg and 000001.jpg are one frame"),
+    "a frame twice": (["1.jpg", "000001.jpg"], "000001.jpg and 1.jpg have the same|1.jpg and 000001.jpg have the same"),
     "two cameras": (["a_1.jpg", "b_1.jpg"], "without a common numbering, 4 expected"),
 }
 

@@ -66,7 +66,7 @@ def test_what_is_moved_behind_its_quantiser_keeps_its_grid(whole: dict, layers: 
 
 
 def test_names(layers: dict) -> None:  # type: ignore[type-arg]
-    with pytest.raises(UserError, match=r"no layer 'encoder\.0\.ffn\.expnd'; near: encoder\.0\.ffn\.expand"):
+    with pytest.raises(UserError, match=r"no layer 'encoder\.0\.ffn\.expnd'; similar: encoder\.0\.ffn\.expand"):
         find_layer(layers, "encoder.0.ffn.expnd")
     with pytest.raises(UserError, match=r"layer 'refine': base refine/.* have that name: give one, and --graph"):
         find_layer(layers, "refine")

@@ -128,5 +128,7 @@ def test_files_of_another_model_are_refused(converted: FixedPoint, tmp_path: Pat
         for names in (node.input, node.output):
             names[:] = [name.replace("decoder.1", "decoder.7") for name in names]
     onnx.save(model, tmp_path / "base.ort.onnx")
-    with pytest.raises(UserError, match=r"'base/decoder\.7\S+' is no tensor of the model: the file is of another one"):
+    with pytest.raises(
+        UserError, match=r"'base/decoder\.7\S+' is not a tensor of the model: the file is of another one"
+    ):
         TappedRuntime(tmp_path, converted.quantised)

@@ -139,7 +139,7 @@ BAD_INPUTS = {
     "no such path": (lambda folder: folder / "absent", "no such file or folder"),
     "no pictures": (_empty_folder, "no pictures"),
     "not a video": (_text_file, "cannot read a frame"),
-    "broken picture": (_broken_picture, "1.png: not a JPEG or PNG file"),
+    "broken picture": (_broken_picture, "1.png: PNG file is cut short"),
     "two sizes": (_two_sizes, "frame 2 is"),
 }
 
@@ -280,7 +280,7 @@ def test_a_sequence_is_not_tracked_past_its_end(
     file = source / "seqinfo.ini"
     file.write_text(file.read_text().replace("seqLength=10", "seqLength=6"))
     assert track(artifact, source, tmp_path / "out")["frames"] == 6
-    assert "4 files behind frame 6" in capfd.readouterr().err
+    assert "4 files after frame 6" in capfd.readouterr().err
 
 
 def test_the_pixels_are_tracked_as_they_are_stored(images: Any, tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_ctrl_c_keeps_what_was_tracked(
     assert status == 1
     said = capfd.readouterr().err.strip()
     assert said == f"motrlab: interrupted; 7 tracked frames are in {tmp_path / 'out'}: in.txt, in.mp4; " + (
-        "the same command starts again"
+        "run the same command to start again"
     )
     whole = (tmp_path / "whole" / "in.txt").read_text()
     assert whole.startswith((tmp_path / "out" / "in.txt").read_text())
@@ -424,7 +424,7 @@ def test_a_full_disk_is_one_line_and_keeps_whole_rows(
     assert (text == whole) == (share > 1)
 
 
-@pytest.mark.parametrize("fps", [66.667, 211.222])
+@pytest.mark.parametrize("fps", [66.667, 211.222, 0.5])
 def test_any_frame_rate_is_tracked(
     fps: float, artifact: Path, images: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -433,15 +433,16 @@ def test_any_frame_rate_is_tracked(
     file.write_text(file.read_text().replace("frameRate=12", f"frameRate={fps}"))
     arguments = ["track", "--artifact", str(artifact), "--input", str(source), "--out", str(tmp_path / "out")]
     assert main(arguments) == 0
-    assert f"SEQ-01.mp4: {fps:.2f} frames a second; MPEG-4 does not take {fps}" in capfd.readouterr().err
-    assert video_properties(tmp_path / "out" / "SEQ-01.mp4") == (3, pytest.approx(fps, abs=0.01))
+    assert capfd.readouterr().err == ""
+    assert video_properties(tmp_path / "out" / "SEQ-01.mp4") == (3, pytest.approx(fps))
 
 
 def test_without_an_encoder_the_text_is_kept(
     artifact: Path, images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cv2.VideoWriter, "fourcc", lambda *_: 0)
-    with pytest.raises(UserError, match=r"OpenCV cannot write this video.*4 tracked frames are in .*: in.txt$"):
+    """As in a PyAV that was built without libvpx."""
+    monkeypatch.setattr("motrlab.data.videos._CODEC", "no such encoder")
+    with pytest.raises(UserError, match=r"PyAV cannot write this video.*4 tracked frames are in .*: in.txt$"):
         track(artifact, image_folder(tmp_path / "in", images[:4]), tmp_path / "out")
     assert shown(tmp_path / "out") == ["in.txt"]
 
@@ -494,7 +495,7 @@ def test_a_stream_that_breaks_off_keeps_what_was_tracked(
     arguments = ["track", "--artifact", str(artifact), "--input", stream, "--out", str(tmp_path / "out")]
     assert main(arguments) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert "/live/1.mjpg: broke off after frame 5; start again" in line
+    assert "/live/1.mjpg: the stream ended after frame 5; start again" in line
     assert line.endswith("_live_1_mjpg.mp4")
     assert "5 tracked frames are in" in line
     assert "secret" not in line + "".join(p.name + p.read_text("latin-1") for p in (tmp_path / "out").iterdir())
@@ -545,7 +546,7 @@ def test_raw_frames_of_nv12(artifact: Path, images: Any, tmp_path: Path, capfd: 
         (
             "64x48",
             bytes(64 * 48 * 3 // 2 + 7),
-            "7 bytes at its end are no frame of 64×48 .4608 bytes.; is the size right",
+            "the last 7 bytes are no whole frame of 64×48 .4608 bytes.; check the size",
         ),
         ("63x48", bytes(10), "NV12 of 63×48 pixels; both sides must be even"),
     ],

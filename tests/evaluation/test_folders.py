@@ -1,4 +1,4 @@
-"""Folders of ground truth and results: what is counted, what is passed over, and what is a mistake."""
+"""Folders of ground truth and results: what is counted, what is ignored, and what is a mistake."""
 
 from __future__ import annotations
 

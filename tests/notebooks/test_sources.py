@@ -14,8 +14,8 @@ from motrlab.pipeline import NOTEBOOKS
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 IGNORED_CELLS = {  # cells whose stored output is not compared: trained values, timings, machine-made pictures
-    "01_data_prep": 0, "02_float_training": 5, "03_calibration": 6, "04_qat": 6, "05_conversion": 7,
-    "06_tracking_visualization": 5, "07_compile_perf": 4, "08_report": 3,
+    "01_data_prep": 0, "02_float_training": 6, "03_calibration": 8, "04_qat": 5, "05_conversion": 7,
+    "06_tracking_visualization": 9, "07_compile_perf": 4, "08_report": 2,
 }  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def test_stored_outputs_hold_no_chatter(notebook: Any) -> None:
         for output in cell.outputs:
             said = str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
             assert not re.search(r"Warning|warn\(|/(home|root|tmp|Users)/|\[W\d|Traceback", said), said[:400]
-            assert output.get("name") != "stderr" or "smoke run" in said or "initial weights" in said, said[:400]
+            assert output.get("name") != "stderr" or re.match("smoke run|initial weights|memory of a training step|run .* from now on", said), said[:400]
 
 
 def test_strict_cells_are_for_readers(notebook: Any) -> None:

@@ -11,9 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
+from motrlab.evaluation.errors import ErrorRow, Event
 from motrlab.files import write_text
 from motrlab.names import CHAIN
 from motrlab.quantization.analysis.layers import FrameRow, TapPoint, layer_row, measure, write_csv
+from motrlab.quantization.analysis.listing import QuantisedTensor
 from motrlab.run import Run
 from motrlab.viz.curves import figure_png
 from motrlab.viz.layers import frame_sqnr, tensor_sqnr
@@ -102,6 +104,7 @@ def fill(run: Run) -> None:
         latency |= {f"threads_2.{name}.p50_ms": median * 0.6}
     run.add_record("perf", "latency", latency, started=started)
     _add_layers(run, started)
+    _add_errors(run, started)
 
 
 def _add_training(run: Run, stage: str, steps: int, started: float) -> None:
@@ -120,7 +123,7 @@ def _add_training(run: Run, stage: str, steps: int, started: float) -> None:
 def _add_layers(run: Run, started: float) -> None:
     """Twelve tensors, among them an exact one, a silent one and one that saturates; two stages over two frames."""
     rng = np.random.default_rng(9)
-    rows = []
+    rows, tensors = [], []
     for i in range(12):
         path = f"encoder.{i}.ffn"
         point = TapPoint("base" if i < 8 else "qim", path, path, "linear", "min_max", 1, False, 0.25, -128, 127)
@@ -134,7 +137,25 @@ def _add_layers(run: Run, started: float) -> None:
     write_csv(assets[1], frames)
     assets[2].write_bytes(figure_png(tensor_sqnr(rows)))
     assets[3].write_bytes(figure_png(frame_sqnr(frames)))
+    for i, (kind, low, high) in enumerate((("activation", 0, 255), ("weight", -127, 127), ("function", -32767, 32767))):
+        tensors.append(
+            QuantisedTensor("base", f"tensor.{i}", kind, "conv", 8, low, high, 0.5, "min_max", "", i or None)
+        )
+    assets.append(run.assets / "tensors.csv")
+    write_csv(assets[-1], tensors)
     run.add_record("fixed_point", "layers", {"num_tensors": len(rows)}, started=started, assets=assets)
+
+
+def _add_errors(run: Run, started: float) -> None:
+    rows = [ErrorRow("Size", "small", 300, 90, 4), ErrorRow("Size", "large", 700, 10, 1)]
+    rows += [ErrorRow("Visibility", "under 0.3", 200, 80, 5), ErrorRow("Visibility", "in full view", 800, 20, 0)]
+    events = [Event("miss", "street-01", 3, 12, 0, 9, 0.9, 8.1), Event("switch", "street-01", 4, 20, 18, 2, 1.0, 0.9)]
+    assets = [run.assets / f"errors_fixed_point{end}" for end in (".csv", "_worst.csv", "_miss.jpg", "_switch.jpg")]
+    write_csv(assets[0], rows)
+    write_csv(assets[1], events)
+    for path in assets[2:]:
+        cv2.imwrite(str(path), np.random.default_rng(6).integers(0, 255, (250, 720, 3), np.uint8))
+    run.add_record("fixed_point", "errors", {"num_boxes": 1000}, started=started, assets=assets)
 
 
 def _pictures(run: Run) -> list[Path]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import subprocess
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from motrlab.deploy.whatif import FACTORS, what_if, what_if_data
 from motrlab.errors import UserError
 from motrlab.report.blocks import Source
 from motrlab.report.html import render_report
-from motrlab.report.latency import PAGE, render_latency, results
+from motrlab.report.latency import PAGE, beside, render_latency, results
 from motrlab.report.pages import page_html
 from motrlab.run import Run
 from tests.report.performances import HOST_MS, layers, measured, predicted, record
@@ -81,13 +82,22 @@ def test_page_tells(perf_run: Run, text: str) -> None:
 
 
 def test_measured_beside_predicted(made_run: Run) -> None:
-    for performance in (measured("host"), predicted("host")):
-        made_run.assets.mkdir(parents=True, exist_ok=True)
-        record(made_run, performance)
-    text = Page(html(made_run)).text
-    assert "Measured beside predicted" not in text  # one file: the second replaced the first
-    record(made_run, measured("other"))
-    assert [r.title for r in results(Source(made_run))] == ["other, measured", "host, predicted"]
+    """Of a described host, whose prediction has no section `machine`; the measured one is ten times as slow."""
+    record(made_run, measured())
+    assert beside(results(Source(made_run))) is None
+    record(made_run, predicted())
+    assert beside(results(Source(made_run))) is None
+    described = predicted("this-host")
+    sections = {name: value for name, value in described.sections.items() if name != "machine"}
+    record(made_run, replace(described, sections=sections))
+    found = beside(results(Source(made_run)))
+    assert found is not None
+    assert [row.label for row in found.rows] == ["this-host, Base graph", "this-host, QIM"]
+    assert [row.cells[-1].text for row in found.rows] == [
+        f"−90 %; rank correlation 1.00 of {sum(x.graph == g for x in layers())} layers" for g in ("base", "qim")
+    ]
+    assert "Measured beside predicted" in Page(html(made_run)).text
+    assert results(Source(made_run))[0].title == "onnxruntime-cpu, measured"
 
 
 def test_what_counts_no_more_is_left_out(perf_run: Run, make_stage: Any) -> None:
@@ -103,6 +113,19 @@ def test_a_file_of_another_schema_is_a_user_error(perf_run: Run) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
     with pytest.raises(UserError, match=r"perf_horizon-j6m\.json: schema 99"):
         html(perf_run)
+
+
+def test_many_targets_of_many_layers_stay_under_two_megabytes(made_run: Run) -> None:
+    """As of `mot17`: what does not fit is named, with where it is."""
+    found = layers(640)
+    for name in ("a", "b", "c", "d", "e", "f", "g"):
+        record(made_run, predicted(name, found))
+    text = html(made_run)
+    assert 1_000_000 < len(text.encode()) < 1_600_000  # the rest is for what tensors hold
+    assert (
+        "Their layers are in the run's assets only: d, predicted, c, predicted, b, predicted, a, predicted."
+        in Page(text).text
+    )
 
 
 def embedded(text: str) -> dict[str, Any]:

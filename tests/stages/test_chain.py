@@ -68,10 +68,10 @@ def test_what_an_older_motrlab_or_another_model_left_is_not_enough(home: Path, m
     for name in ("data", "float", "calibration"):
         make_stage(run, name)
     run.model_file("float").write_text("trained again")
-    with pytest.raises(UserError, match="has a stage 'float' that was made from what has changed since, or by an old"):
+    with pytest.raises(UserError, match="has an outdated stage 'float': its inputs or motrlab have changed"):
         chain.require(run, "calibration")
     run.add_record("float", "training", {}, started=0.0)
-    with pytest.raises(UserError, match="has a stage 'calibration' that was made from what has changed since"):
+    with pytest.raises(UserError, match="has an outdated stage 'calibration'"):
         chain.require(run, "calibration")
     assert run.model_file("calibration").is_file()
 
@@ -81,5 +81,5 @@ def test_an_artefact_of_another_model_is_not_compared(home: Path, make_stage: Ca
     for name in CHAIN:
         make_stage(run, name)
     make_stage(run, "qat", "trained again")
-    with pytest.raises(UserError, match="has a stage 'fixed_point' that was made from what has changed since"):
+    with pytest.raises(UserError, match="has an outdated stage 'fixed_point'"):
         measure_agreement(run)

@@ -103,7 +103,7 @@ def test_training_with_other_settings_is_refused(tmp_path: Path, config: Config)
     file = tmp_path / "t.safetensors"
     model = build_motr(config.model)
     save_training(file, {"model": model}, optimizer_of(model, config), {"step": 2, "identity": "abc"})
-    with pytest.raises(UserError, match=r"t\.safetensors: left by a training with other settings"):
+    with pytest.raises(UserError, match=r"t\.safetensors: of a training with other settings"):
         load_training(file, {"model": model}, optimizer_of(model, config), "abd")
 
 

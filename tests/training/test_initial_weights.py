@@ -172,7 +172,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, config: Config, name:
 
 def test_weights_of_which_nothing_fits_are_refused(tmp_path: Path, config: Config) -> None:
     source = write(tmp_path / "lite.pth", lite_state(small(config)))
-    with pytest.raises(UserError, match=r"nothing of it fits this model \(first: base.backbone.stem.0.weight: \[32, 3"):
+    with pytest.raises(UserError, match=r"no tensor fits this model \(first: base.backbone.stem.0.weight: \[32, 3"):
         load_initial_weights(build_motr(config.model), source)
 
 

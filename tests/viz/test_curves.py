@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from motrlab.viz.curves import accuracy_bars, figure_png, histogram, latency_bars, loss_curves, read_columns, smooth
+from motrlab.errors import UserError
+from motrlab.viz.curves import (
+    accuracy_bars,
+    figure_png,
+    histogram,
+    latency_bars,
+    loss_by_layer,
+    loss_curves,
+    read_columns,
+    smooth,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +98,12 @@ def test_csv_columns(tmp_path: Path) -> None:
     np.testing.assert_equal(columns["loss"], [2.5, np.nan])
     path.write_text("step,loss\n")
     assert read_columns(path) == {}
+
+
+def test_loss_by_layer_adds_up_frames() -> None:
+    terms = {"frame_0.layer_0.giou": 2.0, "frame_1.layer_0.giou": 1.0, "frame_0.layer_1.giou": 1.0, "layer_1.l1": 0.5}
+    figure = loss_by_layer({**terms, "denoising": 9.0})
+    heights = [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers]
+    assert heights == [[3.0, 1.0], [0.0, 0.5]]
+    with pytest.raises(UserError, match=r"no term such as layer_0\.giou among loss"):
+        loss_by_layer({"loss": 1.0})

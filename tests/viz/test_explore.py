@@ -70,17 +70,93 @@ def test_missing_tracks_name_the_command(run: Run) -> None:
         TrackExplorer(run, "float", "gone")
 
 
+def test_two_stages_side_by_side(run: Run) -> None:
+    write_tracks(run.tracks("qat") / "walk.txt", Tracks.from_rows([(1, 3, 11.0, 10, 8, 24, 0.9)]))
+    explorer = TrackExplorer(run, "float", beside="qat")
+    assert explorer.sequences == ["walk"]  # the other has tracks of one stage only
+    assert explorer.known_stages == ["float", "qat"]
+    left, right = np.split(explorer.image(1), [560], 1)
+    assert not np.array_equal(left, right[:, 6:])  # frame 1 has a track in one of them
+    assert explorer.describe(1).endswith("float: 1 missed, 0 false, 0 switched; qat: 0 missed, 0 false, 0 switched")
+    with pytest.raises(UserError, match="evaluate --run demo --stage calibration"):
+        TrackExplorer(run, "float", beside="calibration")
+
+
+def test_what_is_shown(run: Run) -> None:
+    explorer = TrackExplorer(run, "float")
+    every = explorer.image(3)
+    pictures = [
+        explorer.image(3, **shown) for shown in ({"gt": False}, {"trails": False}, {"ids": (8,)}, {"errors_only": True})
+    ]
+    assert all(not np.array_equal(every, picture) for picture in pictures)
+    bare = explorer.image(3, gt=False, ids=(8,))
+    assert np.array_equal(bare, pictures[-1])  # frame 3 has no mistake
+    assert not np.array_equal(explorer.image(1, errors_only=True), explorer.image(1, gt=False))  # a miss
+
+
+def test_mistakes_are_marked_and_found(run: Run) -> None:
+    rows = [
+        (1, 7, 11.0, 10, 8, 24, 0.9),
+        (2, 8, 12.0, 10, 8, 24, 0.9),
+        (4, 8, 14.0, 10, 8, 24, 0.9),
+        (5, 8, 15.0, 10, 8, 24, 1),
+        (5, 9, 60, 10, 8, 24, 1),
+    ]
+    write_tracks(run.tracks("float") / "walk.txt", Tracks.from_rows(rows))
+    explorer = TrackExplorer(run, "float")
+    (view,) = explorer.views
+    assert [view.counts(frame) for frame in (1, 2, 3, 5)] == [
+        {"miss": 0, "false": 0, "switch": 0},
+        {"miss": 0, "false": 0, "switch": 1},
+        {"miss": 1, "false": 0, "switch": 0},
+        {"miss": 0, "false": 1, "switch": 0},
+    ]
+    assert view.mistakes["switch"][2] == ["7 > 8"]
+    assert [explorer.next_error(frame) for frame in (1, 2, 3, 5)] == [2, 3, 5, 2]
+    write_tracks(
+        run.tracks("float") / "square.txt", Tracks.from_rows([(f, 1, 10.0 + f, 10, 8, 24, 1) for f in (1, 2, 3)])
+    )
+    explorer.select("square")
+    assert explorer.next_error(1) is None
+
+
 def test_track_widget_follows_its_controls(run: Run) -> None:
     explorer = TrackExplorer(run, "float", "walk")
-    controls, picture = explorer.widget().children
-    chosen, _, slider = controls.children
-    assert picture.value == explorer.png(1)
+    controls, what, picture, words = explorer.widget().children
+    chosen, _, slider, onward = controls.children
+    assert picture.value == explorer.jpeg(1)
+    assert decoded(picture.value).shape[1] == 800
     slider.value = 5
-    assert picture.value == explorer.png(5)
+    assert picture.value == explorer.jpeg(5)
+    assert "frame 5 of 5" in words.value
+    what.children[4].value = True
+    assert picture.value == explorer.jpeg(5, errors_only=True)
+    onward.click()
+    assert slider.value == 1  # the only mistake: nobody is tracked in the first frame
+    what.children[4].value = False
+    what.children[5].value = "8, x"
+    assert picture.value == explorer.jpeg(1, ids=(8,))
+    what.children[5].value = ""
+    slider.value = 5
     chosen.value = "square"
     assert explorer.sequence == "square"
     assert slider.max == slider.value == 3
-    assert picture.value == explorer.png(3)
+    assert picture.value == explorer.jpeg(3)
+
+
+def test_track_widget_compares_stages(run: Run) -> None:
+    for stage in ("qat", "fixed_point"):
+        write_tracks(run.tracks(stage) / "walk.txt", Tracks.from_rows([(1, 3, 11.0, 10, 8, 24, 0.9)]))
+    explorer = TrackExplorer(run, "float", "walk")
+    _, what, picture, words = explorer.widget().children
+    stage, beside = what.children[:2]
+    assert beside.options == ("", "float", "qat", "fixed_point")
+    beside.value = "qat"
+    assert explorer.stages == ("float", "qat")
+    assert picture.value == explorer.jpeg(1)
+    assert "qat: 0 missed" in words.value
+    stage.value, beside.value = "fixed_point", ""
+    assert explorer.stages == ("fixed_point",)
 
 
 COLUMNS = {"step": [0.0, 1, 2, 3], "loss": [4.0, 3, 2, 1], "l1": [1.0, 1, 1, 0], "lr": [1e-3] * 4}

@@ -8,7 +8,7 @@ import pytest
 
 from motrlab.quantization.analysis.layers import FrameRow, LayerRow, TapPoint, layer_row, measure, worst
 from motrlab.viz.curves import figure_png
-from motrlab.viz.layers import frame_sqnr, mean_db, tensor_sqnr
+from motrlab.viz.layers import frame_sqnr, layers_by_error, mean_db, tensor_sqnr
 
 
 def rows() -> list[LayerRow]:
@@ -78,3 +78,10 @@ def test_mean_over_videos_leaves_exact_frames_out() -> None:
     exact = FrameRow("c", 1, "fake", math.inf, math.inf, math.nan, 1.0)
     assert mean_db([*frames(), exact], "fake", 1, "boxes_db") == pytest.approx(46)
     assert math.isnan(mean_db([exact], "fake", 1, "class_logits_db"))
+
+
+def test_bars_of_the_worst() -> None:
+    figure = layers_by_error(rows(), most=2)
+    bars = [bar.get_width() for bar in figure.axes[0].patches]
+    assert bars == [row.fixed_sqnr_db for row in worst(rows(), 2)]
+    assert figure_png(layers_by_error([]))

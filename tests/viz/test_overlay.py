@@ -12,6 +12,7 @@ from motrlab.tracking.sequence import FrameTracks
 from motrlab.viz.overlay import (
     contact_sheet,
     draw_frame,
+    draw_over_each_other,
     image_jpeg,
     track_colour,
     tracks_of_frame,
@@ -118,3 +119,18 @@ def test_jpeg_is_no_wider_than_asked(width: int, expected: int) -> None:
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
     assert decoded.shape[1] == expected
+
+
+def test_two_stages_over_each_other() -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    first = FrameTracks(np.array([1]), np.array([[20.0, 30, 30, 50]]), np.ones(1))
+    second = FrameTracks(np.array([1, 2]), np.array([[20.0, 30, 30, 50], [120, 30, 30, 50]]), np.ones(2))
+    colours = ((255, 0, 0), (0, 0, 255))
+    both = draw_over_each_other(image, first, second, colours)
+    assert image.max() == 0
+    assert both[55, 120].tolist() == [0, 0, 255]  # only the second has it
+    blue = (both == (255, 0, 0)).all(2)
+    assert blue[:, 15:55].any()
+    assert not blue[:, 100:].any()
+    assert (both[20:30, 120:140] == (0, 0, 255)).all(2).any()  # it has its label
+    assert not (both[20:27, 20:40] == (0, 0, 255)).all(2).any()  # the one that agrees has none

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from motrlab.deploy.layers import Layer
+from motrlab.deploy.layers import Layer, TensorInfo
 from motrlab.deploy.performance import LayerCost
 from motrlab.deploy.predict.memory import Plan, Traffic
 from motrlab.deploy.predict.units import PRODUCTS, TABLES, Work, is_layout, work_of
@@ -82,25 +82,23 @@ def cost_of_graph(target: Target, layers: Sequence[Layer]) -> GraphCost:
 
 
 def _fused(layers: Sequence[Layer], works: Mapping[int, Work]) -> dict[int, tuple[int, str]]:
-    """Fused layer → the product that begins its chain, and the tensor that links it to the chain."""
+    """Fused layer → the product that begins its chain, and the tensor that links it to the chain.
+
+    Where both operands come from products, the later one; that goes behind what else its chain reads.
+    """
     makers = {t.name: index for index, layer in enumerate(layers) for t in layer.outputs}
     readers = Counter(t.name for layer in layers for t in layer.inputs)
     fused: dict[int, tuple[int, str]] = {}
     for index, layer in enumerate(layers):
         if layer.operator not in _ELEMENTWISE or works[index].unit == "host":
             continue
-        made = {t.name: makers.get(t.name, -1) for t in layer.inputs}
-        for tensor in layer.inputs:
-            leader = fused.get(made[tensor.name], (made[tensor.name], ""))[0]
-            others = [at for name, at in made.items() if name != tensor.name]
-            if leader < 0 or tensor.end or readers[tensor.name] > 1 or tensor.numel != layer.outputs[0].numel:
-                continue
-            if (
-                layers[leader].operator in PRODUCTS
-                and works[leader].unit != "host"
-                and max(others, default=-1) < leader
-            ):
+        for tensor in sorted(layer.inputs, key=lambda t: -makers.get(t.name, -1)):
+            maker = makers.get(tensor.name, -1)
+            leader = fused.get(maker, (maker, ""))[0]
+            alone = readers[tensor.name] == 1 and not tensor.end and tensor.numel == layer.outputs[0].numel
+            if leader >= 0 and alone and layers[leader].operator in PRODUCTS and works[leader].unit != "host":
                 fused[index] = (leader, tensor.name)
+                break
     return fused
 
 
@@ -109,7 +107,9 @@ def _cost(target: Target, layer: Layer, work: Work, traffic: Traffic, chain: _Ch
     clock, before = target.clock.value, chain.cycles if fused else 0.0
     on_chip = traffic.on_chip / target.on_chip.bandwidth.value * clock
     outside = traffic.load + traffic.store
-    off_chip = outside / target.off_chip.bandwidth.value * clock + bool(outside) * target.off_chip.latency.value * clock
+    wasted = sum(_wasted_bytes(t, target) for t in (*layer.inputs, *layer.outputs) if t.end)
+    off_chip = (outside + wasted) / target.off_chip.bandwidth.value * clock
+    off_chip += bool(outside) * target.off_chip.latency.value * clock
     chain.units[work.unit] += work.cycles
     chain.on_chip += on_chip
     chain.off_chip += off_chip
@@ -126,6 +126,15 @@ def _cost(target: Target, layer: Layer, work: Work, traffic: Traffic, chain: _Ch
     read = sum(t.num_bytes for t in (*layer.inputs, *layer.weights))
     written = sum(t.num_bytes for t in layer.outputs)
     return LayerCost(layer, latency * 1e3, read, written, "host" if work.unit == "host" else bound, more)
+
+
+def _wasted_bytes(tensor: TensorInfo, target: Target) -> float:
+    """What moves in vain with an input or output of a graph `[1, C, R, W]`: pixel by pixel, C values stand together."""
+    burst, grain = target.off_chip.burst, target.off_chip.grain
+    if burst is None or len(tensor.shape) < 4:
+        return 0.0
+    run = max(tensor.shape[1] * tensor.num_bytes / tensor.numel, grain.value if grain else 0.0)
+    return tensor.num_bytes * (burst.value / min(run, burst.value) - 1)
 
 
 def _spans(

@@ -77,6 +77,7 @@ def figures_of(target: Target) -> list[tuple[str, Figure]]:
         found += [
             (f"{level}.{name}", getattr(getattr(target, level), name)) for name in ("size", "bandwidth", "latency")
         ]
+        found += [(f"{level}.{name}", f) for name in ("burst", "grain") if (f := getattr(getattr(target, level), name))]
     for field in ("operations", "lanes", "kernels"):
         for unit, figures in getattr(target, field).items():
             found += [(f"{field}.{unit}.{name}", figure) for name, figure in figures.items()]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from motrlab.deploy.layers import MOVES, Layer, TensorInfo
-from motrlab.deploy.target import Figure, Target
+from motrlab.deploy.target import LANES, Figure, Target
 
 PRODUCTS = ("Conv", "MatMul")
 TABLES = ("Cos", "Exp", "Log", "Sigmoid", "Sin", "Sqrt")  # functions of one value: a table, or pieces of one
@@ -109,15 +109,15 @@ def _amount(layer: Layer, unit: str) -> float:
 
 
 def _filled(target: Target, layer: Layer, unit: str) -> float:
-    """The share of a product's lanes that its dimensions fill, 0 to 1."""
-    lanes = target.lanes.get(unit, {})
-    if not lanes or layer.operator not in PRODUCTS:
+    """The share of a product's lanes that its dimensions fill, 0 to 1, in the best of the unit's ways."""
+    ways = [lanes for name, lanes in target.lanes.items() if name.partition(":")[0] == unit]
+    if not ways or layer.operator not in PRODUCTS:
         return 1.0
     sizes = _dimensions(layer)
-    filled = 1.0
-    for name, figure in lanes.items():
-        filled *= sizes[name] / (math.ceil(sizes[name] / figure.value) * figure.value)
-    return filled
+    return max(
+        math.prod(sizes[name] / (math.ceil(sizes[name] / f.value) * f.value) for name, f in lanes.items())
+        for lanes in ways
+    )
 
 
 def _dimensions(layer: Layer) -> dict[str, int]:
@@ -125,5 +125,8 @@ def _dimensions(layer: Layer) -> dict[str, int]:
     if layer.operator == "Conv":
         groups = int(layer.attributes.get("group", 1))
         depth = layer.inputs[0].shape[1] // groups
-        return {"output_channels": shape[1], "input_channels": depth, "rows": shape[2], "columns": shape[3]}
-    return {"output_channels": shape[-1], "input_channels": layer.inputs[0].shape[-1], "rows": 1, "columns": shape[-2]}
+        taps = math.prod(layer.attributes["kernel_shape"])
+        sizes = (shape[1], depth, shape[3], shape[2], taps)
+    else:  # a matrix product: a convolution of one place over a row of tokens
+        sizes = (shape[-1], layer.inputs[0].shape[-1], shape[-2], 1, 1)
+    return dict(zip(LANES, sizes, strict=True))

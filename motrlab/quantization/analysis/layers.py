@@ -199,6 +199,7 @@ def read_rows(path: Path) -> list[LayerRow]:
 def read_table(path: Path, kind: type[RowType]) -> list[RowType]:
     """The inverse of `write_csv` for rows of one `kind`. Raises UserError on a file of other columns."""
     readers: dict[Any, Any] = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
+    readers["int | None"] = lambda text: int(text) if text else None
     make: Any = kind
     columns = {f.name: readers[f.type] for f in dataclasses.fields(make)}
     with path.open(newline="", encoding="utf-8") as stream:

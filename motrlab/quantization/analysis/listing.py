@@ -34,7 +34,8 @@ class QuantisedTensor:
     kind: str  # activation | weight | function
     operator: str
     bits: int
-    highest: int  # largest integer
+    lowest: int
+    highest: int  # the grid's integers
     scale: float
     observer: str  # or `fixed`; of weights: per channel | per tensor
     rule: str
@@ -55,14 +56,19 @@ def quantised_tensors(quantised: QuantizedMotr) -> list[QuantisedTensor]:
             bits, high = scheme.weight_bits, scheme.weight_limit
             scale = float(product(quantised.model, spec.key).weight.detach().abs().max()) / high
             how = "per channel" if rule.per_channel else "per tensor"
-            found.append(QuantisedTensor(graph, name, "weight", operator, bits, high, scale, how, rule.label, None))
+            found.append(
+                QuantisedTensor(graph, name, "weight", operator, bits, -high, high, scale, how, rule.label, None)
+            )
         if spec.quantised and operator != "head":  # leaves as its accumulator
             bits, high, scale = spec.bits, spec.high, float(quantised.ranges.scale[spec.group])
             how = rule.observer if spec.fixed is None else "fixed"
-            row = QuantisedTensor(graph, name, "activation", operator, bits, high, scale, how, rule.label, spec.group)
+            row = QuantisedTensor(
+                graph, name, "activation", operator, bits, spec.low, high, scale, how, rule.label, spec.group
+            )
             found.append(row)
+    high = 2**15 - 1
     for name, operator, scale in FUNCTIONS:
-        found.append(QuantisedTensor("both", name, "function", operator, 16, 2**15 - 1, scale, "fixed", "", None))
+        found.append(QuantisedTensor("both", name, "function", operator, 16, -high, high, scale, "fixed", "", None))
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -81,6 +81,11 @@ class Probe:
             self.num_tracks += int(qim[-1].sum())
         if not self.num_frames:
             raise UserError("probe: the sequences hold no frame; check data_root and sequences")
+
+    def inputs(self) -> Iterator[tuple[str, Inputs]]:
+        """What both graphs are given, some frames at once: `base` or `qim`, and its inputs."""
+        for base, qim, _ in self._batches:
+            yield from (("base", base), ("qim", qim))
 
     def output_error(self, graphs: Graphs) -> OutputError:
         """Error of `graphs` in their current mode."""

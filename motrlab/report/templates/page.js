@@ -11,8 +11,10 @@ function compare(a, b) {
   return x !== null && y !== null ? x - y : x === null && y === null ? a.localeCompare(b) : x === null ? 1 : -1;
 }
 
+// Groups of rows stay together, each under its heading.
 function sortable(table) {
-  const body = table.tBodies[0], rows = [...body.rows];
+  const groups = [...table.tBodies].map(body => [body, [...body.rows].filter(row => !row.querySelector("th.group"))]);
+  const rows = groups.flatMap(([, own]) => own);
   [...table.tHead.rows[0].cells].forEach((cell, column) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -23,22 +25,24 @@ function sortable(table) {
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       cell.setAttribute("aria-sort", down ? "descending" : "ascending");
       const text = row => row.cells[column].textContent.trim();
-      rows.sort((a, b) => (down ? -1 : 1) * compare(text(a), text(b)));
-      body.append(...rows);
+      for (const [body, own] of groups) {
+        own.sort((a, b) => (down ? -1 : 1) * compare(text(a), text(b)));
+        body.append(...own);
+      }
     });
   });
   const label = document.createElement("label"), input = document.createElement("input");
   const count = document.createElement("output");
   label.className = "filter";
   input.type = "search";
-  input.placeholder = "module, operator, bound …";
+  input.placeholder = "words of a row …";
   label.append("Show only ", input, " ", count);
   table.closest(".wide").before(label);
   const show = () => {
     const words = input.value.toLowerCase().split(/\s+/);
     for (const row of rows) row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
-    const shown = rows.filter(row => !row.hidden).length;
-    count.textContent = `${shown} of ${rows.length} rows`;
+    for (const [body, own] of groups) body.hidden = own.every(row => row.hidden);
+    count.textContent = `${rows.filter(row => !row.hidden).length} of ${rows.length} rows`;
   };
   input.addEventListener("input", show);
   show();

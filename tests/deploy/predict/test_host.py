@@ -72,7 +72,7 @@ def test_micro_benchmarks_cover_what_an_artefact_runs(fixed_point: FixedPoint) -
     """And their nodes survive ONNX Runtime's optimiser."""
     random, covered = np.random.default_rng(0), set[str]()
     for name, (case, _) in KINDS.items():
-        found = layers_of_optimised(optimised_model(exact_form(bench_model(case, 6, random))), "bench")
+        found = layers_of_optimised(optimised_model(exact_form(bench_model([case] * 6, random))), "bench")
         kinds = {kernel_of(x) for x in found if x.operator not in WARMERS.values()}
         assert kinds, name
         covered |= kinds

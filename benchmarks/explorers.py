@@ -1,0 +1,132 @@
+"""Milliseconds of each step of the explorers on a run, such as the slider of `TrackExplorer` at the next frame.
+
+    OMP_NUM_THREADS=1 python benchmarks/explorers.py --run demo [--stage qat] [--repeats 15]
+
+The run has tracks of two stages, a quantised model, results of `perf` and an artefact. What opening takes is printed
+once; of each step the median and the largest over `--repeats` steps, each with another value, as a person would choose
+it: wall clock, and the processor's own time, which other programs on the machine do not lengthen. `before`: the same
+step as it was drawn before the explorers (the whole figure through matplotlib into PNG, the frame decoded anew). The
+target of issue 13 is 200 ms a step on `street`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from itertools import cycle, islice
+from typing import Any
+
+from motrlab.machine import hardware
+from motrlab.run import Run
+from motrlab.stages.recording import tune_explorer
+from motrlab.viz.explore import TrackExplorer
+from motrlab.viz.explore_perf import SORTS, PerfExplorer
+from motrlab.viz.explore_quant import QuantExplorer
+from motrlab.viz.raster import jpeg
+
+
+def timed(act: Callable[[], Any]) -> tuple[float, float]:
+    """Wall clock and processor time in milliseconds."""
+    wall, own = time.perf_counter(), time.process_time()
+    act()
+    return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - own)
+
+
+def steps(name: str, values: Iterable[Any], act: Callable[[Any], Any]) -> None:
+    """A line for a step that is taken once with each of `values`."""
+    walls, owns = zip(*(timed(lambda value=value: act(value)) for value in values), strict=True)
+    line = f"{statistics.median(walls):9.1f}{max(walls):9.1f}{statistics.median(owns):11.1f}{max(owns):9.1f}"
+    print(f"{name:<44}{line}")
+
+
+def opened(name: str, make: Callable[[], Any]) -> Any:
+    """The explorer; a line says what opening it took."""
+    found: list[Any] = []
+    wall, own = timed(lambda: found.append(make()))
+    print(f"{name:<44}{wall:9.1f}{'':9}{own:11.1f}")
+    return found[0]
+
+
+def tracks(run: Run, beside: str, repeats: int) -> None:
+    explorer = opened(f"TrackExplorer {beside} opens", lambda: TrackExplorer(run, beside=beside))
+    frames = range(2, 2 + repeats)
+
+    def select(sequence: str) -> bytes:
+        explorer.select(sequence)
+        return explorer.jpeg(1)
+
+    steps("  another sequence", explorer.sequences[:repeats], select)
+    steps("  slider: next frame", frames, explorer.jpeg)
+    steps("  errors only", frames, lambda frame: explorer.jpeg(frame, errors_only=True))
+    steps("  next error, and its picture", frames, lambda frame: explorer.jpeg(explorer.next_error(frame) or frame))
+    steps("  before: whole figure as PNG", range(40, 45), explorer.png)
+
+
+def quantisation(run: Run, stage: str, repeats: int) -> None:
+    explorer = opened("QuantExplorer opens", lambda: QuantExplorer.of_run(run, stage))
+    keys = explorer.ranked()[:repeats]
+    steps("  another tensor", keys, lambda key: jpeg(explorer.picture(explorer.try_grid(key))))
+    free = next(key for key in keys if explorer.found[key].row.observer != "fixed")
+    top = explorer.found[free].row.scale * explorer.found[free].row.quant_max
+    reaches = [top * 2 ** (i / 8 - 1) for i in range(repeats)]
+    steps("  slider: another range", reaches, lambda r: jpeg(explorer.picture(explorer.try_grid(free, reach=r))))
+    observers = ("min_max", "percentile", "mse", "kl")
+    steps("  another observer", observers, lambda o: jpeg(explorer.picture(explorer.try_grid(free, observer=o))))
+    steps("  another rank", ("clipped", "graph order"), explorer.ranked)
+
+
+def performance(run: Run, repeats: int) -> None:
+    explorer = opened("PerfExplorer opens", lambda: PerfExplorer.of_run(run))
+    names = list(explorer.results)
+    steps(
+        "  another result: table and roofline",
+        names,
+        lambda n: (explorer.html(explorer.rows([n]), [n]), jpeg(explorer.marked_roofline(n))),
+    )
+    steps("  sort", islice(cycle(SORTS), repeats), lambda sort: explorer.html(explorer.rows(sort=sort)))
+    steps("  filter", ("decoder", "encoder.0", "norm"), lambda find: explorer.html(explorer.rows(find=find)))
+    modules = [row.name for row in explorer.rows()[:repeats]]
+    steps("  another module, marked", modules, lambda m: jpeg(explorer.marked_roofline(names[-1], m)))
+
+
+def tuning(run: Run) -> None:
+    opened("TuneExplorer opens, nothing recorded", lambda: tune_explorer(run))
+    explorer = opened("TuneExplorer opens again", lambda: tune_explorer(run))
+    tune_grid(explorer, "output_score", "min_area_px")
+    tune_grid(explorer, "birth_score", "max_misses")
+    values = explorer.axes["output_score"].values
+    steps(
+        "  slider: another cell, train and test", values, lambda v: explorer.describe(output_score=v, min_area_px=100.0)
+    )
+    explorer.closed_loop(explorer.rules, 2)
+    steps("  closed loop, 5 frames of each video", [5], lambda n: explorer.closed_loop(explorer.rules, n))
+
+
+def tune_grid(explorer: Any, across: str, down: str) -> None:
+    """The widget shows the first row at once and the others as they come."""
+    rows = explorer.rows(across, down)
+    steps(f"  {across} × {down}: each row", explorer.axes[down].values, lambda _: next(rows))
+    steps("    whole grid, once known", range(5), lambda _: explorer.grid(across, down))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="demo")
+    parser.add_argument("--stage", default="qat", help="of the quantised model")
+    parser.add_argument("--repeats", type=int, default=15)
+    options = parser.parse_args()
+    run = Run.open(options.run, create=False)
+    print(f"{hardware()['cpu']}, run {run.name}, preset {run.config.preset}")
+    print(f"{'milliseconds':<44}{'wall':>9}{'most':>9}{'processor':>11}{'most':>9}")
+    tracks(run, "", options.repeats)
+    tracks(run, "float", options.repeats)
+    quantisation(run, options.stage, options.repeats)
+    if run.records("perf"):
+        performance(run, options.repeats)
+    tuning(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Pictures of one video of a run: which slot follows whom, what a query looks at, two stages' tracks in one frame."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from motrlab.data.pictures import Image
+from motrlab.errors import UserError
+from motrlab.evaluation.tracks import read_tracks
+from motrlab.model.motr import MotrGraphs
+from motrlab.quantization.calibration import closed_loop
+from motrlab.run import Run
+from motrlab.stages.accuracy import network_inputs, open_engine, read_frames, require_tracks
+from motrlab.stages.data import open_store
+from motrlab.stages.models import load_float
+from motrlab.tracking.replay import record_video
+from motrlab.viz.attention import QueryAttention, attention_figure, query_attention
+from motrlab.viz.curves import COLOURS
+from motrlab.viz.overlay import draw_over_each_other, tracks_of_frame
+from motrlab.viz.raster import bgr
+from motrlab.viz.slots import SlotUse, slot_timeline, slot_use
+
+
+def follow_slots(run: Run, stage: str = "fixed_point", sequence: str = "") -> tuple[SlotUse, Figure]:
+    """Who is in which track slot over the frames of a test video (by default the first), and the picture of it."""
+    store, engine = open_store(run), open_engine(run, stage)
+    name = sequence or store.sequences[0].name
+    model = run.config.model
+    recording = record_video(engine.graphs, read_frames(store, name), engine.preprocess, model, run.config.tracker)
+    use = slot_use(recording, store.annotations(name), model.num_track)
+    return use, slot_timeline(use, f"{name}: which slot follows whom")
+
+
+def attend(run: Run, frame: int, sequence: str = "", layer: int = -1) -> tuple[QueryAttention, Figure]:
+    """What the best scored track of a frame (from 1) of a test video looks at in a decoder layer of the float model.
+
+    The tracker runs up to that frame. Raises UserError where nobody is tracked in it.
+    """
+    store, model = open_store(run), load_float(run)
+    name = sequence or store.sequences[0].name
+    with torch.no_grad():
+        loop = closed_loop(MotrGraphs(model), network_inputs(run, store, name, last=frame), run.config)
+        step = next(itertools.islice(loop, frame - 1, None), None)
+    if step is None or not np.any(np.asarray(step.base_inputs[2]) > 0):
+        raise UserError(f"{name}: nobody is tracked in frame {frame}; choose a later one")
+    scores = torch.as_tensor(step.output.scores_and_boxes()[0]).flatten()[run.config.model.num_detect :]
+    live = torch.as_tensor(np.asarray(step.base_inputs[2])).flatten() > 0
+    slot = run.config.model.num_detect + int(torch.where(live, scores, -1.0).argmax())
+    found = query_attention(model, step.base_inputs, slot, layer)
+    return found, attention_figure(store.image(name, frame), found)
+
+
+def stages_over_each_other(
+    run: Run, frame: int, sequence: str = "", stages: tuple[str, str] = ("float", "fixed_point")
+) -> Image:
+    """A frame with the boxes of two stages in their colours (BGR)."""
+    store = open_store(run)
+    name = sequence or store.sequences[0].name
+    found = []
+    for stage in stages:
+        require_tracks(run, stage)
+        found.append(tracks_of_frame(read_tracks(run.tracks(stage) / f"{name}.txt"), frame))
+    return draw_over_each_other(store.image(name, frame), found[0], found[1], [bgr(c) for c in COLOURS[:2]])

@@ -1,0 +1,35 @@
+"""Pictures of one video of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from motrlab.errors import UserError
+from motrlab.run import Run
+from motrlab.stages.looking import attend, follow_slots, stages_over_each_other
+from motrlab.stages.training import train_float
+
+
+@pytest.fixture
+def trained(run: Run) -> Run:
+    train_float(run)
+    return run
+
+
+def test_slots_attention_and_two_stages(trained: Run) -> None:
+    use, figure = follow_slots(trained, "float")
+    assert use.person.shape == (trained.config.model.num_track, 12)
+    assert figure.axes
+    found, figure = attend(trained, 6)
+    assert found.slot >= trained.config.model.num_detect  # somebody who is tracked
+    assert found.layer == trained.config.model.decoder_layers - 1
+    assert found.slots.sum() == pytest.approx(1, abs=1e-4)
+    picture = stages_over_each_other(trained, 3, stages=("float", "float"))
+    assert picture.shape == (90, 160, 3)
+    assert picture.dtype == np.uint8
+
+
+def test_a_frame_without_tracks(trained: Run) -> None:
+    with pytest.raises(UserError, match="nobody is tracked in frame 1"):
+        attend(trained, 1)

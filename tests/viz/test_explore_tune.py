@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from motrlab.config import TrackerConfig
+from motrlab.errors import UserError
+from motrlab.evaluation.tuning import Half
+from motrlab.viz.explore_tune import KINDS, TuneExplorer, axis
+from tests.evaluation.test_tuning import RULES, video
+
+
+def half(*seeds: int) -> Half:
+    made = {str(seed): video(seed) for seed in seeds}
+    return Half.of({name: r for name, (r, _) in made.items()}, {name: gt for name, (_, gt) in made.items()})
+
+
+@pytest.fixture
+def explorer() -> TuneExplorer:
+    return TuneExplorer(half(1, 2), half(3), closed_loop=lambda rules, frames: half(1).scores(rules))
+
+
+def test_axes_go_only_where_a_replay_can() -> None:
+    rules = replace(RULES, max_misses=20)
+    assert axis("output_score", rules).values == (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    assert axis("birth_score", rules).values[0] == 0.4
+    assert axis("max_misses", rules).values == (1, 2, 5, 10, 15, 20)
+    for name in KINDS:
+        assert getattr(rules, name) in axis(name, rules).values
+    with pytest.raises(UserError, match="'suppress_iou' cannot be replayed"):
+        axis("suppress_iou", rules)
+
+
+def test_chosen_on_train_shown_on_test(explorer: TuneExplorer) -> None:
+    grid = explorer.grid("output_score", "birth_score")
+    assert grid["mota"].shape == (7, 7)
+    chosen = explorer.best("output_score", "birth_score", "mota")
+    assert explorer.scores("train", **chosen)["mota"] == grid["mota"].max()
+    rules = replace(RULES, output_score=chosen["output_score"], birth_score=chosen["birth_score"])
+    assert explorer.scores("test", **chosen) == half(3).scores(rules)
+    told = explorer.describe(**chosen)
+    assert "exact" in told
+    assert "approximate" in told
+    assert f"{100 * explorer.scores('test', **chosen)['mota']:.2f}" in told
+
+
+def test_cells_that_make_no_sense(explorer: TuneExplorer) -> None:
+    assert np.isnan(explorer.scores(miss_score=0.9)["mota"])  # above reset_score
+    with pytest.raises(UserError, match=r"birth_score 0\.1 cannot be replayed, recorded with 0\.4"):
+        explorer.scores(birth_score=0.1)
+    with pytest.raises(UserError, match="cannot be replayed"):
+        explorer.scores(velocity_gain=0.5)
+    with pytest.raises(UserError, match="stands on both axes"):
+        explorer.grid("output_score", "output_score")
+    other = replace(half(3).recording, rules=TrackerConfig())
+    with pytest.raises(UserError, match="different rules"):
+        TuneExplorer(half(1), Half(other, half(3).gt))
+
+
+def test_table_and_picture(explorer: TuneExplorer) -> None:
+    rows = list(explorer.rows("output_score", "min_area_px"))
+    whole = explorer.html(rows, "output_score", "min_area_px")
+    assert whole.count("<td") == len(rows) * 7
+    assert whole.count("★") == whole.count("outline") == 1
+    assert explorer.html(rows[:1], "output_score", "min_area_px").count("<td") == 7
+    assert explorer.png()[:4] == b"\x89PNG"
+
+
+def test_widget_follows_its_controls(explorer: TuneExplorer) -> None:
+    axes, table, sliders, words, below = explorer.widget().children
+    across, down, metric = axes.children
+    x, _ = sliders.children
+    before = table.value, words.value
+    assert x.value == RULES.output_score
+    x.value = 0.8
+    assert words.value != before[1]
+    metric.value = "idsw"
+    assert table.value != before[0]
+    down.value = "birth_score"
+    assert "birth_score" in table.value
+    down.value = "output_score"
+    assert table.value == "choose two thresholds"
+    down.value = "min_area_px"
+    _, loop, told = below.children
+    loop.click()
+    assert told.value.startswith("closed loop, 30 frames")
+    assert TuneExplorer(half(1), half(3)).widget().children[4].children[1].disabled
+    assert across.value == "output_score"
