@@ -274,11 +274,14 @@ def compare_pseudo(repeats: int) -> None:
                 spent = np.array([[seconds(data, num_frames, n) for data in (videos, stills)] for n in range(repeats)])
                 clip, pseudo = np.median(spent, axis=0) * 1e3
                 ratio = spread(spent[:, 1] / spent[:, 0])
-                print(f"{config.preset:<12} {num_frames} frames: video {clip:7.2f}, pseudo {pseudo:7.2f}, {ratio}")
+                print(
+                    f"{config.preset:<12} {num_frames} frames: video {clip:7.2f}, pseudo {pseudo:7.2f}, {ratio}",
+                    flush=True,
+                )
 
 
 def pseudo_stores(folder: Path) -> Iterator[tuple[Config, FrameStore]]:
-    config = replace(street(), street=StreetConfig(num_videos=4, num_unseen=0, num_frames=48))
+    config = replace(street(), street=StreetConfig(num_videos=2, num_unseen=0, num_frames=40))
     generate_street(config.street, folder / "street")
     prepare(folder / "street", folder / "street-data")
     yield config, FrameStore(folder / "street-data" / "train_lmdb")

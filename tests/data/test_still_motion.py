@@ -130,7 +130,7 @@ def test_things_pass_in_front_of_people() -> None:
             np.testing.assert_array_equal(after.ids[old], before.ids)
             assert (after.visibility[old] <= before.visibility + 1e-6).all()
             hidden += int((after.visibility[old] < 0.7 * before.visibility).sum())
-            assert (after.visibility > 0)[~old].all()
+            assert (after.visibility >= 0)[~old].all()  # the second thing may hide the first
     assert pasted > 5
     assert patches > 5
     assert hidden > 50
