@@ -15,6 +15,11 @@ png, ours  the same PNG bytes through our own transforms and transport: the shar
 
 Frames are the untouched 1080p ones of MOT17-02, 04, 10 and 13 where MOTRLAB_MOT_ROOT names a folder with them,
 otherwise street frames rendered at that size. Everything is read once before it is timed: no disk is measured.
+
+    python benchmarks/clip_loader.py --pseudo
+
+instead: augmented clips of videos against pseudo-clips of single frames of the same videos, by length, in this process
+and in turn: `street` on videos of its own, and where there are real sequences `mot17_small` and `mot17` on them.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,12 +42,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from motrlab.config import StreetConfig, mot17
+from motrlab.config import Config, StreetConfig, mot17, mot17_small, street
 from motrlab.data.clips import ClipDataset, LoadedClips, collate, start_worker
 from motrlab.data.motchallenge import Annotations, SequenceInfo, read_annotations
 from motrlab.data.packing import SequenceSource, write_store
+from motrlab.data.prepare import prepare
 from motrlab.data.store import FrameStore
-from motrlab.data.street import JPEG_QUALITY, street_names, street_scene
+from motrlab.data.street import JPEG_QUALITY, generate_street, street_names, street_scene
 from motrlab.data.street_render import Renderer
 from motrlab.data.transforms import (
     ClipSample,
@@ -56,6 +62,7 @@ from motrlab.data.transforms import (
 
 WIDTH, HEIGHT = 1920, 1080
 REAL = ("MOT17-02-FRCNN", "MOT17-04-FRCNN", "MOT17-10-FRCNN", "MOT17-13-FRCNN")
+LONG = ("MOT17-09-DPM",)  # real sequences that are long enough for every clip
 NUM_FRAMES = 11  # of each of the two sequences; there are 22 real ones
 Key = tuple[str, tuple[int, ...]]  # a sequence, frames of it from 1
 Loader = DataLoader[Any]
@@ -69,8 +76,12 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=2, help="clips of a batch")
     parser.add_argument("--frames", type=int, default=3, help="frames of a clip")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--pseudo", action="store_true", help="pseudo-clips against clips of videos")
     options = parser.parse_args()
     one_thread(0)
+    if options.pseudo:
+        compare_pseudo(options.repeats)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sources = write_frames(folder / "jpeg")
@@ -244,6 +255,49 @@ def make_loaders(
         "png, ours": (loader(PngClips(folder, size, in_steps=False), collate, start_worker), ours_ready),
         "ours, augmented": (loader(OurClips(folder, size, "reference"), collate, start_worker), ours_ready),
     }
+
+
+# Pseudo-clips
+
+
+def compare_pseudo(repeats: int) -> None:
+    """Seconds of this process for the same number of clips, of videos and of stills in turn."""
+    start_worker(0)
+    print(f"ms of processor time a clip, {repeats} repeats; how much longer a pseudo-clip takes (lowest to highest)")
+    with tempfile.TemporaryDirectory() as name:
+        for config, store in pseudo_stores(Path(name)):
+            for num_frames in config.train.clip_frames:
+                videos, stills = (
+                    ClipDataset(store, replace(config.train, still_share=share), config.model, 0)
+                    for share in (0.0, 1.0)
+                )
+                spent = np.array([[seconds(data, num_frames, n) for data in (videos, stills)] for n in range(repeats)])
+                clip, pseudo = np.median(spent, axis=0) * 1e3
+                ratio = spread(spent[:, 1] / spent[:, 0])
+                print(
+                    f"{config.preset:<12} {num_frames} frames: video {clip:7.2f}, pseudo {pseudo:7.2f}, {ratio}",
+                    flush=True,
+                )
+
+
+def pseudo_stores(folder: Path) -> Iterator[tuple[Config, FrameStore]]:
+    config = replace(street(), street=StreetConfig(num_videos=2, num_unseen=0, num_frames=40))
+    generate_street(config.street, folder / "street")
+    prepare(folder / "street", folder / "street-data")
+    yield config, FrameStore(folder / "street-data" / "train_lmdb")
+    if root := os.environ.get("MOTRLAB_MOT_ROOT"):
+        prepare(Path(root), folder / "real-data", LONG)
+        for preset in (mot17_small, mot17):
+            yield preset(), FrameStore(folder / "real-data" / "train_lmdb")
+
+
+def seconds(data: ClipDataset, num_frames: int, repeat: int) -> float:
+    """Of a clip, the mean of twenty others in every repeat."""
+    data[0, 0, num_frames]
+    began = time.process_time()
+    for index in range(20):
+        data[repeat, index, num_frames]
+    return (time.process_time() - began) / 20
 
 
 # Measuring

@@ -105,6 +105,9 @@ def _add_file_verbs(verbs: Any) -> None:
     prepare = verbs.add_parser("prepare", help="validate, split, pack and link MOTChallenge sequences")
     prepare.add_argument("--src", type=Path, required=True, metavar="DIR", help="folder of the sequences, or of MOT17")
     prepare.add_argument("--dst", type=Path, required=True, metavar="DIR", help="folder for the packed data")
+    prepare.add_argument(
+        "--stills", type=Path, metavar="DIR", help="folder of imported still images, used in training only"
+    )
     prepare.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these sequences")
     prepare.add_argument(
         "--workers", type=_positive, default=1, metavar="N", help="processes that check frames (default 1)"
@@ -224,7 +227,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from motrlab.data.prepare import prepare
     from motrlab.data.summary import LABELS
 
-    summary = prepare(options.src, options.dst, options.sequences, num_workers=options.workers)
+    summary = prepare(options.src, options.dst, options.sequences, num_workers=options.workers, stills=options.stills)
     print(summary.table(), *map(summary.histogram_table, LABELS), sep="\n\n")
 
 

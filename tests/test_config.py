@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from motrlab.config import PRESETS, BackboneStage, Config, TrackerConfig, TrainConfig, load_preset, smoke, street
+from motrlab.config.checks import counted_fields, later
 from motrlab.errors import UserError
 
 
@@ -47,6 +48,28 @@ def test_hash_tells_configs_apart() -> None:
     assert len({c.hash for c in (config, *others)}) == len(others) + 1
     assert len(config.hash) == 12
     assert int(config.hash, 16) >= 0
+
+
+def test_a_field_that_came_later_does_not_count_at_its_default() -> None:
+    """Hashes of runs, and of the shipped weights (tests/stages/test_shipping.py), stay what they were without it."""
+
+    @dataclass(frozen=True)
+    class Inner:
+        x: int = 1
+        y: int = later(2)
+
+    @dataclass(frozen=True)
+    class Outer:
+        inner: Inner
+        z: str | None = later(None)
+
+    assert counted_fields(Outer(Inner())) == {"inner": {"x": 1}}
+    assert counted_fields(Outer(Inner(1, 3), "a")) == {"inner": {"x": 1, "y": 3}, "z": "a"}
+    config = smoke()
+    still = replace(config, train=replace(config.train, still_share=0.5))
+    assert "still_share" in config.to_dict()["train"], "in the file it stands"
+    assert "still_share" not in counted_fields(config)["train"]
+    assert len({c.hash for c in (config, still, replace(config, stills_root="/stills"))}) == 3
 
 
 def test_configs_are_frozen() -> None:
@@ -99,6 +122,7 @@ BAD = {
     "field of an earlier version": (broken("train.swap_probability", 0.0), "config.train: unknown field 'swap_prob"),
     "negative groups": (broken("train.denoising_groups", -1), "denoising_groups must be at least 0"),
     "negative rate": (broken("train.lr", -1.0), "lr must be positive"),
+    "more stills than clips": (broken("train.still_share", 1.5), "still_share must be a fraction"),
     "probability above one": (broken("train.drop_probability", 1.1), "drop_probability must be a fraction"),
     "qat without steps": (broken("qat.steps", 0), "qat: steps must be at least 1"),
     "calibration without frames": (broken("calibration.num_frames", 0), "calibration: num_frames must be at least 1"),

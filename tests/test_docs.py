@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import pytest
 
 from motrlab.__main__ import _parser
 from motrlab.pipeline import NOTEBOOKS, find_notebook, parse_parameters
+from motrlab.report.html import PAGES as REPORT_PAGES
+from motrlab.report.numbers import SAMPLE, readme_block, stored_block
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -87,6 +90,29 @@ def test_words_are_the_usual_ones(page: Path) -> None:
     text = page.read_text(encoding="utf-8").lower()
     found = [word for word in UNUSUAL if re.search(rf"\b{word}\b", text)]
     assert not found or page.name == "CONTRIBUTING.md", found
+
+
+def test_headline_of_the_readme_is_that_of_the_sample_report() -> None:
+    """`python -m motrlab report --readme` writes it."""
+    found = json.loads((ROOT / SAMPLE).read_text(encoding="utf-8"))
+    block = stored_block((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert block == readme_block(found)
+    for title, scores in found["scores"].items():  # told in the sample's own pages, too
+        page = (ROOT / SAMPLE).with_name("accuracy.html").read_text(encoding="utf-8")
+        assert f"{100 * scores['mota']:.2f}".replace("-", "−") in page, title
+
+
+def test_sample_report_is_whole() -> None:
+    folder = (ROOT / SAMPLE).parent
+    assert {page.file for page in REPORT_PAGES} <= {path.name for path in folder.iterdir()}
+    for path in folder.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert len(text.encode()) < 2_000_000, path
+        assert "default-src 'none'" in text, path
+        for link in re.findall(r'<a href="([^"#:]+)"', text):
+            assert (path.parent / link).is_file(), f"{path}: {link}"
+    commit = json.loads((ROOT / SAMPLE).read_text(encoding="utf-8"))["git_commit"]
+    assert commit[:12] in (folder / "index.html").read_text(encoding="utf-8")
 
 
 def test_every_notebook_is_in_the_readme() -> None:

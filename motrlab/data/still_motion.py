@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_xyxy
 from motrlab.data.pictures import Image
-from motrlab.data.transforms import ClipSample, FrameObjects, area_between, seen_in_view, view_of
+from motrlab.data.preprocess import resize_image
+from motrlab.data.transforms import ClipSample, FrameObjects, area_between, seen_in_view
 
-View = tuple[tuple[float, float], tuple[float, float]]  # scale and offset, as `view_of` takes them
 _CLEAR, _FREE = 0.9, 0.05  # who is pasted is that visible; no more of the cut-out belongs to anybody else's box
 _LEAST_PX = 16  # height of a cut-out
 _GRID = (np.arange(8) + 0.5) / 8  # points of a box, each way, of which those behind something are counted
@@ -22,14 +21,14 @@ _GRID = (np.arange(8) + 0.5) / 8  # points of a box, each way, of which those be
 
 @dataclass(frozen=True)
 class _Occluder:
-    """`picture [h, w, 3]`, where `mask [h, w]` is not 0; `boxes float32 [T, 4]`: where it is, cxcywh of the view.
+    """`picture [h, w, 3]`, where `mask [h, w]` is not 0; its left top corner is at `places int [T, 2]`, x and y in px.
 
     `visibility` is that of the person it shows, 0 of a patch. `round`: the mask is an ellipse.
     """
 
     picture: Image
     mask: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
+    places: NDArray[np.int64]
     visibility: float
     round: bool
 
@@ -54,33 +53,41 @@ class SeqStillMotion:
     occluders: int = 2
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
-        size = (self.height, self.width)
-        views = self._views(rng, sample.images[0].shape, len(sample.images))
-        images = [view_of(image, *view, size) for image, view in zip(sample.images, views, strict=True)]
+        images, views = [], []
+        for image, (left, top, right, bottom) in zip(sample.images, self._windows(rng, sample), strict=True):
+            images.append(resize_image(image[top:bottom, left:right], self.height, self.width))
+            (height, width), (high, wide) = image.shape[:2], (bottom - top, right - left)
+            views.append(((width / wide, height / high), (-left / wide, -top / high)))
         objects = [seen_in_view(people, *view) for people, view in zip(sample.objects, views, strict=True)]
         moved = replace(sample, images=images, objects=objects)
-        for _ in range(int(rng.integers(self.occluders + 1))):
+        first_id = max((people.ids.max() for people in sample.objects if len(people.ids)), default=0) + 1
+        for new_id in range(first_id, first_id + int(rng.integers(self.occluders + 1))):
             occluder = self._occluder(rng, sample, moved)
             if occluder is not None:
-                moved = _occlude(moved, occluder)
+                moved = _occlude(moved, occluder, new_id)
         return moved
 
-    def _views(self, rng: np.random.Generator, shape: Any, num_frames: int) -> list[View]:
-        """Of every frame."""
-        sides = np.array([self.width / shape[1], self.height / shape[0]])
+    def _windows(self, rng: np.random.Generator, sample: ClipSample) -> list[list[int]]:
+        """What the camera sees of every frame, somebody among it: left, top, right, bottom in whole pixels."""
+        size, num_frames = np.array(sample.images[0].shape[1::-1]), len(sample.images)
+        sides = np.array([self.width, self.height]) / size
         largest = sides / sides.max()  # of the picture, each way
-        time = np.linspace(0, 1, num_frames) ** math.exp(rng.uniform(-0.5, 0.5)) - 0.5
-        zoom = rng.uniform(math.log(0.45), 0) + rng.uniform(-self.zoom, self.zoom) * (num_frames - 1) * time
-        view = largest * np.exp(np.minimum(zoom, 0))[:, None]  # [T, 2]
-        reach = rng.uniform(-self.pan, self.pan, 2) * (num_frames - 1) * view.mean(0)
-        middle = view.max(0) / 2 + rng.random(2) * (1 - view.max(0))
-        centre = middle + reach * time[:, None]
+        time = np.linspace(0, 1, num_frames)[:, None] ** math.exp(rng.uniform(-0.5, 0.5))
+        path, change = (limit * (num_frames - 1) / 2 * np.array([-1, 1]) for limit in (self.pan, self.zoom))
+        zoom = np.minimum(rng.uniform(math.log(0.45), 0) + rng.uniform(-1, 1) * change, 0)
+        ends = largest * np.exp(zoom)[:, None]  # sizes of the first and the last view, [2, 2]
+        people = sample.objects[0].boxes
+        somebody = people[rng.integers(len(people)), :2] if len(people) else rng.random(2)
+        middle = somebody + rng.uniform(-0.4, 0.4, 2) * ends.min(0)
+        centres = np.clip(middle + path[:, None] * rng.uniform(-1, 1, 2) * ends.mean(0), ends / 2, 1 - ends / 2)
+        view = ends[0] * (ends[1] / ends[0]) ** time  # never larger than on the straight way, so all are inside
+        centre = centres[0] + (centres[1] - centres[0]) * time
         centre += rng.normal(0, rng.uniform(0, self.shake), centre.shape) * view
         centre = np.clip(centre, view / 2, 1 - view / 2)
-        return [
-            ((1 / w, 1 / h), (0.5 - x / w, 0.5 - y / h))
-            for (w, h), (x, y) in zip(view.tolist(), centre.tolist(), strict=True)
-        ]
+        low = np.rint((centre - view / 2) * size).astype(int)
+        high = np.clip(np.rint((centre + view / 2) * size).astype(int), low + 1, size)
+        windows: list[list[int]] = np.concatenate([low, high], 1).tolist()
+        return windows
 
     def _occluder(self, rng: np.random.Generator, still: ClipSample, moved: ClipSample) -> _Occluder | None:
         """Something that is in front of somebody in one of the frames; None where nobody is to be seen there."""
@@ -91,31 +98,31 @@ class SeqStillMotion:
             return None
         x, y, width, height = people.boxes[rng.choice(seen)].tolist()
         cut = _cut_out(rng, still) if rng.random() < 0.5 else None
-        tall = height * rng.uniform(0.8, 1.5)
+        sides = np.array([width * rng.uniform(0.2, 1.2), height * rng.uniform(0.8, 1.5)])
+        pixels = np.array([self.width, self.height])
+        wide, high = np.maximum(np.rint(sides * pixels), 1).astype(int).tolist()
         if cut is not None:
             picture, visibility = cut
-            wide = tall * self.height / self.width * picture.shape[1] / picture.shape[0]
+            wide = max(1, round(high * picture.shape[1] / picture.shape[0]))
+            picture = _resize(picture, wide, high)
+            mask = np.zeros((high, wide), np.uint8)
+            cv2.ellipse(mask, ((wide / 2, high / 2), (wide, high), 0.0), 255, -1)
         else:
-            image = moved.images[when]
-            colour = image[int(rng.integers(self.height)), int(rng.integers(self.width))]
-            picture, visibility = np.broadcast_to(colour, (8, 8, 3)).copy(), 0.0
-            wide = width * rng.uniform(0.2, 1.2)
-        mask = np.full(picture.shape[:2], 255 * (cut is None), np.uint8)
-        if cut is not None:
-            high, broad = picture.shape[:2]
-            cv2.ellipse(mask, ((broad / 2, high / 2), (broad, high), 0.0), 255, -1)
-        place = np.array([x + width * rng.uniform(-0.4, 0.4), y + (height - tall) / 2 + height * rng.uniform(0, 0.15)])
+            colour = moved.images[when][int(rng.integers(self.height)), int(rng.integers(self.width))]
+            picture, visibility = np.full((high, wide, 3), colour, np.uint8), 0.0
+            mask = np.full((high, wide), 255, np.uint8)
+        centre = np.array(
+            [x + width * rng.uniform(-0.4, 0.4), y + (height - sides[1]) / 2 + height * rng.uniform(0, 0.15)]
+        )
         step = np.array([width * rng.uniform(-0.8, 0.8), height * rng.uniform(-0.03, 0.03)])
-        centres = place + step * (np.arange(len(moved.images)) - when)[:, None]
-        boxes = np.concatenate([centres, np.tile([wide, tall], (len(centres), 1))], 1)
-        return _Occluder(picture, mask, self._on_pixels(boxes), visibility, cut is not None)
+        centres = centre + step * (np.arange(len(moved.images)) - when)[:, None]
+        places = np.rint(centres * pixels - np.array([wide, high]) / 2).astype(int)
+        return _Occluder(picture, mask, places, visibility, cut is not None)
 
-    def _on_pixels(self, boxes: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Boxes that begin and end between pixels of the view, at least one wide and high."""
-        pixels = np.array([self.width, self.height] * 2)
-        corners = np.rint(box_cxcywh_to_xyxy(boxes) * pixels)
-        size = np.maximum(corners[:, 2:] - corners[:, :2], 1)
-        return (np.concatenate([corners[:, :2] + size / 2, size], 1) / pixels).astype(np.float32)
+
+def _resize(picture: Image, width: int, height: int) -> Image:
+    way = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=way), np.uint8)
 
 
 def _cut_out(rng: np.random.Generator, still: ClipSample) -> tuple[Image, float] | None:
@@ -135,40 +142,37 @@ def _cut_out(rng: np.random.Generator, still: ClipSample) -> tuple[Image, float]
     return None
 
 
-def _occlude(sample: ClipSample, occluder: _Occluder) -> ClipSample:
-    """With the occluder in front of everything; a person gets the next free id."""
-    new_id = max((int(people.ids.max()) for people in sample.objects if len(people.ids)), default=0) + 1
+def _occlude(sample: ClipSample, occluder: _Occluder, new_id: int) -> ClipSample:
+    """With the occluder in front of everything; if it is a person, of that id."""
+    pixels = np.array(sample.images[0].shape[1::-1])
+    size = np.array(occluder.mask.shape[::-1])
+    boxes = np.concatenate([occluder.places + size / 2, np.tile(size, (len(occluder.places), 1))], 1) / np.tile(
+        pixels, 2
+    )
+    inside = area_between(box_cxcywh_to_xyxy(boxes), (0, 0), (1, 1)) / np.prod(size / pixels)
+    seen = (np.clip(inside, 0, 1) * occluder.visibility).astype(np.float32)
     objects = []
-    for image, people, box in zip(sample.images, sample.objects, occluder.boxes, strict=True):
-        _paste(image, occluder, box)
-        hidden = _hidden(people.boxes, box, round=occluder.round)
-        visibility = (people.visibility * (1 - hidden)).astype(np.float32)
-        corners = box_cxcywh_to_xyxy(box[None])
-        inside = float(area_between(corners, (0, 0), (1, 1))[0] / (box[2] * box[3]))
-        new = np.flatnonzero([inside * occluder.visibility > 0])  # one row or none
-        objects.append(
-            FrameObjects(
-                np.concatenate([people.boxes, box[None][new]]),
-                np.concatenate([people.ids, np.full(len(new), new_id)]),
-                np.concatenate([visibility, np.full(len(new), inside * occluder.visibility, np.float32)]),
+    for t, (image, people, box) in enumerate(zip(sample.images, sample.objects, boxes.astype(np.float32), strict=True)):
+        if inside[t] > 0:
+            _paste(image, occluder, *occluder.places[t].tolist())
+            hidden = _hidden(people.boxes, box, round=occluder.round)
+            people = replace(people, visibility=(people.visibility * (1 - hidden)).astype(np.float32))
+        if seen[t] > 0:
+            people = FrameObjects(
+                np.concatenate([people.boxes, box[None]]),
+                np.append(people.ids, new_id),
+                np.append(people.visibility, seen[t]),
             )
-        )
+        objects.append(people)
     return replace(sample, objects=objects)
 
 
-def _paste(image: Image, occluder: _Occluder, box: NDArray[np.float32]) -> None:
+def _paste(image: Image, occluder: _Occluder, left: int, top: int) -> None:
     """Into the picture itself, the part that is inside it."""
-    height, width = image.shape[:2]
-    left, top, right, bottom = np.rint(box_cxcywh_to_xyxy(box[None])[0] * [width, height, width, height]).astype(int)
-    if min(right, width) <= max(left, 0) or min(bottom, height) <= max(top, 0):
-        return
-    size = (int(right - left), int(bottom - top))
-    shrinks = size[1] < occluder.picture.shape[0]
-    picture = cv2.resize(occluder.picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    mask = cv2.resize(occluder.mask, size, interpolation=cv2.INTER_NEAREST)
+    (high, wide), (height, width) = occluder.mask.shape, image.shape[:2]
     part = slice(max(-top, 0), height - top), slice(max(-left, 0), width - left)
-    target = image[max(top, 0) : bottom, max(left, 0) : right]
-    np.copyto(target, picture[part], where=mask[part][..., None] != 0)
+    target = image[max(top, 0) : top + high, max(left, 0) : left + wide]
+    cv2.copyTo(occluder.picture[part], occluder.mask[part], target)
 
 
 def _hidden(boxes: NDArray[np.floating], front: NDArray[np.float32], *, round: bool) -> NDArray[np.float64]:

@@ -81,8 +81,8 @@ def seen_in_view(old: FrameObjects, scale: tuple[float, float], offset: tuple[fl
 
 def area_between(corners: NDArray[np.float32], low: Any, high: Any) -> NDArray[np.float64]:
     """`[n]`: of each box `[n, 4]`, x0 y0 x1 y1, what lies between the points `low` and `high`."""
-    clipped = np.clip(corners, np.tile(low, 2), np.tile(high, 2))
-    return (clipped[:, 2:] - clipped[:, :2]).clip(0).prod(1)
+    ends = np.clip(corners.reshape(-1, 2, 2), low, high)
+    return (ends[:, 1] - ends[:, 0]).clip(0).prod(1)
 
 
 @dataclass(frozen=True)
@@ -156,19 +156,6 @@ class SeqRandomSizeCrop:
         return change_view(replace(sample, images=images), (width / w, height / h), (-left / w, -top / h))
 
 
-def view_of(image: Image, scale: tuple[float, float], offset: tuple[float, float], size: tuple[int, int]) -> Image:
-    """A picture of `size`, height and width in pixels, in which the old one's fractions are at `scale * x + offset`."""
-    height, width = math.ceil(size[0] * abs(scale[1])), math.ceil(size[1] * abs(scale[0]))
-    if image.shape[0] > 2 * height or image.shape[1] > 2 * width:  # bilinear samples would skip pixels
-        image = resize_image(image, min(image.shape[0], height), min(image.shape[1], width))
-    matrix = np.zeros((2, 3))
-    for axis, (new, old) in enumerate(((size[1], image.shape[1]), (size[0], image.shape[0]))):
-        matrix[axis, axis] = scale[axis] * new / old
-        # OpenCV counts from pixel centres: x_new + .5 = scale * new / old * (x_old + .5) + offset * new
-        matrix[axis, 2] = offset[axis] * new + 0.5 * (matrix[axis, axis] - 1)
-    return np.asarray(cv2.warpAffine(image, matrix, size[::-1], borderValue=_GREY), np.uint8)
-
-
 @dataclass(frozen=True)
 class SeqRandomAffine:
     """Flip, zoom and shift in one resampling, straight from the decoded picture to `(height, width)`.
@@ -187,8 +174,19 @@ class SeqRandomAffine:
         x, y = ((1 - zoom) * rng.random(2)).tolist()
         flipped = rng.random() < self.flip_probability
         scale, offset = ((-zoom, zoom), (x + zoom, y)) if flipped else ((zoom, zoom), (x, y))
-        images = [view_of(image, scale, offset, (self.height, self.width)) for image in sample.images]
+        images = [self._warp(image, scale, offset) for image in sample.images]
         return change_view(replace(sample, images=images), scale, offset)
+
+    def _warp(self, image: Image, scale: tuple[float, float], offset: tuple[float, float]) -> Image:
+        height, width = (math.ceil(n * scale[1]) for n in (self.height, self.width))
+        if image.shape[0] > 2 * height or image.shape[1] > 2 * width:  # bilinear samples would skip pixels
+            image = resize_image(image, min(image.shape[0], height), min(image.shape[1], width))
+        matrix = np.zeros((2, 3))
+        for axis, (size, old) in enumerate(((self.width, image.shape[1]), (self.height, image.shape[0]))):
+            matrix[axis, axis] = scale[axis] * size / old
+            # OpenCV counts from pixel centres: x_new + .5 = scale * size / old * (x_old + .5) + offset * size
+            matrix[axis, 2] = offset[axis] * size + 0.5 * (matrix[axis, axis] - 1)
+        return np.asarray(cv2.warpAffine(image, matrix, (self.width, self.height), borderValue=_GREY), np.uint8)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ LIMITS = ("kernel", "stride", "dilation", "channels", "reduced", "height", "widt
 UNITS = ("matrix", "depthwise", "vector", "table", "move", "host")  # what computes, or moves, a layer
 # Of a product's result, and what it sums over (`taps`: places of a kernel).
 LANES = ("output_channels", "input_channels", "columns", "rows", "taps")
+TYPES = ("int8", "uint8", "int16", "uint16", "int32", "int64", "bool", "float16", "float32")
+_MAY_BE_ZERO = ("latency", "layer_overhead", "graph_overhead", "host_work", "kernels")
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,21 @@ def parse_target(values: Any, where: str) -> Target:
         raise UserError(f"{where}: schema {target.schema}, this motrlab reads {SCHEMA}")
     if target.kind not in ("host", "chip"):
         raise UserError(f"{where}: kind: {target.kind!r} is neither host nor chip")
-    lanes = {name.partition(":")[0] for name in target.lanes}
-    for name in {*target.operations, *lanes, *(operator.unit for operator in target.operators.values())}:
+    _check_names(target, where)
+    for at, figure in _cited(target, ""):
+        if figure.source != ASSUMED and figure.source not in target.sources:
+            raise UserError(f'{where}: {at}: source {figure.source!r} is not in "sources"; list it, or say "assumed"')
+        if isinstance(figure, Figure):
+            least = "at least" if any(name in at.split(".") for name in _MAY_BE_ZERO) else "more than"
+            if not 0 <= figure.value < math.inf or (least == "more than" and not figure.value):
+                raise UserError(f"{where}: {at}: value: must be {least} 0, found {figure.value:g}")
+    return target
+
+
+def _check_names(target: Target, where: str) -> None:
+    """Units, types, limits and dimensions are known ones."""
+    units = {name.partition(":")[0] for name in target.lanes}
+    for name in {*target.operations, *units, *(operator.unit for operator in target.operators.values())}:
         if name not in UNITS:
             raise UserError(f"{where}: unknown unit {name!r}: use one of {', '.join(UNITS)}")
     for name in dict.fromkeys(key for operator in target.operators.values() for key in operator.limits):
@@ -163,15 +179,17 @@ def parse_target(values: Any, where: str) -> Target:
     for unit, lanes in target.lanes.items():
         for name in lanes.keys() - set(LANES):
             raise UserError(f"{where}: lanes: {unit}: unknown dimension {name!r}: use one of {', '.join(LANES)}")
-    for at, source in _cited(target, ""):
-        if source != ASSUMED and source not in target.sources:
-            raise UserError(f'{where}: {at}: source {source!r} is not in "sources"; list it, or say "assumed"')
-    return target
+    for at, types_there in [
+        *((f"operators: {name}", operator.types) for name, operator in target.operators.items()),
+        *((f"operations: {unit}", tuple(rates)) for unit, rates in target.operations.items()),
+    ]:
+        for name in (name for name in types_there if name not in TYPES):
+            raise UserError(f"{where}: {at}: unknown type {name!r}: use one of {', '.join(TYPES)}")
 
 
 def format_target(target: Target) -> str:
     """What a target is, how much of it is assumed, and where the rest comes from, as plain text."""
-    figures = [source for at, source in _cited(target, "") if not at.startswith("operators.")]
+    figures = [found.source for _, found in _cited(target, "") if isinstance(found, Figure)]
     unknown = [name for name, operator in target.operators.items() if operator.source == ASSUMED]
     lines = [
         f"{target.name}: {target.title} ({target.kind}; {target.toolchain or 'no toolchain known'})",
@@ -183,10 +201,10 @@ def format_target(target: Target) -> str:
     return "\n".join(lines)
 
 
-def _cited(value: Any, at: str) -> list[tuple[str, str]]:
-    """All places of a target with the source that each names."""
+def _cited(value: Any, at: str) -> list[tuple[str, Figure | Operator]]:
+    """All places of a target with what names a source there."""
     if isinstance(value, Figure | Operator):
-        return [(at, value.source)]
+        return [(at, value)]
     if dataclasses.is_dataclass(value):
         value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if not isinstance(value, Mapping):

@@ -18,7 +18,8 @@ class Mistakes:
     """Rows of the ground truth and of the tracks, int64.
 
     `missed` of the first, `false` of the second; `matched` `[m, 2]` of both, pairs that belong together; `switched`
-    `[s, 2]` those of them in which a person has another track than before. `frames`: sorted, all that have a mistake.
+    `[s, 3]` those of them in which a person has another track than before, and that track's row. `frames`: sorted, all
+    that have a mistake.
     """
 
     missed: np.ndarray
@@ -37,11 +38,12 @@ def find_mistakes(gt: Annotations, tracks: Tracks, protocol: str = PROTOCOLS[0])
     """The mistakes of one sequence under `protocol`; their numbers are `fn`, `fp` and `idsw` of the metrics."""
     sequence, gt_rows, track_rows = pair_rows(gt, tracks, protocol)
     matches = clear.correspondences(sequence)
-    changed, _ = clear.switches(sequence, matches)
+    changed, before = clear.switches(sequence, matches)
     matched, switched = (
         np.column_stack((gt_rows[sequence.pair_gt[pairs]], track_rows[sequence.pair_pred[pairs]]))
         for pairs in (matches, changed)
     )
+    switched = np.column_stack((switched, track_rows[sequence.pair_pred[before]]))
     missed, false = np.setdiff1d(gt_rows, matched[:, 0]), np.setdiff1d(track_rows, matched[:, 1])
     frames = np.unique(np.concatenate((gt.frame[missed], tracks.frame[false], gt.frame[switched[:, 0]])))
     return Mistakes(missed, false, matched, switched, frames)

@@ -26,15 +26,16 @@ EPSILON = 1e-3  # keeps the logit of a box finite
 
 
 @cache
-def sine_frequencies(channels: int) -> Tensor:
+def sine_frequencies(channels: int, device: torch.device | str = "cpu") -> Tensor:
     """Angles per unit of a sine code of `channels` values, half of them sines: `[channels / 2]`."""
     half = channels // 2
-    return 2 * math.pi * TEMPERATURE ** (-torch.arange(half, device="cpu") / half)
+    return 2 * math.pi * TEMPERATURE ** (-torch.arange(half, device=device) / half)
 
 
 def sine_code(positions: Tensor, channels: int) -> Tensor:
     """Sine code of values: `[B, K, R, W]` in 0..1 → `[B, K·channels, R, W]`, half sines and half cosines."""
-    angle = positions[:, :, None] * sine_frequencies(channels).to(positions.device)[:, None, None]  # [B, K, half, R, W]
+    frequencies = sine_frequencies(channels, positions.device)  # made there: a copy would wait, and break a graph
+    angle = positions[:, :, None] * frequencies[:, None, None]  # [B, K, half, R, W]
     return torch.cat((angle.sin(), angle.cos()), 2).flatten(1, 2)
 
 

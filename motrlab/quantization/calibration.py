@@ -73,7 +73,8 @@ def _watched(quantised: QuantizedMotr, sequences: Videos, config: Config) -> Ite
     every = max(1, settings.num_frames // _ROUNDING_FRAMES)
     with tqdm(total=settings.num_frames, desc="calibration", disable=not sys.stderr.isatty(), unit="frame") as bar:
         for number, images in enumerate(shared_out(sequences, settings)):
-            for step in closed_loop(quantised.graphs, images, config, keep_state=settings.closed_loop):
+            frames_there = (image.to(quantised.ranges.scale.device) for image in images)
+            for step in closed_loop(quantised.graphs, frames_there, config, keep_state=settings.closed_loop):
                 yield number, step, settings.adaptive_rounding and next(frames) % every == 0
                 bar.update()
 

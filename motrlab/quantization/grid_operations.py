@@ -194,7 +194,8 @@ def _sampled(
     heads, points, tokens = attention.num_heads, attention.num_points, offsets.shape[1]
     box = reference.flatten(2).transpose(1, 2)[:, :, None, None]  # [B, N, 1, 1, 4]
     steps = offsets.unflatten(2, (heads, points, 2))
-    grid = functions.positions(TORCH, steps, box[..., :2], box[..., 2:], functions.POSITION, points)
+    axes = torch.from_numpy(functions.POSITION).to(steps.device)
+    grid = functions.positions(TORCH, steps, box[..., :2], box[..., 2:], axes, points)
     value = value.reshape(-1, attention.head_channels, *value.shape[2:])
     grid = grid.transpose(1, 2).reshape(len(value), tokens, points, 2)
     sampled = F.grid_sample(value, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -151,7 +151,7 @@ class Ranges(nn.Module):
             return
         rate = (1 / (self.seen.double() + 1)).clamp(min=_MOMENTUM)
         average = self.largest + rate * (totals / counts - self.largest)
-        follows_largest = new.new_tensor([spec.rule.observer == "min_max" for spec in self._specs])
+        follows_largest = torch.tensor([spec.rule.observer == "min_max" for spec in self._specs]).to(new.device)
         moved = torch.where(follows_largest, torch.maximum(self.largest, most), average)
         self.largest.copy_(torch.where(new, moved, self.largest))
         self.seen += new

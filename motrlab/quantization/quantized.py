@@ -75,7 +75,7 @@ class QuantizedMotr(nn.Module):
     @torch.no_grad()
     def detect_slots(self) -> tuple[Tensor, Tensor]:
         """Learned queries `[1, C, D / W, W]` and references `[1, 4, D / W, W]` on their grids; in mode `evaluate`."""
-        empty = torch.zeros(1, 4, 0, self.config.slot_columns)
+        empty = self.ranges.scale.new_zeros(1, 4, 0, self.config.slot_columns)
         return self.graphs.detect_query, self.net.references(self.model.base.detect, empty)
 
     def save(self, path: Path, config: Config, **facts: Any) -> None:

@@ -75,7 +75,7 @@ def rounded_weights(weight: Tensor, bias: Tensor, scale: Tensor, moments: Tensor
     the last of which is the bias's 1; float64. Weights at the end of the grid stay there: they make the scale.
     """
     seen = moments.diagonal(dim1=1, dim2=2)
-    order = torch.cat((seen[:, :-1].mean(0).argsort(descending=True), torch.tensor([weight.shape[2]])))
+    order = torch.cat((seen[:, :-1].mean(0).argsort(descending=True), torch.tensor([weight.shape[2]]).to(seen.device)))
     damped = moments + torch.diag_embed((_DAMPING * seen.mean(1, keepdim=True) + 1e-9).expand_as(seen))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped[:, order][:, :, order]))
     spread = torch.linalg.cholesky(inverse, upper=True)  # [G, I + 1, I + 1]

@@ -70,6 +70,18 @@ def exact_sum(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.stack([p.double() for p in parts]).sum(0).float()
 
 
+def exact_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *shape: Any) -> Tensor:
+    """`F.conv2d` of integers.
+
+    GPUs have ways to convolve float32 that round (TF32, Winograd): there it is done in double. What is trained is not
+    whole numbers, and stays as it is.
+    """
+    if x.device.type == "cpu" or torch.is_grad_enabled():
+        return F.conv2d(x, weight, bias, *shape)
+    wide = None if bias is None else bias.double()
+    return F.conv2d(x.double(), weight.double(), wide, *shape).round().float()
+
+
 @dataclass(frozen=True)
 class IntegerLayer:
     """A product's integers: `weight` `[out, in, …]`, `bias` `[out]`; scales of the weights, steps of the accumulator.
@@ -98,9 +110,9 @@ class IntegerLayer:
             return self.of_tokens(x.permute(0, 2, 3, 1))
         shape = (conv.stride, tuple(map(int, conv.padding)), conv.dilation, conv.groups)
         if len(self.parts) == 1:  # as depthwise kernels always are
-            return F.conv2d(x, self.weight, self.bias, *shape).permute(0, 2, 3, 1)
+            return exact_conv(x, self.weight, self.bias, *shape).permute(0, 2, 3, 1)
         first, weight = self.parts[0], self.weight
-        sums = [F.conv2d(x[:, p], weight[:, p], self.bias if p is first else None, *shape) for p in self.parts]
+        sums = [exact_conv(x[:, p], weight[:, p], self.bias if p is first else None, *shape) for p in self.parts]
         return exact_sum(sums).permute(0, 2, 3, 1)
 
 

@@ -74,8 +74,15 @@ class FrameOutput:
         return _scores(self.logits[-1]), _slot_boxes(self.boxes[-1])
 
     def layers(self) -> tuple[list[Any], list[Any]]:
-        """Scores and boxes of every decoder layer, as `scores_and_boxes` gives those of the last."""
-        return [_scores(x) for x in self.logits], [_slot_boxes(x) for x in self.boxes]
+        """Scores and boxes of every decoder layer, as `scores_and_boxes` gives those of the last.
+
+        In one copy: a GPU is waited for once.
+        """
+        shape = self.logits[0].shape[0], -1, math.prod(self.logits[0].shape[2:])  # [B, 1 or 4, N] a part
+        parts = [x.reshape(shape) for pair in zip(self.logits, self.boxes, strict=True) for x in pair]
+        found = to_numpy(concatenate(parts, 1)).reshape(shape[0], len(self.logits), 5, shape[2])
+        layers = [found[:, layer] for layer in range(len(self.logits))]
+        return [_scores(x[:, 0]) for x in layers], [_slot_boxes(x[:, 1:]) for x in layers]
 
 
 def _scores(logits: Array) -> Any:
@@ -208,7 +215,7 @@ class _Origin:
         own = np.arange(num_slots - source.shape[1], num_slots)
         stream, slot = np.nonzero((source != own) & (source != EMPTY))
         mask = _like(like, (source != EMPTY)[:, None, None])
-        return _Origin(mask, *(_beside(like, x) for x in (stream, slot, source[stream, slot])))
+        return _Origin(mask, *_beside(like, np.stack((stream, slot, source[stream, slot]))))
 
     def gather(self, track: Array, slots: Callable[[], Array]) -> Array:
         """`[B, C, 1, T]`, contiguous, 0 where empty; `track` `[B, C, T]`; `slots()`: all slots `[B, C, R, W]`."""

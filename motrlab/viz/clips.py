@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_ltwh
+from motrlab.data.clips import ClipDataset
 from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET
 from motrlab.data.summary import aligned
 from motrlab.data.transforms import ClipSample, Transform, network_input
@@ -34,6 +35,27 @@ def clip_sheet(clips: Sequence[ClipSample], width: int = 320) -> NDArray[np.uint
         for image, people in zip(inputs, clip.objects, strict=True):
             pictures.append(_with_boxes(network_input_to_bgr(image), people.boxes, people.ids, width))
     return contact_sheet(pictures, columns=len(clips[0].images))
+
+
+def still_sheet(data: ClipDataset, num_clips: int = 3, num_frames: int = 4, width: int = 256) -> NDArray[np.uint8]:
+    """Pseudo-clips before augmentation: a row each, the still image first, then the frames that were made of it.
+
+    All have boxes and ids; a still in its cell keeps its proportions. Raises UserError where no still shows anybody.
+    """
+    cells = []
+    for number in range(num_clips):
+        rng = np.random.default_rng((data.seed, number))
+        name, frame = data.draw_still(rng)
+        still = data.load(name, [frame] * num_frames)
+        moved = data.still_motion(still, rng)
+        room = (round(width * moved.images[0].shape[0] / moved.images[0].shape[1]), width)
+        for t, (image, people) in enumerate(
+            [(still.images[0], still.objects[0]), *zip(moved.images, moved.objects, strict=True)]
+        ):
+            own = min(width, round(room[0] * image.shape[1] / image.shape[0]))
+            drawn = _with_boxes(image, people.boxes, people.ids, own)[: room[0]]
+            cells.append(_captioned(drawn, f"frame {t}" if t else f"{name}, image {frame}", room))
+    return contact_sheet(cells, columns=num_frames + 1)
 
 
 def apply_each(sample: ClipSample, transforms: Mapping[str, Transform], seed: int = 0) -> dict[str, ClipSample]:

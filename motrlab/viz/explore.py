@@ -49,14 +49,20 @@ class TrackExplorer:
         protocol: str = PROTOCOLS[0],
     ) -> None:
         self.run, self.protocol = run, check_protocol(protocol)
-        self.stages = (stage, beside) if beside else (stage,)
         self.store = FrameStore(run.data / "test_lmdb")
+        self._frame = lru_cache(_CACHED_FRAMES)(self._decoded)
+        self.show_stages(stage, beside, sequence)
+
+    def show_stages(self, stage: str, beside: str = "", sequence: str = "") -> None:
+        """Go over to another stage, or to two. Raises UserError where one has no tracks, or none of `sequence`."""
+        self.stages = (stage, beside) if beside else (stage,)
         packed = [info.name for info in self.store.sequences]
         self._files = {each: self._track_files(each) for each in self.stages}
         self.sequences = [name for name in packed if all(name in files for files in self._files.values())]
         if not self.sequences:
-            raise UserError(f"{run.tracks(stage)}: tracks of none of {', '.join(packed)}; evaluate the stage again")
-        self._frame = lru_cache(_CACHED_FRAMES)(self._decoded)
+            raise UserError(
+                f"{self.run.tracks(stage)}: tracks of none of {', '.join(packed)}; evaluate the stage again"
+            )
         self.select(sequence or self.sequences[0])
 
     def _track_files(self, stage: str) -> dict[str, Any]:
@@ -151,7 +157,7 @@ class TrackExplorer:
                 )
         ax.set_xlabel("frame", fontsize=8)
         ax.set_ylabel("people", fontsize=8)
-        ax.set(xlim=(0.5, self.num_frames + 0.5), ylim=(-0.16 * highest * (len(self.views) + 1), 1.3 * highest))
+        ax.set(xlim=(0.5, self.num_frames + 0.5), ylim=(-0.16 * highest * (len(self.views) + 1), 1.6 * highest))
         ax.legend(frameon=False, fontsize=7, ncols=6, loc="upper right")
 
     @cached_property
@@ -173,6 +179,9 @@ class TrackExplorer:
         widgets.jslink((play, "value"), (slider, "value"))
         gt, trails = widgets.Checkbox(True, description="ground truth"), widgets.Checkbox(True, description="trails")
         errors = widgets.Checkbox(False, description="errors only")
+        stages = [widgets.Dropdown(options=self.known_stages, value=self.stages[0], description="stage")]
+        options = ["", *self.known_stages]
+        stages += [widgets.Dropdown(options=options, value=[*self.stages, ""][1], description="beside")]
         ids = widgets.Text("", description="ids", placeholder="all, or such as 3, 7")
         onward = widgets.Button(description="next error")
         words = widgets.HTML()
@@ -180,6 +189,9 @@ class TrackExplorer:
         def change_sequence(change: Mapping[str, Any]) -> None:
             self.select(change["new"])
             slider.max = play.max = self.num_frames  # clips a frame beyond the end
+
+        def change_stages(_: object) -> None:
+            self.show_stages(stages[0].value, stages[1].value, self.sequence)
 
         def next_error(_: object) -> None:
             slider.value = self.next_error(slider.value) or slider.value
@@ -191,9 +203,11 @@ class TrackExplorer:
             return self.jpeg(slider.value, **what)
 
         chosen.observe(change_sequence, names="value")
+        for dropdown in stages:
+            dropdown.observe(change_stages, names="value")
         onward.on_click(next_error)
-        picture = live_picture(draw, chosen, slider, gt, trails, errors, ids, format="jpeg")
-        rows = [widgets.HBox([chosen, play, slider, onward]), widgets.HBox([gt, trails, errors, ids])]
+        picture = live_picture(draw, chosen, *stages, slider, gt, trails, errors, ids, format="jpeg")
+        rows = [widgets.HBox([chosen, play, slider, onward]), widgets.HBox([*stages, gt, trails, errors, ids])]
         return widgets.VBox([*rows, picture, words])
 
 

@@ -19,13 +19,13 @@ from motrlab.data.pictures import Image
 from motrlab.deploy.performance import read_performance
 from motrlab.errors import UserError
 from motrlab.run import Run
-from motrlab.viz.curves import COLOURS, GREY, figure_png, heading, note, panels, rows_downwards
+from motrlab.viz.curves import COLOURS, figure_png, heading, note, panels, rows_downwards
 from motrlab.viz.explore import live_picture
+from motrlab.viz.latency import draw_roofs
 from motrlab.viz.raster import Raster, bgr, jpeg
 
 Values = Mapping[str, Any]  # of `Performance.json()`
 SORTS = ("time", "time beside", "ratio", "multiply-accumulates", "bytes", "order")
-_UNITS = ("matrix", "depthwise")
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class PerfExplorer:
         return {r.name: (2 * r.macs / r.num_bytes, 2 * r.macs / r.ms[0] / 1e6, r.ms[0]) for r in rows}
 
     def _draw_roofline(self, ax: Axes, name: str, named: Sequence[str] = ()) -> None:
-        roof, dots = self.results[name].get("roofline") or {}, self._dots(name)
+        roof, dots = self.results[name].get("roofline"), self._dots(name)
         heading(ax, f"roofline: {name}")
         ax.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="10⁹ operations a second")
         if not dots:
@@ -205,15 +205,8 @@ class PerfExplorer:
         for each in named:
             if each in dots:
                 note(ax, each, dots[each][:2], (6, 4), fontsize=7)
-        peaks = {n: p for n, p in roof.get("peak_gops", {}).items() if n.partition(" ")[0] in _UNITS}
-        across = np.geomspace(x.min() / 2, x.max() * 4)
-        for (unit, peak), dash in zip(peaks.items(), ("-", "--", "-.", ":"), strict=False):
-            ax.axhline(peak, color=GREY, linestyle=dash, linewidth=1, label=f"{unit}: {peak:.4g}")
-        for (memory, rate), colour in zip(roof.get("bandwidth_gbs", {}).items(), COLOURS[1:], strict=False):
-            ax.plot(
-                across, across * rate, color=colour, linewidth=1, label=f"{memory.replace('_', ' ')}: {rate:.4g} GB/s"
-            )
-        ax.set_xlim(across[0], across[-1])
+        if roof:
+            draw_roofs(ax, roof, x)
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from motrlab.deploy.performance import Performance, entities
@@ -42,16 +43,21 @@ def roofline(performance: Performance) -> Figure:
     figure, (ax,) = panels(7.6, 4.2)
     speeds, roof = layer_speeds(performance), performance.sections["roofline"]
     ax.scatter([x for _, x, _ in speeds], [y for *_, y in speeds], s=18, color=COLOURS[0], alpha=0.8, zorder=3)
+    draw_roofs(ax, roof, [x for _, x, _ in speeds])
+    legend_above(ax, ncols=3)
+    return figure
+
+
+def draw_roofs(ax: Axes, roof: Mapping[str, Mapping[str, float]], intensities: Sequence[float]) -> None:
+    """The roofs of a target, section `roofline` of its prediction, over operations per byte; both axes logarithmic."""
     peaks = {n: p for n, p in roof["peak_gops"].items() if n.split()[0] in ("matrix", "depthwise")}
-    xs = np.geomspace(min(x for _, x, _ in speeds) / 2, max(x for _, x, _ in speeds) * 4, 100)
+    xs = np.geomspace(min(intensities) / 2, max(intensities) * 4, 100)
     for (name, peak), colour in zip(peaks.items(), COLOURS[1:], strict=False):
         ax.axhline(peak, color=colour, linewidth=1.4, label=f"{name}: {peak:,.0f}")
     for (name, rate), dash in zip(roof["bandwidth_gbs"].items(), ("-", "--"), strict=False):
         ys = np.minimum(xs * rate, max(peaks.values()))
         ax.plot(xs, ys, color=GREY, linestyle=dash, label=f"{name.replace('_', '-')}: {rate:.4g} GB/s")
     ax.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="10⁹ operations a second")
-    legend_above(ax, ncols=3)
-    return figure
 
 
 def memory_curve(performance: Performance) -> Figure:

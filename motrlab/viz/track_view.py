@@ -47,15 +47,10 @@ class TrackView:
     def mistakes(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64], list[str]]]:
         """Frame `[n]`, box `ltwh [n, 4]` and label of every mistake, by the kinds of `MISTAKES`."""
         found = find_mistakes(self.gt, self.tracks, self.protocol)
-        person, track = self.gt.track_id[found.matched[:, 0]], self.tracks.track_id[found.matched[:, 1]]
-        frame = self.gt.frame[found.matched[:, 0]]
-        labels = []
-        for gt_row, row in found.switched:
-            earlier = np.flatnonzero((person == self.gt.track_id[gt_row]) & (frame < self.gt.frame[gt_row]))
-            before = track[earlier[np.argmax(frame[earlier])]]
-            labels.append(f"{before} > {self.tracks.track_id[row]}")
+        ids = self.tracks.track_id
+        labels = [f"{old} > {new}" for new, old in ids[found.switched[:, 1:]].tolist()]
         switched = found.switched[:, 1]
-        false = [str(i) for i in self.tracks.track_id[found.false]]
+        false = ids[found.false].tolist()
         return {
             "miss": (self.gt.frame[found.missed], self.gt.ltwh[found.missed], ["miss"] * len(found.missed)),
             "false": (self.tracks.frame[found.false], self.tracks.ltwh[found.false], [f"false {i}" for i in false]),

@@ -260,3 +260,93 @@ def test_pictures_are_decoded_no_larger_than_useful(
     size: tuple[int, int], needed: tuple[float, float], reduce: int
 ) -> None:
     assert largest_reduction(*size, *needed) == reduce
+
+
+def write_stills(folder: Path) -> FrameStore:
+    """A video of grey frames with nobody, and three stills of two sizes: a person, nobody, two people; ids 1, 2, 3."""
+    (folder / "video").mkdir(parents=True)
+    sources, sizes = [], [(40, 20), (64, 32), (120, 240)]
+    for name, shapes, rows in (
+        ("V", [(64, 32)] * 4, []),
+        (
+            "S",
+            sizes,
+            ["1,1,10,5,10,10,1,1,1", "3,2,0,0,60,120,1,1,0.5", "3,3,60,120,60,120,1,1,1", "3,4,1,1,5,5,0,1,1"],
+        ),
+    ):
+        files = tuple(folder / "video" / f"{name}{i}.jpg" for i in range(1, len(shapes) + 1))
+        for level, (file, (width, height)) in enumerate(zip(files, shapes, strict=True)):
+            cv2.imwrite(str(file), np.full((height, width, 3), 60 + 60 * level, np.uint8))
+        width, height = np.max(shapes, axis=0).tolist()
+        info = SequenceInfo(
+            name=name, num_frames=len(files), width=width, height=height, frame_rate=1.0, stills=name == "S"
+        )
+        (folder / f"{name}.txt").write_text("\n".join(rows))
+        annotations = read_annotations(folder / f"{name}.txt", info)
+        sources.append(SequenceSource(info=info, files=files, annotations=annotations))
+    write_store(folder / "lmdb", sources)
+    return FrameStore(folder / "lmdb")
+
+
+def test_stills_are_drawn_by_their_share_and_only_those_with_people(tmp_path: Path, config: Config) -> None:
+    store = write_stills(tmp_path)
+    assert [info.name for info in store.sequences] == ["V"]
+    assert [info.name for info in store.stills] == ["S"]
+    drawn = {}
+    for share in (0.0, 0.4, 1.0):
+        data = dataset(store, config, still_share=share)
+        found = [data.draw_frames(np.random.default_rng(i), 3) for i in range(200)]
+        drawn[share] = np.mean([name == "S" for name, _ in found])
+        assert {frame for name, frames in found if name == "S" for frame in frames} <= {1, 3}
+        assert all(len(set(frames)) == (1 if name == "S" else 3) for name, frames in found)
+    assert drawn[0.0] == 0
+    assert drawn[0.4] == pytest.approx(0.4, abs=0.08)
+    assert drawn[1.0] == 1
+    loader = make_loader(store, dataclasses.replace(config, num_workers=0))
+    assert loader.dataset.num_frames() == 4  # type: ignore[attr-defined]
+
+
+def test_boxes_of_stills_are_fractions_of_their_own_size(tmp_path: Path, config: Config) -> None:
+    data = dataset(write_stills(tmp_path), config)
+    first, third = (data.load("S", [frame, frame]) for frame in (1, 3))
+    assert first.images[0].shape == (20, 40, 3)
+    np.testing.assert_allclose(first.objects[1].boxes, [[15 / 40, 10 / 20, 10 / 40, 10 / 20]], rtol=1e-5)
+    assert third.images[0].shape[0] == 120, "decoded no larger than useful"
+    np.testing.assert_allclose(third.objects[0].boxes, [[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]], rtol=1e-5)
+    assert third.objects[0].ids.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("augmentation", ["street", "reference"])
+def test_pseudo_clips_are_batched_with_clips_of_videos(augmentation: str, tmp_path: Path, config: Config) -> None:
+    data = dataset(write_stills(tmp_path), config, still_share=0.5, augmentation=augmentation)
+    clips = [data[0, i, 3] for i in range(12)]
+    batch = collate(clips)
+    assert batch.pixels.shape == (3, 12, 24, 40, 3)
+    with_people = [clip for clip in clips if any(len(people.ids) for people in clip.objects)]
+    assert 0 < len(with_people) < 12
+    assert any(not np.array_equal(clip.objects[0].boxes, clip.objects[2].boxes) for clip in with_people)
+    assert_same(batch, collate([data[0, i, 3] for i in range(12)]))
+
+
+def test_frames_of_videos_are_stills_where_there_are_no_others(store: FrameStore, config: Config) -> None:
+    data = dataset(store, config, still_share=1.0)
+    found = {data.draw_still(np.random.default_rng(i)) for i in range(60)}
+    assert found == {("A", 1), ("A", 2), ("A", 5), ("B", 1), ("B", 2), ("B", 5)}  # those with somebody who counts
+    assert len(data[0, 0, 20].images) == 20  # however short the videos are
+
+
+def test_a_clip_of_one_frame_is_its_still(tmp_path: Path, config: Config) -> None:
+    data = dataset(write_stills(tmp_path), config, still_share=1.0)
+    assert data[0, 0, 1].images[0].shape == (24, 40, 3)
+
+
+def test_stills_alone_are_no_videos(tmp_path: Path, make_sequence: Callable[..., Path], config: Config) -> None:
+    folder = make_sequence("S", num_frames=2, gt="")
+    info = dataclasses.replace(read_sequence_info(folder), stills=True)
+    files = tuple(info.frame_path(folder, frame) for frame in (1, 2))
+    annotations = read_annotations(folder / "gt/gt.txt", info)
+    write_store(tmp_path / "lmdb", [SequenceSource(info=info, files=files, annotations=annotations)])
+    with pytest.raises(UserError, match=r"stills only, no video to train on; set train\.still_share=1"):
+        dataset(FrameStore(tmp_path / "lmdb"), config)
+    with pytest.raises(UserError, match="nobody on any still"):
+        dataset(FrameStore(tmp_path / "lmdb"), config, still_share=1.0)[0, 0, 2]

@@ -256,3 +256,71 @@ def test_frames_of_two_sizes_and_other_formats(
     (images / "cam1/img1/000003.jpg").write_bytes(b"\x89PNG")
     assert main(arguments) == 2
     assert "000003.jpg: PNG file is cut short" in capsys.readouterr().err
+
+
+def still_labels() -> dict[str, Any]:
+    """Three images of two sizes and kinds without tracks; a crowd, a box to be ignored, a flat one, a car."""
+    boxes = [(1, 1, {}), (1, 1, {"iscrowd": 1}), (1, 1, {"ignore": 1}), (2, 7, {}), (3, 1, {"visibility": 0.5})]
+    items = [
+        {"id": 100 + i, "image_id": image, "category_id": kind, "bbox": [i, 2.5, 10, 20], **more}
+        for i, (image, kind, more) in enumerate(boxes)
+    ]
+    items.append({"id": 200, "image_id": 3, "category_id": 1, "bbox": [1, 1, 0, 4]})
+    names = {1: "cam1/img1/000001.jpg", 2: "cam1/img1/000002.jpg", 3: "large.png"}
+    return {
+        "images": [{"id": key, "file_name": name, "height": 64, "width": 96} for key, name in names.items()],
+        "categories": [{"id": 1, "name": "person"}, {"id": 7, "name": "car"}],
+        "annotations": items,
+    }
+
+
+def test_labels_without_tracks_are_stills(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite(str(images / "large.png"), np.zeros((120, 70, 3), np.uint8))
+    file, out = write(images, still_labels()), tmp_path / "mot"
+    infos = import_coco(file, out)
+    assert [(i.name, i.num_frames, i.width, i.height, i.image_ext, i.stills) for i in infos] == [
+        ("labels-001", 1, 96, 64, ".jpg", True), ("labels-002", 1, 70, 120, ".png", True),
+    ]  # fmt: skip
+    assert "1 boxes without an area are left out" in capsys.readouterr().err
+    assert [read_sequence_info(out / info.name) for info in infos] == infos
+    assert (out / "labels-001/gt/gt.txt").read_text().splitlines() == [
+        "1,1,0,2.5,10,20,1,1,1", "1,2,1,2.5,10,20,0,1,1", "1,3,2,2.5,10,20,0,1,1",
+    ]  # fmt: skip
+    assert (out / "labels-002/gt/gt.txt").read_text() == "1,5,4,2.5,10,20,1,1,0.5\n"
+    assert import_coco(file, out) == infos  # run again
+
+
+def test_stills_come_in_folders_of_no_more_than_so_many(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("motrlab.data.importing._STILLS", 2)
+    cv2.imwrite(str(images / "large.jpg"), np.zeros((120, 70, 3), np.uint8))
+    data = still_labels()
+    data["images"][2]["file_name"] = "large.jpg"
+    data["annotations"][3]["category_id"] = 1
+    infos = import_coco(write(images, data), tmp_path / "mot")
+    assert [(info.name, info.num_frames, info.width, info.height) for info in infos] == [
+        ("labels-001", 2, 96, 64), ("labels-002", 1, 70, 120),
+    ]  # fmt: skip
+    assert (tmp_path / "mot/labels-001/gt/gt.txt").read_text().splitlines()[-1] == "2,4,3,2.5,10,20,1,1,1"
+
+
+@pytest.mark.parametrize(
+    ("change_it", "message"),
+    [
+        (change("annotations", 0, image_id=99), "annotation 100: no image 99"),
+        (change("annotations", 0, bbox=[1, 2]), "annotation 100: bbox=[1, 2]"),
+        (change("images", 0, file_name="../x.jpg"), "image 1: '../x.jpg' lies outside"),
+        (lambda d: d.pop("annotations"), "no list 'annotations'"),
+        (lambda d: d.update(images=[]), "annotation 100: no image 1"),
+        (lambda d: d.update(annotations=d["annotations"][1:3]), "no image with a person that is not to be ignored"),
+    ],
+    ids=["no image", "two numbers", "outside", "no annotations", "no images", "nobody counts"],
+)
+def test_malformed_stills(
+    change_it: Change, message: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = still_labels()
+    change_it(data)
+    assert main(["import", "--src", str(write(images, data)), "--dst", str(tmp_path / "mot")]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]

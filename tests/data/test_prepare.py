@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -7,19 +10,22 @@ import termios
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from motrlab.data.exporting import export_sequences
 from motrlab.data.motchallenge import (
     Annotations,
     Detections,
+    format_sequence_info,
     read_annotations,
     read_detections,
     read_recognised,
     read_sequence_info,
 )
 from motrlab.data.prepare import cut, half_ranges, prepare
-from motrlab.data.store import FrameStore
+from motrlab.data.store import FrameStore, content_hash
 from motrlab.errors import UserError
 from motrlab.files import MARKER
 
@@ -49,6 +55,60 @@ def test_everything_lands_where_the_contract_says(source: Path, tmp_path: Path) 
     assert gt == ["test_gt/A/det", "test_gt/A/gt", "test_gt/A/seqinfo.ini", "test_gt/B/gt", "test_gt/B/seqinfo.ini",
                   "unseen_gt/U/det", "unseen_gt/U/gt", "unseen_gt/U/seqinfo.ini"]  # fmt: skip
     assert summary.left_out == ("no_gt",)
+
+
+def stills(make_sequence: Callable[..., Path], folder: Path, name: str = "S") -> Path:
+    """A folder with a sequence of stills, one of them smaller than the others."""
+    sequence = make_sequence(name, num_frames=3, gt="1,1,1,1,5,5,1,1,0.5\n3,2,1,1,5,5,1,1,1\n", det=None)
+    cv2.imwrite(str(sequence / "img1/000002.jpg"), np.zeros((20, 30, 3), np.uint8))
+    info = dataclasses.replace(read_sequence_info(sequence), stills=True)
+    (sequence / "seqinfo.ini").write_text(format_sequence_info(info))
+    folder.mkdir(exist_ok=True)
+    return sequence.rename(folder / name).parent
+
+
+@pytest.mark.parametrize("among", [True, False], ids=["among the videos", "in a folder of their own"])
+def test_stills_are_trained_on_whole_and_never_evaluated(
+    among: bool, source: Path, tmp_path: Path, make_sequence: Callable[..., Path]
+) -> None:
+    folder, out = stills(make_sequence, source if among else tmp_path / "stills"), tmp_path / "data"
+    summary = prepare(source, out, unseen=lambda n: n == "U", stills=None if among else folder)
+    stores = {part: FrameStore(out / f"{part}_lmdb") for part in ("train", "test", "unseen")}
+    assert [s.name for s in stores["train"].sequences] == ["A", "B"]
+    assert {part: [(s.name, s.num_frames) for s in store.stills] for part, store in stores.items()} == {
+        "train": [("S", 3)], "test": [], "unseen": [],
+    }  # fmt: skip
+    assert stores["train"].image("S", 2).shape == (20, 30, 3)
+    assert not list(out.glob("*_gt/S"))
+    assert summary.totals["stills"]["num_boxes"] == 2
+    assert summary.totals["train"]["num_sequences"] == 2
+    infos = export_sequences(out, tmp_path / "back")
+    assert read_sequence_info(tmp_path / "back/S") == next(info for info in infos if info.stills)
+
+
+def test_stills_are_told_from_videos(source: Path, tmp_path: Path, make_sequence: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="A: a video, not stills"):
+        prepare(source, tmp_path / "data", ["B"], stills=source)
+    folder = stills(make_sequence, tmp_path / "stills", "A2")
+    (folder / "A2").rename(folder / "A")
+    with pytest.raises(UserError, match=r"A: .*source has a sequence of that name"):
+        prepare(source, tmp_path / "data", stills=folder)
+    (folder / "A").rename(folder / "S")
+    cv2.imwrite(str(folder / "S/img1/000002.jpg"), np.zeros((20, 200, 3), np.uint8))
+    with pytest.raises(UserError, match=r"200×20 pixels, but seqinfo\.ini says at most 96×64"):
+        prepare(source, tmp_path / "data", stills=folder)
+
+
+def test_a_data_hash_is_what_it_was_before_there_were_stills(source: Path, tmp_path: Path) -> None:
+    """The infos count in it; a later field at its default does not."""
+    info = read_sequence_info(source / "A")
+    old = {k: v for k, v in dataclasses.asdict(info).items() if k != "stills"}
+    hashes = hashlib.sha256(b"frame").digest() + hashlib.sha256(b"gt").digest()
+    expected = hashlib.sha256(json.dumps(old, sort_keys=True).encode())
+    for entry, at in (("000001", 0), ("annotations", 32)):
+        expected.update(f"A/{entry}".encode() + hashes[at : at + 32])
+    assert content_hash([(info, hashes)]) == expected.hexdigest()
+    assert content_hash([(dataclasses.replace(info, stills=True), hashes)]) != expected.hexdigest()
 
 
 def test_gt_of_the_test_half_is_renumbered(source: Path, tmp_path: Path) -> None:

@@ -87,6 +87,13 @@ def _at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (_at("kind", "toaster"), r"kind: 'toaster' is neither host nor chip"),
         (_at("clock/value", "fast"), r"clock: value: expected float, found 'fast'"),
         (_at("operators", []), r"operators: expected dict, found \[\]"),
+        (_at("operators/Conv/types", ["int9"]), r"operators: Conv: unknown type 'int9': use one of int8, "),
+        (_at("operations/matrix", {"int9": {"value": 1, "source": "assumed"}}), r"operations: matrix: unknown type"),
+        (_at("clock/value", 0), r"clock: value: must be more than 0, found 0"),
+        (_at("off_chip/bandwidth/value", 0.0), r"off_chip\.bandwidth: value: must be more than 0"),
+        (_at("operations/matrix/int8/value", -1), r"operations\.matrix\.int8: value: must be more than 0, found -1"),
+        (_at("graph_overhead/value", -1e-3), r"graph_overhead: value: must be at least 0, found -0\.001"),
+        (_at("cores/value", float("inf")), r"cores: value: must be more than 0, found inf"),
     ],
 )
 def test_what_is_wrong_with_a_target_file(

@@ -20,7 +20,7 @@ def test_by_hand(make_gt: Callable[..., Any], make_pred: Callable[..., Tracks]) 
     assert found.missed.tolist() == [3]
     assert found.false.tolist() == [3]
     assert found.matched.tolist() == [[0, 0], [1, 1], [2, 2]]
-    assert found.switched.tolist() == [[1, 1]]
+    assert found.switched.tolist() == [[1, 1, 0]]
     assert found.frames.tolist() == [2, 3]
     assert found.counts(gt, pred, 3) == {"fn": 1, "fp": 1, "idsw": 0}
     assert found.counts(gt, pred, 2) == {"fn": 0, "fp": 0, "idsw": 1}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from motrlab.data.clips import ClipDataset
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import read_tracks
 from motrlab.run import Run
@@ -40,6 +42,42 @@ def test_preparing_again_changes_nothing(run: Run) -> None:
     assert after is not None
     assert after["data_hash"] == before["data_hash"]
     assert {path: path.stat().st_mtime_ns for path in run.data.rglob("data.mdb")} == files
+
+
+def test_stills_come_from_a_folder_beside_the_data_and_only_training_sees_them(run: Run, home: Path) -> None:
+    before = open_store(run, "train").data_hash
+    folder = home / "stills" / "photos"
+    shutil.copytree(run.data / "street" / "STREET-01", folder)
+    with (folder / "seqinfo.ini").open("a") as file:
+        file.write("stills=1\n")
+    changed = Run.open("tiny", fields=["stills_root=stills", "train.still_share=0.5"])  # from the project's root
+    assert not changed.has("data"), "data are to be prepared again"
+    summary = prepare_data(changed, num_workers=1)
+    assert summary.totals["stills"]["num_frames"] == 24
+    store = open_store(changed, "train")
+    assert [info.name for info in store.stills] == ["photos"]
+    assert [info.num_frames for info in store.sequences] == [12, 12]
+    assert store.data_hash != before
+    for part in ("test", "unseen"):
+        assert open_store(changed, part).stills == ()
+    assert list(read_ground_truth(changed)) == ["STREET-01", "STREET-02"]
+    data = ClipDataset(store, changed.config.train, changed.config.model, 0)
+    names = {data.draw_frames(np.random.default_rng(i), 3)[0] for i in range(40)}
+    assert names == {"photos", "STREET-01", "STREET-02"}
+    again = Run.open("tiny", fields=["stills_root=null"])
+    prepare_data(again, num_workers=1)
+    assert open_store(again, "train").data_hash == before
+
+
+def test_stills_alone_are_no_data_of_a_run(run: Run, home: Path, tiny_preset: str) -> None:
+    folder = home / "photos" / "S"
+    shutil.copytree(run.data / "street" / "STREET-01", folder)
+    with (folder / "seqinfo.ini").open("a") as file:
+        file.write("stills=1\n")
+    other = Run.open("other", tiny_preset, data_root=str(home / "photos"))
+    with pytest.raises(UserError, match="no video in it, so nothing to evaluate; stills_root is for stills"):
+        prepare_data(other, num_workers=1)
+    assert not other.has("data")
 
 
 def test_data_that_were_not_finished_do_not_count(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

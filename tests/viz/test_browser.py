@@ -159,7 +159,7 @@ def state(page: Any, name: str) -> str:
 def complaints(page: Any) -> list[str]:
     """Tracebacks, anything on stderr, widgets that could not be made, errors of the page."""
     kinds = ("vnd.jupyter.error", "vnd.jupyter.stderr")
-    places = [f".jp-OutputArea-output [data-mime-type='application/{kind}']" for kind in kinds]
+    places = [f".jp-OutputArea [data-mime-type='application/{kind}']" for kind in kinds]
     texts = [t for place in places for t in page.locator(place).all_inner_texts()]
     broken = page.locator(".jp-OutputArea-output", has_text="Error displaying widget").all_inner_texts()
     return [*texts, *broken, *page.thrown]
@@ -196,3 +196,13 @@ def test_next_error_moves_on(page: Any) -> None:
         page.wait_for_timeout(100)
     assert state(page, "TrackExplorer") != before
     assert complaints(page) == []
+
+
+def test_a_traceback_would_be_seen(page: Any) -> None:
+    """The last test: it leaves an error in the notebook."""
+    page.evaluate("window.jupyterapp.commands.execute('notebook:insert-cell-below')")
+    write = "window.jupyterapp.shell.currentWidget.content.activeCell.model.sharedModel.setSource('1 / 0')"
+    page.evaluate(write)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-cell')")
+    page.get_by_text("ZeroDivisionError").first.wait_for(timeout=1e3 * STEP_S)
+    assert any("ZeroDivisionError" in text for text in complaints(page))

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from motrlab.data.clips import ClipDataset
+from motrlab.data.motchallenge import SequenceInfo, read_annotations
+from motrlab.data.packing import SequenceSource, write_store
 from motrlab.data.preprocess import preprocess
+from motrlab.data.store import FrameStore
 from motrlab.data.transforms import (
     ClipSample,
     Compose,
@@ -17,8 +23,9 @@ from motrlab.data.transforms import (
     SeqToTensor,
     Transform,
 )
-from motrlab.viz.clips import apply_each, clip_sheet, network_input_to_bgr, sample_sheet, sample_table
+from motrlab.viz.clips import apply_each, clip_sheet, network_input_to_bgr, sample_sheet, sample_table, still_sheet
 from motrlab.viz.overlay import track_colour
+from tests.tiny import tiny
 
 HEIGHT, WIDTH = 40, 80
 NOBODY = FrameObjects(np.zeros((0, 4), np.float32), np.zeros(0, int), np.zeros(0, np.float32))
@@ -111,3 +118,27 @@ def test_the_table_has_the_numbers() -> None:
     ]
     nobody = dataclasses.replace(sample(1), objects=[NOBODY])
     assert sample_table({"before": nobody}).splitlines()[1].split()[3:5] == ["0", "-"]
+
+
+def test_a_pseudo_clip_is_shown_beside_its_still(tmp_path: Path) -> None:
+    info = SequenceInfo(name="S", num_frames=1, width=80, height=60, frame_rate=1.0, stills=True)
+    cv2.imwrite(str(tmp_path / "1.jpg"), np.full((60, 80, 3), 90, np.uint8))
+    (tmp_path / "gt.txt").write_text("1,3,20,15,16,30,1,1,1\n")
+    source = SequenceSource(
+        info=info, files=(tmp_path / "1.jpg",), annotations=read_annotations(tmp_path / "gt.txt", info)
+    )
+    write_store(tmp_path / "lmdb", [source])
+    config = tiny()
+    train = dataclasses.replace(config.train, still_share=1.0)
+    sheet = still_sheet(ClipDataset(FrameStore(tmp_path / "lmdb"), train, config.model, 0), 2, 3, width=160)
+    height = 96 + 18  # as wide as the network's input, 160 × 96, under a caption
+    assert sheet.shape == (2 * height + 6, 4 * 160 + 3 * 6, 3)
+    still = sheet[18 : 18 + 96, :160]
+    colour = track_colour(3)
+    rows, columns = np.nonzero((still == colour).all(-1))
+    np.testing.assert_allclose([columns.min(), columns.max()], np.array([20, 36]) * 96 / 60, atol=3)
+    np.testing.assert_allclose(rows.max(), 45 * 96 / 60, atol=3)
+    for row in range(2):
+        for column in range(1, 4):
+            cell = sheet[row * (height + 6) + 18 :][:96, column * 166 :][:, :160]
+            assert (cell == colour).all(-1).any(), "somebody is in the view"

@@ -129,19 +129,34 @@ def test_track_widget_follows_its_controls(run: Run) -> None:
     slider.value = 5
     assert picture.value == explorer.jpeg(5)
     assert "frame 5 of 5" in words.value
-    what.children[2].value = True
+    what.children[4].value = True
     assert picture.value == explorer.jpeg(5, errors_only=True)
     onward.click()
     assert slider.value == 1  # the only mistake: nobody is tracked in the first frame
-    what.children[2].value = False
-    what.children[3].value = "8, x"
+    what.children[4].value = False
+    what.children[5].value = "8, x"
     assert picture.value == explorer.jpeg(1, ids=(8,))
-    what.children[3].value = ""
+    what.children[5].value = ""
     slider.value = 5
     chosen.value = "square"
     assert explorer.sequence == "square"
     assert slider.max == slider.value == 3
     assert picture.value == explorer.jpeg(3)
+
+
+def test_track_widget_compares_stages(run: Run) -> None:
+    for stage in ("qat", "fixed_point"):
+        write_tracks(run.tracks(stage) / "walk.txt", Tracks.from_rows([(1, 3, 11.0, 10, 8, 24, 0.9)]))
+    explorer = TrackExplorer(run, "float", "walk")
+    _, what, picture, words = explorer.widget().children
+    stage, beside = what.children[:2]
+    assert beside.options == ("", "float", "qat", "fixed_point")
+    beside.value = "qat"
+    assert explorer.stages == ("float", "qat")
+    assert picture.value == explorer.jpeg(1)
+    assert "qat: 0 missed" in words.value
+    stage.value, beside.value = "fixed_point", ""
+    assert explorer.stages == ("fixed_point",)
 
 
 COLUMNS = {"step": [0.0, 1, 2, 3], "loss": [4.0, 3, 2, 1], "l1": [1.0, 1, 1, 0], "lr": [1e-3] * 4}
