@@ -12,8 +12,8 @@ from motrlab.data.preprocess import preprocess
 from motrlab.deploy.kernels import Array
 from motrlab.deploy.runtime import OUTPUTS, Runtime, named
 from motrlab.quantization.functions import REFERENCE
+from motrlab.tracking.rules import Rules
 from motrlab.tracking.step import frame_loop
-from motrlab.tracking.tracker import Tracker
 
 Image = NDArray[np.uint8]
 
@@ -36,7 +36,7 @@ class Sample:
 
 def closed_loop(runtime: Runtime, images: Iterable[Image]) -> Iterator[Sample]:
     """Samples of one sequence, BGR `uint8 [H, W, 3]`, through the exact integers of an artefact."""
-    tracker, shapes = Tracker(runtime.tracker, runtime.shapes.num_detect, runtime.shapes.num_track), runtime.shapes
+    shapes = runtime.shapes
     given: list[Image] = []
 
     def frames() -> Iterator[Array]:
@@ -44,7 +44,7 @@ def closed_loop(runtime: Runtime, images: Iterable[Image]) -> Iterator[Sample]:
             given[:] = [image]
             yield runtime.preprocess(image)
 
-    for step in frame_loop(runtime.graphs, frames(), lambda out: tracker.update(*out.scores_and_boxes()), shapes):
+    for step in frame_loop(runtime.graphs, frames(), Rules(runtime.tracker, shapes), shapes):
         inputs = {"base": named("base", step.base_inputs), "qim": named("qim", step.qim_inputs)}
         outputs = {graph: outputs_of(runtime, graph, fed) for graph, fed in inputs.items()}
         image = preprocess(given[0], shapes.height, shapes.width)[None]

@@ -30,8 +30,8 @@ from motrlab.run import Run
 from motrlab.runtime import Tracker
 from motrlab.stages.accuracy import read_frames, require_tracks
 from motrlab.stages.data import open_store, source_folder
+from motrlab.tracking.rules import Rules
 from motrlab.tracking.step import FrameStep, frame_loop
-from motrlab.tracking.tracker import Tracker as Rules
 
 
 def align(run: Run, *, nv12: bool = False) -> dict[str, Any]:
@@ -122,9 +122,8 @@ def _first_difference(run: Run, packed: Iterable[Image], raw: Iterable[Image]) -
 
 
 def _steps(runtime: Runtime, images: Iterable[Image]) -> Iterator[FrameStep]:
-    rules = Rules(runtime.tracker, runtime.shapes.num_detect, runtime.shapes.num_track)
     inputs = map(runtime.preprocess, images)
-    return frame_loop(runtime.graphs, inputs, lambda out: rules.update(*out.scores_and_boxes()), runtime.shapes)
+    return frame_loop(runtime.graphs, inputs, Rules(runtime.tracker, runtime.shapes), runtime.shapes)
 
 
 def _first_row(stored: str, found: Tracks) -> dict[str, Any]:
