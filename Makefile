@@ -1,5 +1,5 @@
 # A fresh clone needs Python 3.11 or 3.12 and make; everything else is built in .venv/.
-#   make demo        the whole line on the embedded videos; the last line is the report's path
+#   make demo        the whole chain on the embedded videos; the last line is the report's path
 #   make test        lint, types, tests, notebooks
 # Where the plain index serves a torch build with CUDA and the CPU build is wanted:
 #   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"

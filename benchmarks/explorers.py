@@ -14,10 +14,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
+from motrlab.deploy.performance import read_performance
 from motrlab.machine import hardware
 from motrlab.run import Run
 from motrlab.stages.recording import tune_explorer
@@ -77,8 +79,8 @@ def quantisation(run: Run, stage: str, repeats: int) -> None:
     steps("  another rank", ("clipped", "graph order"), explorer.ranked)
 
 
-def performance(run: Run, repeats: int) -> None:
-    explorer = opened("PerfExplorer opens", lambda: PerfExplorer.of_run(run))
+def performance(files: Sequence[Path], repeats: int) -> None:
+    explorer = opened("PerfExplorer opens", lambda: PerfExplorer({file.stem: read_performance(file) for file in files}))
     names = list(explorer.results)
     steps(
         "  another result: table and roofline",
@@ -95,7 +97,7 @@ def tuning(run: Run) -> None:
     opened("TuneExplorer opens, nothing recorded", lambda: tune_explorer(run))
     explorer = opened("TuneExplorer opens again", lambda: tune_explorer(run))
     tune_grid(explorer, "output_score", "min_area_px")
-    tune_grid(explorer, "birth_score", "max_misses")
+    tune_grid(explorer, "reset_score", "max_misses")
     values = explorer.axes["output_score"].values
     steps(
         "  slider: another cell, train and test", values, lambda v: explorer.describe(output_score=v, min_area_px=100.0)
@@ -123,8 +125,9 @@ def main() -> None:
     tracks(run, "", options.repeats)
     tracks(run, "float", options.repeats)
     quantisation(run, options.stage, options.repeats)
-    if run.records("perf"):
-        performance(run, options.repeats)
+    found = sorted(f for f in run.assets.glob("perf_*.json") if not f.name.endswith(".trace.json"))
+    if found:
+        performance(found, options.repeats)
     tuning(run)
 
 

@@ -57,7 +57,9 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="motrlab", description="From raw MOT17 to a fixed-point tracker.")
+    parser = argparse.ArgumentParser(
+        prog="motrlab", description="From raw MOT17 to a fixed-point tracker. VERB --help lists its options."
+    )
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_run_verb(verbs)
     _add_file_verbs(verbs)
@@ -69,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     ship = verbs.add_parser("ship", help="copy a street run's weights and artefact into the package (`make weights`)")
     ship.add_argument("--run", default="demo", metavar="NAME", help="a finished run of preset street (default: demo)")
     ship.set_defaults(verb=_ship)
-    doctor = verbs.add_parser("doctor", help="print versions, processor features, folders: for a bug report")
+    doctor = verbs.add_parser("doctor", help="print versions, processor features and folders, for a bug report")
     doctor.set_defaults(verb=_doctor)
     return parser
 
@@ -80,8 +82,8 @@ def _add_run_verb(verbs: Any) -> None:
     run.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
     run.add_argument("--data-root", metavar="DIR", help="folder of MOTChallenge sequences (default: embedded videos)")
     run.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these sequences")
-    run.add_argument("--from", dest="first", metavar="N", help="first notebook, number or name")
-    run.add_argument("--to", dest="last", metavar="N", help="last notebook, number or name")
+    run.add_argument("--from", dest="first", metavar="N", help="first notebook to run, by number or name")
+    run.add_argument("--to", dest="last", metavar="N", help="last notebook to run, by number or name")
     run.add_argument("-p", dest="parameters", action="append", default=[], metavar="name=value",
                      help="a notebook's parameter; 04_qat.name=value names the notebook")  # fmt: skip
     run.add_argument("--set", dest="fields", action="append", default=[], metavar="FIELD=VALUE[,VALUE]",
@@ -89,7 +91,7 @@ def _add_run_verb(verbs: Any) -> None:
     run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default 1)")
     run.set_defaults(verb=_run)
 
-    train = verbs.add_parser("train", help="float training of a run: one process, or `torchrun -m -- motrlab train`")
+    train = verbs.add_parser("train", help="float training of a run, alone or with `torchrun -m -- motrlab train`")
     what = train.add_mutually_exclusive_group()
     what.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
     what.add_argument("--replay", type=Path, metavar="FILE", help="repeat a saved step that was not finite")
@@ -101,43 +103,49 @@ def _add_run_verb(verbs: Any) -> None:
 
 def _add_file_verbs(verbs: Any) -> None:
     prepare = verbs.add_parser("prepare", help="validate, split, pack and link MOTChallenge sequences")
-    prepare.add_argument("--src", type=Path, required=True, metavar="DIR", help="the sequences' folder, or MOT17's")
+    prepare.add_argument("--src", type=Path, required=True, metavar="DIR", help="folder of the sequences, or of MOT17")
     prepare.add_argument("--dst", type=Path, required=True, metavar="DIR", help="folder for the packed data")
-    prepare.add_argument("--stills", type=Path, metavar="DIR", help="imported still images, to train on beside them")
-    prepare.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these")
+    prepare.add_argument(
+        "--stills", type=Path, metavar="DIR", help="folder of imported still images, used in training only"
+    )
+    prepare.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these sequences")
     prepare.add_argument(
         "--workers", type=_positive, default=1, metavar="N", help="processes that check frames (default 1)"
     )
     prepare.set_defaults(verb=_prepare)
     _add_label_verbs(verbs)
 
-    files = verbs.add_parser("eval-files", help="metrics of MOTChallenge result files, as JSON")
-    files.add_argument("--gt", type=Path, required=True, metavar="DIR", help="holds SEQ/gt/gt.txt")
-    files.add_argument("--pred", type=Path, required=True, metavar="DIR", help="holds SEQ.txt")
+    files = verbs.add_parser("eval-files", help="print metrics of MOTChallenge result files, as JSON")
+    files.add_argument("--gt", type=Path, required=True, metavar="DIR", help="folder with SEQ/gt/gt.txt")
+    files.add_argument("--pred", type=Path, required=True, metavar="DIR", help="folder with SEQ.txt")
     files.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
     files.add_argument("--engine", choices=("motrlab", "motmetrics"), default="motrlab",
-                       help="motmetrics: a second opinion on CLEAR and identity, by py-motmetrics' rules")  # fmt: skip
+                       help="motmetrics: CLEAR and identity metrics by the rules of py-motmetrics")  # fmt: skip
     files.set_defaults(verb=_eval_files)
 
     demo = verbs.add_parser("demo-video", help="write a short street video to try `track` on")
     demo.add_argument("out", nargs="?", type=Path, default="street.mp4", metavar="OUT.mp4", help="default: street.mp4")
-    demo.add_argument("--seed", type=int, metavar="N", help="another number gives another video")
+    demo.add_argument("--seed", type=int, metavar="N", help="seed of the video; another seed gives another video")
     demo.set_defaults(verb=_demo_video)
 
-    track = verbs.add_parser("track", help="run an artefact over a video, a folder of frames, a camera or a stream")
-    track.add_argument("--artifact", type=Path, metavar="PATH", help="an artefact's folder (default: the shipped one)")
-    track.add_argument("--input", required=True, metavar="VIDEO|DIR|CAMERA", help="a path, a camera's number, or a URL")
+    track = verbs.add_parser("track", help="track people in a video, a folder of frames, a camera or a stream")
+    track.add_argument("--artifact", type=Path, metavar="PATH", help="folder of an artefact (default: motrlab's own)")
+    track.add_argument(
+        "--input", required=True, metavar="VIDEO|DIR|CAMERA", help="a path, the number of a camera, or a URL"
+    )
     track.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
-    track.add_argument("--frames", action="store_true", help="also write a PNG per frame")
+    track.add_argument("--frames", action="store_true", help="also write every frame as a PNG file")
     track.add_argument("--num-frames", type=_positive, metavar="N", help="stop after N frames")
-    track.add_argument("--nv12", type=_size, metavar="WxH", help="the input is raw NV12 frames of this size")
+    track.add_argument("--nv12", type=_size, metavar="WxH", help="the input holds raw NV12 frames of this size")
     track.add_argument("--video-range", action="store_true", help="with --nv12: Y is from 16 to 235")
     track.set_defaults(verb=_track)
 
 
 def _add_label_verbs(verbs: Any) -> None:
     labels = verbs.add_parser("import", help="convert other data sets and labels to MOTChallenge folders")
-    labels.add_argument("--format", default="", metavar="NAME", help="if it is not recognised (coco, kitti, …)")
+    labels.add_argument(
+        "--format", default="", metavar="NAME", help="format of the labels, if unclear (coco, kitti, …)"
+    )
     labels.add_argument(
         "--src", type=Path, required=True, metavar="DIR|FILE", help="a data set's folder, .json, .odgt or .zip"
     )
@@ -155,17 +163,19 @@ def _add_label_verbs(verbs: Any) -> None:
 
 
 def _add_stage_verbs(verbs: Any) -> None:
-    evaluate = verbs.add_parser("evaluate", help="metrics of a stage of a run, as JSON")
+    evaluate = verbs.add_parser("evaluate", help="print metrics of a stage of a run, as JSON")
     evaluate.add_argument("--stage", choices=EVALUATED, required=True)
     evaluate.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
     evaluate.set_defaults(verb=_evaluate)
-    calops = verbs.add_parser("calops", help="parameters and operations of both graphs, as JSON")
+    calops = verbs.add_parser("calops", help="print parameters and operations of both graphs, as JSON")
     calops.set_defaults(verb=_calops)
-    report = verbs.add_parser("report", help="render reports/NAME/index.html from the run's records")
-    report.add_argument("--numbers-only", action="store_true", help="leave pictures of frames out")
+    report = verbs.add_parser("report", help="write the pages in reports/NAME/ from the run's records")
+    report.add_argument("--numbers-only", action="store_true", help="leave out pictures of frames")
     more = report.add_mutually_exclusive_group()
-    more.add_argument("--crate", action="store_true", help="also reports/NAME/crate/, a Workflow Run RO-Crate")
-    more.add_argument("--readme", action="store_true", help="only put the sample report's numbers into README.md")
+    more.add_argument("--crate", action="store_true", help="also write reports/NAME/crate/, a Workflow Run RO-Crate")
+    more.add_argument(
+        "--readme", action="store_true", help="only write the numbers of the sample report into README.md"
+    )
     report.set_defaults(verb=_report)
     for verb in (evaluate, calops, report):
         verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")

@@ -27,20 +27,22 @@ def add_deploy_verbs(verbs: Any) -> None:
 def _add_source(verb: argparse.ArgumentParser, *, preset: bool = False) -> None:
     """What a verb looks at: `stages.graphs.find_graphs` takes these options."""
     what = verb.add_mutually_exclusive_group()
-    what.add_argument("--run", default="", metavar="NAME", help="a run's artefact, or its latest stage")
-    what.add_argument("--artifact", type=Path, metavar="PATH", help="an artefact's folder")
+    what.add_argument("--run", default="", metavar="NAME", help="the artefact of a run, or its latest stage")
+    what.add_argument("--artifact", type=Path, metavar="PATH", help="folder of an artefact")
     if preset:
-        what.add_argument("--preset", default="", metavar="P", help="a preset's float network, not trained")
+        what.add_argument("--preset", default="", metavar="P", help="the float network of a preset, not trained")
 
 
 def _add_check(verbs: Any) -> None:
-    check = verbs.add_parser("check", help="every layer against a target: fits or not, why, where, what to do")
+    check = verbs.add_parser("check", help="check every layer against a target: does it fit, why not, what to do")
     _add_source(check, preset=True)
     check.add_argument(
-        "--stage", default="", help="of a run: float, calibration, qat, fixed_point (default: its latest)"
+        "--stage", default="", help="stage of a run: float, calibration, qat, fixed_point (default: the latest)"
     )
-    check.add_argument("--target", required=True, metavar="T", help="a name that `targets` lists, path/to/target.json")
-    check.add_argument("--json", action="store_true", help="every layer, as JSON")
+    check.add_argument(
+        "--target", required=True, metavar="T", help="a name that `targets` lists, or path/to/target.json"
+    )
+    check.add_argument("--json", action="store_true", help="print every layer, as JSON")
     check.set_defaults(verb=_check)
 
 
@@ -65,8 +67,8 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _add_targets(verbs: Any) -> None:
-    targets = verbs.add_parser("targets", help="the known targets, where their figures come from, what is assumed")
-    told = "write a target file of this machine, by micro-benchmarks (about a minute, one thread)"
+    targets = verbs.add_parser("targets", help="list the known targets, with the sources of their figures")
+    told = "measure this machine and write a target file (micro-benchmarks, about a minute, one thread)"
     targets.add_argument("--describe-host", type=Path, metavar="FILE", help=told)
     targets.set_defaults(verb=_targets)
 
@@ -85,13 +87,13 @@ def _targets(options: argparse.Namespace) -> None:
 
 
 def _add_perf(verbs: Any) -> None:
-    perf = verbs.add_parser("perf", help="latency of both graphs, of every layer and of each part of the frame step")
+    perf = verbs.add_parser("perf", help="latency of both graphs, of every layer, and of each part of a frame")
     _add_source(perf, preset=True)
-    told = "a chip or path/to/target.json: predicted; a host: measured (default: onnxruntime-cpu)"
+    told = "a chip or path/to/target.json: predict; a host: measure here (default: onnxruntime-cpu)"
     perf.add_argument("--target", default="", metavar="T", help=told)
     perf.add_argument("--repeats", type=int, default=50, help="timed calls of each graph (default 50)")
     perf.add_argument("--fps", type=float, default=30.0, help="frames a second in the rate-limited run (default 30)")
-    perf.add_argument("--json", action="store_true", help="the whole result as JSON")
+    perf.add_argument("--json", action="store_true", help="print the whole result as JSON")
     perf.set_defaults(verb=_perf)
 
 
@@ -196,13 +198,15 @@ def _debug(options: argparse.Namespace) -> None:
 
 
 def _add_sensitivity(verbs: Any) -> None:
-    verb = verbs.add_parser("sensitivity", help="which parts int8 hurts, and the rules that leave some in float")
+    verb = verbs.add_parser("sensitivity", help="which parts lose accuracy in int8, and which to leave in float")
     verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
     what = "stop when MOTA is at most P points below float's"
     verb.add_argument("--max-drop-mota", type=float, metavar="P", help=what)
     share = "largest share of multiply-accumulates in float (default .1; with --max-drop-mota 1)"
     verb.add_argument("--max-float-share", type=float, metavar="S", help=share)
-    verb.add_argument("--frames", type=int, default=0, metavar="N", help="of the train halves, to measure errors on")
+    verb.add_argument(
+        "--frames", type=int, default=0, metavar="N", help="frames of the train halves, to measure errors"
+    )
     clips = "frames of each test video, to measure MOTA (default: the same number)"
     verb.add_argument("--clip-frames", type=int, default=0, metavar="N", help=clips)
     verb.set_defaults(verb=_sensitivity)

@@ -34,7 +34,7 @@ NOTEBOOKS = (
 )  # fmt: skip
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
-_OPTIONS = ("run", "preset", "data_root", "sequences")  # parameters that have an option of their own
+_OPTIONS = ("run", "preset", "set", "data_root", "sequences")  # parameters that have an option of their own
 
 Parameters = dict[str, dict[str, Any]]  # notebook → parameter → value
 

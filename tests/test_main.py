@@ -66,7 +66,7 @@ def test_wrong_options_end_with_2(arguments: Sequence[str], capsys: pytest.Captu
         (["run", "--run", "bad name"], "motrlab: run name 'bad name'"),
         (["run", "--from", "12"], "motrlab: notebook '12' fits none"),
         (["eval-files", "--gt", "gone", "--pred", "gone"], "motrlab: gone: no SEQ/gt/gt.txt"),
-        (["compare", "a"], "motrlab: compare: give two or more different runs, the first is what the others"),
+        (["compare", "a"], "motrlab: compare: give two or more different runs, the others are compared"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -140,7 +140,9 @@ def test_output_that_cannot_be_written_is_one_line_and_1(home: Path, place: str)
         done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
     if place == "full":
         os.close(writer)
-    told = {"closed": "nobody reads the output", "full": "No space left on device; free some space"}[place]
+    told = {"closed": "stopped, because nobody reads the output", "full": "No space left on device; free some space"}[
+        place
+    ]
     assert done.returncode == 1
     assert done.stderr.startswith(f"motrlab: {told}")
     assert done.stderr.count("\n") == 1

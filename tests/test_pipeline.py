@@ -119,6 +119,7 @@ def test_parameters_find_their_notebook() -> None:
         ("lr", "write -p name=value"),
         ("=3", "write -p name=value"),
         ("run=x", "use --run x"),
+        ("set=seed", "use --set seed"),
         ("04_qat.preset=x", "use --preset x"),
     ],
 )

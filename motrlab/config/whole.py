@@ -65,8 +65,9 @@ class Config:
 
     @property
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the canonical JSON, without the budgets, on which no result depends; see
-        `checks.later` for other fields that do not count.
+        """First 12 hex digits of the SHA-256 of the canonical JSON, without the budgets, on which no result depends.
+
+        See `checks.later` for other fields that do not count.
         """
         values = {name: value for name, value in counted_fields(self).items() if name != "budgets"}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -40,7 +40,7 @@ def import_cvat(
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror or error})") from error
     except zipfile.BadZipFile as error:
-        raise UserError(f"{source}: a damaged zip archive ({error}); export it again") from error
+        raise UserError(f"{source}: not a readable zip archive ({error}); export it again") from error
     except _DAMAGED as error:
         raise UserError(f"{source}: cannot be unpacked ({error}); export it again, without a password") from error
 

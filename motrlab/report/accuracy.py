@@ -8,7 +8,7 @@ import numpy as np
 
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.names import CHAIN, EVALUATED, STAGE_TITLES
-from motrlab.report.blocks import Block, Cell, Picture, Row, Section, Source, Table, delta, pivot
+from motrlab.report.blocks import Block, Cell, Picture, Row, Section, Source, Table, delta, pivot, table_text
 from motrlab.report.values import (
     COMPARED,
     COUNTS,
@@ -33,11 +33,12 @@ _BLOCKS = (  # heading, kind of the stages' records, kind of the baseline's
     ("Test halves, without duplicate suppression", "accuracy_raw", ""),
     ("Unseen videos, never trained on", "accuracy_unseen", "baseline_unseen"),
 )
+_MAIN = (*COMPARED, "deta", "assa", "fp", "fn", "idsw", "num_gt")
 # What a stage costs beyond that other one.
 _COSTS = {
     ("calibration", "float"): "int8 ranges",
-    ("qat", "float_extra"): "the same further steps",
-    ("fixed_point", "qat"): "of conversion",
+    ("qat", "float_extra"): "after the same number of further steps",
+    ("fixed_point", "qat"): "conversion",
 }
 _FORMS = {"qat": "QAT graph in PyTorch", "openvino": "OpenVINO, plain operators"}
 _PORTABLE = {"portable_onnxruntime": "portable files, ONNX Runtime", "portable_openvino": "portable files, OpenVINO"}
@@ -87,6 +88,11 @@ def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
     """Every accuracy result under `protocol`, in groups; None if there is none."""
     groups = [(heading, _rows(records, protocol, EVALUATED, *kinds)) for heading, *kinds in _BLOCKS]
     return _table(groups, f"Protocol {protocol}", _NOTES[protocol])
+
+
+def accuracy_text(records: Sequence[Record], protocol: str = PROTOCOLS[0]) -> str:
+    """The main columns of `accuracy_table` as text, narrow enough for a notebook; the report has all."""
+    return table_text(accuracy_table(records, protocol), [METRIC_NAMES[m] for m in _MAIN])
 
 
 def sequence_table(records: Sequence[Record], protocol: str) -> Table | None:

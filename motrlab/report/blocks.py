@@ -207,14 +207,19 @@ def delta(value: float, reference: float) -> tuple[str, str]:
     return (signed(f"{points:+.2f}"), "better" if points > 0 else "worse") if points else ("±0.00", "even")
 
 
-def table_text(found: Table | None) -> str:
-    """For notebooks and terminals: columns aligned to the right; a delta stands in parentheses after its value."""
+def table_text(found: Table | None, columns: Sequence[str] = ()) -> str:
+    """For notebooks and terminals: columns aligned to the right; a delta stands in parentheses after its value.
+
+    `columns`: only these, in this order; all, if none is named. Raises ValueError for one that the table lacks.
+    """
     if found is None:
         return "nothing has been measured yet"
-    cells = [[r.label, *(f"{c.text} ({c.delta})" if c.delta else c.text for c in r.cells)] for r in found.rows]
-    head, *lines = aligned([[found.corner, *found.columns], *cells], left=1).split("\n")
+    chosen = [list(found.columns).index(name) for name in columns or found.columns]
+    cells = [[f"{c.text} ({c.delta})" if c.delta else c.text for c in r.cells] for r in found.rows]
+    rows = [[r.label, *(texts[i] for i in chosen)] for r, texts in zip(found.rows, cells, strict=True)]
+    head, *lines = aligned([[found.corner, *(found.columns[i] for i in chosen)], *rows], left=1).split("\n")
     told, rest = [head], iter(lines)
-    for heading, rows in found.groups:
+    for heading, members in found.groups:
         told += [heading] if heading else []
-        told += itertools.islice(rest, len(rows))
+        told += itertools.islice(rest, len(members))
     return "\n".join(told)

@@ -13,6 +13,9 @@ _COLUMNS = {
     "macs": "multiply-accumulates of convolutions and matrix products",
     "integer_macs_share": "products in integers, by multiply-accumulates",
     "integer_nodes_share": "by number",
+    "num_products": "products",
+    "num_float_products": "products in float",
+    "num_nodes": "nodes",
     "float_nodes_share": "nodes that touch float32",
 }
 

@@ -65,7 +65,7 @@ def _picture(stage: str, file: Path) -> Picture | None:
         return None
     window, first, last_step = max(1, len(steps) // 40), next(iter(terms)), int(steps[-1])
     start, end = float(np.nanmean(terms[first][:window])), float(np.nanmean(terms[first][-window:]))
-    title = f"{STAGE_TITLES[stage]} training"
+    title = f"{STAGE_TITLES[stage]} training" if stage != "float_extra" else STAGE_TITLES[stage]
     bold = f"; bold lines are means over {window} recorded points" if window > 1 else ""
     return Picture(
         figure_png(loss_curves(steps, terms, title=title, window=window)),

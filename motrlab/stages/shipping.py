@@ -32,7 +32,8 @@ def ship(run: Run, folder: Path = FOLDER) -> Path:
         "licence": "Apache-2.0",
         "data": "motrlab's synthetic street videos, generated from a seed; no other data, no other weights",
         "command": command(run),
-        **{name: making[name] for name in ("config_hash", "data_hash", "seed", "git_commit", "hardware")},
+        "config_hash": run.config.hash,
+        **{name: making[name] for name in ("data_hash", "seed", "git_commit", "hardware")},
         "versions": package_versions(),
         "test_halves": {
             stage: {m: record["metrics"][f"motchallenge.{m}"] for m in ("mota", "idf1", "hota")}
@@ -43,5 +44,6 @@ def ship(run: Run, folder: Path = FOLDER) -> Path:
     with replaced_folder(folder) as temporary:
         save_file(halves, temporary / WEIGHTS)
         shutil.copytree(run.artifact, temporary / ARTIFACT)
+        (temporary / WEIGHTS).chmod(0o644)
         (temporary / PROVENANCE).write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return folder

@@ -1,19 +1,26 @@
-"""Drawings of how the tracker works, with the shapes of a config: one for each notebook that explains something.
+"""Drawings of how the tracker works, with the shapes of a config: one or more for each notebook.
 
-A drawing is data: boxes on a grid, arrows between them. Colours say what a box is.
+A drawing is data: boxes on a grid, arrows between them. Colours say what a box is. Those of `street` are in the docs:
+
+    python -m motrlab.viz.drawings docs/drawings
 """
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from motrlab.config import Config
+from motrlab.config import Config, street
+from motrlab.files import write_text
 from motrlab.viz.curves import COLOURS, INK
 
 _KINDS = {
@@ -22,6 +29,7 @@ _KINDS = {
     "data": (COLOURS[2], "data"),
     "integer": (COLOURS[3], "integer function"),
     "train": (COLOURS[4], "training only"),
+    "program": (COLOURS[7], "program"),
 }
 _WIDTH, _HEIGHT = 0.86, 0.62  # of a box, in cells of the grid
 
@@ -160,9 +168,9 @@ def integer_forms(config: Config) -> Figure:
     boxes = {
         "model": Box((0, 0.65), "graph", "model/base.py\nmodel/qim.py\nwhat follows what"),
         "functions": Box((1.4, 1.6), "integer", "functions.py\nevery operation\nin integers"),
-        "torch": Box((2.8, 0), "data", "PyTorch\nQAT, evaluation"),
-        "kernels": Box((2.8, 0.9), "data", "*.ort.onnx\nONNX Runtime's\ninteger kernels"),
-        "plain": Box((2.8, 1.8), "data", "plain operators\nOpenVINO"),
+        "torch": Box((2.8, 0), "program", "PyTorch\nQAT, evaluation"),
+        "kernels": Box((2.8, 0.9), "program", "*.ort.onnx\nONNX Runtime's\ninteger kernels"),
+        "plain": Box((2.8, 1.8), "program", "plain operators\nOpenVINO"),
         "tracks": Box((4.2, 0.9), "data", "track files\nequal byte for byte"),
     }
     arrows = (
@@ -188,11 +196,83 @@ def halves(config: Config) -> Figure:
     return draw(boxes, arrows, "From videos to clips")
 
 
+def qat_step(config: Config) -> Figure:
+    """How a step of QAT goes forwards and backwards, and what ends the training."""
+    m, qat = config.model, config.qat
+    clip = f"clip of {qat.clip_frames} frames\n{qat.clip_frames}×3×{m.height}×{m.width}"
+    boxes = {
+        "clip": Box((0, 0), "data", clip),
+        "product": Box((1.3, 0), "graph", "product\nfloat weights"),
+        "grid": Box((2.6, 0), "integer", "activation grid\nround, clip to\n−128 to 127"),
+        "loss": Box((3.9, 0), "train", "loss\nas in float training"),
+        "weights": Box((1.3, 1.25), "data", "weights\nin float"),
+        "slope": Box((3.9, 1.25), "train", "gradient\n1 inside the grid,\n0 outside"),
+        "rounded": Box((0, 1.25), "integer", f"int{config.scheme.weight_bits} weights\nadaptive rounding"),
+    }  # fmt: skip
+    arrows = (
+        "clip > product, product > grid, grid > loss, loss > slope: backwards, slope > weights: update, "
+        "weights > product, weights > rounded: at the end"
+    )
+    return draw(boxes, arrows, "A step of QAT")
+
+
+def tracker_rules(config: Config) -> Figure:
+    """What the tracker decides in one frame, on arrays with a row for each slot."""
+    m, rules = config.model, config.tracker
+    suppress = "off" if rules.suppress_iou is None else f"IoU > {rules.suppress_iou:g}"
+    boxes = {
+        "out": Box((0, 0.62), "data", f"scores {m.num_slots}\nboxes {m.num_slots}×4"),
+        "seen": Box((1.3, 0), "host", f"{m.num_track} track slots\nseen: score ≥ {rules.miss_score:g}"),
+        "new": Box((1.3, 1.25), "host", f"{m.num_detect} detect slots\nnew: score ≥ {rules.birth_score:g}"),
+        "ended": Box((2.6, 0), "host", f"not seen: a miss\n{rules.max_misses} misses:\nthe track ends"),
+        "double": Box((2.6, 1.25), "host", f"duplicates removed\n{suppress}"),
+        "next": Box((3.9, 0.62), "host", f"slots of the next\nframe: {m.num_track} indices"),
+        "written": Box((5.2, 0.62), "data", f"boxes written\nscore > {rules.output_score:g}"),
+    }
+    arrows = "out > seen, out > new, seen > ended, new > double, ended > next, double > next, next > written"
+    return draw(boxes, arrows, "What the tracker decides")
+
+
+def from_records(config: Config) -> Figure:
+    """From the stages of a run to the pages of its report."""
+    boxes = {
+        "stages": Box((0, 0.62), "program", f"stages of a run\npreset {config.preset},\nseed {config.seed}"),
+        "records": Box((1.3, 0.62), "data", "records.jsonl\nmetrics, versions,\nmade_from"),
+        "count": Box((2.6, 0.62), "program", "does it count?\nmade_from is still\nin the folder"),
+        "verdict": Box((3.9, 0), "data", "index.html\nbudgets met or not"),
+        "pages": Box((3.9, 1.25), "data", "accuracy, latency,\nquantization,\ntraining"),
+        "compare": Box((5.2, 0.62), "data", "compare\nruns side by side"),
+    }
+    arrows = (
+        "stages > records, records > count, count > verdict, count > pages: why, verdict > compare, pages > compare"
+    )
+    return draw(boxes, arrows, "From records to pages")
+
+
 DRAWINGS: Mapping[str, Callable[[Config], Figure]] = {
     "halves": halves,
     "frame_loop": frame_loop,
     "query_life": query_life,
     "training_clip": training_clip,
     "quantisers": quantisers,
+    "qat_step": qat_step,
     "integer_forms": integer_forms,
+    "tracker_rules": tracker_rules,
+    "from_records": from_records,
 }
+
+
+def write_drawings(folder: Path, config: Config) -> list[Path]:
+    """Every drawing as `folder/NAME.svg`, with its text as text; the same bytes from the same matplotlib."""
+    paths = []
+    for name, drawing in DRAWINGS.items():
+        file = io.StringIO()
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+            drawing(config).savefig(file, format="svg", metadata={"Date": None})
+        paths.append(folder / f"{name}.svg")
+        write_text(paths[-1], file.getvalue())
+    return paths
+
+
+if __name__ == "__main__":
+    print(*write_drawings(Path(sys.argv[1]), street()), sep="\n")

@@ -226,7 +226,7 @@ class LossExplorer:
         path = run.assets / f"{stage}_loss.csv"
         if not path.is_file():
             raise UserError(f"{path}: no losses of stage {stage!r}; train it first")
-        return LossExplorer(read_columns(path), title=f"{stage} training of run {run.name}")
+        return LossExplorer(read_columns(path), title=f"{STAGE_TITLES[stage]}, run {run.name}: training")
 
     def png(self, terms: Sequence[str] = (), window: int = 1, *, log: bool = False) -> bytes:
         """The chosen terms (all if none) with their trailing mean over `window` points: the static form."""

@@ -121,12 +121,12 @@ def damaged(path: Path, frames: list[bytes]) -> None:
 
 ARCHIVES: dict[str, tuple[Callable[[Path, list[bytes]], object], str]] = {
     "missing": (lambda path, frames: None, "a.zip: cannot be read"),
-    "no zip": (lambda path, frames: path.write_bytes(b"hello"), "a.zip: a damaged zip archive"),
+    "no zip": (lambda path, frames: path.write_bytes(b"hello"), "a.zip: not a readable zip archive"),
     "cut short": (
         lambda path, frames: path.write_bytes(archive(path, GOOD, frames).read_bytes()[:-30]),
-        "not a whole zip",
+        "not a readable zip",
     ),
-    "damaged": (damaged, "a.zip: a damaged zip archive (Bad CRC-32 for file 'img1/frame_3.jpg')"),
+    "damaged": (damaged, "a.zip: not a readable zip archive (Bad CRC-32 for file 'img1/frame_3.jpg')"),
     "without frames": (lambda path, frames: archive(path, GOOD), "no frames in img1/; export with images, or"),
 }
 

@@ -133,11 +133,40 @@ def test_throughput_table() -> None:
     assert speed.throughput_table({"base.fp32.p50_ms": 2.0}) is None
 
 
+def test_text_of_chosen_columns() -> None:
+    rows = [blocks.Row("one", [Cell("1", "+1", "better"), Cell("2"), Cell("3")])]
+    found = blocks.Table(["a", "b", "c"], [("", rows)])
+    assert blocks.table_text(found, ["c", "a"]).split() == ["c", "a", "one", "3", "1", "(+1)"]
+    with pytest.raises(ValueError, match="'d'"):
+        blocks.table_text(found, ["d"])
+
+
+def test_accuracy_in_a_notebook_is_narrow() -> None:
+    metrics = {f"motchallenge__{m}": 1234 if m in values.COUNTS else 0.9 for m in values.METRICS}
+    stages = [record(stage, "accuracy", **metrics) for stage in ("float", "float_extra", "fixed_point")]
+    told = accuracy.accuracy_text(stages)
+    assert max(map(len, told.splitlines())) <= 105
+    assert told.splitlines()[0].split() == [
+        "Stage",
+        "MOTA",
+        "IDF1",
+        "HOTA",
+        "DetA",
+        "AssA",
+        "FP",
+        "FN",
+        "IDSW",
+        "boxes",
+    ]
+    assert "90.00 (±0.00)" in told
+    assert accuracy.accuracy_text([]) == "nothing has been measured yet"
+
+
 def test_graph_table_shows_shares_as_percent() -> None:
     metrics = {"base.integer_macs_share": 0.981, "base.num_nodes": 41, "qim.integer_macs_share": 1.0}
     table = size.graph_table(metrics)
     assert table is not None
-    assert table.columns == ["products in integers, by multiply-accumulates", "num nodes"]
+    assert table.columns == ["products in integers, by multiply-accumulates", "nodes"]
     assert [[c.text for c in row.cells] for row in table.rows] == [["98.1 %", "41"], ["100.0 %", "–"]]
     assert size.graph_table({}) is None
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
@@ -12,7 +14,9 @@ from matplotlib.patches import FancyBboxPatch
 
 from motrlab.config import mot17, street
 from motrlab.viz import drawings
-from motrlab.viz.drawings import DRAWINGS, Box, draw
+from motrlab.viz.drawings import DRAWINGS, Box, draw, write_drawings
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def texts(figure: Figure) -> str:
@@ -54,3 +58,31 @@ def test_shapes_are_those_of_the_config() -> None:
 def test_an_arrow_to_nowhere_is_an_error() -> None:
     with pytest.raises(KeyError):
         draw({"a": Box((0, 0), "data", "a")}, "a > b", "")
+
+
+def test_rules_of_the_tracker_are_those_of_the_config() -> None:
+    assert "256×4" not in (found := texts(DRAWINGS["tracker_rules"](mot17())))
+    assert "boxes 512×4" in found
+    assert "score ≥ 0.6" in found
+    assert "duplicates removed\noff" in found
+    assert "5 misses" in found
+
+
+def words(svg: Path) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]+)</text>", svg.read_text(encoding="utf-8"))
+
+
+def test_those_in_the_docs_are_what_the_package_draws(tmp_path: Path) -> None:
+    """`python -m motrlab.viz.drawings docs/drawings` makes them again."""
+    fresh = write_drawings(tmp_path, street())
+    assert {path.name for path in fresh} == {path.name for path in (DOCS / "drawings").iterdir()}
+    pages = (DOCS / "algorithm.md").read_text(encoding="utf-8") + (DOCS / "architecture.md").read_text(encoding="utf-8")
+    for path in fresh:
+        assert len(words(path)) >= 5
+        assert words(path) == words(DOCS / "drawings" / path.name), path.name
+        assert f"](drawings/{path.name})" in pages, path.name
+
+
+def test_drawings_have_the_same_bytes_twice(tmp_path: Path) -> None:
+    one, other = write_drawings(tmp_path / "a", street()), write_drawings(tmp_path / "b", street())
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
