@@ -20,9 +20,9 @@ from motrlab.deploy.artifact import read_tracker_description, verify_artifact
 from motrlab.deploy.kernels import BACKENDS, Array, Network, load_network
 from motrlab.errors import UserError
 from motrlab.quantization.functions import DELTA, LARGEST_LOGIT, box_table
+from motrlab.tracking.rules import Rules
 from motrlab.tracking.sequence import FrameTracks, Seconds, track_frames
 from motrlab.tracking.step import FrameStep, Shapes, frame_loop
-from motrlab.tracking.tracker import Tracker
 
 Float32 = NDArray[np.float32]
 BaseOutputs = tuple[tuple[Float32], tuple[Float32], Float32]  # logits and boxes of one layer, embeddings
@@ -98,9 +98,8 @@ class Runtime:
 
     def steps(self, images: Iterable[NDArray[np.uint8]]) -> Iterator[FrameStep]:
         """The same sequence as `track`, with what both graphs are given and give in each frame."""
-        rules = Tracker(self.tracker, self.shapes.num_detect, self.shapes.num_track)
         inputs = map(self.preprocess, images)
-        return frame_loop(self.graphs, inputs, lambda out: rules.update(*out.scores_and_boxes()), self.shapes)
+        return frame_loop(self.graphs, inputs, Rules(self.tracker, self.shapes), self.shapes)
 
     def on_files(self, folder: Path, *, num_threads: int = 1, backend: str = "onnxruntime") -> Runtime:
         """This tracker on the float or the portable files of a folder: `base.onnx`, `qim.onnx`."""

@@ -26,8 +26,9 @@ import numpy as np
 from motrlab.config import ModelConfig, TrackerConfig
 from motrlab.data.pictures import image_size
 from motrlab.errors import UserError
+from motrlab.tracking.rules import Rules
 from motrlab.tracking.step import Array, FrameOutput, Graphs, Shapes, frame_loop
-from motrlab.tracking.tracker import Decision, Int, LiveTracks, TrackedBoxes, Tracker
+from motrlab.tracking.tracker import Decision, Int, LiveTracks, TrackedBoxes
 
 EXACT = ("output_score", "min_area_px", "coast_written")
 STRICTER = {"miss_score": 1, "reset_score": 1, "max_misses": -1}  # which way is stricter
@@ -64,7 +65,7 @@ def record_video(
     rules: TrackerConfig,
 ) -> Recording:
     """Track one video as `sequence.track_frames` does, and keep what the rules saw. Raises UserError without images."""
-    tracker = Tracker(rules, model.num_detect, model.num_track)
+    decided = Rules(rules, model)
     found: list[LiveTracks] = []
     sizes: list[tuple[int, int]] = []
 
@@ -75,9 +76,8 @@ def record_video(
             yield preprocess(image)
 
     def decide(output: FrameOutput) -> Decision:
-        scores, boxes = output.scores_and_boxes()
-        decision = tracker.update(scores, boxes)
-        found.extend(tracker.live(decision, scores, boxes))
+        decision, scores, boxes = decided.decide(output)
+        found.extend(decided.tracker.live(decision, scores, boxes))
         return decision
 
     for _ in frame_loop(graphs, inputs(), decide, model):
