@@ -107,6 +107,14 @@ def _add_file_verbs(verbs: Any) -> None:
         "--workers", type=_positive, default=1, metavar="N", help="processes that check frames (default 1)"
     )
     prepare.set_defaults(verb=_prepare)
+    halves = verbs.add_parser("pack-halves", help="prepared halves made small, to be carried to another machine")
+    halves.add_argument("--src", type=Path, required=True, metavar="DIR", help="what prepare wrote, or a run")
+    halves.add_argument("--dst", type=Path, required=True, metavar="DIR", help="where the small ones go")
+    halves.add_argument("--preset", default="mot17_small", help="whose input they must do for (default: mot17_small)")
+    halves.add_argument("--scale", type=float, default=1.0, help="size against that input (default 1)")
+    halves.add_argument("--quality", type=int, default=65, help="of JPEG, 1 to 100 (default 65)")
+    halves.add_argument("--most-mib", type=float, default=40.0, help="both parts together (default 40)")
+    halves.set_defaults(verb=_pack_halves)
     _add_label_verbs(verbs)
 
     files = verbs.add_parser("eval-files", help="metrics of MOTChallenge result files, as JSON")
@@ -150,6 +158,7 @@ def _add_stage_verbs(verbs: Any) -> None:
     evaluate.add_argument("--stage", choices=EVALUATED, required=True)
     evaluate.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
     evaluate.set_defaults(verb=_evaluate)
+    _add_bench(verbs)
     calops = verbs.add_parser("calops", help="parameters and operations of both graphs, as JSON")
     calops.set_defaults(verb=_calops)
     report = verbs.add_parser("report", help="render reports/NAME/index.html from the run's records")
@@ -157,6 +166,41 @@ def _add_stage_verbs(verbs: Any) -> None:
     report.set_defaults(verb=_report)
     for verb in (evaluate, calops, report):
         verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+
+
+def _add_bench(verbs: Any) -> None:
+    verb = verbs.add_parser("bench", help="an accelerator: stages against the processor, training steps, a training")
+    verb.add_argument("--device", required=True, choices=("cuda", "cpu"))
+    verb.add_argument("--minutes", type=float, default=9.0, help="of all pieces together (default 9)")
+    verb.add_argument("--data", type=Path, metavar="DIR", help="packed halves to train on (`pack-halves`)")
+    verb.add_argument(
+        "--out", type=Path, default=Path("bench"), metavar="DIR", help="results, checkpoints (default: bench)"
+    )
+    verb.add_argument("--pieces", type=_sequence_names, default=(), metavar="A,B",
+                      help="some of agreement, steps, compiled, train (default: all; on cpu not compiled)")  # fmt: skip
+    verb.add_argument("--presets", type=_sequence_names, default=("mot17_small", "mot17"), metavar="A,B",
+                      help="whose steps are timed; the first is trained (default: mot17_small,mot17)")  # fmt: skip
+    verb.add_argument("--set", dest="fields", action="append", default=[], metavar="FIELD=VALUE",
+                      help="a field of the trained config, as train.frames_per_step=32")  # fmt: skip
+    verb.set_defaults(verb=_bench)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from motrlab.bench.run import PARTS, Bench, bench
+
+    parts = options.pieces or [p for p in PARTS if p != "compiled" or options.device == "cuda"]
+    given = {name: getattr(options, name) for name in ("device", "minutes", "out", "data", "presets", "fields")}
+    print(bench(Bench(parts=parts, **given)))
+
+
+def _pack_halves(options: argparse.Namespace) -> None:
+    from motrlab.config import load_preset
+    from motrlab.data.halves import pack_halves
+
+    given = {name: getattr(options, name) for name in ("scale", "quality", "most_mib")}
+    model = load_preset(options.preset).model
+    for part, size in pack_halves(options.src, options.dst, model, **given).items():
+        print(f"{part}: {size:.1f} MiB")
 
 
 def _run(options: argparse.Namespace) -> None:
