@@ -194,13 +194,15 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _pack_halves(options: argparse.Namespace) -> None:
+    from motrlab.bench.training import pack_start
     from motrlab.config import load_preset
     from motrlab.data.halves import pack_halves
 
     given = {name: getattr(options, name) for name in ("scale", "quality", "most_mib")}
-    model = load_preset(options.preset).model
-    for part, size in pack_halves(options.src, options.dst, model, **given).items():
+    config = load_preset(options.preset)
+    for part, size in pack_halves(options.src, options.dst, config.model, **given).items():
         print(f"{part}: {size:.1f} MiB")
+    pack_start(config, options.dst)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -20,12 +20,14 @@ from motrlab.model.motr import Motr, MotrGraphs
 from motrlab.run import Run
 from motrlab.stages.accuracy import torch_engine, track_part
 from motrlab.stages.data import open_store, read_ground_truth, score_tracks
+from motrlab.training.checkpoint import save_model
 from motrlab.training.initial_weights import initial_model
 from motrlab.training.trainer import train_float
 
 _TRAINING_SHARE = 0.8  # of the minutes; the rest is for start, checkpoints and the test halves
 _CHECKPOINTS = 12  # of a training
 _NAME = "checkpoint"
+START = "start.safetensors"
 
 
 def short_name(preset: str) -> str:
@@ -36,16 +38,24 @@ def short_name(preset: str) -> str:
 def bench_run(config: Config, data: Path) -> Run:
     """A run whose data are the packed halves in `data`, with the tracker's areas in their smaller pixels.
 
-    Raises UserError where there are none.
+    It starts from the weights packed with them (`pack_start`), if there are any. Raises UserError where there are none.
     """
     if not (data / "train_lmdb").is_dir():
         raise UserError(f"{data}: no packed halves; make them with `python -m motrlab pack-halves`")
+    if config.train.init and (start := data / START).is_file():
+        config = replace(config, train=replace(config.train, init=str(start.resolve())))
     run = Run.open(f"bench-{short_name(config.preset)}", config.preset)
     if run.data.is_symlink():
         run.data.unlink()
     run.data.symlink_to(data.resolve())
     smaller = config.tracker.min_area_px * least_share(data)
     return Run(run.path, replace(config, tracker=replace(config.tracker, min_area_px=smaller)))
+
+
+def pack_start(config: Config, folder: Path) -> None:
+    """Leave beside packed halves the weights that `train.init` names, if any: the other machine may not have them."""
+    if config.train.init:
+        save_model(folder / START, initial_model(config)[0], config)
 
 
 def plan(results: Results, run: Run, minutes: float, device: torch.device) -> dict[str, Any]:

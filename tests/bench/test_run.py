@@ -155,3 +155,13 @@ def test_mistakes_are_one_line(home: Path, capsys: pytest.CaptureFixture[str], m
     assert main(["bench", "--device", "cpu", "--data", str(home), "--out", str(home / "out")]) == 2
     assert "no packed halves" in capsys.readouterr().err
     assert not (home / "out").exists()
+
+
+def test_weights_to_start_from_travel_along(home: Path, halves: Path) -> None:
+    config = load_preset("smoke")
+    assert main(["pack-halves", "--src", str(halves), "--dst", str(home / "small"), "--preset", "smoke"]) == 0
+    run = bench_run(config, home / "small")
+    assert run.config.train.init == str(home / "small" / "start.safetensors")
+    packed, shipped = (agreement.initial_model(c)[0].state_dict() for c in (run.config, config))
+    assert all(torch.equal(packed[name], shipped[name]) for name in shipped)
+    assert bench_run(config, halves).config.train.init == "street"
