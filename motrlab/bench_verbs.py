@@ -1,4 +1,4 @@
-"""The verbs for a machine with an accelerator: pack-halves before, bench there. Each imports what it needs when it runs."""
+"""Verbs for a machine with an accelerator: pack-halves before, bench there. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 
