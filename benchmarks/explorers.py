@@ -97,7 +97,7 @@ def tuning(run: Run) -> None:
     opened("TuneExplorer opens, nothing recorded", lambda: tune_explorer(run))
     explorer = opened("TuneExplorer opens again", lambda: tune_explorer(run))
     tune_grid(explorer, "output_score", "min_area_px")
-    tune_grid(explorer, "birth_score", "max_misses")
+    tune_grid(explorer, "reset_score", "max_misses")
     values = explorer.axes["output_score"].values
     steps(
         "  slider: another cell, train and test", values, lambda v: explorer.describe(output_score=v, min_area_px=100.0)

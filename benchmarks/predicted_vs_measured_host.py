@@ -32,7 +32,7 @@ from motrlab.deploy.kernel_layers import layers_of_kernels
 from motrlab.deploy.kernels import exact_form, onnxruntime_session
 from motrlab.deploy.performance import LayerCost
 from motrlab.deploy.predict.frame import predict
-from motrlab.deploy.profile import call_seconds, node_seconds, overheads, typical
+from motrlab.deploy.profiling import call_seconds, node_seconds, overheads, typical
 from motrlab.deploy.target import Target, load_target
 from motrlab.errors import UserError
 from motrlab.run import Run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from motrlab.config.checks import check, check_at_least, check_fractions
+from motrlab.config.checks import check, check_at_least, check_fractions, later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +22,11 @@ class TrackerConfig:
     coast: bool = False
     velocity_gain: float = 0.15  # weight of the newest displacement in a coasting track's velocity
     coast_written: int = 0  # boxes of coasting tracks are written for so many frames
+    camera_motion: bool = later(False)  # a coasting track moves with the picture, see `motrlab.tracking.camera`
 
     def __post_init__(self) -> None:
         check_fractions(self, "tracker", "birth_score", "miss_score", "reset_score", "output_score")
         check(self.miss_score <= self.reset_score, "tracker: miss_score must not exceed reset_score")
         check_at_least(self, "tracker", 1, "max_misses")
+        check(self.coast or not self.camera_motion, "tracker: camera_motion is of coasting tracks; set coast, too")
         check(0 < self.velocity_gain <= 1, "tracker: velocity_gain must be above 0 and at most 1")

@@ -25,7 +25,7 @@ from motrlab.deploy.kernels import exact_form
 from motrlab.deploy.layers import Layer
 from motrlab.deploy.microbench import KINDS, WARMERS, bench_model, random_inputs
 from motrlab.deploy.predict.host import amount_of, features_of, kernel_of, unit_of
-from motrlab.deploy.profile import node_seconds, overheads, typical
+from motrlab.deploy.profiling import node_seconds, overheads, typical
 from motrlab.deploy.target import SCHEMA, Target, parse_target
 from motrlab.files import write_text
 from motrlab.machine import hardware

@@ -21,8 +21,6 @@ from motrlab.deploy.kernels import Array, Network
 from motrlab.deploy.profiling import pinned
 from motrlab.deploy.runtime import Runtime, load_artifact, load_networks, named
 from motrlab.errors import UserError
-from motrlab.tracking.step import frame_loop
-from motrlab.tracking.tracker import Tracker
 
 STEP_STAGES = ("preprocess", "base", "tracker", "gather", "qim", "state", "total")
 HOST_STAGES = ("tracker", "gather", "state")
@@ -122,10 +120,7 @@ def _time_all(
 
 def record_inputs(runtime: Runtime, frames: Sequence[Image], most: int = MAX_RECORDED) -> Recorded:
     """What both graphs are given in the closed loop of a tracker, of the first `most` frames."""
-    tracker = Tracker(runtime.tracker, runtime.shapes.num_detect, runtime.shapes.num_track)
-    images = map(runtime.preprocess, frames[:most])
-    loop = frame_loop(runtime.graphs, images, lambda out: tracker.update(*out.scores_and_boxes()), runtime.shapes)
-    steps = [(named("base", step.base_inputs), named("qim", step.qim_inputs)) for step in loop]
+    steps = [(named("base", s.base_inputs), named("qim", s.qim_inputs)) for s in runtime.steps(frames[:most])]
     return {graph: [both[i] for both in steps] for i, graph in enumerate(GRAPHS)}
 
 

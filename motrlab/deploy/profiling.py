@@ -1,4 +1,4 @@
-"""What each node of a deployed graph takes, as the runtime that executes it tells, mapped back to our modules.
+"""What each node of a graph takes, as the runtime that executes it tells; of a deployed graph mapped to our modules.
 
 ONNX Runtime notes every call of every kernel, OpenVINO those of the last inference. Nodes are called
 `MODULE/OPERATOR_NUMBER`; a node that a runtime adds (a transposition, mostly) belongs to who reads its output.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +23,14 @@ from numpy.typing import NDArray
 from motrlab.deploy.integer import INTEGER_OPERATORS, node_macs
 from motrlab.deploy.kernels import Array, exact_form, onnxruntime_session, openvino_model
 from motrlab.deploy.layers import Layer, TensorInfo
+from motrlab.deploy.onnx_graph import GraphBuilder
 from motrlab.deploy.performance import LayerCost
 from motrlab.deploy.plain import plain_form
 
 Inputs = Mapping[str, Array]
 _WARM_UP = 3
+_CHAIN = 200
+_ROUNDED = 0.5e-6  # the profile cuts to whole microseconds: half of one is lost on average
 _NAMES = {"float": "float32", "double": "float64"}
 
 
@@ -153,29 +158,37 @@ def _with_onnxruntime(
 ) -> tuple[_Nodes, _Timed]:
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
-        session = onnxruntime_session(
-            exact_form(file, weight_bits),
-            num_threads,
-            optimized_model_filepath=str(optimised),
-            enable_profiling=True,
-            profile_file_prefix=f"{folder}/profile",
+        calls = _kernel_calls(
+            exact_form(file, weight_bits), inputs, repeats, num_threads, optimized_model_filepath=str(optimised)
         )
-        for index in range(repeats + _WARM_UP):
-            session.run(None, inputs[index % len(inputs)])
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         model = onnx.load(optimised)
     timed: _Timed = {}
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
     outputs = {node.name: node.output for node in model.graph.node}
-    for event in events:
-        if event["cat"] != "Node" or not event["name"].endswith("_kernel_time"):
-            continue
-        name, told = event["name"].removesuffix("_kernel_time"), event["args"]
-        timed.setdefault(name, (told["op_name"], []))[1].append(event["dur"])
+    for name, microseconds, told in calls:
+        timed.setdefault(name, (told["op_name"], []))[1].append(microseconds)
         for output, typed in zip(filter(None, outputs.get(name, ())), told["output_type_shape"], strict=False):
             ((kind, shape),) = typed.items()
             shapes[output] = _NAMES.get(kind, kind), tuple(shape)
     return _Nodes(model, shapes), {name: (kernel, calls[_WARM_UP:]) for name, (kernel, calls) in timed.items()}
+
+
+def _kernel_calls(
+    content: str | bytes, inputs: Sequence[Inputs], repeats: int, num_threads: int, **options: Any
+) -> list[tuple[str, float, dict[str, Any]]]:
+    """ONNX Runtime's notes of every call of every kernel, the first `_WARM_UP` of each included: node, microseconds,
+    what else is told.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = f"{folder}/profile"
+        session = onnxruntime_session(
+            content, num_threads, enable_profiling=True, profile_file_prefix=prefix, **options
+        )
+        for index in range(repeats + _WARM_UP):
+            session.run(None, dict(inputs[index % len(inputs)]))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    ending = "_kernel_time"
+    return [(e["name"].removesuffix(ending), e["dur"], e["args"]) for e in events if e["name"].endswith(ending)]
 
 
 def _with_openvino(
@@ -211,3 +224,57 @@ def pinned(num_threads: int) -> Iterator[str]:
         yield ",".join(map(str, chosen))
     finally:
         os.sched_setaffinity(0, before)
+
+
+def node_seconds(
+    content: str | bytes, inputs: Inputs, *, repeats: int = 30, num_threads: int = 1
+) -> dict[str, list[float]]:
+    """Of any ONNX graph on ONNX Runtime: node → seconds of its kernel in each of `repeats` calls."""
+    found = defaultdict[str, list[float]](list)
+    for name, microseconds, _ in _kernel_calls(content, [inputs], repeats, num_threads):
+        found[name].append(microseconds * 1e-6 + _ROUNDED)
+    return {name: seconds[_WARM_UP:] for name, seconds in found.items()}
+
+
+def call_seconds(content: str | bytes, inputs: Inputs, *, repeats: int = 30, num_threads: int = 1) -> list[float]:
+    """Of whole calls, without a profile.
+
+    One thread does all of its work in the thread that calls, and its processor time is what counts: what other
+    processes take meanwhile does not.
+    """
+    clock = time.thread_time if num_threads == 1 else time.perf_counter
+    session, given, found = onnxruntime_session(content, num_threads), dict(inputs), []
+    for _ in range(_WARM_UP + repeats):
+        started = clock()
+        session.run(None, given)
+        found.append(clock() - started)
+    return found[_WARM_UP:]
+
+
+def overheads(num_threads: int = 1) -> tuple[float, float]:
+    """Seconds that a profile adds to the time of each node, and that a call of a graph takes beside its nodes.
+
+    Of a long and a short chain of tiny nodes, with a profile and without.
+    """
+    chains, given = [_chain(number) for number in (_CHAIN, 1)], {"x": np.ones((1, 4), np.float32)}
+    how = {"repeats": 300, "num_threads": num_threads}
+    long, short = (typical(call_seconds(chain, given, **how)) for chain in chains)
+    node = (long - short) / (2 * (_CHAIN - 1))
+    profiled = np.mean([typical(seconds) for seconds in node_seconds(chains[0], given, **how).values()])
+    return max(0.0, float(profiled) - node), max(0.0, short - 2 * node)
+
+
+def _chain(number: int) -> bytes:
+    """Twice as many tiny nodes, one after the other."""
+    graph = GraphBuilder()
+    x = graph.input("x", (1, 4))
+    for _ in range(number):
+        x = graph.op("Abs", graph.op("Neg", x))
+    content: bytes = graph.model({"y": (x, (1, 4))}, {}).SerializeToString()
+    return content
+
+
+def typical(seconds: list[float]) -> float:
+    """The mean of what took no more than half as long again as the fastest quarter: nothing disturbed it."""
+    values = np.array(seconds)
+    return float(values[values <= 1.5 * np.percentile(values, 25)].mean())

@@ -20,8 +20,9 @@ from motrlab.deploy.artifact import read_tracker_description, verify_artifact
 from motrlab.deploy.kernels import BACKENDS, Array, Network, load_network
 from motrlab.errors import UserError
 from motrlab.quantization.functions import DELTA, LARGEST_LOGIT, box_table
+from motrlab.tracking.rules import Rules
 from motrlab.tracking.sequence import FrameTracks, Seconds, track_frames
-from motrlab.tracking.step import Shapes
+from motrlab.tracking.step import FrameStep, Shapes, frame_loop
 
 Float32 = NDArray[np.float32]
 BaseOutputs = tuple[tuple[Float32], tuple[Float32], Float32]  # logits and boxes of one layer, embeddings
@@ -94,6 +95,11 @@ class Runtime:
         collects the time of each part of the frame step (`tracking.sequence.track_frames`).
         """
         return track_frames(self.graphs, images, self.preprocess, self.shapes, self.tracker, seconds)
+
+    def steps(self, images: Iterable[NDArray[np.uint8]]) -> Iterator[FrameStep]:
+        """The same sequence as `track`, with what both graphs are given and give in each frame."""
+        inputs = map(self.preprocess, images)
+        return frame_loop(self.graphs, inputs, Rules(self.tracker, self.shapes), self.shapes)
 
     def on_files(self, folder: Path, *, num_threads: int = 1, backend: str = "onnxruntime") -> Runtime:
         """This tracker on the float or the portable files of a folder: `base.onnx`, `qim.onnx`."""

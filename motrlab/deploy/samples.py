@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import tee
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,6 @@ from motrlab.data.preprocess import preprocess
 from motrlab.deploy.kernels import Array
 from motrlab.deploy.runtime import OUTPUTS, Runtime, named
 from motrlab.quantization.functions import REFERENCE
-from motrlab.tracking.step import frame_loop
-from motrlab.tracking.tracker import Tracker
 
 Image = NDArray[np.uint8]
 
@@ -36,18 +35,11 @@ class Sample:
 
 def closed_loop(runtime: Runtime, images: Iterable[Image]) -> Iterator[Sample]:
     """Samples of one sequence, BGR `uint8 [H, W, 3]`, through the exact integers of an artefact."""
-    tracker, shapes = Tracker(runtime.tracker, runtime.shapes.num_detect, runtime.shapes.num_track), runtime.shapes
-    given: list[Image] = []
-
-    def frames() -> Iterator[Array]:
-        for image in images:
-            given[:] = [image]
-            yield runtime.preprocess(image)
-
-    for step in frame_loop(runtime.graphs, frames(), lambda out: tracker.update(*out.scores_and_boxes()), shapes):
+    pictures, again = tee(images)
+    for picture, step in zip(pictures, runtime.steps(again), strict=True):
         inputs = {"base": named("base", step.base_inputs), "qim": named("qim", step.qim_inputs)}
         outputs = {graph: outputs_of(runtime, graph, fed) for graph, fed in inputs.items()}
-        image = preprocess(given[0], shapes.height, shapes.width)[None]
+        image = preprocess(picture, runtime.shapes.height, runtime.shapes.width)[None]
         yield Sample(inputs, outputs, image, int(step.before.mask.sum()))
 
 

@@ -20,8 +20,8 @@ from motrlab.errors import UserError
 from motrlab.quantization.equalisation import equalise
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.rounding import adapt_rounding
+from motrlab.tracking.rules import Rules
 from motrlab.tracking.step import Array, FrameStep, Graphs, frame_loop
-from motrlab.tracking.tracker import Tracker
 
 Videos = Sequence[Iterable[Tensor]]  # for each its network inputs `[1, 3, H, W]` in order
 _ROUNDING_FRAMES = 16  # of those watched, evenly spread
@@ -102,5 +102,4 @@ def closed_loop(
         for image in images:
             yield from closed_loop(graphs, [image], config)
         return
-    rules = Tracker(config.tracker, config.model.num_detect, config.model.num_track)
-    yield from frame_loop(graphs, images, lambda output: rules.update(*output.scores_and_boxes()), config.model)
+    yield from frame_loop(graphs, images, Rules(config.tracker, config.model), config.model)

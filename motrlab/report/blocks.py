@@ -219,7 +219,7 @@ def table_text(found: Table | None, columns: Sequence[str] = ()) -> str:
     rows = [[r.label, *(texts[i] for i in chosen)] for r, texts in zip(found.rows, cells, strict=True)]
     head, *lines = aligned([[found.corner, *(found.columns[i] for i in chosen)], *rows], left=1).split("\n")
     told, rest = [head], iter(lines)
-    for heading, rows in found.groups:
+    for heading, members in found.groups:
         told += [heading] if heading else []
-        told += itertools.islice(rest, len(rows))
+        told += itertools.islice(rest, len(members))
     return "\n".join(told)

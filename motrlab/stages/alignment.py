@@ -22,7 +22,7 @@ from motrlab.data.preprocess import bgr_to_nv12
 from motrlab.data.store import FrameStore
 from motrlab.data.validate import open_sequence
 from motrlab.data.videos import open_source
-from motrlab.deploy.runtime import Runtime, load_artifact
+from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import OVERALL, agreement
 from motrlab.evaluation.tracks import Tracks, format_tracks, read_tracks
@@ -30,8 +30,6 @@ from motrlab.run import Run
 from motrlab.runtime import Tracker
 from motrlab.stages.accuracy import read_frames, require_tracks
 from motrlab.stages.data import open_store, source_folder
-from motrlab.tracking.step import FrameStep, frame_loop
-from motrlab.tracking.tracker import Tracker as Rules
 
 
 def align(run: Run, *, nv12: bool = False) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def _tracked(tracker: Tracker, folder: Path, nv12: bool) -> Tracks:
 def _first_difference(run: Run, packed: Iterable[Image], raw: Iterable[Image]) -> dict[str, Any] | None:
     """Where two ways part that begin with these pictures, by what the base graph is given and gives; None: nowhere."""
     runtime = load_artifact(run.artifact)
-    steps = zip(_steps(runtime, packed), _steps(runtime, raw), strict=True)
+    steps = zip(runtime.steps(packed), runtime.steps(raw), strict=True)
     for frame, (one, other) in enumerate(steps, 1):
         for index, what in enumerate(("scores", "boxes")):
             a, b = (step.output.scores_and_boxes()[index][0] for step in (one, other))
@@ -119,12 +117,6 @@ def _first_difference(run: Run, packed: Iterable[Image], raw: Iterable[Image]) -
                 told = {"pixels_different": pixels, "slots_different": len(parted)}
                 return {"frame": frame, "slot": int(parted[0]), "what": "pixels" if pixels else what, **told}
     return None
-
-
-def _steps(runtime: Runtime, images: Iterable[Image]) -> Iterator[FrameStep]:
-    rules = Rules(runtime.tracker, runtime.shapes.num_detect, runtime.shapes.num_track)
-    inputs = map(runtime.preprocess, images)
-    return frame_loop(runtime.graphs, inputs, lambda out: rules.update(*out.scores_and_boxes()), runtime.shapes)
 
 
 def _first_row(stored: str, found: Tracks) -> dict[str, Any]:

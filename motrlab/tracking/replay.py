@@ -2,11 +2,15 @@
 
 What a track slot is given depends on the tracker: a track that it ends, moves or never begins gives the network another
 query in the next frame, and other outputs. So a replay is exact only for rules that decide nothing but what is written:
-`EXACT`. For rules that make tracks begin later or end sooner (`STRICTER`) it is an approximation: a track that ends
-sooner leaves its slot's recorded outputs as they were, and is born again under a new id where its score allows; what
-the network would have found instead is not known. What would let tracks begin sooner or live longer than in the
-recording cannot be replayed, for there was no slot; nor can another suppression or another motion. That takes the
-networks (a closed loop).
+`EXACT`. For rules that make tracks end sooner (`STRICTER`) it is an approximation: a track that ends leaves its slot's
+recorded outputs as they were, and is born again under a new id where its score allows; what the network would have
+found instead is not known. Held against the networks on `street` (30 frames of each train half, MOTA in percent):
+91.3 as recorded; `max_misses` 3 instead of 20: replayed 91.1, networks 90.9; `miss_score` and `reset_score` 0.7 instead
+of 0.5: replayed 91.1, networks 92.0. So an approximation may have the wrong sign; try what it finds in a closed loop.
+
+What would let tracks live longer than in the recording cannot be replayed, for there was no slot; nor can another
+suppression, another motion, or another `birth_score`: who is not born is looked for again by the detect slots, whose
+scores are not those of the track (at 0.8 instead of 0.4 a replay gave 89.9, the networks 82.1). Run the networks.
 
 A recording may hold several videos one behind the other: frames and ids then go on counting.
 """
@@ -22,11 +26,12 @@ import numpy as np
 from motrlab.config import ModelConfig, TrackerConfig
 from motrlab.data.pictures import image_size
 from motrlab.errors import UserError
+from motrlab.tracking.rules import Rules
 from motrlab.tracking.step import Array, FrameOutput, Graphs, Shapes, frame_loop
-from motrlab.tracking.tracker import Decision, Int, LiveTracks, TrackedBoxes, Tracker
+from motrlab.tracking.tracker import Decision, Int, LiveTracks, TrackedBoxes
 
 EXACT = ("output_score", "min_area_px", "coast_written")
-STRICTER = {"birth_score": 1, "miss_score": 1, "reset_score": 1, "max_misses": -1}  # which way is stricter
+STRICTER = {"miss_score": 1, "reset_score": 1, "max_misses": -1}  # which way is stricter
 T = TypeVar("T")
 
 
@@ -60,7 +65,7 @@ def record_video(
     rules: TrackerConfig,
 ) -> Recording:
     """Track one video as `sequence.track_frames` does, and keep what the rules saw. Raises UserError without images."""
-    tracker = Tracker(rules, model.num_detect, model.num_track)
+    decided = Rules(rules, model)
     found: list[LiveTracks] = []
     sizes: list[tuple[int, int]] = []
 
@@ -71,9 +76,8 @@ def record_video(
             yield preprocess(image)
 
     def decide(output: FrameOutput) -> Decision:
-        scores, boxes = output.scores_and_boxes()
-        decision = tracker.update(scores, boxes)
-        found.extend(tracker.live(decision, scores, boxes))
+        decision, scores, boxes = decided.decide(output)
+        found.extend(decided.tracker.live(decision, scores, boxes))
         return decision
 
     for _ in frame_loop(graphs, inputs(), decide, model):

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from motrlab.boxes import box_cxcywh_to_ltwh
 from motrlab.config import ModelConfig, TrackerConfig
 from motrlab.data.pictures import image_size
+from motrlab.tracking.rules import Rules
 from motrlab.tracking.step import Array, Clock, FrameOutput, Graphs, Seconds, Shapes, concatenate, frame_loop
-from motrlab.tracking.tracker import Decision, Float, Int, TrackedBoxes, Tracker
+from motrlab.tracking.tracker import Decision, Float, Int, TrackedBoxes
 
 Preprocess = Callable[[Any], Array]  # an image, BGR or NV12 → `[1, 3, height, width]`
 
@@ -63,7 +64,7 @@ def track_streams(
 
     A video that has ended gives None while the others go on. Arguments as for `track_frames`.
     """
-    tracker = Tracker(tracker_config, model.num_detect, model.num_track, batch=len(videos))
+    rules = Rules(tracker_config, model, batch=len(videos))
     clock = Clock(seconds)
     images: list[Any] = [np.zeros((model.height, model.width, 3), np.uint8)] * len(videos)  # of an ended video its last
     alive: list[bool] = []
@@ -80,10 +81,9 @@ def track_streams(
             yield frame
 
     def decide(output: FrameOutput) -> Decision:
-        scores, cxcywh = output.scores_and_boxes()
-        decision = tracker.update(scores, cxcywh)
+        decision, scores, cxcywh = rules.decide(output)
         areas = np.array([math.prod(image_size(image)) for image in images])
-        written[:] = tracker.written(decision, scores, cxcywh, areas)
+        written[:] = rules.tracker.written(decision, scores, cxcywh, areas)
         return decision
 
     for _ in frame_loop(graphs, frames(), decide, model, clock=clock):

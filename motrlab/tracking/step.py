@@ -63,11 +63,15 @@ class TrackState:
 
 @dataclass(frozen=True)
 class FrameOutput:
-    """Outputs of the base graph; `logits` and `boxes` (decoded, cxcywh) are tuples over decoder layers."""
+    """Outputs of the base graph; `logits` and `boxes` (decoded, cxcywh) are tuples over decoder layers.
+
+    `frame`: what the graph was given.
+    """
 
     logits: tuple[Array, ...]
     boxes: tuple[Array, ...]
     embedding: Array
+    frame: Array = None
 
     def scores_and_boxes(self) -> tuple[Any, Any]:
         """The last layer's scores `[B, N]` (0 to 1) and boxes `[B, N, 4]` as float32 NumPy arrays."""
@@ -160,7 +164,7 @@ def frame_step(
     clock = clock or Clock()
     logits, boxes, embedding = graphs.base(frame, state.query, state.mask, state.reference)
     clock.lap("base")
-    output = FrameOutput(tuple(logits), tuple(graphs.decode(b) for b in boxes), embedding)
+    output = FrameOutput(tuple(logits), tuple(graphs.decode(b) for b in boxes), embedding, frame)
     decision = decide(output)
     clock.lap("tracker")
     origin = _Origin.of(decision, output, state.mask)

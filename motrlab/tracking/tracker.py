@@ -86,6 +86,7 @@ class Tracker:
     better claim to the same person) keeps its query and moves on at its last velocity, instead of being drawn to
     whoever stands in front of it. Of two tracks with one box the claim is with the one that comes nearer to where its
     own motion put it. No track ends as a duplicate; candidates are compared with where each track is believed to be.
+    Where it is told how the picture moved, all that moves along, and velocities are those in the scene.
     """
 
     def __init__(self, config: TrackerConfig, num_detect: int, num_track: int, batch: int = 1) -> None:
@@ -99,8 +100,13 @@ class Tracker:
         self.box: Float = np.zeros((batch, num_track, 4), np.float32)  # where each track is believed to be
         self.velocity: Float = np.zeros((batch, num_track, 2), np.float32)  # of its centre, per frame
 
-    def update(self, scores: Float, boxes: Float) -> Decision:
-        """One frame: `scores` `[B, N]` from 0 to 1, `boxes` `[B, N, 4]` → where each track slot continues from."""
+    def update(self, scores: Float, boxes: Float, motion: Float | None = None) -> Decision:
+        """One frame: `scores` `[B, N]` from 0 to 1, `boxes` `[B, N, 4]` → where each track slot continues from.
+
+        `motion` `[B, 2, 3]`: of the picture since the frame before, as `CameraMotion.update` gives it.
+        """
+        if motion is not None:
+            self._move(motion.astype(np.float32))
         own_scores = scores[:, self.num_detect :]
         live: Bool = self.track_id != EMPTY
         missed = live & (own_scores < self.config.miss_score)
@@ -114,6 +120,14 @@ class Tracker:
             self.unseen = missed & live
         born = self._give_birth(source, scores, boxes)
         return self._coast(source, boxes, born, away) if self.config.coast else Decision(source)
+
+    def _move(self, motion: Float) -> None:
+        """Where tracks are believed to be, and their velocities, from the last frame's picture to this one's."""
+        turn = motion[:, :, :2]
+        scale = np.sqrt(np.maximum(np.linalg.det(turn), 0))[:, None, None]
+        centre, size = self.box[..., :2], self.box[..., 2:]
+        self.box = np.concatenate((centre @ turn.swapaxes(1, 2) + motion[:, None, :, 2], size * scale), -1)
+        self.velocity = self.velocity @ turn.swapaxes(1, 2)
 
     def _age(self, live: Bool, missed: Bool, scores: Float) -> Bool:
         """Count misses; `[B, T]` of the tracks that live on."""

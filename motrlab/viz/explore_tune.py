@@ -28,11 +28,14 @@ from motrlab.viz.curves import COLOURS, figure_png, heading, panels
 KINDS = {
     **dict.fromkeys(EXACT, "exact: it decides only what is written"),
     **{
-        name: f"approximate, {'higher' if way > 0 else 'lower'} values only: the slots of the recording are cut"
+        name: f"approximate, {'higher' if way > 0 else 'lower'} values only: may have the wrong sign, try a closed loop"
         for name, way in STRICTER.items()
     },
 }
-EXCLUDED = "suppress_iou, coast and velocity_gain are not here: they change which slots live or where they look"
+EXCLUDED = (
+    "birth_score, suppress_iou, coast and velocity_gain are not here: they change which slots live or where they look,"
+    " and only a closed loop can tell"
+)
 _FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _NUM_VALUES = 7
 ClosedLoop = Callable[[TrackerConfig, int], Mapping[str, float]]  # rules, frames of each video → scores

@@ -132,7 +132,7 @@ def test_street_stands_in_for_frames(artifact: Path) -> None:
     [
         ({"target": "horizon-j6m"}, "'horizon-j6m' is not this machine; what can be measured: onnxruntime-cpu"),
         ({"repeats": 0}, "repeats must be at least 1, not 0"),
-        ({"design_fps": 0.0}, "at most 1000 a second, not 0"),
+        ({"design_fps": 0.0}, "must be above 0 and at most 1000, not 0"),
     ],
 )
 def test_what_cannot_be_measured(wrong: dict[str, Any], message: str, artifact: Path, images: Any) -> None:

@@ -56,9 +56,7 @@ def test_the_approximation_is_exact_for_the_recorded_rules(numpy_graphs: Any, si
         assert len(names) == len({a for _, a in names}) == len({b for b, _ in names})  # ids are the same but for names
 
 
-@pytest.mark.parametrize(
-    "change", [{"birth_score": 0.8}, {"max_misses": 1}, {"miss_score": 0.9, "reset_score": 0.9}, {"reset_score": 0.99}]
-)
+@pytest.mark.parametrize("change", [{"max_misses": 1}, {"miss_score": 0.9, "reset_score": 0.9}, {"reset_score": 0.99}])
 def test_stricter_rules_cut_tracks(numpy_graphs: Any, sizes: Any, change: Any) -> None:
     recording, rules = recorded(numpy_graphs, sizes, COASTING), replace(COASTING, **change)
     assert not is_exact(COASTING, rules)
@@ -67,7 +65,7 @@ def test_stricter_rules_cut_tracks(numpy_graphs: Any, sizes: Any, change: Any) -
 
 
 @pytest.mark.parametrize(
-    "change", [{"birth_score": 0.5}, {"miss_score": 0.4}, {"max_misses": 3}, {"suppress_iou": 0.5}, {"coast": True}]
+    "change", [{"birth_score": 0.8}, {"miss_score": 0.4}, {"max_misses": 3}, {"suppress_iou": 0.5}, {"coast": True}]
 )
 def test_what_needs_the_networks_is_refused(numpy_graphs: Any, sizes: Any, change: Any) -> None:
     with pytest.raises(UserError, match=rf"tracker\.{next(iter(change))}.*closed loop"):

@@ -25,7 +25,7 @@ def explorer() -> TuneExplorer:
 def test_axes_go_only_where_a_replay_can() -> None:
     rules = replace(RULES, max_misses=20)
     assert axis("output_score", rules).values == (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-    assert axis("birth_score", rules).values[0] == 0.4
+    assert axis("reset_score", rules).values[0] == 0.3
     assert axis("max_misses", rules).values == (1, 2, 5, 10, 15, 20)
     for name in KINDS:
         assert getattr(rules, name) in axis(name, rules).values
@@ -34,11 +34,11 @@ def test_axes_go_only_where_a_replay_can() -> None:
 
 
 def test_chosen_on_train_shown_on_test(explorer: TuneExplorer) -> None:
-    grid = explorer.grid("output_score", "birth_score")
+    grid = explorer.grid("output_score", "reset_score")
     assert grid["mota"].shape == (7, 7)
-    chosen = explorer.best("output_score", "birth_score", "mota")
+    chosen = explorer.best("output_score", "reset_score", "mota")
     assert explorer.scores("train", **chosen)["mota"] == grid["mota"].max()
-    rules = replace(RULES, output_score=chosen["output_score"], birth_score=chosen["birth_score"])
+    rules = replace(RULES, output_score=chosen["output_score"], reset_score=chosen["reset_score"])
     assert explorer.scores("test", **chosen) == half(3).scores(rules)
     told = explorer.describe(**chosen)
     assert "exact" in told
@@ -48,8 +48,8 @@ def test_chosen_on_train_shown_on_test(explorer: TuneExplorer) -> None:
 
 def test_cells_that_make_no_sense(explorer: TuneExplorer) -> None:
     assert np.isnan(explorer.scores(miss_score=0.9)["mota"])  # above reset_score
-    with pytest.raises(UserError, match=r"birth_score 0\.1 cannot be replayed, recorded with 0\.4"):
-        explorer.scores(birth_score=0.1)
+    with pytest.raises(UserError, match=r"reset_score 0\.1 cannot be replayed, recorded with 0\.3"):
+        explorer.scores(reset_score=0.1)
     with pytest.raises(UserError, match="cannot be replayed"):
         explorer.scores(velocity_gain=0.5)
     with pytest.raises(UserError, match="stands on both axes"):
@@ -78,8 +78,8 @@ def test_widget_follows_its_controls(explorer: TuneExplorer) -> None:
     assert words.value != before[1]
     metric.value = "idsw"
     assert table.value != before[0]
-    down.value = "birth_score"
-    assert "birth_score" in table.value
+    down.value = "reset_score"
+    assert "reset_score" in table.value
     down.value = "output_score"
     assert table.value == "choose two thresholds"
     down.value = "min_area_px"

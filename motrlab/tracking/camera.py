@@ -1,0 +1,75 @@
+"""How the camera moved from one frame to the next, as BoT-SORT finds it (arXiv 2206.14651, section 3.2).
+
+Corners of the frame before are followed by sparse optical flow, and a shift with rotation and scale is fitted to them
+by RANSAC: what moves on its own is an outlier. The grey picture is the brightness of the network's input, which every
+stage has, so that all of them see the same motion.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Grey = NDArray[np.uint8]  # [H, W]
+# On train halves of `street` (docs/LOG.md): 0.08 px off in the mean, in 1 ms; at full size three times as long and no
+# nearer, because people then have more of the corners.
+_LARGEST_PX = 240  # a wider picture is halved until it is no wider
+_MOST_CORNERS, _QUALITY, _WINDOW_PX, _LEVELS = 200, 0.003, 11, 2
+_OFF_PX = 0.3  # a corner farther from where the fit puts it is an outlier
+_FEWEST, _SHARE = 8, 0.3  # corners that agree, and their share of all, for the fit to be believed
+STILL = np.array([[1.0, 0, 0], [0, 1, 0]])
+
+
+def grey_pictures(frame: Any) -> list[Grey]:
+    """Of what a base graph is given: bytes `uint8 [B, H, W, 3]` or input `[B, 3, H, W]` from -1 to 1, any array."""
+    if isinstance(frame, np.ndarray) and frame.dtype == np.uint8:
+        return [np.ascontiguousarray(image[..., 0]) for image in frame]
+    planes = frame[:, 0]
+    if not isinstance(planes, np.ndarray):
+        planes = planes.detach().float().cpu().numpy()
+    return [np.clip(np.rint(plane * 128) + 128, 0, 255).astype(np.uint8) for plane in planes]
+
+
+class CameraMotion:
+    """The motion of one video's picture, frame by frame."""
+
+    def __init__(self) -> None:
+        self._before: Grey | None = None
+
+    def update(self, grey: Grey) -> NDArray[np.float64]:
+        """`[2, 3]`: what was at `p`, fractions of the picture, before, is at `m[:, :2] @ p + m[:, 2]` in this frame.
+
+        `STILL` in the first frame, and where too few corners agree.
+        """
+        while grey.shape[1] > _LARGEST_PX:
+            grey = np.asarray(cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
+        before, self._before = self._before, grey
+        if before is None or before.shape != grey.shape:
+            return STILL
+        found = _fit(before, grey)
+        if found is None:
+            return STILL
+        size = np.array(grey.shape[::-1])
+        turn, shift = found[:, :2], found[:, 2] + 0.5 - found[:, :2] @ [0.5, 0.5]  # OpenCV counts from pixel centres
+        return np.column_stack([turn * size / size[:, None], shift / size])
+
+
+def _fit(before: Grey, grey: Grey) -> NDArray[np.float64] | None:
+    """`[2, 3]` in pixels."""
+    corners = cv2.goodFeaturesToTrack(before, _MOST_CORNERS, _QUALITY, max(3, before.shape[1] // 60))
+    if corners is None or len(corners) < _FEWEST:
+        return None
+    window = (_WINDOW_PX, _WINDOW_PX)
+    moved, state, _ = cv2.calcOpticalFlowPyrLK(  # type: ignore[call-overload]
+        before, grey, corners, None, winSize=window, maxLevel=_LEVELS
+    )
+    followed = state[:, 0] == 1
+    if followed.sum() < _FEWEST:
+        return None
+    found, agree = cv2.estimateAffinePartial2D(
+        corners[followed], moved[followed], method=cv2.RANSAC, ransacReprojThreshold=_OFF_PX
+    )
+    if found is None or agree.sum() < max(_FEWEST, _SHARE * len(corners)):
+        return None
+    return np.asarray(found, np.float64)
