@@ -1,4 +1,4 @@
-"""The verbs for a machine with an accelerator: pack-halves before, bench there. Each imports what it needs when it runs."""
+"""The verbs for a machine with an accelerator: pack-halves before, bench there. Each imports what it needs late."""
 
 from __future__ import annotations
 
