@@ -5,6 +5,7 @@ by RANSAC: what moves on its own is an outlier. The grey picture is the brightne
 stage has, so that all of them see the same motion.
 """
 
+import math
 from typing import Any
 
 import cv2
@@ -24,7 +25,7 @@ STILL = np.array([[1.0, 0, 0], [0, 1, 0]])
 def grey_pictures(frame: Any) -> list[Grey]:
     """Of what a base graph is given: bytes `uint8 [B, H, W, 3]` or input `[B, 3, H, W]` from -1 to 1, any array."""
     if isinstance(frame, np.ndarray) and frame.dtype == np.uint8:
-        return [np.ascontiguousarray(image[..., 0]) for image in frame]
+        return [np.asarray(cv2.extractChannel(image, 0), np.uint8) for image in frame]
     planes = frame[:, 0]
     if not isinstance(planes, np.ndarray):
         planes = planes.detach().float().cpu().numpy()
@@ -42,8 +43,10 @@ class CameraMotion:
 
         `STILL` in the first frame, and where too few corners agree.
         """
-        while grey.shape[1] > _LARGEST_PX:
-            grey = np.asarray(cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
+        halvings = max(0, math.ceil(math.log2(grey.shape[1] / _LARGEST_PX)))
+        if halvings:
+            share = 0.5**halvings
+            grey = np.asarray(cv2.resize(grey, None, fx=share, fy=share, interpolation=cv2.INTER_AREA), np.uint8)
         before, self._before = self._before, grey
         if before is None or before.shape != grey.shape:
             return STILL

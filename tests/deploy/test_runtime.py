@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,34 @@ def test_tracks_without_importing_torch(artifact: Path, images: Any, tmp_path: P
     expected = [len(found.track_id) for found in run_all(load_artifact(artifact), images)]
     assert json.loads(result.stdout) == expected
     assert sum(expected) > 0
+
+
+def test_camera_motion_is_the_same_in_torch_and_deployed(artifact: Path, fixed_point: Any) -> None:
+    """Under a camera that pans: the same bits, in `track` and in `steps`, and other tracks than without."""
+    assert json.loads((artifact / "tracker.json").read_text())["tracker"]["camera_motion"] is False
+    config, runtime = fixed_point.config, load_artifact(artifact)
+    coarse = np.random.default_rng(0).integers(0, 256, (14, 40, 3), np.uint8)
+    wide = np.asarray(cv2.resize(coarse, (400, 96), interpolation=cv2.INTER_CUBIC), np.uint8)
+    images = [np.ascontiguousarray(wide[:, 6 * i : 6 * i + 160]) for i in range(12)]
+    # Nobody is seen again, all coast.
+    still = replace(config.tracker, miss_score=1.0, reset_score=1.0, max_misses=9, coast_written=9, min_area_px=0.0)
+    rules = replace(still, camera_motion=True)
+    moving = replace(runtime, tracker=rules)
+    found, without = run_all(moving, images), run_all(replace(runtime, tracker=still), images)
+    sizes = config.model.height, config.model.width
+    with torch.no_grad():
+        expected = list(
+            track_frames(
+                fixed_point.quantised.graphs,
+                images,
+                lambda image: torch.from_numpy(preprocess(image, *sizes))[None],
+                config.model,
+                rules,
+            )
+        )
+    assert_same_tracks(found, expected)
+    assert len(list(moving.steps(images))) == 12
+    assert any(not np.array_equal(a.ltwh, b.ltwh) for a, b in zip(found, without, strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
