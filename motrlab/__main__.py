@@ -50,6 +50,8 @@ def _positive(text: str) -> int:
 def _size(text: str) -> tuple[int, int]:
     """`1920x1080` → height and width."""
     width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, as 1920x1080")
     return _positive(height), _positive(width)
 
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from motrlab.data.pictures import Image
+from motrlab.data.pictures import Image, image_size
 from motrlab.data.preprocess import full_range, nv12_to_bgr
 from motrlab.data.videos import FrameSource, VideoFile, open_source
 from motrlab.deploy.runtime import load_artifact
@@ -53,9 +53,11 @@ def track(
         frames are missing that the video or `seqinfo.ini` promises, or a stream breaks off; the others are tracked
         first.
     """
+    if video_range and not nv12:
+        raise UserError("track: --video-range is of raw frames: give their size, --nv12 WxH")
     runtime = load_artifact(Path(artifact or shipped_artifact()), num_threads=num_threads)
     opened = open_source(source, nv12) if nv12 else open_source(source)
-    frames: Iterator[tuple[int, Image]] = itertools.islice(opened.frames, num_frames)
+    frames: Iterator[tuple[int, Image]] = itertools.islice(_of_one_size(opened), num_frames)
     if video_range:
         frames = ((number, full_range(image)) for number, image in frames)
     numbered, fed = itertools.tee(frames)  # in step: one image at a time is held in memory
@@ -67,6 +69,18 @@ def track(
     for note in filter(None, (opened.note, *results.notes)):
         print(f"motrlab: {note}", file=sys.stderr)
     return {"frames": results.num_frames, "boxes": results.num_boxes, "tracks": len(results.track_ids)}
+
+
+def _of_one_size(source: FrameSource) -> Iterator[tuple[int, Image]]:
+    """Its frames; the place of a track in one of another size would mean nothing."""
+    first = None
+    for number, image in source.frames:
+        size = image_size(image)
+        first = first or size
+        if size != first:
+            told = " pixels, the first ".join("{1}×{0}".format(*found) for found in (size, first))
+            raise UserError(f"{source.origin}: frame {number} is {told}; give frames of one size")
+        yield number, image
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ SCHEMA = 2  # 1: products in int8, all else in float or double
 GRAPH_FILES = ("base.onnx", "qim.onnx", "base.ort.onnx", "qim.ort.onnx")
 ARTIFACT_FILES = (*GRAPH_FILES, "queries.npz", "tracker.json")
 MANIFEST = "manifest.json"
+_DESCRIBED = ("weight_bits", "boxes", "preprocess", "shapes", "tracker")
 _HINT = "convert the run again: notebook 05_conversion"
 
 
@@ -40,12 +41,14 @@ def verify_artifact(folder: Path) -> dict[str, Any]:
 
 
 def read_tracker_description(folder: Path) -> dict[str, Any]:
-    """`tracker.json` of a verified artefact. Raises UserError if another version of motrlab wrote it."""
+    """`tracker.json` of a verified artefact. Raises UserError if another motrlab, or something else, wrote it."""
     file = folder / "tracker.json"
     description = _read_json(file)
     found = description.get("schema")
     if found != SCHEMA:
         raise UserError(f"{file}: an artefact of schema {found!r}, this motrlab reads {SCHEMA}; {_HINT}")
+    if missing := [name for name in _DESCRIBED if name not in description]:
+        raise UserError(f"{file}: not of one of motrlab's trackers: {missing[0]!r} is missing; {_HINT}")
     return description
 
 

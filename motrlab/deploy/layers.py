@@ -78,13 +78,17 @@ class Layer:
         return self.operator == "Conv" and int(self.attributes.get("group", 1)) > 1
 
 
-def layers_of_file(path: Path, graph: str) -> list[Layer]:
-    """The layers of a portable file. Raises UserError where it is no ONNX file."""
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Raises UserError where it is no ONNX file."""
     try:
-        model = onnx.load(path)
+        return onnx.load(path)
     except Exception as error:  # of protobuf, or OSError
         raise UserError(f"{path}: not an ONNX file ({(str(error).splitlines() or [''])[0]})") from error
-    return layers_of_model(model, graph)
+
+
+def layers_of_file(path: Path, graph: str) -> list[Layer]:
+    """The layers of a portable file. Raises UserError where it is no ONNX file."""
+    return layers_of_model(read_onnx(path), graph)
 
 
 def layers_of_model(model: onnx.ModelProto, graph: str) -> list[Layer]:

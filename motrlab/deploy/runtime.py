@@ -119,8 +119,11 @@ def load_artifact(
     folder = Path(folder)
     verify_artifact(folder)
     description = read_tracker_description(folder)
-    with np.load(folder / "queries.npz") as queries:
-        detect_query = queries["query"]
+    try:
+        with np.load(folder / "queries.npz") as queries:
+            detect_query = queries["query"]
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"{folder / 'queries.npz'}: holds no queries ({error}); convert the run again") from error
     bits = int(description["weight_bits"])
     base, qim = load_networks(folder, "ort.onnx", num_threads, backend, weight_bits=bits, options=options)
     sizes = description["preprocess"] | description["shapes"]

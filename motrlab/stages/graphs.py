@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from motrlab.deploy.layers import read_onnx
 from motrlab.errors import UserError
 from motrlab.run import Run
 
@@ -30,7 +31,7 @@ def graphs_of_artifact(folder: Path) -> GraphSource:
 
     verify_artifact(folder)
     read_tracker_description(folder)
-    graphs = {name: onnx.load(folder / f"{name}.onnx") for name in ("base", "qim")}
+    graphs = {name: read_onnx(folder / f"{name}.onnx") for name in ("base", "qim")}
     return GraphSource(graphs, f"artefact {folder}", folder)
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import motrlab.deploy.conversion as module
-from motrlab.deploy.artifact import ARTIFACT_FILES, verify_artifact
+from motrlab.deploy.artifact import ARTIFACT_FILES, file_hash, verify_artifact
 from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
 
@@ -123,6 +123,32 @@ def test_another_schema_is_refused(make_artifact: Make, tmp_path: Path, monkeypa
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"schema 99.* convert the run again"):
         load_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "tracker.json",
+            b'{"schema": 2}',
+            r"tracker\.json: not of one of motrlab's trackers: 'weight_bits' is",
+        ),
+        ("queries.npz", b"no archive", r"queries\.npz: holds no queries"),
+        ("base.ort.onnx", b"no graph", r"base\.ort\.onnx: ONNX Runtime cannot load it"),
+    ],
+)
+def test_another_kind_of_artefact_is_refused(
+    make_artifact: Make, tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    """Whole by its manifest, and no tracker of ours."""
+    folder = make_artifact(tmp_path / "artifact")
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = file_hash(folder / name)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=message) as error:
+        load_artifact(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_no_folder_is_a_user_error(tmp_path: Path) -> None:

@@ -562,6 +562,41 @@ def test_bad_raw_frames(
     assert re.search(message, line)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--nv12", "big"], "argument --nv12: 'big' is not WIDTHxHEIGHT, as 1920x1080"),
+        (["--video-range"], "track: --video-range is of raw frames: give their size, --nv12 WxH"),
+    ],
+)
+def test_options_of_raw_frames(
+    options: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(["track", "--input", str(tmp_path), "--out", str(tmp_path / "out"), *options]) == 2
+    assert capfd.readouterr().err.strip().endswith(message)
+
+
+def exit_code(arguments: list[str]) -> int | str | None:
+    try:
+        return main(arguments)
+    except SystemExit as stopped:
+        return stopped.code
+
+
+def test_a_frame_of_another_size_ends_the_video(artifact: Path, images: Any, tmp_path: Path) -> None:
+    """With the sizes of the pictures, and what came before is kept."""
+    folder = tmp_path / "sizes"
+    folder.mkdir()
+    for number, image in enumerate((images[0], images[1], images[2][:50]), 1):
+        cv2.imwrite(str(folder / f"{number:03d}.png"), image)
+    height, width = images[0].shape[:2]
+    told = (
+        rf"frame 3 is {width}×50 pixels, the first {width}×{height}; give frames of one size; 2 tracked frames are in"
+    )
+    with pytest.raises(UserError, match=told):
+        track(artifact, folder, tmp_path / "out")
+
+
 def test_a_folder_without_raw_frames(artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no raw frames \(.nv12, .yuv, .raw\)"):
         track(artifact, tmp_path, tmp_path / "out", nv12=(48, 64))

@@ -22,6 +22,10 @@ hb_compile -c qim.yaml
 Chip: {march}, `march` in both YAML files. Inputs are feature maps as the float graphs take them: the image is
 (YUV - 128) / 128, YUV 4:4:4 of BT.601 full range, so its int8 values are the bytes minus 128.
 
+The keys of the YAML and of `quant_config_*.json` (`all_node_type`, `qtype`) are those of public files for nash-e and
+nash-m: D-Robotics' model zoo, repositories of users. No documentation of the whole format could be read, so a key may
+be missing or be called otherwise in your version of the tool.
+
 hb_compile finds its own scales from the samples; it takes none of ours. `quant_config_*.json` asks for int16 where our
 integers have it. The compiler splits and joins nodes: for those that it reports as unknown, take their names from its
 `*_optimized_float_model.onnx`. The `.encodings` are for comparing its scales with ours.

@@ -20,8 +20,8 @@ from motrlab.deploy.samples import Sample
 from motrlab.files import write_text
 
 NUM_EXPECTED = 3
-_DISCLAIMER = """The vendor's commands below are from its public documentation, read in November 2026. They were not run
-here, unless the text says so."""
+_DISCLAIMER = """The vendor's commands were not run here, unless the text says so; it says where they are from.
+Public pages and repositories were read in November 2026."""
 
 
 @dataclass

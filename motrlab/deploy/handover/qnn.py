@@ -17,7 +17,10 @@ qairt-converter --input_network base.float.onnx --quantization_overrides base.en
 qairt-quantizer --input_dlc base.dlc --input_list base.txt --output_dlc base_quantized.dlc
 ```
 
-`base.txt` lists the raw samples (float32), all inputs of a sample in a line. A graph each: the same for `qim`.
+The options are those of Qualcomm's public pages "Qairt Converter" and "Qairt Quantizer" (80-63442): the converter
+applies the encodings, the quantizer calibrates what has none, on `base.txt`, which lists the raw samples (float32), all
+inputs of a sample in a line. They were not run: whether your SDK reads encodings 2.0.0 is not known. A graph each: the
+same for `qim`.
 """
 
 
