@@ -20,12 +20,12 @@ NOTEBOOKS := $(wildcard notebooks/0?_*.ipynb)
 install: $(STAMP)
 
 # TrackEval goes in without its dependencies: they bring opencv-python, which breaks the headless build.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c '$(SUITABLE)' || \
 		{ echo "motrlab needs Python 3.11 or 3.12: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV)/ (some minutes the first time)"
-	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[kit,test]'
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[kit,test]'
 	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps trackeval==1.3.0
 	@touch $@
 

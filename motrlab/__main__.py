@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from motrlab.bench_verbs import add_bench_verbs, names_of
 from motrlab.deploy_verbs import add_deploy_verbs, print_json
 from motrlab.errors import UserError, exit_status
 from motrlab.evaluation.protocols import PROTOCOLS
@@ -37,10 +38,6 @@ def _main(arguments: Sequence[str] | None) -> None:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.verb(options)
-
-
-def _sequence_names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _positive(text: str) -> int:
@@ -81,7 +78,7 @@ def _add_run_verb(verbs: Any) -> None:
     run.add_argument("--preset", default="", help="smoke, street, mot17_small, mot17 or path/to/file.py:function")
     run.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
     run.add_argument("--data-root", metavar="DIR", help="folder of MOTChallenge sequences (default: embedded videos)")
-    run.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these sequences")
+    run.add_argument("--sequences", type=names_of, default=(), metavar="A,B", help="only these sequences")
     run.add_argument("--from", dest="first", metavar="N", help="first notebook to run, by number or name")
     run.add_argument("--to", dest="last", metavar="N", help="last notebook to run, by number or name")
     run.add_argument("-p", dest="parameters", action="append", default=[], metavar="name=value",
@@ -108,7 +105,7 @@ def _add_file_verbs(verbs: Any) -> None:
     prepare.add_argument(
         "--stills", type=Path, metavar="DIR", help="folder of imported still images, used in training only"
     )
-    prepare.add_argument("--sequences", type=_sequence_names, default=(), metavar="A,B", help="only these sequences")
+    prepare.add_argument("--sequences", type=names_of, default=(), metavar="A,B", help="only these sequences")
     prepare.add_argument(
         "--workers", type=_positive, default=1, metavar="N", help="processes that check frames (default 1)"
     )
@@ -167,6 +164,7 @@ def _add_stage_verbs(verbs: Any) -> None:
     evaluate.add_argument("--stage", choices=EVALUATED, required=True)
     evaluate.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
     evaluate.set_defaults(verb=_evaluate)
+    add_bench_verbs(verbs)
     calops = verbs.add_parser("calops", help="print parameters and operations of both graphs, as JSON")
     calops.set_defaults(verb=_calops)
     report = verbs.add_parser("report", help="write the pages in reports/NAME/ from the run's records")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 import motrlab
 
@@ -50,6 +51,15 @@ def test_a_robot_gets_three_packages(project: dict[str, Any]) -> None:
     """NumPy, OpenCV and ONNX Runtime: `tests/test_runtime.py` tracks with no others."""
     names = {re.split("[<>=]", requirement)[0] for requirement in project["dependencies"]}
     assert names == {"numpy", "opencv-python-headless", "onnxruntime"}
+
+
+def test_make_installs_a_torch_that_the_package_allows(project: dict[str, Any]) -> None:
+    """An exact one: pip finds its CPU build, where there is one."""
+    (pin,) = [x for x in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if not x.startswith("#")]
+    name, _, version = pin.partition("==")
+    (allowed,) = [Requirement(x) for x in project["optional-dependencies"]["kit"] if x.startswith("torch")]
+    assert name == allowed.name == "torch"
+    assert version in allowed.specifier
 
 
 def test_environment_has_the_same_pythons(project: dict[str, Any]) -> None:
@@ -145,7 +155,7 @@ def test_make_installs_trackeval_alone_and_takes_flags(tools: Path) -> None:
     flags = "--extra-index-url https://example.org/cpu"
     assert make(tools, "install", f"PYTHON={sys.executable}", f"PIP_FLAGS={flags}").returncode == 0
     first, second = called(tools)
-    assert first == f"python -m pip install --quiet {flags} -e .[kit,test]"
+    assert first == f"python -m pip install --quiet {flags} -c constraints.txt -e .[kit,test]"
     assert second.startswith(f"python -m pip install --quiet {flags} --no-deps trackeval==")
     assert (tools / ".installed").exists()
 

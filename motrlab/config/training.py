@@ -47,7 +47,7 @@ class TrainConfig:
     freeze_bn: bool = True
     ema_decay: float = 0.0  # of the average of the weights that is evaluated and saved; 0: the weights themselves
     bf16: bool = True  # used only where the processor has it
-    # Criterion (MOTR section 3.4)
+    # Criterion (MOTR, arXiv 2105.03247, "Collective Average Loss")
     class_weight: float = 2.0
     l1_weight: float = 5.0
     giou_weight: float = 2.0

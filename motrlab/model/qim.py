@@ -1,6 +1,6 @@
 """The query interaction module: from a tracked slot's embedding to its query in the next frame.
 
-MOTR, arXiv 2105.03247, section 3.3 (its temporal aggregation network is left out, as in the reference).
+MOTR, arXiv 2105.03247, "Query Interaction Module" (its temporal aggregation network is left out, as in the reference).
 Shapes: C = d_model, T track slots in one row: `[B, C, 1, T]`.
 """
 

@@ -1,4 +1,4 @@
-"""Tracklet-aware assignment (MOTR section 3.2): who is supervised by what, and who goes on to the next frame.
+"""Tracklet-aware label assignment (MOTR): who is supervised by what, and who goes on to the next frame.
 
 A track keeps its object while it lives. Only objects without a track are matched, and only to detect slots. This is
 the decision that training puts between base graph and QIM, in place of the tracker's rules.

@@ -1,4 +1,4 @@
-"""Clip-collective loss (MOTR section 3.5): all frames, all decoder layers, divided once by the objects of the clips.
+"""Collective average loss (MOTR): all frames, all decoder layers, divided once by the objects of the clips.
 
 Shape legend: F frames, L decoder layers, B clips, N slots.
 """

@@ -62,10 +62,24 @@ def test_config_fields_that_differ(home: Path, pair: tuple[Run, Run]) -> None:
     values["train"]["lr"] = 0.5
     file.write_text(json.dumps(values))
     text, page = compare(["demo", "other"])
-    assert "config differs in 1 fields" in text
+    assert "config differs in 1 field, listed below" in text
     assert "train.lr" in text
     assert "other: results that no longer count are left out" in text  # its records are of another config
     assert "train.lr" in page.read_text()
+
+
+def test_scores_of_smoke_are_not_for_comparing(home: Path, pair: tuple[Run, Run]) -> None:
+    assert "three short videos" not in compare(["demo", "other"])[0]
+    for name in ("one", "two"):
+        Run.open(name, "smoke")
+    text, page = compare(["one", "two"])
+    assert text.startswith("smoke has three short videos")
+    assert "three short videos" in page.read_text()
+
+
+def test_a_section_has_its_title_once(pair: tuple[Run, Run]) -> None:
+    html = compare(["demo", "other"])[1].read_text()
+    assert html.count(">Accuracy, protocol motchallenge<") == 2  # the heading, and the link to it
 
 
 @pytest.mark.parametrize("names", [["demo"], ["demo", "demo"]])

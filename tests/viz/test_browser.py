@@ -53,7 +53,13 @@ STARTS_S, CELLS_S, STEP_S = 90, 240, 60
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def playwright(chromium: str) -> Any:
+    """Asked for first: nothing is made where the tests skip."""
+    return pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install -e '.[browser]'")
+
+
+@pytest.fixture(scope="module")
+def project(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project folder with a run that has all that the explorers look at, and a notebook that shows them."""
     home = tmp_path_factory.mktemp("lab")
     path = home / "runs" / "demo"
@@ -125,10 +131,8 @@ def lab(project: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(lab: str, chromium: str) -> Iterator[Any]:
+def page(lab: str, chromium: str, playwright: Any) -> Iterator[Any]:
     """The notebook in the browser, all cells run."""
-    reason = "playwright is not installed: pip install -e '.[browser]'"
-    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1600, "height": 1400})

@@ -1,0 +1,110 @@
+"""What a bench leaves: a line per piece in `results.jsonl`, written at once, a table of them, and files cut in pieces.
+
+Machines that are lent hand back only files up to a size. So a checkpoint and its curve leave as one archive, cut into
+pieces `NAME-STEP-SHA.0of2`; the newest whole set of them is put together again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from motrlab.errors import UserError
+from motrlab.files import atomic_path, write_text, writing
+from motrlab.machine import hardware, package_versions
+
+PIECE_BYTES = 15 << 20
+_PIECE = re.compile(r"(?P<name>.+)-(?P<step>\d{6})-(?P<sha>[0-9a-f]{12})\.(?P<number>\d+)of(?P<count>\d+)")
+
+
+class Results:
+    """The lines of `folder/results.jsonl`: `piece`, its values, or `error`: what went wrong. The last one counts."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.folder, self.device = folder, device
+        self._file = folder / "results.jsonl"
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        text = self._file.read_text(encoding="utf-8") if self._file.is_file() else ""
+        whole = text.rpartition("\n")[0].splitlines()  # a kill may have cut the last line
+        try:
+            self.lines: list[dict[str, Any]] = [json.loads(line) for line in whole]
+        except ValueError as error:
+            raise UserError(
+                f"{self._file}: not lines of JSON ({error}); move it away or choose another --out"
+            ) from error
+        if text and not text.endswith("\n"):
+            write_text(self._file, "".join(line + "\n" for line in whole))
+
+    def get(self, piece: str) -> dict[str, Any] | None:
+        """The last line of a piece that went well on this device."""
+        own = (x for x in reversed(self.lines) if x["piece"] == piece and x["device"] == self.device)
+        return next((line for line in own if "error" not in line), None)
+
+    def add(self, piece: str, values: Mapping[str, Any]) -> None:
+        """Append a line and write the table again."""
+        line = {"piece": piece, "device": self.device, **values}
+        self.lines.append(line)
+        with writing(self._file), self._file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        write_text(self.folder / "results.md", self.table())
+
+    def describe(self, name: str) -> None:
+        """The machine, once: `name` is the accelerator's."""
+        if self.get("machine") is None:
+            self.add("machine", {"accelerator": name, **hardware(), **package_versions()})
+
+    def table(self) -> str:
+        """Markdown: a row per piece that counts, values in one column."""
+        last = {(line["piece"], line["device"]): line for line in self.lines}
+        rows = ["| piece | device | values |", "|---|---|---|"]
+        for (piece, device), line in last.items():
+            shown = ", ".join(f"{k} {_short(v)}" for k, v in line.items() if k not in ("piece", "device"))
+            rows.append(f"| {piece} | {device} | {shown.replace('|', '/')} |")
+        return "\n".join(rows) + "\n"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def export_files(files: Sequence[Path], folder: Path, name: str, step: int) -> None:
+    """Leave `files` in `folder` as pieces, then remove those of earlier steps."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for file in files:
+            archive.add(file, file.name)
+    data = buffer.getvalue()
+    stem = f"{name}-{step:06d}-{hashlib.sha256(data).hexdigest()[:12]}"
+    parts = [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
+    for number, part in enumerate(parts):
+        with atomic_path(folder / f"{stem}.{number}of{len(parts)}") as temporary:
+            temporary.write_bytes(part)
+    for old in folder.iterdir():
+        found = _PIECE.fullmatch(old.name)
+        if found and found["name"] == name and not old.name.startswith(f"{stem}."):
+            old.unlink()
+
+
+def import_files(folder: Path, name: str, destination: Path) -> int:
+    """Put the newest whole set of pieces back into `destination`; its step, 0 where there is none."""
+    sets: dict[tuple[int, str], dict[int, Path]] = {}
+    for path in folder.glob(f"{name}-*"):
+        if (found := _PIECE.fullmatch(path.name)) and found["name"] == name:
+            sets.setdefault((int(found["step"]), found["sha"]), {})[int(found["number"])] = path
+    for (step, sha), parts in sorted(sets.items(), reverse=True):
+        data = b"".join(parts[number].read_bytes() for number in sorted(parts))
+        if hashlib.sha256(data).hexdigest()[:12] == sha:
+            with writing(destination), tarfile.open(fileobj=io.BytesIO(data)) as archive:
+                archive.extractall(destination, filter="data")
+            return step
+    return 0

@@ -1,0 +1,58 @@
+"""Verbs for a machine with an accelerator: pack-halves before, bench there. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """`A,B` as names."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def add_bench_verbs(verbs: Any) -> None:
+    """Their parsers."""
+    halves = verbs.add_parser("pack-halves", help="prepared halves made small, to be carried to another machine")
+    halves.add_argument("--src", type=Path, required=True, metavar="DIR", help="what prepare wrote, or a run")
+    halves.add_argument("--dst", type=Path, required=True, metavar="DIR", help="where the small ones go")
+    halves.add_argument("--preset", default="mot17_small", help="whose input they must do for (default: mot17_small)")
+    halves.add_argument("--scale", type=float, default=1.0, help="size against that input (default 1)")
+    halves.add_argument("--quality", type=int, default=65, help="of JPEG, 1 to 100 (default 65)")
+    halves.add_argument("--most-mib", type=float, default=40.0, help="both parts together (default 40)")
+    halves.set_defaults(verb=_pack_halves)
+    verb = verbs.add_parser("bench", help="an accelerator: stages against the processor, training steps, a training")
+    verb.add_argument("--device", required=True, choices=("cuda", "cpu"))
+    verb.add_argument("--minutes", type=float, default=9.0, help="of all pieces together (default 9)")
+    verb.add_argument("--data", type=Path, metavar="DIR", help="packed halves to train on (`pack-halves`)")
+    verb.add_argument(
+        "--out", type=Path, default=Path("bench"), metavar="DIR", help="results, checkpoints (default: bench)"
+    )
+    verb.add_argument("--pieces", type=names_of, default=(), metavar="A,B",
+                      help="some of agreement, steps, compiled, train (default: all; on cpu not compiled)")  # fmt: skip
+    verb.add_argument("--presets", type=names_of, default=("mot17_small", "mot17"), metavar="A,B",
+                      help="whose steps are timed; the first is trained (default: mot17_small,mot17)")  # fmt: skip
+    verb.add_argument("--set", dest="fields", action="append", default=[], metavar="FIELD=VALUE",
+                      help="a field of the trained config, as train.frames_per_step=32")  # fmt: skip
+    verb.set_defaults(verb=_bench)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from motrlab.bench.run import PARTS, Bench, bench
+
+    parts = options.pieces or [p for p in PARTS if p != "compiled" or options.device == "cuda"]
+    given = {name: getattr(options, name) for name in ("device", "minutes", "out", "data", "presets", "fields")}
+    print(bench(Bench(parts=parts, **given)))
+
+
+def _pack_halves(options: argparse.Namespace) -> None:
+    from motrlab.bench.training import pack_start
+    from motrlab.config import load_preset
+    from motrlab.data.halves import pack_halves
+
+    given = {name: getattr(options, name) for name in ("scale", "quality", "most_mib")}
+    config = load_preset(options.preset)
+    for part, size in pack_halves(options.src, options.dst, config.model, **given).items():
+        print(f"{part}: {size:.1f} MiB")
+    pack_start(config, options.dst)
