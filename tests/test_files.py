@@ -68,7 +68,7 @@ def test_a_failure_leaves_the_old_one(write: Callable[..., None], error: BaseExc
     ("error", "free", "line"),
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 10**9, r"\(No space left on device\); free some space"),
-        (OSError(errno.EROFS, os.strerror(errno.EROFS)), 0, r"\(Read-only file system\); choose a place"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), 0, r"\(Read-only file system\); choose a folder"),
         (OSError(errno.EIO, os.strerror(errno.EIO)), 10**9, r"\(Input/output error\); fix that and run again"),
         (RuntimeError("unexpected pos 704 vs 598"), 0, r"\(No space left on device\); free some space"),  # torch.save
     ],

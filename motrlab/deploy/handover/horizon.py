@@ -23,7 +23,7 @@ Chip: {march}, `march` in both YAML files. Inputs are feature maps as the float 
 (YUV - 128) / 128, YUV 4:4:4 of BT.601 full range, so its int8 values are the bytes minus 128.
 
 The keys of the YAML and of `quant_config_*.json` (`all_node_type`, `qtype`) are those of public files for nash-e and
-nash-m: D-Robotics' model zoo, repositories of users. No documentation of the whole format could be read, so a key may
+nash-p: D-Robotics' model zoo, repositories of users. No documentation of the whole format could be read, so a key may
 be missing or be called otherwise in your version of the tool.
 
 hb_compile finds its own scales from the samples; it takes none of ours. `quant_config_*.json` asks for int16 where our
