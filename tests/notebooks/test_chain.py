@@ -17,6 +17,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from motrlab.__main__ import main
 from motrlab.data.store import FrameStore
 from motrlab.deploy.artifact import verify_artifact
 from motrlab.deploy.kernels import load_network
@@ -177,3 +178,23 @@ def _agreement(gt: Tracks, pred: Tracks) -> float:
     ones = np.ones(len(gt), np.int64)
     annotations = Annotations(gt.frame, gt.track_id, gt.ltwh, ones, ones, ones.astype(float), has_class=True)
     return evaluate({"S": annotations}, {"S": pred})["OVERALL"]["idf1"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "calops --run chain",
+        "check --run chain --target horizon-j6m",
+        "compile --run chain --target onnxruntime-cpu",
+        "perf --run chain --target horizon-j6m",
+        "align --run chain",
+        "evaluate --run chain --stage fixed_point --protocol hat",
+        "handover --run chain --target qnn-htp --samples 2",
+        "debug --run chain --layer encoder.0.ffn.expand --frame 8",
+        "report --run chain",
+    ],
+)
+def test_commands_of_the_pages_on_this_run(run: Run, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What README and how-tos show, on smoke data: each ends well and says something."""
+    assert main(words.split()) == 0
+    assert capsys.readouterr().out.strip()
