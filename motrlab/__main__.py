@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from motrlab.bench_verbs import add_bench_verbs, names_of
+from motrlab.bench_verbs import add_bench_verbs
+from motrlab.config.fields import names_of
 from motrlab.deploy_verbs import add_deploy_verbs, print_json
 from motrlab.errors import UserError, exit_status
 from motrlab.evaluation.protocols import PROTOCOLS

@@ -6,10 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-
-def names_of(text: str) -> tuple[str, ...]:
-    """`A,B` as names."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+from motrlab.config.fields import names_of
 
 
 def add_bench_verbs(verbs: Any) -> None:

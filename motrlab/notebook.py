@@ -14,7 +14,7 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from motrlab.config.fields import WORDS, variants
+from motrlab.config.fields import WORDS, names_of, variants
 from motrlab.data.motchallenge import find_sequences
 from motrlab.errors import UserError
 from motrlab.run import Run
@@ -39,7 +39,7 @@ def begin(namespace: MutableMapping[str, Any]) -> Run:
         if name in namespace:
             namespace[name] = _checked(name, namespace[name], annotation)
     run = namespace["run"]
-    names = tuple(n.strip() for n in namespace.get("sequences", "").split(",") if n.strip())
+    names = names_of(namespace.get("sequences", ""))
     source = checked_source(namespace.get("data_root") or None, names)
     fields = variants(namespace.get("set", "").split())
     if len(fields) > 1:

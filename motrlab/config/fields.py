@@ -29,6 +29,11 @@ def parse_value(text: str, kind: str = "") -> Any:
     return text
 
 
+def names_of(text: str) -> tuple[str, ...]:
+    """`A,B` as names."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def variants(assignments: Sequence[str]) -> list[tuple[str, ...]]:
     """Every combination of the values of `FIELD=VALUE[,VALUE…]`; commas in brackets do not part values.
 
