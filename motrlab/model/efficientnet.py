@@ -15,13 +15,28 @@ from motrlab.model.operations import FLOAT, Operations
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
 
 
+class DepthwiseConv(nn.Conv2d):
+    """A convolution of each channel on its own. Where a CPU trains in bfloat16 it is computed in float32: its gradients
+    take three to five times as long in bfloat16 (torch 2.13, docs/LOG.md).
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        trained = x.requires_grad or self.weight.requires_grad
+        if x.device.type != "cpu" or not (trained and torch.is_autocast_enabled("cpu")):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(torch.get_autocast_dtype("cpu"))
+
+
 class ConvBN(nn.Sequential):
     """Convolution without bias, BatchNorm, and the activation (`relu`, `relu6` or "": none)."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, activation: str = "relu"
     ) -> None:
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        depthwise = 1 < groups == inputs == outputs
+        kind = DepthwiseConv if depthwise else nn.Conv2d
+        conv = kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
         super().__init__(conv, nn.BatchNorm2d(outputs), *([_ACTIVATIONS[activation]()] if activation else []))
 
 

@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from motrlab.config import BackboneStage, ModelConfig, mot17, mot17_small, street
-from motrlab.model.efficientnet import ConvBN, EfficientNet, MBConv, fold_batch_norm, freeze_batch_norm, freeze_stages
+from motrlab.model.efficientnet import (
+    ConvBN,
+    DepthwiseConv,
+    EfficientNet,
+    MBConv,
+    fold_batch_norm,
+    freeze_batch_norm,
+    freeze_stages,
+)
 from tests.tiny import tiny
 
 
@@ -65,13 +73,13 @@ def test_upsampling_takes_any_size(size: tuple[int, int]) -> None:
 
 def test_no_squeeze_excitation_and_only_relu() -> None:
     kinds = {type(m) for m in EfficientNet(mot17().model).modules() if not list(m.children())}
-    assert kinds == {nn.Conv2d, nn.BatchNorm2d, nn.ReLU}
+    assert kinds == {nn.Conv2d, DepthwiseConv, nn.BatchNorm2d, nn.ReLU}
 
 
 def test_relu6_clips_at_six_everywhere() -> None:
     config = replace(tiny().model, activation="relu6")
     kinds = {type(m) for m in EfficientNet(config).modules() if not list(m.children())}
-    assert kinds == {nn.Conv2d, nn.BatchNorm2d, nn.ReLU6}
+    assert kinds <= {nn.Conv2d, DepthwiseConv, nn.BatchNorm2d, nn.ReLU6}
     layer = ConvBN(3, 4, 1, activation="relu6").eval()
     x = torch.randn(1, 3, 5, 5) * 50
     torch.testing.assert_close(layer(x), layer[1](layer[0](x)).clamp(0, 6))
@@ -124,3 +132,15 @@ def test_frozen_statistics_do_not_move() -> None:
     backbone.train()
     backbone(torch.randn(2, 3, 32, 48))  # the control: without freezing they do
     assert (backbone.state_dict()["stem.1.running_mean"] != before["stem.1.running_mean"]).any()
+
+
+def test_depthwise_gradients_are_those_of_float32() -> None:
+    torch.manual_seed(0)
+    layer, x = DepthwiseConv(8, 8, 5, padding=2, groups=8, bias=False), torch.randn(2, 8, 9, 9).bfloat16()
+    layer(x.float()).sum().backward()
+    expected, layer.weight.grad = layer.weight.grad, None
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16  # what follows stays cheap
+    y.sum().backward()
+    torch.testing.assert_close(layer.weight.grad, expected)
