@@ -75,7 +75,7 @@ def _tracker_description(config: Config) -> dict[str, Any]:
     model = config.model
     sizes = {name: getattr(model, name) for name in ("num_detect", "num_track", "slot_columns", "d_model")}
     slots = [model.num_slots // model.slot_columns, model.slot_columns]
-    channels = {"class_logits": 1, "boxes": 4, "embedding": model.d_model}
+    channels = {"class_logits": model.num_classes, "boxes": 4, "embedding": model.d_model}
     return {
         "schema": SCHEMA,
         "tracker": dataclasses.asdict(config.tracker),
