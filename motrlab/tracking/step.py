@@ -33,6 +33,7 @@ class Shapes:
     num_detect: int
     num_track: int
     slot_columns: int
+    num_classes: int = 1
 
 
 class Graphs(Protocol):
