@@ -14,5 +14,6 @@ from motrlab.config.whole import Config, StreetConfig
 
 __all__ = [
     "PRESETS", "BackboneStage", "BudgetConfig", "CalibrationConfig", "Config", "ModelConfig", "QatConfig",
-    "StreetConfig", "TrackerConfig", "TrainConfig", "load_preset", "mot17", "mot17_long", "mot17_small", "smoke", "street",
+    "StreetConfig", "TrackerConfig", "TrainConfig", "load_preset", "mot17", "mot17_long", "mot17_small", "smoke",
+    "street",
 ]  # fmt: skip
