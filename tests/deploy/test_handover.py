@@ -123,7 +123,7 @@ def test_horizons_yaml(hand_over: Make) -> None:
 
 
 def test_horizons_calibration_folders_pass_the_checks_of_the_tool(hand_over: Make) -> None:
-    """Those that Horizon publishes (OE-Skills, `horizon-tc-ui`, errors of the YAML and of calibration), in our words."""
+    """Those that Horizon publishes (OE-Skills, `horizon-tc-ui`, errors of YAML and calibration), in our words."""
     folder = hand_over("horizon", "nash-m")
     for graph in INPUTS:
         read = yaml.safe_load((folder / f"{graph}.yaml").read_text(encoding="utf-8"))
