@@ -28,7 +28,7 @@ def require(run: Run, stage: str) -> None:
             problem = f"has an outdated stage {first!r}: its inputs or motrlab have changed"
         command = f"python -m motrlab run --run {run.name} --from {NOTEBOOK_OF[first]} --to {NOTEBOOK_OF[stage]}"
         raise UserError(f"run {run.name!r} {problem}: {command}")
-    if missing: 
+    if missing:
         tell(f"smoke run {run.name!r}: building missing stages {', '.join(missing)}")
     for name in missing:
         _builders()[name](run)

@@ -186,7 +186,9 @@ class _Training:
         """
         terms = losses[0].terms
         names = ["loss", *terms, *(f"layer_{i}.{kind}" for kind, table in terms.items() for i in range(table.shape[1]))]
-        sums_of = [[x.total, *(t.sum() for t in x.terms.values()), *(t.sum(0) for t in x.terms.values())] for x in losses]
+        sums_of = [
+            [x.total, *(t.sum() for t in x.terms.values()), *(t.sum(0) for t in x.terms.values())] for x in losses
+        ]
         parts = [torch.cat([value.detach().reshape(-1) for value in values]) for values in sums_of]
         objects = torch.tensor([float(sum(x.num_objects for x in losses))], device=parts[0].device)
         sums = self.accelerator.reduce(torch.cat((objects, torch.stack(parts).sum(0))))
