@@ -16,6 +16,7 @@ from motrlab.run import Run
 from motrlab.stages.accuracy import evaluate_stage, network_inputs
 from motrlab.stages.data import open_store, prepare_data
 
+
 @pytest.fixture(scope="session")
 def prepared_home(tmp_path_factory: pytest.TempPathFactory, tiny_preset: str) -> Path:
     """A project root whose run `tiny` has its data."""
