@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run_verb(verbs: Any) -> None:
     run = verbs.add_parser("run", help="run the notebooks in order")
-    run.add_argument("--preset", default="", help="smoke, street, mot17_small, mot17 or path/to/file.py:function")
+    run.add_argument(
+        "--preset", default="", help="smoke, street, mot17_small, mot17_long, mot17 or path/to/file.py:function"
+    )
     run.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
     run.add_argument("--data-root", metavar="DIR", help="folder of MOTChallenge sequences (default: embedded videos)")
     run.add_argument("--sequences", type=names_of, default=(), metavar="A,B", help="only these sequences")

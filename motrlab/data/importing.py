@@ -28,8 +28,7 @@ from motrlab.files import replaced_folder
 
 # MOT17's classes by the names that people give them (lower case, letters only); any other object is an occluder (9),
 # which is neither counted nor removed. Only what is tracked has flag 1, for the protocol `hat` knows no classes.
-# Players and dancers are people on foot; a rider may be what a user wants to track, but MOT17 has a class of its own
-# for it.
+# Players and dancers are people on foot; a rider may be what a user wants to track, but MOT17 has a class of its own.
 OTHER = 9
 CLASSES = {
     **{re.sub("[^a-z]", "", name): number for number, name in enumerate(MOT_CLASSES) if name},

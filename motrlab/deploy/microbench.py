@@ -100,6 +100,8 @@ def _batched(bench: Bench) -> None:
 def _binary(kind: str, form: str) -> Case:
     def case(bench: Bench) -> None:
         shape = bench.shape()
+        if form == "scalar" and bench.random.random() < 0.5:
+            shape = *shape[:2], 1  # as sums over the last axis are
         others = {"same": shape, "scalar": (), "rows": shape[2:], "value and row": (*shape[:2], 1)}
         x, other = bench.given(shape, "float32"), others[form]
         y = bench.graph.constant(np.full(other, 0.7, np.float32)) if other == () else bench.given(other, "float32")
@@ -129,9 +131,11 @@ def _reshape(dtype: str) -> Case:
 
 
 def _transpose(dtype: str, *orders: Sequence[int]) -> Case:
-    return lambda bench: bench.graph.op(
-        "Transpose", bench.given(bench.shape(), dtype), perm=list(orders[bench.random.integers(len(orders))])
-    )
+    def case(bench: Bench) -> None:
+        order = list(orders[bench.random.integers(len(orders))])
+        bench.graph.op("Transpose", bench.given(bench.shape(len(order)), dtype), perm=order)
+
+    return case
 
 
 def _cut(kind: str, dtype: str) -> Case:
@@ -172,7 +176,8 @@ def _expand(bench: Bench) -> None:
 
 
 _SCALE, _ZERO = np.float32(0.02), np.uint8(128)
-_BLOCKS, _VALUES = ((1, 0, 2),), ((0, 2, 1), (1, 2, 0), (2, 0, 1))
+_BLOCKS, _VALUES = ((1, 0, 2), (0, 2, 1, 3)), ((0, 2, 1), (1, 2, 0), (2, 0, 1))
+_SCATTERED = ((2, 1, 0), (2, 0, 3, 1), (1, 3, 0, 2), (3, 1, 2, 0))
 KINDS: dict[str, tuple[Case, int]] = {  # what → how, and on how many shapes
     "convolution": (_convolution, 80),
     "convolution 1×1": (lambda bench: _convolution(bench, spatial=False), 80),
@@ -198,8 +203,8 @@ KINDS: dict[str, tuple[Case, int]] = {  # what → how, and on how many shapes
        for kind in ("ReduceMax", "ReduceSum", "ReduceSumSquare")},
     **{f"{kind} {dtype}": (_cut(kind, dtype), 16)
        for kind in ("Concat", "Slice", "Split") for dtype in ("uint8", "float32")},
-    **{f"Transpose {dtype} {len(orders)}": (_transpose(dtype, *orders), 8 * len(orders) + 8)
-       for dtype in ("uint8", "float32") for orders in (_BLOCKS, _VALUES)},
+    **{f"Transpose {dtype} {orders}": (_transpose(dtype, *orders), 6 * len(orders) + 20)
+       for dtype in ("uint8", "float32") for orders in (_BLOCKS, _VALUES, _SCATTERED)},
 }  # fmt: skip
 
 

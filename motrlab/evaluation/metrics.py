@@ -4,7 +4,6 @@ Equal to the benchmark's own tool, TrackEval, which the tests hold beside it. Of
 itself; what stands for all is the mean of their fractions and the sum of their counts (TrackEval: `cls_comb_cls_av`).
 """
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from motrlab.classes import PEOPLE, Classes
 from motrlab.data.motchallenge import Annotations
-from motrlab.errors import UserError
+from motrlab.errors import UserError, tell
 from motrlab.evaluation import clear, hota, identity, second_opinion
 from motrlab.evaluation.folders import read_folders
 from motrlab.evaluation.pairs import PairedSequence, pair_rows
@@ -135,7 +134,7 @@ def evaluate_folders(gt_dir: Path, pred_dir: Path, protocol: str = PROTOCOLS[0],
     if not results[OVERALL]["num_gt"] and any(map(len, gt.values())):
         notes.append(f"no box of the ground truth counts under {protocol}; it has {_kinds(gt.values())}")
     for note in notes:
-        print(f"motrlab: {note}", file=sys.stderr)
+        tell(f"motrlab: {note}")
     return results
 
 

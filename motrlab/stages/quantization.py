@@ -88,7 +88,7 @@ def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
 
 @exclusive
 def train_float_extra(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
-    """The float model trained on as QAT trains, quantisers off; record kind `training` of stage `float_extra`.
+    """The float model trained longer: as QAT trains, quantisers off; record kind `training` of stage `float_extra`.
 
     Same clips, learning rates and number of steps: what QAT gives beyond this is quantisation won back, the rest is
     longer training.

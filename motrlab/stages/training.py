@@ -2,7 +2,6 @@
 
 import functools
 import math
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +13,7 @@ import torch
 from motrlab.config import Config
 from motrlab.config.scheme import Scheme
 from motrlab.deploy.calops import count_operations
-from motrlab.errors import UserError
+from motrlab.errors import UserError, tell
 from motrlab.evaluation.metrics import OVERALL, evaluate
 from motrlab.files import write_text
 from motrlab.model.efficientnet import freeze_stages
@@ -63,7 +62,7 @@ def train_float(
     config = replace(run.config, train=replace(train, steps=steps or train.steps, lr=lr or train.lr, init=init))
     start, report = initial_model(config)
     if report is not None and is_main_process():
-        print(report.table(), file=sys.stderr)
+        tell(report.table())
     validate = functools.partial(validate_float, run, config)
     store = open_store(run, "train")
     model, result = fit_float(store, config, run.checkpoints("float"), start=start, validate=validate)

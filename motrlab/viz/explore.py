@@ -24,11 +24,11 @@ from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
 from motrlab.evaluation.tracks import read_tracks
 from motrlab.names import STAGE_TITLES
 from motrlab.run import Run
+from motrlab.training.curve import loss_terms
 from motrlab.viz.curves import COLOURS, figure_png, loss_curves, panels, read_columns
 from motrlab.viz.raster import Raster, beside, bgr, jpeg, stacked
 from motrlab.viz.track_view import MISTAKES, Shown, TrackView
 
-_NOT_LOSSES = ("step", "lr", "grad_norm")
 _PANE_PX = {1: 800, 2: 560}  # width of a picture, alone or one of two
 _CACHED_FRAMES = 64
 
@@ -217,7 +217,7 @@ class LossExplorer:
 
     def __init__(self, columns: Mapping[str, Sequence[float]], title: str = "") -> None:
         self.columns, self.title = columns, title
-        self.terms = [name for name in columns if name not in _NOT_LOSSES]
+        self.terms = loss_terms(columns)
         if "step" not in columns or not self.terms:
             raise UserError(f"loss table has columns {', '.join(columns) or 'none'}: needs step and at least one term")
 

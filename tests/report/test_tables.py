@@ -190,7 +190,7 @@ def test_costs_of_stages() -> None:
     cells = {row.label: [c.text or c.delta for c in row.cells] for row in table.rows}
     assert cells == {
         "Calibration − Float": ["−0.20", "–", "–"],
-        "QAT − Float, trained on": ["−0.20", "–", "–"],
+        "QAT − Float, trained longer": ["−0.20", "–", "–"],
         "Fixed-point − QAT": ["+0.03", "–", "–"],
     }
     assert accuracy.cost_table(records[:1], "hat") is None
