@@ -193,7 +193,7 @@ KINDS: dict[str, tuple[Case, int]] = {  # what → how, and on how many shapes
     "clip": (_with("Clip", "float32", np.float32(-0.5), np.float32(0.5)), 16),
     "clip bytes": (_with("Clip", "uint8", np.uint8(3), np.uint8(200)), 12),
     **{f"reshape {dtype}": (_reshape(dtype), 8) for dtype in WARMERS},
-    **{f"{kind} {form}": (_binary(kind, form), 16)
+    **{f"{kind} {form}": (_binary(kind, form), 32 if form == "scalar" else 16)
        for kind in ("Add", "Mul", "Sub", "Div") for form in ("same", "scalar", "rows", "value and row")},
     "Max scalar": (_binary("Max", "scalar"), 12),
     **{kind: (_unary(kind), 16) for kind in ("Abs", "Exp", "Relu", "Round", "Sqrt")},
