@@ -24,13 +24,26 @@ def add_deploy_verbs(verbs: Any) -> None:
     _add_handover(verbs)
 
 
-def _add_source(verb: argparse.ArgumentParser, *, preset: bool = False) -> None:
-    """What a verb looks at: `stages.graphs.find_graphs` takes these options."""
+class _Named(argparse.Action):
+    """What a user names is looked at, and not the run `default`."""
+
+    def __call__(self, _: Any, options: argparse.Namespace, value: Any, __: str | None = None) -> None:
+        options.run = ""
+        setattr(options, self.dest, value)
+
+
+def _add_source(verb: argparse.ArgumentParser, *, artifact: bool = True, preset: bool = False) -> None:
+    """What a verb looks at: `stages.graphs.find_graphs` takes these options. Without any: the run `default`."""
     what = verb.add_mutually_exclusive_group()
-    what.add_argument("--run", default="", metavar="NAME", help="the artefact of a run, or its latest stage")
-    what.add_argument("--artifact", type=Path, metavar="PATH", help="folder of an artefact")
+    what.add_argument(
+        "--run", action=_Named, default="default", metavar="NAME", help="a run (default: the run default)"
+    )
+    if artifact:
+        told = "an artefact's folder, instead of a run"
+        what.add_argument("--artifact", action=_Named, type=Path, metavar="PATH", help=told)
     if preset:
-        what.add_argument("--preset", default="", metavar="P", help="the float network of a preset, not trained")
+        told = "the float network of a preset, not trained, instead of a run"
+        what.add_argument("--preset", action=_Named, default="", metavar="P", help=told)
 
 
 def _add_check(verbs: Any) -> None:
@@ -100,8 +113,6 @@ def _add_perf(verbs: Any) -> None:
 def _perf(options: argparse.Namespace) -> None:
     from motrlab.deploy.target import load_target
 
-    if not (options.run or options.artifact or options.preset):
-        options.run = "default"
     target = load_target(options.target or "onnxruntime-cpu")
     if target.kind == "chip" or target.kernels:
         _perf_predicted(options, target)
@@ -155,7 +166,7 @@ def _perf_measured(options: argparse.Namespace, target: str) -> None:
 
 def _add_align(verbs: Any) -> None:
     align = verbs.add_parser("align", help="compare tracks from raw pictures with the evaluation's, byte for byte")
-    align.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    _add_source(align, artifact=False)
     align.add_argument("--nv12", action="store_true", help="NV12 frames, as of a camera: tracks differ a little")
     align.set_defaults(verb=_align)
 
@@ -194,12 +205,12 @@ def _debug(options: argparse.Namespace) -> None:
     elif options.artifact and not options.float:
         print(cut_of_artifact(options.artifact, *where))
     else:
-        raise UserError("debug: give --run NAME or --artifact PATH; --float goes with --run")
+        raise UserError("debug: --float is of a run: an artefact has no fp32 graphs; give --run NAME")
 
 
 def _add_sensitivity(verbs: Any) -> None:
     verb = verbs.add_parser("sensitivity", help="which parts lose accuracy in int8, and which to leave in float")
-    verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    _add_source(verb, artifact=False)
     what = "stop when MOTA is at most P points below float's"
     verb.add_argument("--max-drop-mota", type=float, metavar="P", help=what)
     share = "largest share of multiply-accumulates in float (default .1; with --max-drop-mota 1)"
@@ -269,7 +280,7 @@ def agreement_text(found: Mapping[str, float]) -> str:
 
 def _add_handover(verbs: Any) -> None:
     verb = verbs.add_parser("handover", help="write a folder with what a vendor's toolchain needs")
-    verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    _add_source(verb, artifact=False)
     what = verb.add_mutually_exclusive_group(required=True)
     what.add_argument("--target", default="", metavar="T", help="a chip: the toolchain that compiles for it")
     what.add_argument("--toolchain", default="", metavar="X", help="aimet, horizon, qnn or onnx")

@@ -111,7 +111,8 @@ def _sections(costs: list[LayerCost]) -> dict[str, Any]:
     advice = {"severity": "advice", "module": "backbone.0", "layer": "backbone.0.<matrix>/Conv_0"}
     advice |= {"file": "motrlab/model/backbone.py", "line": 12, "text": "its weights are read in every frame"}
     return {
-        "machine": MACHINE, "memory": memory, "advice": [advice], "assumptions": ["on-chip bandwidth is assumed"],
+        "machine": MACHINE, "figures": {"number": 25, "assumed": 23},
+        "memory": memory, "advice": [advice], "assumptions": ["on-chip bandwidth is assumed"],
         "timeline": {"lanes": [*UNITS[:5], "load", "store", "host"], "spans": spans},
         "roofline": {"peak_gops": {"matrix int8": 2457.6, "depthwise int8": 300.0},
                      "bandwidth_gbs": {"on_chip": 200.0, "off_chip": 20.0}},

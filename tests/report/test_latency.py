@@ -67,7 +67,7 @@ def test_every_picture_is_told(perf_run: Run) -> None:
     [
         "Measured on onnxruntime-cpu (",
         "predicted on horizon-j6m: ",
-        "the 30 of a camera",
+        "the 30 of a camera (23 of 25 figures of this target are assumed).",
         "backbone.0.<depthwise>/Conv_1",  # escaped
         "advice: backbone.0.<matrix>/Conv_0: its weights are read in every frame (motrlab/model/backbone.py:12)",
         "on-chip bandwidth is assumed",
@@ -109,9 +109,9 @@ def test_what_counts_no_more_is_left_out(perf_run: Run, make_stage: Any) -> None
 
 
 def test_a_file_of_another_schema_is_a_user_error(perf_run: Run) -> None:
-    path = perf_run.assets / "perf_horizon-j6m.json"
+    path = perf_run.assets / "perf_horizon-j6m.predicted.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
-    with pytest.raises(UserError, match=r"perf_horizon-j6m\.json: schema 99"):
+    with pytest.raises(UserError, match=r"perf_horizon-j6m\.predicted\.json: schema 99"):
         html(perf_run)
 
 
