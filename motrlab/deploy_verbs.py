@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.errors import UserError
+from motrlab.names import CHAIN
 
 
 def add_deploy_verbs(verbs: Any) -> None:
@@ -49,9 +50,7 @@ def _add_source(verb: argparse.ArgumentParser, *, artifact: bool = True, preset:
 def _add_check(verbs: Any) -> None:
     check = verbs.add_parser("check", help="check every layer against a target: does it fit, why not, what to do")
     _add_source(check, preset=True)
-    check.add_argument(
-        "--stage", default="", help="stage of a run: float, calibration, qat, fixed_point (default: the latest)"
-    )
+    check.add_argument("--stage", choices=CHAIN[1:], default="", help="stage of a run (default: the latest)")
     check.add_argument(
         "--target", required=True, metavar="T", help="a name that `targets` lists, or path/to/target.json"
     )
@@ -65,6 +64,8 @@ def _check(options: argparse.Namespace) -> None:
     from motrlab.deploy.target import load_target
     from motrlab.stages.graphs import find_graphs
 
+    if options.stage and not options.run:
+        raise UserError("check: --stage is of a run: give --run NAME, or leave --stage out")
     target = load_target(options.target)
     source = find_graphs(options.run, options.artifact, options.preset, options.stage)
     layers = {name: layers_of_model(graph, name) for name, graph in source.graphs.items()}
@@ -91,7 +92,12 @@ def _targets(options: argparse.Namespace) -> None:
 
     if options.describe_host:
         from motrlab.deploy.describe_host import describe_host
+        from motrlab.files import writing
 
+        if options.describe_host.suffix != ".json":  # what `--target` knows a file by
+            raise UserError(f"{options.describe_host}: give a name that ends in .json")
+        with writing(options.describe_host):  # before a minute of measuring
+            options.describe_host.parent.mkdir(parents=True, exist_ok=True)
         print(format_target(describe_host(options.describe_host)))
         print(f"\nPredict with it: python -m motrlab perf --run NAME --target {options.describe_host}")
         return

@@ -44,3 +44,30 @@ def test_help_says_so(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([verb.partition(",")[0], "--help"])
     assert "a run (default: the run default)" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "--preset", "smoke", "--stage", "qat", "--target", "horizon-j6m"], "check: --stage is of a run"),
+        (["targets", "--describe-host", "host"], "host: give a name that ends in .json"),
+        (["targets", "--describe-host", "file/host.json"], "file/host.json: "),  # before a minute of measuring
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"motrlab: {message}")
+    assert told.count("\n") == 1
+
+
+def test_a_stage_is_one_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", "--stage", "last", "--target", "horizon-j6m"])
+    assert "choose from" in capsys.readouterr().err

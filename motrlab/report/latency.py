@@ -115,9 +115,7 @@ def summary(source: Source) -> Section:
         "frames a second": lambda r: f"{r.values['frame']['fps']:.0f}",
         **{f"{name}, ms": lambda r, n=name: _frame_part(r.values, n) for name in _FRAME},  # type: ignore[misc]
         "peak memory, MB": _peak_memory,
-        "off-chip traffic, MB a frame": lambda r: _mega(
-            (r.values.get("traffic") or {}).get("off_chip_bytes_per_frame")
-        ),
+        "off-chip, MB a frame": lambda r: _mega((r.values.get("traffic") or {}).get("off_chip_bytes_per_frame")),
         "figures assumed": lambda r: _assumed(r) or "–",
         "on": lambda r: str(r.record["hardware"]["cpu"]) if r.measured else "paper",
         "when, UTC": lambda r: r.record["started"].replace("T", " ").removesuffix("+00:00"),

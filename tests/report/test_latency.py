@@ -58,7 +58,7 @@ def test_page_stands_beside_the_report_and_needs_nothing(perf_run: Run) -> None:
 def test_every_picture_is_told(perf_run: Run) -> None:
     page = Page(html(perf_run))
     pictures = page.all("svg")
-    assert len(pictures) == 6  # time lines of both, traffic, memory twice, a roofline
+    assert len(pictures) == 8  # time lines of both, traffic, memory twice for both, a roofline
     assert all(picture["role"] == "img" and len(picture["aria-label"] or "") > 30 for picture in pictures)
 
 
@@ -73,6 +73,7 @@ def test_every_picture_is_told(perf_run: Run) -> None:
         "on-chip bandwidth is assumed",
         "missed: 1",
         "160 (process)",
+        "Memory by what it holds, computed from the tensors that the runtime executes. base: weights",
         "QLinearConv",
         "times as fast",
     ],
