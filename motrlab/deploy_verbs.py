@@ -87,7 +87,7 @@ def _targets(options: argparse.Namespace) -> None:
 
 
 def _add_perf(verbs: Any) -> None:
-    perf = verbs.add_parser("perf", help="latency of both graphs, of every layer, and of each part of a frame")
+    perf = verbs.add_parser("perf", help="measure or predict latency: both graphs, every layer, each part of a frame")
     _add_source(perf, preset=True)
     told = "a chip or path/to/target.json: predict; a host: measure here (default: onnxruntime-cpu)"
     perf.add_argument("--target", default="", metavar="T", help=told)
@@ -156,7 +156,7 @@ def _perf_measured(options: argparse.Namespace, target: str) -> None:
 def _add_align(verbs: Any) -> None:
     align = verbs.add_parser("align", help="compare tracks from raw pictures with the evaluation's, byte for byte")
     align.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
-    align.add_argument("--nv12", action="store_true", help="NV12 frames, as of a camera: tracks differ a little")
+    align.add_argument("--nv12", action="store_true", help="use NV12 frames, as from a camera: tracks differ a little")
     align.set_defaults(verb=_align)
 
 
@@ -198,7 +198,7 @@ def _debug(options: argparse.Namespace) -> None:
 
 
 def _add_sensitivity(verbs: Any) -> None:
-    verb = verbs.add_parser("sensitivity", help="which parts lose accuracy in int8, and which to leave in float")
+    verb = verbs.add_parser("sensitivity", help="find parts that lose accuracy in int8, and which to leave in float")
     verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
     what = "stop when MOTA is at most P points below float's"
     verb.add_argument("--max-drop-mota", type=float, metavar="P", help=what)
