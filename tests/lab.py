@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-STARTS_S = 90
+STARTS_S = 300  # a loaded machine included
 _OUTPUTS = ".jp-OutputArea [data-mime-type='application/vnd.jupyter.{}']"
 _BROKEN = re.compile("Error displaying widget|Failed to load model|Loading widget")
 _WARNING = re.compile(r"\w*Warning:|\[W[ \d]")

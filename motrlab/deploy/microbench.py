@@ -130,10 +130,14 @@ def _reshape(dtype: str) -> Case:
     return lambda bench: bench.graph.op("Reshape", bench.given(bench.shape(), dtype), bench.graph.shape(-1))
 
 
-def _transpose(dtype: str, *orders: Sequence[int]) -> Case:
+def _transpose(dtype: str, *orders: Sequence[int], last: Sequence[int] = ()) -> Case:
+    """`last`: sizes of the last axis."""
+
     def case(bench: Bench) -> None:
         order = list(orders[bench.random.integers(len(orders))])
-        bench.graph.op("Transpose", bench.given(bench.shape(len(order)), dtype), perm=order)
+        shape = bench.shape(len(order))
+        shape = (*shape[:-1], int(bench.random.choice(last))) if last else shape
+        bench.graph.op("Transpose", bench.given(shape, dtype), perm=order)
 
     return case
 
@@ -193,7 +197,7 @@ KINDS: dict[str, tuple[Case, int]] = {  # what → how, and on how many shapes
     "clip": (_with("Clip", "float32", np.float32(-0.5), np.float32(0.5)), 16),
     "clip bytes": (_with("Clip", "uint8", np.uint8(3), np.uint8(200)), 12),
     **{f"reshape {dtype}": (_reshape(dtype), 8) for dtype in WARMERS},
-    **{f"{kind} {form}": (_binary(kind, form), 16)
+    **{f"{kind} {form}": (_binary(kind, form), 32 if form == "scalar" else 16)
        for kind in ("Add", "Mul", "Sub", "Div") for form in ("same", "scalar", "rows", "value and row")},
     "Max scalar": (_binary("Max", "scalar"), 12),
     **{kind: (_unary(kind), 16) for kind in ("Abs", "Exp", "Relu", "Round", "Sqrt")},
@@ -205,6 +209,8 @@ KINDS: dict[str, tuple[Case, int]] = {  # what → how, and on how many shapes
        for kind in ("Concat", "Slice", "Split") for dtype in ("uint8", "float32")},
     **{f"Transpose {dtype} {orders}": (_transpose(dtype, *orders), 6 * len(orders) + 20)
        for dtype in ("uint8", "float32") for orders in (_BLOCKS, _VALUES, _SCATTERED)},
+    "Transpose uint8 words": (_transpose("uint8", *_BLOCKS, last=(2, 4, 8)), 16),
+    "Transpose float32 words": (_transpose("float32", *_BLOCKS, last=(1, 2)), 16),
 }  # fmt: skip
 
 

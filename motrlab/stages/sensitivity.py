@@ -193,8 +193,8 @@ class _RaisedScores:
 
 
 def _scored_front(path: Sequence[PathPoint], scores: _RaisedScores) -> list[PathPoint]:
-    """The path with MOTA and IDF1 of its points on the Pareto front, and of those that were measured anyway."""
-    front = set(pareto_front([(point.float_share, point.noise_share) for point in path]))
+    """The path with MOTA and IDF1 of its start, its points on the Pareto front, and those that were measured anyway."""
+    front = {0}.union(pareto_front([(point.float_share, point.noise_share) for point in path]))
     found = []
     for index, point in enumerate(path):
         raised = frozenset(raised_until(path, index))

@@ -65,7 +65,7 @@ def test_what_is_broken_would_be_seen(lab: str, playwright: Any, chromium: str) 
         notebook_page(driver, chromium, lab, "broken.ipynb", 4) as page,
     ):
         start_all(page)
-        wait_for_all(page, 120, widgets_s=5)
+        wait_for_all(page, RUNS_S, widgets_s=5)
         assert any("ZeroDivisionError" in text for text in errors(page))
         assert len(broken_widgets(page)) == 1
         assert any("careful" in text for text in warnings(page))

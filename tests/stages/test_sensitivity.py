@@ -54,7 +54,7 @@ def test_sensitivity(calibrated: Run) -> None:
 
 
 def test_groups_without_scores_take_a_fraction_of_the_time(calibrated: Run) -> None:
-    """As notebook 03 has it on smoke runs; the points of the front are scored all the same."""
+    """As notebook 03 has it on smoke runs; all-int8 and the front are scored all the same."""
     measure_sensitivity(calibrated, num_frames=2, clip_frames=2, max_float_share=0.2, score_groups=False)
     assert all(math.isnan(r.mota) for r in read_table(calibrated.assets / "sensitivity.csv", GroupRow))
     path = read_table(calibrated.assets / "sensitivity_path.csv", PathPoint)

@@ -98,12 +98,11 @@ def _order(layer: Layer) -> Sequence[int]:
 
 def _movement(layer: Layer) -> str:
     """`blocks`: the last axis stays, `words`: in pieces of 2, 4 or 8 bytes; `values`: one axis moves past others;
-    `scattered`: several do. Those of size 1 do not count.
+    `scattered`: several do.
     """
-    shape, first = layer.inputs[0].shape, layer.inputs[0]
-    order = [axis for axis in _order(layer) if shape[axis] > 1]
-    if not order or order[-1] == max(order):
-        return "words" if first.num_bytes / _runs(layer) in (2, 4, 8) else "blocks"
+    order = list(_order(layer))
+    if order[-1] == len(order) - 1:
+        return "words" if layer.inputs[0].num_bytes / _runs(layer) in (2, 4, 8) else "blocks"
     rest = [[a for a in order if a != axis] for axis in order]
     return "values" if any(axes == sorted(axes) for axes in rest) else "scattered"
 
