@@ -81,7 +81,8 @@ def require_tracks(run: Run, stage: str) -> None:
 def stage_tracks(run: Run, stage: str) -> dict[str, Tracks]:
     """What `tracks/STAGE/` holds, made where it is not of the stage as it is now."""
     require_tracks(run, stage)
-    return {info.name: read_tracks(run.tracks(stage) / f"{info.name}.txt") for info in open_store(run).sequences}
+    store = open_store(run)
+    return {info.name: read_tracks(run.tracks(stage) / f"{info.name}.txt", store.classes) for info in store.sequences}
 
 
 def open_engine(run: Run, stage: str) -> Engine:

@@ -14,11 +14,11 @@ from motrlab.config import Config
 from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import OVERALL, evaluate
-from motrlab.evaluation.tracks import Tracks, read_tracks
+from motrlab.evaluation.tracks import Tracks
 from motrlab.report.accuracy import class_table, sequence_table
 from motrlab.run import Run
 from motrlab.runtime import Tracker
-from motrlab.stages.accuracy import evaluate_stage, read_frames
+from motrlab.stages.accuracy import evaluate_stage, read_frames, stage_tracks
 from motrlab.stages.agreement import different_files
 from motrlab.stages.data import evaluate_baseline, open_store, prepare_data, read_ground_truth
 from motrlab.stages.deployment import convert, draw_overlays
@@ -68,10 +68,6 @@ def two(two_home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return Run.open("two", create=False)
 
 
-def tracks_of(run: Run, stage: str) -> dict[str, Tracks]:
-    return {info.name: read_tracks(run.tracks(stage) / f"{info.name}.txt", TWO) for info in open_store(run).sequences}
-
-
 def test_street_has_a_second_class_on_request(two: Run) -> None:
     assert open_store(two).classes == TWO
     gt = read_ground_truth(two)
@@ -81,14 +77,14 @@ def test_street_has_a_second_class_on_request(two: Run) -> None:
 
 
 def test_the_fixed_point_model_is_exact_with_two_classes(two: Run) -> None:
-    qat, fixed = tracks_of(two, "qat"), tracks_of(two, "fixed_point")
+    qat, fixed = stage_tracks(two, "qat"), stage_tracks(two, "fixed_point")
     assert different_files(qat, fixed) == []
     assert set(np.concatenate([tracks.class_id for tracks in fixed.values()]).tolist()) == {1, 8}
 
 
 @pytest.mark.parametrize("protocol", ["motchallenge", "hat"])
 def test_results_are_by_class_and_on_average(two: Run, protocol: str) -> None:
-    gt, tracks = read_ground_truth(two), tracks_of(two, "fixed_point")
+    gt, tracks = read_ground_truth(two), stage_tracks(two, "fixed_point")
     found = evaluate(gt, tracks, protocol, classes=TWO)
     record = two.last_record("fixed_point", "accuracy")["metrics"]
     for metric, value in found[OVERALL].items():
@@ -107,7 +103,7 @@ def test_the_runtime_knows_the_names(two: Run, tmp_path: Path) -> None:
     store = open_store(two)
     name = store.sequences[0].name
     found = Tracks.join([tracker.update(image) for image in read_frames(store, name)])
-    assert different_files({name: found}, tracks_of(two, "fixed_point")) == []
+    assert different_files({name: found}, stage_tracks(two, "fixed_point")) == []
     source = two.data / "street" / name
     track(two.artifact, source, tmp_path / "out", num_frames=3)
     rows = [line.split(",") for line in next((tmp_path / "out").glob("*.txt")).read_text().splitlines()]
