@@ -197,13 +197,19 @@ def _check_names(target: Target, where: str) -> None:
             raise UserError(f"{where}: {at}: unknown type {name!r}: use one of {', '.join(TYPES)}")
 
 
+def assumed_figures(target: Target) -> tuple[int, int]:
+    """How many of a target's figures nobody says, and how many it has."""
+    figures = [found.source for _, found in _cited(target, "") if isinstance(found, Figure)]
+    return figures.count(ASSUMED), len(figures)
+
+
 def format_target(target: Target) -> str:
     """What a target is, how much of it is assumed, and where the rest comes from, as plain text."""
-    figures = [found.source for _, found in _cited(target, "") if isinstance(found, Figure)]
+    assumed, number = assumed_figures(target)
     unknown = [name for name, operator in target.operators.items() if operator.source == ASSUMED]
     lines = [
         f"{target.name}: {target.title} ({target.kind}; {target.toolchain or 'no toolchain known'})",
-        f"  {figures.count(ASSUMED)} of {len(figures)} figures are assumed; {len(unknown)} of {len(target.operators)} "
+        f"  {assumed} of {number} figures are assumed; {len(unknown)} of {len(target.operators)} "
         f"operators unknown{': ' if unknown else ''}{', '.join(unknown)}",
         *(f"  source {key}: {source.title}; {source.where}" for key, source in target.sources.items()),
         *(f"  assumed: {line}" for line in target.assumptions),
