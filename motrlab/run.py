@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from motrlab.config import Config, load_preset
 from motrlab.config.fields import with_fields
-from motrlab.errors import UserError
+from motrlab.config.presets import preset_name
+from motrlab.errors import UserError, tell
 from motrlab.files import locked, replaced_folder, write_text, writing
 from motrlab.lineage import config_hash, counts, present, stage_hash, tracks_hash
 from motrlab.machine import git_state, hardware, package_versions
@@ -211,7 +211,7 @@ class Run:
         told = ", ".join(f"{name}={kept[name]!r}, not {value!r}" for name, value in changed.items())
         if any(record["stage"] == "data" for record in self._every_record()):
             raise UserError(f"run {self.name!r} was made with {told}: choose another run name")
-        print(f"run {self.name!r} had {told}; no data were prepared yet, so the new value replaces it", file=sys.stderr)
+        tell(f"run {self.name!r} had {told}; no data were prepared yet, so the new value replaces it")
         with self.held():
             return _new_run(self.path, Config.from_dict({**kept, **new}))
 
@@ -236,7 +236,7 @@ class Run:
         config = with_fields(self.config, fields)
         if config == self.config:
             return self
-        print(f"run {self.name!r} has {', '.join(fields)} from now on", file=sys.stderr)
+        tell(f"run {self.name!r} has {', '.join(fields)} from now on")
         with self.held():
             return _new_run(self.path, config)
 
@@ -272,6 +272,6 @@ def _stored_config(file: Path, name: str, preset: str) -> Config:
         config = Config.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:  # of JSON, and every UserError
         raise UserError(f"{file}: not a config of this motrlab ({error}); choose another run name") from error
-    if preset and preset != config.preset:
+    if preset and config.preset not in (preset, preset_name(preset)):
         raise UserError(f"run {name!r} was made with preset {config.preset!r}, not {preset!r}: choose another run name")
     return config

@@ -185,7 +185,7 @@ def validate_sequence(folder: Path, *, frame_map: Map = map) -> CheckedSequence:
         if format.roles:
             raise UserError(f"{gt}: {format.name}, {format.says}; {how_to_import(format)}")
         notes += [f"recognised: {format.name} ({format.says})"] * bool(re.match(format.folder, folder.name))
-        notes += [f"{gt}: {note}" for note in _notes(annotations, format)]
+        notes += [f"{gt}: {note}" for note in _notes(annotations, format, info)]
     detections = read_detections(det, info) if os.path.lexists(det) else None
     with tqdm(total=info.num_frames, desc=f"validate {info.name}", unit="frame", disable=None) as bar:
         for _ in frame_map(partial(check_frame, info), files):
@@ -211,19 +211,21 @@ def open_sequence(folder: Path) -> tuple[SequenceInfo, FrameFiles]:
     return replace(info, width=width, height=height, image_ext=first.suffix), frames
 
 
-def _notes(annotations: Annotations, format: Format) -> Iterator[str]:
+def _notes(annotations: Annotations, format: Format, info: SequenceInfo) -> Iterator[str]:
     if not annotations.has_class:
         yield f"read as {format.name} without classes: every box is a person"
     if not np.isin(annotations.flag, (0, 1)).all():
         yield f"flags {counts(annotations.flag)}: all but 0 count"
-    if len(annotations) and not len(annotations.people):
-        yield f"no box is a person: {_found(annotations)}"
+    if len(annotations) and not len(annotations.counted(info.tracked)):
+        what = "person" if len(info.tracked) == 1 else " or ".join(info.tracked.names)
+        yield f"no box is a {what}: {_found(annotations)}"
 
 
 def check_people(source: Path, sequences: Iterable[CheckedSequence]) -> None:
     """Raises UserError, with the classes and flags that there are, where no box of any gt counts as a person."""
-    gts = [s.annotations for s in sequences if s.annotations is not None]
-    if gts and not any(len(gt.people) for gt in gts):
+    known = [(s.annotations, s.info.tracked) for s in sequences if s.annotations is not None]
+    gts = [gt for gt, _ in known]
+    if known and not any(len(gt.counted(tracked)) for gt, tracked in known):
         boxes = max(gts, key=len)
         found = f"{_found(boxes)}; {_CHOOSE}" if len(boxes) else "their gt is empty"
         raise UserError(f"{source}: no person in any sequence (class 1, flag not 0): {found}")

@@ -54,8 +54,12 @@ def openvino_layers(file: Path, graph: str) -> list[Layer]:
         inputs, weights = (
             tuple(tensor(v) for v, c in zip(given, constant, strict=True) if c == wanted) for wanted in (False, True)
         )
-        ends_of = {"inputs": inputs, "weights": weights, "outputs": tuple(map(tensor, made))}
-        found.append(Layer(graph=graph, name=name, module="", operator=kinds[name], **ends_of))
+        outputs = tuple(map(tensor, made))
+        found.append(
+            Layer(
+                graph=graph, name=name, module="", operator=kinds[name], inputs=inputs, weights=weights, outputs=outputs
+            )
+        )
     return found
 
 

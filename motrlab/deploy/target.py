@@ -75,6 +75,9 @@ class Operator:
         limits: what of a layer → largest value: a key of `LIMITS`.
         fallback: where a layer goes that does not fit, `cpu` (the target's own) or empty: nowhere.
         source: who says all that; "assumed": nobody does, and the layer is unknown.
+        parts: the operators that the toolchain takes it apart into, each a pass over all values (over all products of
+            a MatMul, column by column); empty: the target has it as a whole.
+        rate: amount per cycle, where it is not its unit's.
         note: one line for the reader.
     """
 
@@ -84,6 +87,8 @@ class Operator:
     max_rank: int = 0
     limits: Mapping[str, int] = field(default_factory=dict)
     fallback: str = ""
+    parts: tuple[str, ...] = ()
+    rate: Figure | None = None
     note: str = ""
 
 
@@ -106,6 +111,9 @@ class Target:
         assumptions: one line each, for the reader: what decides the prediction and is not known.
         lanes: unit → dimension (of `LANES`) → how many of it are computed at once: what does not fill them is lost.
             Empty: no loss is known. `UNIT:NAME` is another way in which the unit can go; a layer takes its best one.
+        block: values of a result that are worked on at a time: a layer reads its first block before it computes, and
+            writes its last one afterwards; blocks between overlap. Left out: all of a layer overlaps.
+        channel_load: seconds of reading the scale and bias of one output channel of a product.
         host_work: seconds of a frame outside both graphs (pre-processing, tracker), where nothing was measured.
         kernels: of a host that was described by micro-benchmarks: kernel → feature → seconds for each unit of it
             (`describe_host.py`); its layers are predicted by these alone.
@@ -127,6 +135,8 @@ class Target:
     sources: Mapping[str, Source]
     assumptions: tuple[str, ...] = ()
     lanes: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    block: Figure | None = None
+    channel_load: Figure | None = None
     host_work: Figure | None = None
     kernels: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
 

@@ -146,7 +146,7 @@ def test_sliders_start_at_the_prediction(perf_run: Run) -> None:
 
 def test_the_formula_by_hand() -> None:
     data: dict[str, Any] = {
-        "chains": [[4, 0, 1, 2, 0.1, 0.5], [1, 3, 1, 6, 0, 0]],
+        "chains": [[4, 0, 1, 2, 0.1, 0.5, 0, 0, 0], [1, 3, 1, 6, 0, 0, 0, 0, 0]],
         "graphs": ["base", "qim"],
         "rest_ms": 1,
     }
@@ -156,6 +156,8 @@ def test_the_formula_by_hand() -> None:
     assert what_if(data, on_chip=0.1)["base"] == 10.5
     assert what_if(data, off_chip=6, cores=9)["qim"] == 3  # the host's part, which has no cores
     assert what_if(data, off_chip=6, clock=3)["qim"] == 1
+    data["chains"][0][6:] = 0.25, 0.5, 0.1  # a quarter of all but the slowest, 1 and 0.5, overlaps with nothing
+    assert what_if(data)["base"] == pytest.approx(4 + 0.25 * 1.5 + 0.1 + 0.5)
 
 
 def test_layers_of_a_chain_are_one() -> None:
@@ -171,7 +173,7 @@ def test_layers_of_a_chain_are_one() -> None:
     graphs = {"base": {"latency_ms": 5.75}}
     data = what_if_data({"machine": machine, "layers": layers, "graphs": graphs, "frame": {"latency_ms": 6.0}})
     assert data is not None
-    assert data["chains"] == [[5, 0, 0, 0, 0, 0.5]]
+    assert data["chains"] == [[5, 0, 0, 0, 0, 0.5, 0, 0, 0]]
     assert what_if(data, clock=2) == {"base": 3.25, "frame": 3.5, "fps": pytest.approx(1e3 / 3.5)}
 
 

@@ -16,32 +16,6 @@ from motrlab.run import Run
 from motrlab.stages.accuracy import evaluate_stage, network_inputs
 from motrlab.stages.data import open_store, prepare_data
 
-PRESET = f"""
-import sys
-from dataclasses import replace
-from motrlab.config import StreetConfig, TrackerConfig
-
-sys.path.append({str(Path(__file__).parents[2])!r})
-from tests.tiny import tiny as base_config
-
-def tiny():
-    street = StreetConfig(num_videos=2, num_unseen=1, num_frames=24, width=160, height=90)
-    base = base_config()
-    model = replace(base.model, height=48, width=80)
-    # Scores of a model that has learnt nothing lie near its prior: with these thresholds it still tracks something.
-    eager = TrackerConfig(birth_score=0.0, miss_score=0.0, reset_score=0.0, output_score=0.0, min_area_px=0.0)
-    return replace(base, street=street, model=model, tracker=eager,
-                   train=replace(base.train, steps=2, frames_per_step=4, bf16=False))
-"""
-
-
-@pytest.fixture(scope="session")
-def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A preset of a user's own: two videos of 24 frames and one unseen, 160×90 pixels; two steps of training."""
-    file = tmp_path_factory.mktemp("preset") / "mine.py"
-    file.write_text(PRESET)
-    return f"{file}:tiny"
-
 
 @pytest.fixture(scope="session")
 def prepared_home(tmp_path_factory: pytest.TempPathFactory, tiny_preset: str) -> Path:
