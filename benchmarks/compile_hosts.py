@@ -4,7 +4,8 @@
     OMP_NUM_THREADS=1 python benchmarks/compile_hosts.py --artifact runs/demo/artifact
 
 A preset's weights are random, calibrated on noise: neither time nor size depends on them. Ends with status 1 where a
-host takes a minute or more, or where its files or the artefact have 60 MB or more.
+host takes a minute or more, or where the artefact has 60 MB or more. What OpenVINO compiles has weights in float32 (it
+runs the integers in plain operators), so it is larger than the artefact.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from fixed_point_vs_fp32 import FULL_HD, noise, processor, write_files
@@ -36,22 +38,22 @@ def main() -> None:
         stored = sum(path.stat().st_size for path in artifact.iterdir()) / 1e6
         print(f"artefact {stored:.1f} MB")
         try:
-            fits = [report(host, artifact, folder / host) for host in HOSTS]
+            seconds = [report(host, artifact, folder / host) for host in HOSTS]
         except UserError as error:
             sys.exit(str(error))
-    sys.exit(int(not all(fits) or stored >= MEGABYTES))
+    sys.exit(int(max(seconds) >= SECONDS or stored >= MEGABYTES))
 
 
-def report(host: str, artifact: Path, out: Path) -> bool:
-    """Print a host's seconds and megabytes; whether both are what was asked for."""
+def report(host: str, artifact: Path, out: Path) -> float:
+    """Print a host's seconds and megabytes; returns the seconds of both graphs."""
+    started = time.process_time()
     told = compile_artifact(artifact, host, out, images=noise(FULL_HD, 2))
-    seconds, megabytes = (dict(told["seconds"]), {n: f["bytes"] / 1e6 for n, f in told["files"].items()})
-    sizes = ", ".join(f"{name} {size:.1f} MB" for name, size in megabytes.items())
-    times = ", ".join(f"{graph} {value:.1f} s" for graph, value in seconds.items())
-    print(f"{host}: {sum(seconds.values()):.1f} s ({times}); {sum(megabytes.values()):.1f} MB ({sizes})")
-    for file, found in told["checked"].items():
-        print(f"  {file}: {found}")
-    return sum(seconds.values()) < SECONDS and sum(megabytes.values()) < MEGABYTES
+    used, total = time.process_time() - started, sum(told["seconds"].values())
+    times = ", ".join(f"{graph} {value:.1f} s" for graph, value in told["seconds"].items())
+    print(f"{host}: {total:.1f} s ({times}); with the checks {used:.1f} s of processor time")
+    for name, file in told["files"].items():
+        print(f"  {name}: {file['bytes'] / 1e6:.1f} MB, {told['checked'][name]}")
+    return total
 
 
 if __name__ == "__main__":

@@ -90,7 +90,9 @@ def _add_run_verb(verbs: Any) -> None:
                      help="a notebook's parameter; 04_qat.name=value names the notebook")  # fmt: skip
     run.add_argument("--set", dest="fields", action="append", default=[], metavar="FIELD=VALUE[,VALUE]",
                      help="a field of the config, such as train.lr=1e-3; several: a run each, compared")  # fmt: skip
-    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default 1)")
+    run.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="runs to execute at the same time (default 1)"
+    )
     run.set_defaults(verb=_run)
 
     train = verbs.add_parser("train", help="float training of a run, alone or with `torchrun -m -- motrlab train`")

@@ -106,7 +106,7 @@ def _targets(options: argparse.Namespace) -> None:
 
 
 def _add_perf(verbs: Any) -> None:
-    perf = verbs.add_parser("perf", help="latency of both graphs, of every layer, and of each part of a frame")
+    perf = verbs.add_parser("perf", help="measure or predict latency: both graphs, every layer, each part of a frame")
     _add_source(perf, preset=True)
     told = "a chip or path/to/target.json: predict; a host: measure here (default: onnxruntime-cpu)"
     perf.add_argument("--target", default="", metavar="T", help=told)
@@ -173,7 +173,7 @@ def _perf_measured(options: argparse.Namespace, target: str) -> None:
 def _add_align(verbs: Any) -> None:
     align = verbs.add_parser("align", help="compare tracks from raw pictures with the evaluation's, byte for byte")
     _add_source(align, artifact=False)
-    align.add_argument("--nv12", action="store_true", help="NV12 frames, as of a camera: tracks differ a little")
+    align.add_argument("--nv12", action="store_true", help="use NV12 frames, as from a camera: tracks differ a little")
     align.set_defaults(verb=_align)
 
 
@@ -215,7 +215,7 @@ def _debug(options: argparse.Namespace) -> None:
 
 
 def _add_sensitivity(verbs: Any) -> None:
-    verb = verbs.add_parser("sensitivity", help="which parts lose accuracy in int8, and which to leave in float")
+    verb = verbs.add_parser("sensitivity", help="find parts that lose accuracy in int8, and which to leave in float")
     _add_source(verb, artifact=False)
     what = "stop when MOTA is at most P points below float's"
     verb.add_argument("--max-drop-mota", type=float, metavar="P", help=what)

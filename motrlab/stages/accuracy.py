@@ -18,7 +18,7 @@ from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import Results
 from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
-from motrlab.evaluation.tracks import Tracks
+from motrlab.evaluation.tracks import Tracks, read_tracks
 from motrlab.lineage import tracks_hash
 from motrlab.machine import num_cpus
 from motrlab.names import EVALUATED
@@ -76,6 +76,12 @@ def require_tracks(run: Run, stage: str) -> None:
     record = run.last_record(stage, "accuracy")
     if record is None or record["made_from"]["tracks"] != tracks_hash(run.tracks(stage)):
         evaluate_stage(run, stage)
+
+
+def stage_tracks(run: Run, stage: str) -> dict[str, Tracks]:
+    """What `tracks/STAGE/` holds, made where it is not of the stage as it is now."""
+    require_tracks(run, stage)
+    return {info.name: read_tracks(run.tracks(stage) / f"{info.name}.txt") for info in open_store(run).sequences}
 
 
 def open_engine(run: Run, stage: str) -> Engine:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from motrlab.data.pictures import Image
 from motrlab.evaluation.tracks import read_tracks
-from motrlab.model.motr import MotrGraphs
-from motrlab.quantization.calibration import closed_loop
 from motrlab.run import Run
 from motrlab.stages.accuracy import network_inputs, open_engine, read_frames, require_tracks
 from motrlab.stages.data import open_store
-from motrlab.stages.models import load_float
 from motrlab.tracking.replay import record_video
-from motrlab.viz.attention import QueryAttention, attention_figure, query_attention
 from motrlab.viz.curves import COLOURS
 from motrlab.viz.overlay import draw_over_each_other, tracks_of_frame
 from motrlab.viz.raster import bgr
 from motrlab.viz.slots import SlotUse, slot_timeline, slot_use
+
+if TYPE_CHECKING:
+    from motrlab.viz.attention import QueryAttention
 
 
 def follow_slots(run: Run, stage: str = "fixed_point", sequence: str = "") -> tuple[SlotUse, Figure]:
@@ -40,6 +39,13 @@ def attend(run: Run, frame: int, sequence: str = "", layer: int = -1) -> tuple[Q
     The best scored detect query instead where nobody is tracked; the last frame of a shorter video. The tracker runs up
     to that frame.
     """
+    import torch
+
+    from motrlab.model.motr import MotrGraphs
+    from motrlab.quantization.calibration import closed_loop
+    from motrlab.stages.models import load_float
+    from motrlab.viz.attention import attention_figure, query_attention
+
     store, model = open_store(run), load_float(run)
     name = sequence or store.sequences[0].name
     frame = min(frame, store.info(name).num_frames)

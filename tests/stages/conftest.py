@@ -15,6 +15,7 @@ from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run
 from motrlab.stages.accuracy import evaluate_stage, network_inputs
 from motrlab.stages.data import open_store, prepare_data
+from motrlab.stages.training import train_float
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +32,24 @@ def prepared_home(tmp_path_factory: pytest.TempPathFactory, tiny_preset: str) ->
 def run(prepared_home: Path, home: Path) -> Run:
     """A copy of the prepared run, the test's own."""
     shutil.copytree(prepared_home / "runs", home / "runs", symlinks=True)
+    return Run.open("tiny", create=False)
+
+
+@pytest.fixture(scope="session")
+def trained_home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared project, its run with a float model."""
+    home = tmp_path_factory.mktemp("trained") / "home"
+    shutil.copytree(prepared_home, home, symlinks=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOTRLAB_HOME", str(home))
+        train_float(Run.open("tiny", create=False))
+    return home
+
+
+@pytest.fixture
+def trained(trained_home: Path, home: Path) -> Run:
+    """A copy of the run with a float model, the test's own."""
+    shutil.copytree(trained_home / "runs", home / "runs", symlinks=True)
     return Run.open("tiny", create=False)
 
 

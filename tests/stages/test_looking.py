@@ -7,13 +7,6 @@ import pytest
 
 from motrlab.run import Run
 from motrlab.stages.looking import attend, follow_slots, stages_over_each_other
-from motrlab.stages.training import train_float
-
-
-@pytest.fixture
-def trained(run: Run) -> Run:
-    train_float(run)
-    return run
 
 
 def test_slots_attention_and_two_stages(trained: Run) -> None:
