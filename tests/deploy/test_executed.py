@@ -33,9 +33,7 @@ def test_memory_is_that_of_the_files_tensors(backend: str, graph: str, artifact:
     assert low * weights < found["weights_bytes"] < high * weights
     names, curve = [c.layer.name for c in costs], dict(found["curve"])
     assert set(curve) <= set(range(len(costs)))
-    if (
-        backend == "onnxruntime"
-    ):  # all steps are profiled; those of OpenVINO depend on the processor
+    if backend == "onnxruntime":  # all steps are profiled; those of OpenVINO depend on the processor
         assert list(curve) == list(range(len(costs)))
         assert max(curve.values()) == found["peak_bytes"] == curve[names.index(found["peak_layer"])]
         largest = max(t.num_bytes for c in costs for t in c.layer.outputs if not t.end)
