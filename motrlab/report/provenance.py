@@ -82,7 +82,9 @@ def changed_fields(config: Config) -> tuple[list[str], list[str]]:
         preset = load_preset(config.preset)
     except UserError as error:
         return [], [str(error)]
-    before, fields, lost = flat(preset.to_dict()), [], []
+    before = flat(preset.to_dict())
+    fields: list[str] = []
+    lost: list[str] = []
     for name, value in flat(config.to_dict()).items():
         if name not in ("preset", "data_root", "sequences") and value != before.get(name):
             assignment = f"{name}={value if isinstance(value, str) else json.dumps(value)}"
