@@ -1,4 +1,4 @@
-"""The one exception that means: the user can put this right; and what a command makes of exceptions."""
+"""The one exception that means: the user can put this right; what a command makes of exceptions; words on the way."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ class UserError(ValueError):
     The message is one line that says what is wrong, where, and what to do. The command line prints it on
     stderr and exits with status 2; notebooks show it as the cell's error.
     """
+
+
+def tell(text: str) -> None:
+    """Say something that is no result: on stderr, or in a notebook among the cell's output.
+
+    Commands have nothing but results on stdout. A notebook shows stderr in red, as if something had failed.
+    """
+    in_notebook = type(sys.stdout).__module__.partition(".")[0] == "ipykernel"
+    print(text, file=sys.stdout if in_notebook else sys.stderr)
 
 
 def exit_status(command: Callable[[], object]) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 CHAIN = ("data", "float", "calibration", "qat", "fixed_point")  # each is made from all before it
-# A tracker each, in the order of tables. `float_extra`: float trained on for as many steps as QAT.
+# A tracker each, in the order of tables. `float_extra`: float trained longer, for as many steps as QAT.
 EVALUATED = ("float", "calibration", "qat", "float_extra", "fixed_point")
 STAGE_TITLES = {
     "data": "Data",
     "float": "Float",
     "calibration": "Calibration",
     "qat": "QAT",
-    "float_extra": "Float, trained on",
+    "float_extra": "Float, trained longer",
     "fixed_point": "Fixed-point",
     "perf": "Performance",
 }

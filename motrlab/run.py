@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from motrlab.config import Config, load_preset
 from motrlab.config.fields import with_fields
 from motrlab.config.presets import preset_name
-from motrlab.errors import UserError
+from motrlab.errors import UserError, tell
 from motrlab.files import locked, replaced_folder, write_text, writing
 from motrlab.lineage import config_hash, counts, present, stage_hash, tracks_hash
 from motrlab.machine import git_state, hardware, package_versions
@@ -212,7 +211,7 @@ class Run:
         told = ", ".join(f"{name}={kept[name]!r}, not {value!r}" for name, value in changed.items())
         if any(record["stage"] == "data" for record in self._every_record()):
             raise UserError(f"run {self.name!r} was made with {told}: choose another run name")
-        print(f"run {self.name!r} had {told}; no data were prepared yet, so the new value replaces it", file=sys.stderr)
+        tell(f"run {self.name!r} had {told}; no data were prepared yet, so the new value replaces it")
         with self.held():
             return _new_run(self.path, Config.from_dict({**kept, **new}))
 
@@ -237,7 +236,7 @@ class Run:
         config = with_fields(self.config, fields)
         if config == self.config:
             return self
-        print(f"run {self.name!r} has {', '.join(fields)} from now on", file=sys.stderr)
+        tell(f"run {self.name!r} has {', '.join(fields)} from now on")
         with self.held():
             return _new_run(self.path, config)
 

@@ -20,7 +20,7 @@ import pytest
 
 from motrlab.__main__ import main
 from motrlab.data.videos import VideoFile, open_source
-from motrlab.demo import write_demo_video
+from motrlab.demo import track_demo, write_demo_video
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import read_tracks
 from motrlab.track import track
@@ -113,6 +113,14 @@ def test_the_demo_is_the_same_for_a_seed(tmp_path: Path) -> None:
     assert a.shape == (4, 270, 480, 3)
     np.testing.assert_array_equal(a, b)
     assert (a != c).mean() > 0.1
+
+
+def test_the_demo_is_tracked_at_once() -> None:
+    """The first picture of notebook 01: what the weights that come with motrlab can do, without any training."""
+    pictures, scores = track_demo(16)
+    assert [picture.shape for picture in pictures] == [(540, 960, 3)] * 16
+    assert scores["num_gt"] > 50
+    assert scores["mota"] > 0.6
 
 
 def test_a_file_that_is_there_is_not_replaced(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from motrlab.config.checks import check
 class BudgetConfig:
     """Limits of the fixed-point tracker; None: no limit. No stage depends on them: they may change at any time.
 
-    Lost points are percentage points against the better of float and float trained on for as many steps as QAT.
+    Lost points are percentage points against the better of float and float trained longer, for as many steps as QAT.
     """
 
     mota_points: float | None = None

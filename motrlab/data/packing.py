@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import shutil
-import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ from motrlab.config.checks import counted_fields
 from motrlab.data.motchallenge import Annotations, Detections, SequenceInfo
 from motrlab.data.rows import reading
 from motrlab.data.store import SCHEMA, FrameStore, annotation_bytes, content_hash, forget, read_value
-from motrlab.errors import UserError
+from motrlab.errors import UserError, tell
 from motrlab.files import MARKER, check_ours, clear_leftovers, free_bytes, hidden_name, replace_folder, writing
 
 _BATCH = 64  # files that are read ahead, and of a commit: it holds its pages in memory
@@ -59,7 +58,7 @@ def write_store(path: Path, sources: Sequence[SequenceSource], *, num_workers: i
             store.check()
             return store.data_hash
         except UserError as error:
-            print(f"motrlab: {error}; doing this now", file=sys.stderr)
+            tell(f"motrlab: {error}; doing this now")
     folder = path.with_name(f"{hidden_name(path)}unfinished")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

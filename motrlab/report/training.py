@@ -10,10 +10,10 @@ import numpy as np
 from motrlab.names import STAGE_TITLES
 from motrlab.report.blocks import Cell, Picture, Row, Section, Source, Table
 from motrlab.report.values import Record, last, plain, stage_word, words
+from motrlab.training.curve import loss_terms
 from motrlab.viz.curves import figure_png, loss_curves, read_columns
 
 TRAINED = ("float", "qat", "float_extra")
-_NO_TERMS = ("step", "lr", "grad_norm")
 
 
 def section(source: Source) -> Section:
@@ -60,7 +60,7 @@ def _last(records: Sequence[Record], stage: str) -> Record | None:
 def _picture(stage: str, file: Path) -> Picture | None:
     columns = read_columns(file) if file.suffix == ".csv" else {}
     steps = columns.get("step", [])
-    terms = {name: values for name, values in columns.items() if name not in _NO_TERMS}
+    terms = {name: columns[name] for name in loss_terms(columns)}
     if len(steps) < 2 or not terms:
         return None
     window, first, last_step = max(1, len(steps) // 40), next(iter(terms)), int(steps[-1])

@@ -13,10 +13,10 @@ from motrlab.report.blocks import Listing, Section, Source
 from motrlab.report.pages import Card
 from motrlab.report.values import METRIC_NAMES, number, overall, percent, plain, signed
 
-_REFERENCES = {"float": "float", "float_extra": "float trained on"}
+_REFERENCES = {"float": "float", "float_extra": "float trained longer"}
 _NOTE = (
-    "Points are lost against the better of float and float trained on for as many steps as QAT: what one would deploy "
-    "without quantisation. Test halves, protocol motchallenge."
+    "Points are lost against the better of float and float trained longer, for as many steps as QAT: what one would "
+    "deploy without quantisation. Test halves, protocol motchallenge."
 )
 
 

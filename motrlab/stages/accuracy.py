@@ -66,7 +66,7 @@ def _evaluate(
     folder = run.tracks(stage) if kind == "accuracy" else None
     if folder is not None:
         write_track_files(folder, tracks)
-    results = score_tracks(read_ground_truth(run, part), tracks)
+    results = score_tracks(read_ground_truth(run, part), tracks, open_store(run, part).classes)
     run.add_record(stage, kind, flat_scores(results), started=started, tracks=folder)
     return results
 
@@ -113,6 +113,7 @@ def track_part(
 ) -> dict[str, Tracks]:
     """Tracks of every sequence of `test` or `unseen`, or of its first `num_frames` frames."""
     store = open_store(run, part)
+    store.classes.check(run.config.model.num_classes, str(store.path))
     tracks: dict[str, Tracks] = {}
     with _inference():
         for group in _groups(store, engine.num_streams):
@@ -138,7 +139,10 @@ def _track_group(
     """Several videos in lock-step."""
     videos = [read_frames(store, name, last=num_frames) for name in names]
     streams = zip(*track_streams(engine.graphs, videos, engine.preprocess, run.config.model, tracker), strict=True)
-    rows = ([boxes.rows(frame) for frame, boxes in enumerate(video, 1) if boxes is not None] for video in streams)
+    rows = (
+        [boxes.rows(frame, store.classes) for frame, boxes in enumerate(video, 1) if boxes is not None]
+        for video in streams
+    )
     return {name: Tracks.from_rows(np.concatenate(row)) for name, row in zip(names, rows, strict=True)}
 
 

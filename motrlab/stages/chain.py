@@ -1,10 +1,9 @@
 """What to do where a stage is missing."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from motrlab.errors import UserError
+from motrlab.errors import UserError, tell
 from motrlab.lineage import stage_hash
 from motrlab.names import lineage
 from motrlab.run import Run
@@ -29,8 +28,8 @@ def require(run: Run, stage: str) -> None:
             problem = f"has an outdated stage {first!r}: its inputs or motrlab have changed"
         command = f"python -m motrlab run --run {run.name} --from {NOTEBOOK_OF[first]} --to {NOTEBOOK_OF[stage]}"
         raise UserError(f"run {run.name!r} {problem}: {command}")
-    if missing:  # on stderr: `evaluate` and `perf` have JSON on stdout
-        print(f"smoke run {run.name!r}: building missing stages {', '.join(missing)}", file=sys.stderr)
+    if missing:
+        tell(f"smoke run {run.name!r}: building missing stages {', '.join(missing)}")
     for name in missing:
         _builders()[name](run)
 

@@ -29,7 +29,7 @@ def follow_slots(run: Run, stage: str = "fixed_point", sequence: str = "") -> tu
     name = sequence or store.sequences[0].name
     model = run.config.model
     recording = record_video(engine.graphs, read_frames(store, name), engine.preprocess, model, run.config.tracker)
-    use = slot_use(recording, store.annotations(name), model.num_track)
+    use = slot_use(recording, store.annotations(name), model.num_track, classes=store.classes)
     return use, slot_timeline(use, f"{name}: which slot follows whom")
 
 
@@ -72,5 +72,5 @@ def stages_over_each_other(
     found = []
     for stage in stages:
         require_tracks(run, stage)
-        found.append(tracks_of_frame(read_tracks(run.tracks(stage) / f"{name}.txt"), frame))
+        found.append(tracks_of_frame(read_tracks(run.tracks(stage) / f"{name}.txt", store.classes), frame))
     return draw_over_each_other(store.image(name, frame), found[0], found[1], [bgr(c) for c in COLOURS[:2]])

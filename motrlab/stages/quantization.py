@@ -58,7 +58,7 @@ def calibration_videos(run: Run, settings: CalibrationConfig) -> list[Iterator[t
         raise UserError(f"calibration: no video {missing[0]!r} among the train halves; there are {', '.join(names)}")
     names = [n for n in names if n in settings.sequences] if settings.sequences else names[: settings.num_sequences]
     watched = -(-settings.num_frames // max(1, len(names))) * settings.stride
-    if not any((store.annotations(name).people.frame <= watched).any() for name in names):
+    if not any((store.annotations(name).counted(store.classes).frame <= watched).any() for name in names):
         raise UserError(
             f"calibration: nobody is on the first {watched} frames of {', '.join(names)}, so the QIM would only be "
             "seen with empty slots; take other calibration.sequences or more frames"
@@ -88,7 +88,7 @@ def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
 
 @exclusive
 def train_float_extra(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
-    """The float model trained on as QAT trains, quantisers off; record kind `training` of stage `float_extra`.
+    """The float model trained longer: as QAT trains, quantisers off; record kind `training` of stage `float_extra`.
 
     Same clips, learning rates and number of steps: what QAT gives beyond this is quantisation won back, the rest is
     longer training.

@@ -42,14 +42,15 @@ def measure_sensitivity(
     clip_frames: int = 0,
     max_float_share: float | None = None,
     max_drop_mota: float | None = None,
+    score_groups: bool = True,
 ) -> dict[str, Any]:
     """Rank the groups of the calibrated model, and search which to leave in float; record kind `sensitivity`.
 
     Errors are measured on `num_frames` of the train halves (0: half as many as calibration watches, at most 16), MOTA
     and IDF1 on the first `clip_frames` of each test video (0: as many as `num_frames`; -1: neither is measured).
     `max_float_share`: limit of the share of multiply-accumulates that are not int8, 0 to 1, by default .1.
-    `max_drop_mota`: the search stops where MOTA is at most so many points below float's, and the share is not limited;
-    MOTA of each group alone, which takes most of the time, is not measured then.
+    `max_drop_mota`: the search stops where MOTA is at most so many points below float's, and the share is not limited.
+    MOTA of each group alone, which takes most of the time, is not measured then, nor without `score_groups`.
 
     Leaves `assets/sensitivity.csv` (a row for each group, most noise first), `assets/sensitivity_path.csv` (a row for
     each round of the search), a picture of each, and `assets/sensitivity_scheme.json`: the scheme that the search ends
@@ -65,7 +66,8 @@ def measure_sensitivity(
     sizes = _sizes(run.config, num_frames, clip_frames)
     quantised = load_quantized(run, "calibration")
     bench = _Bench(run, *sizes)
-    rows = measure_groups(quantised, bench.probe, bench.score if max_drop_mota is None else lambda _: {})
+    score = bench.score if score_groups and max_drop_mota is None else lambda _: {}
+    rows = measure_groups(quantised, bench.probe, score)
     raised_scores = _RaisedScores(quantised, bench)
     path = search_groups(quantised, bench.probe, rows, max_float_share, raised_scores.within(max_drop_mota))
     path = _scored_front(path, raised_scores)
@@ -159,7 +161,7 @@ def _scorer(run: Run, clip_frames: int) -> Score:
 
     def score(graphs: Graphs) -> Scores:
         tracks = track_part(run, torch_engine(graphs, run.config.model), "test", num_frames=clip_frames)
-        overall = evaluate(truth, tracks, PROTOCOLS[0])["OVERALL"]
+        overall = evaluate(truth, tracks, PROTOCOLS[0], classes=open_store(run).classes)["OVERALL"]
         return {name: float(overall[name]) for name in ("mota", "idf1")}
 
     return score
@@ -191,8 +193,8 @@ class _RaisedScores:
 
 
 def _scored_front(path: Sequence[PathPoint], scores: _RaisedScores) -> list[PathPoint]:
-    """The path with MOTA and IDF1 of its points on the Pareto front, and of those that were measured anyway."""
-    front = set(pareto_front([(point.float_share, point.noise_share) for point in path]))
+    """The path with MOTA and IDF1 of its start, its points on the Pareto front, and those that were measured anyway."""
+    front = {0}.union(pareto_front([(point.float_share, point.noise_share) for point in path]))
     found = []
     for index, point in enumerate(path):
         raised = frozenset(raised_until(path, index))

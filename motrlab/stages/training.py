@@ -2,7 +2,6 @@
 
 import functools
 import math
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +13,7 @@ import torch
 from motrlab.config import Config
 from motrlab.config.scheme import Scheme
 from motrlab.deploy.calops import count_operations
-from motrlab.errors import UserError
+from motrlab.errors import UserError, tell
 from motrlab.evaluation.metrics import OVERALL, evaluate
 from motrlab.files import write_text
 from motrlab.model.efficientnet import freeze_stages
@@ -63,7 +62,7 @@ def train_float(
     config = replace(run.config, train=replace(train, steps=steps or train.steps, lr=lr or train.lr, init=init))
     start, report = initial_model(config)
     if report is not None and is_main_process():
-        print(report.table(), file=sys.stderr)
+        tell(report.table())
     validate = functools.partial(validate_float, run, config)
     store = open_store(run, "train")
     model, result = fit_float(store, config, run.checkpoints("float"), start=start, validate=validate)
@@ -101,7 +100,8 @@ def validate_float(run: Run, config: Config, model: Motr, step: int) -> dict[str
     num_frames = config.train.validate_frames
     tracks = track_part(run, _engine(config, model), "test", num_frames=num_frames)
     gt = {name: found.select(found.frame <= num_frames) for name, found in read_ground_truth(run).items()}
-    scores = {**evaluate(gt, tracks)[OVERALL], **check_late_entrants(run, config, model)}
+    classes = open_store(run).classes
+    scores = {**evaluate(gt, tracks, classes=classes)[OVERALL], **check_late_entrants(run, config, model)}
     metrics = {"validation_step": step, "validation_frames": num_frames, **scores}
     finite = {name: None if value is not None and math.isnan(value) else value for name, value in metrics.items()}
     # A training that was killed and goes on makes again the validations after its last checkpoint.

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from motrlab.config import Config, TrainConfig
 from motrlab.data.clips import ClipBatch, ClipKey, LoadedClips, StepSampler, collate, keep_freed_memory, make_loader
 from motrlab.data.store import FrameStore
-from motrlab.errors import UserError
+from motrlab.errors import UserError, tell
 from motrlab.lineage import config_hash
 from motrlab.model.motr import Motr, build_motr
 from motrlab.training.checkpoint import load_training, save_model, save_training, state_hash
@@ -181,14 +181,20 @@ class _Training:
         return {"step": step, "lr": self.optimizer.param_groups[-1]["lr"], **means, "grad_norm": norm}
 
     def _means(self, losses: Sequence[ClipLoss]) -> tuple[dict[str, float], float]:
-        """Loss and its kinds per object, over all micro-batches and processes; the number of objects, at least 1."""
-        kinds = list(losses[0].terms)
-        parts = [torch.stack([x.total.detach(), *(x.terms[kind].sum() for kind in kinds)]) for x in losses]
+        """Per object, over all micro-batches and processes: loss, its kinds, and these by decoder layer; the number of
+        objects, at least 1.
+        """
+        terms = losses[0].terms
+        names = ["loss", *terms, *(f"layer_{i}.{kind}" for kind, table in terms.items() for i in range(table.shape[1]))]
+        sums_of = [
+            [x.total, *(t.sum() for t in x.terms.values()), *(t.sum(0) for t in x.terms.values())] for x in losses
+        ]
+        parts = [torch.cat([value.detach().reshape(-1) for value in values]) for values in sums_of]
         objects = torch.tensor([float(sum(x.num_objects for x in losses))], device=parts[0].device)
         sums = self.accelerator.reduce(torch.cat((objects, torch.stack(parts).sum(0))))
         found, *values = sums.tolist()
         num_objects = max(found, 1.0)
-        return {k: v / num_objects for k, v in zip(("loss", *kinds), values, strict=True)}, num_objects
+        return {k: v / num_objects for k, v in zip(names, values, strict=True)}, num_objects
 
     def _scale_gradients(self, scale: float) -> float:
         """Multiply the gradients by `scale` and clip their norm; the norm before clipping."""
@@ -226,7 +232,7 @@ class _Training:
         estimate = estimate_memory(self.clips, lambda: self.clips(batch, generators), length, sizes, average=average)
         estimate.check(self.accelerator.device)
         if self.is_main and self.done < self.train.steps:
-            print(estimate.text(), file=sys.stderr)
+            tell(estimate.text())
         return estimate
 
     def _stop(

@@ -105,17 +105,19 @@ def loss_curves(
     return figure
 
 
-def loss_by_layer(terms: Mapping[str, float]) -> Figure:
+def loss_by_layer(terms: Mapping[str, ArrayLike]) -> Figure:
     """Bars of the loss of each decoder layer, its kinds one on the other.
 
-    `terms`: as `ClipLoss.named()` names them, `frame_0.layer_2.giou` (frames are added up) or `layer_2.giou`; other
-    columns are left out. Raises UserError where no term is of a layer.
+    `terms`: the columns of a loss curve, such as `layer_2.giou`, of which the last tenth counts; or numbers as
+    `ClipLoss.named()` names them, `frame_0.layer_2.giou` (frames are added up). Others are left out. Raises UserError
+    where no term is of a layer.
     """
     sums: dict[str, dict[int, float]] = {}
     for name, value in terms.items():
         if found := re.fullmatch(r"(?:frame_\d+\.)?layer_(\d+)\.(\w+)", name):
             row = sums.setdefault(found[2], {})
-            row[int(found[1])] = row.get(int(found[1]), 0.0) + float(value)
+            values = np.atleast_1d(np.asarray(value, np.float64))
+            row[int(found[1])] = row.get(int(found[1]), 0.0) + float(values[-max(1, len(values) // 10) :].mean())
     if not sums:
         raise UserError(f"loss by layer: no term such as layer_0.giou among {', '.join(terms) or 'none'}")
     layers = sorted({layer for row in sums.values() for layer in row})
@@ -183,5 +185,5 @@ def histogram(values: ArrayLike, *, label: str, bins: int | Sequence[float] = 20
 
 def read_columns(path: Path) -> dict[str, list[float]]:
     """Numeric columns of a CSV file with a header; empty cells are NaN, columns that are not numeric are left out."""
-    table = np.genfromtxt(path, delimiter=",", names=True, ndmin=1, encoding="utf-8")
+    table = np.genfromtxt(path, delimiter=",", names=True, ndmin=1, encoding="utf-8", deletechars="")
     return {name: table[name].tolist() for name in table.dtype.names or () if np.isfinite(table[name]).any()}

@@ -18,10 +18,13 @@ _BINS = 160
 
 def grid_histogram(values: NDArray[np.float32], grids: Mapping[str, Grid], title: str = "") -> Figure:
     """How often values of each size occur, on a log scale, and the ends of some grids, such as before and after
-    calibration: what lies outside is clipped. The legend gives each grid's step, clipped share and SQNR.
+    calibration: what lies outside is clipped. The legend gives each grid's step, range, clipped share and SQNR, also of
+    one whose ends lie so far out that they are not drawn.
     """
-    figure, (ax,) = panels(8.0, 3.2)
+    figure, (ax,) = panels(8.0, 3.6)
     draw_histogram(ax, values)
+    reach = 1.25 * float(np.abs(values).max(initial=0)) or 1.0
+    ax.set_xlim(-reach if values.min(initial=0) < 0 else -0.03 * reach, reach)
     heading(ax, title)
     for (name, grid), colour, dash in zip(grids.items(), COLOURS[1:], ("-", "--", ":"), strict=False):
         for index, end in enumerate(grid.reach):

@@ -202,6 +202,27 @@ def test_a_damaged_store_is_not_kept(source: Path, tmp_path: Path, capfd: pytest
     assert FrameStore(tmp_path / "data/test_lmdb").frame_bytes("B", 2) == frame
 
 
+def test_grey_frames_are_packed_and_said(source: Path, tmp_path: Path) -> None:
+    for file in (source / "A/img1").iterdir():
+        cv2.imwrite(str(file), cv2.imread(str(file), cv2.IMREAD_GRAYSCALE))
+    summary = prepare(source, tmp_path / "data")
+    assert summary.notes == ("A: grey pictures are read as three equal channels",)
+    image = FrameStore(tmp_path / "data" / "train_lmdb").image("A", 1)
+    assert (image == image[:, :, :1]).all()
+
+
+def test_frames_of_sixteen_bits_are_refused(source: Path, tmp_path: Path) -> None:
+    """PNG: of a JPEG with more than 8 bits OpenCV reads nothing."""
+    for file in sorted((source / "A/img1").iterdir()):
+        deep = cv2.imread(str(file)).astype(np.uint16) << 4
+        cv2.imwrite(str(file.with_suffix(".png")), deep)
+        file.unlink()
+    ini = source / "A/seqinfo.ini"
+    ini.write_text(ini.read_text().replace(".jpg", ".png"))
+    with pytest.raises(UserError, match=r"A/img1/000001\.png: 16 bits a value: scale them to 8 and write it again$"):
+        prepare(source, tmp_path / "data")
+
+
 def test_an_orientation_is_said(source: Path, tmp_path: Path) -> None:
     """Pictures are packed and decoded as they are stored, for boxes are of the stored pixels."""
     tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"

@@ -30,7 +30,7 @@ def test_points_are_lost_against_the_better_float(full_run: Run, make_stage: Mak
     full_run.add_record("float_extra", "accuracy", accuracy_metrics(0.008), started=time.time())
     found = {v.name: v for v in verdicts(Source(full_run))}
     assert found["MOTA lost"].value == 1.22
-    assert found["MOTA lost"].told == "80.81; float 81.23 (−0.42), float trained on 82.03 (−1.22)"
+    assert found["MOTA lost"].told == "80.81; float 81.23 (−0.42), float trained longer 82.03 (−1.22)"
     assert found["MOTA lost"].margin == "0.22 points too much"
     assert found["IDF1 lost"].margin == "0.78 points to spare"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -50,6 +51,15 @@ def test_sensitivity(calibrated: Run) -> None:
     assert scheme.rules[: len(calibrated.config.scheme.rules)] == calibrated.config.scheme.rules
     raised = [rule.name for rule in scheme.rules if rule.name.endswith(" in float")]
     assert {name.removesuffix(" in float") for name in raised} == {p.raised for p in path if p.raised}
+
+
+def test_groups_without_scores_take_a_fraction_of_the_time(calibrated: Run) -> None:
+    """As notebook 03 has it on smoke runs; all-int8 and the front are scored all the same."""
+    measure_sensitivity(calibrated, num_frames=2, clip_frames=2, max_float_share=0.2, score_groups=False)
+    assert all(math.isnan(r.mota) for r in read_table(calibrated.assets / "sensitivity.csv", GroupRow))
+    path = read_table(calibrated.assets / "sensitivity_path.csv", PathPoint)
+    assert math.isfinite(path[0].mota)
+    assert math.isfinite(path[-1].idf1)
 
 
 def test_sweep(calibrated: Run) -> None:

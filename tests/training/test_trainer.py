@@ -18,6 +18,7 @@ from motrlab.model.motr import Motr, MotrGraphs, build_motr
 from motrlab.training.checkpoint import load_model, load_tensors
 from motrlab.training.clip_loop import clip_loss
 from motrlab.training.criterion import ClipLoss
+from motrlab.training.curve import read_rows
 from motrlab.training.distributed import cpu_has_bf16, make_accelerator
 from motrlab.training.trainee import Trainee
 from motrlab.training.trainer import FitResult, fit, train_float
@@ -86,11 +87,16 @@ def test_a_finished_training_is_not_done_again(store: FrameStore, config: Config
 
 
 def test_the_terms_add_up_to_the_loss(store: FrameStore, config: Config, tmp_path: Path) -> None:
-    """Also those that only training has."""
+    """Also those that only training has; and those of the decoder layers to each, in every row of the curve."""
     _, result = train_float(store, replace(config, train=replace(config.train, steps=2, denoising_groups=1)), tmp_path)
     loss, terms = result.final["loss"], {k: v for k, v in result.final.items() if k != "loss"}
     assert terms.keys() == {"class", "l1", "giou", "denoising"}
     assert sum(terms.values()) == pytest.approx(loss, rel=1e-4)
+    for row in read_rows(result.curve, 2):
+        for kind in terms:
+            layers = [row[f"layer_{i}.{kind}"] for i in range(config.model.decoder_layers)]
+            assert sum(layers) == pytest.approx(row[kind], rel=1e-4)
+            assert min(layers) > 0
 
 
 def test_other_settings_start_anew_and_keep_the_first(store: FrameStore, config: Config, tmp_path: Path) -> None:

@@ -6,14 +6,8 @@ pip install -e '.[browser]'        (Chromium is the system's own: nothing is dow
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +26,7 @@ from motrlab.run import Run
 from motrlab.shipped import shipped_artifact
 from motrlab.stages.accuracy import network_inputs, open_engine, track_part
 from motrlab.stages.data import prepare_data, write_track_files
+from tests.lab import complaints, jupyterlab, notebook_page, start_all, wait_for_all
 from tests.viz.test_explore_perf import MEASURED, PREDICTED
 
 pytestmark = pytest.mark.browser
@@ -49,7 +44,7 @@ CELLS = {  # explorer → its cell, and which of its sliders is moved
     ),
     "TuneExplorer": ("from motrlab.stages.recording import tune_explorer\ntune_explorer(run).widget()", 0),
 }
-STARTS_S, CELLS_S, STEP_S = 90, 240, 60
+CELLS_S, STEP_S = 240, 60
 
 
 @pytest.fixture(scope="module")
@@ -88,65 +83,18 @@ def project(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lab(project: Path) -> Iterator[str]:
-    """A JupyterLab on that folder; its address."""
-    settings = project / "settings" / "@jupyterlab" / "notebook-extension"
-    settings.mkdir(parents=True)
-    (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')  # cells out of sight as well
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    around = {
-        **os.environ,
-        "MOTRLAB_HOME": str(project),
-        "PYTHONPATH": paths,
-        "JUPYTER_CONFIG_DIR": str(project / "jc"),
-    }
-    options = ["--no-browser", "--allow-root", "--expose-app-in-browser", f"--port={port}", f"--notebook-dir={project}"]
-    options += [
-        "--IdentityProvider.token=",
-        "--ServerApp.password=",
-        f"--LabApp.user_settings_dir={project / 'settings'}",
-    ]
-    log = (project / "lab.log").open("w")
-    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=around, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + STARTS_S
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/api", timeout=5)
-                break
-            except (urllib.error.URLError, OSError):
-                assert server.poll() is None, (project / "lab.log").read_text()
-                assert time.monotonic() < deadline, "JupyterLab does not answer"
-                time.sleep(0.5)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
-
-
-@pytest.fixture(scope="module")
-def page(lab: str, chromium: str, playwright: Any) -> Iterator[Any]:
+def page(project: Path, chromium: str, playwright: Any) -> Iterator[Any]:
     """The notebook in the browser, all cells run."""
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1600, "height": 1400})
-        page.thrown = []
-        page.on("pageerror", lambda error: page.thrown.append(str(error)))
-        page.goto(f"{lab}/lab/tree/explorers.ipynb?reset", timeout=1e3 * STARTS_S)
-        page.wait_for_function("document.querySelectorAll('.jp-CodeCell').length == 5", timeout=1e3 * STARTS_S)
-        idle = "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'"
-        page.wait_for_function(idle, timeout=1e3 * STARTS_S)
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    with (
+        jupyterlab(project) as address,
+        playwright.sync_playwright() as driver,
+        notebook_page(driver, chromium, address, "explorers.ipynb", 5) as page,
+    ):
+        start_all(page)
         shown = "document.querySelectorAll('.jp-CodeCell .jp-OutputArea-output .widget-vbox').length >= 4"
         page.wait_for_function(shown, timeout=1e3 * CELLS_S)
+        wait_for_all(page, CELLS_S)
         yield page
-        browser.close()
 
 
 def cell(page: Any, name: str) -> Any:
@@ -158,15 +106,6 @@ def state(page: Any, name: str) -> str:
     seen = "e => [...e.querySelectorAll('img.widget-image')].map(i => i.src).join() + "
     seen += "[...e.querySelectorAll('.widget-html-content')].map(h => h.innerHTML).join()"
     return str(cell(page, name).evaluate(seen))
-
-
-def complaints(page: Any) -> list[str]:
-    """Tracebacks, anything on stderr, widgets that could not be made, errors of the page."""
-    kinds = ("vnd.jupyter.error", "vnd.jupyter.stderr")
-    places = [f".jp-OutputArea [data-mime-type='application/{kind}']" for kind in kinds]
-    texts = [t for place in places for t in page.locator(place).all_inner_texts()]
-    broken = page.locator(".jp-OutputArea-output", has_text="Error displaying widget").all_inner_texts()
-    return [*texts, *broken, *page.thrown]
 
 
 def test_all_are_shown(page: Any) -> None:

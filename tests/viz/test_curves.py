@@ -92,9 +92,9 @@ def test_empty_input_draws(figure: Figure) -> None:
 
 def test_csv_columns(tmp_path: Path) -> None:
     path = tmp_path / "loss.csv"
-    path.write_text("step,loss,stage\n0,2.5,float\n1,,float\n")
+    path.write_text("step,loss,stage,layer_0.l1\n0,2.5,float,1\n1,,float,2\n")
     columns = read_columns(path)
-    assert list(columns) == ["step", "loss"]
+    assert list(columns) == ["step", "loss", "layer_0.l1"]
     np.testing.assert_equal(columns["loss"], [2.5, np.nan])
     path.write_text("step,loss\n")
     assert read_columns(path) == {}
@@ -105,5 +105,7 @@ def test_loss_by_layer_adds_up_frames() -> None:
     figure = loss_by_layer({**terms, "denoising": 9.0})
     heights = [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers]
     assert heights == [[3.0, 1.0], [0.0, 0.5]]
+    of_a_curve = loss_by_layer({"loss": [9.0] * 20, "layer_0.l1": [8.0] * 18 + [1.0, 2.0]})  # the last tenth counts
+    assert of_a_curve.axes[0].containers[0][0].get_height() == 1.5
     with pytest.raises(UserError, match=r"no term such as layer_0\.giou among loss"):
         loss_by_layer({"loss": 1.0})
