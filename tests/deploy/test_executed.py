@@ -32,11 +32,12 @@ def test_memory_is_that_of_the_files_tensors(backend: str, graph: str, artifact:
     low, high = (0.9, 1.1) if backend == "onnxruntime" else (3.0, 4.5)
     assert low * weights < found["weights_bytes"] < high * weights
     names, curve = [c.layer.name for c in costs], dict(found["curve"])
-    assert len(curve) > 0.9 * len(costs)
     assert set(curve) <= set(range(len(costs)))
-    assert max(curve.values()) == found["peak_bytes"] == curve[names.index(found["peak_layer"])]
-    largest = max(t.num_bytes for c in costs for t in c.layer.outputs if not t.end)
-    assert largest <= found["intermediate_bytes"] <= sum(t.num_bytes for c in costs for t in c.layer.outputs)
+    if backend == "onnxruntime":  # all steps are profiled; those of OpenVINO depend on the processor
+        assert list(curve) == list(range(len(costs)))
+        assert max(curve.values()) == found["peak_bytes"] == curve[names.index(found["peak_layer"])]
+        largest = max(t.num_bytes for c in costs for t in c.layer.outputs if not t.end)
+        assert largest <= found["intermediate_bytes"] <= sum(t.num_bytes for c in costs for t in c.layer.outputs)
     parts = [found[f"{part}_bytes"] for part in ("inputs", "outputs", "weights", "intermediate")]
     assert found["total_bytes"] == sum(parts)
 
