@@ -112,10 +112,11 @@ def _fit(rows: list[Measured], cache: float, outside: float) -> dict[str, float]
     most = np.array([outside if name == "outside" else np.inf for name in names]) * scale
     found = np.zeros(len(names))
     for _ in range(_ROUNDS):
-        found = lsq_linear(matrix / scale * relative[:, None], seconds * relative, (0, most)).x
+        rows_of, known = matrix / scale * relative[:, None], seconds * relative
+        found = lsq_linear(rows_of, known, (0, most), "bvls", max_iter=100).x
         errors = np.abs(matrix / scale @ found - seconds) / (seconds + _RESOLUTION)
         relative = np.minimum(1, np.sqrt(_USUAL / np.maximum(errors, _USUAL))) / (seconds + _RESOLUTION)
-    return {name: float(w) for name, w in zip(names, found / scale, strict=True) if w > 1e-18}
+    return {name: float(w) for name, w in zip(names, found / scale, strict=True) if w > 0}
 
 
 def cache_bytes() -> float:
