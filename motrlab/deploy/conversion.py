@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,6 @@ import onnx
 
 from motrlab.classes import PEOPLE, Classes
 from motrlab.config import Config
-from motrlab.config.checks import counted_fields
 from motrlab.deploy.artifact import ARTIFACT_FILES, GRAPH_FILES, MANIFEST, SCHEMA, file_hash
 from motrlab.deploy.kernel_graph import kernel_graphs
 from motrlab.deploy.onnx_graph import save_onnx
@@ -82,7 +82,7 @@ def _tracker_description(config: Config, classes: Classes) -> dict[str, Any]:
     channels = {"class_logits": model.num_classes, "boxes": 4, "embedding": model.d_model}
     return ({"classes": classes.text} if classes.text else {}) | {
         "schema": SCHEMA,
-        "tracker": counted_fields(config.tracker),
+        "tracker": {name: rule for name, rule in dataclasses.asdict(config.tracker).items() if rule != ()},
         "preprocess": {
             "height": model.height,
             "width": model.width,

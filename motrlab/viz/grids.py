@@ -11,25 +11,27 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from motrlab.quantization.analysis.whatif import Grid
-from motrlab.viz.curves import COLOURS, heading, legend_above, panels
+from motrlab.viz.curves import COLOURS, legend_above, panels
 
-_BINS = 160
+_BINS, _TOLD_APART = 160, 40
 
 
 def grid_histogram(values: NDArray[np.float32], grids: Mapping[str, Grid], title: str = "") -> Figure:
     """How often values of each size occur, on a log scale, and the ends of some grids, such as before and after
-    calibration: what lies outside is clipped. The legend gives each grid's step, range, clipped share and SQNR, also of
-    one whose ends lie so far out that they are not drawn.
+    calibration: what lies outside is clipped. Of a coarse grid every value is marked. The legend gives each
+    grid's step, range, clipped share and SQNR.
     """
     figure, (ax,) = panels(8.0, 3.6)
     draw_histogram(ax, values)
     reach = 1.25 * float(np.abs(values).max(initial=0)) or 1.0
     ax.set_xlim(-reach if values.min(initial=0) < 0 else -0.03 * reach, reach)
-    heading(ax, title)
     for (name, grid), colour, dash in zip(grids.items(), COLOURS[1:], ("-", "--", ":"), strict=False):
-        for index, end in enumerate(grid.reach):
+        marked = grid.scale * np.arange(grid.low, grid.high + 1)
+        marked = marked[np.abs(marked) <= reach]
+        for index, place in enumerate(marked if len(marked) < _TOLD_APART else grid.reach):
             label = "" if index else f"{name}: {grid_words(grid, values)}"
-            ax.axvline(end, color=colour, linestyle=dash, linewidth=1.6, label=label)
+            ax.axvline(place, color=colour, linestyle=dash, linewidth=1.6, label=label)
+    ax.set_xlabel(f"value of {title}" if title else "value")
     legend_above(ax, ncols=1)
     return figure
 

@@ -149,3 +149,17 @@ def test_the_benchmark_starts_each_frame_from_our_state(
     base["image"] = input_bytes(base["image"])
     once, again = (run.graphs.base_network(base) for run in (ours, benchmark.changed(ours, 0)))
     assert any(not np.array_equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+def test_logits_of_several_classes_come_in_their_order(tmp_path: Path) -> None:
+    other = make_fixed_point(tmp_path, num_classes=3)
+    step, level = other.steps[-1], "ORT_ENABLE_ALL"
+    for model, graphs, limit in (
+        (other.model, MotrGraphs(other.model), 1e-4),
+        (other.quantised, other.quantised.graphs, 0.15),
+    ):
+        logits = run(portable_graphs(model)["base"], feeds(step)[0], level)[0]
+        expected = outputs(graphs, step)[0]
+        assert logits.shape == expected.shape == (1, 3, *logits.shape[2:])
+        assert all(error(logits[:, k], expected[:, k]) < limit for k in range(3))
+        assert error(logits[:, 0], expected[:, 1]) > limit

@@ -103,3 +103,5 @@ def test_values_against_grids() -> None:
     assert "% clipped" in figure.axes[0].get_legend().get_texts()[1].get_text()
     assert figure_png(figure)
     assert grid_words(None, values) == "float"
+    coarse = grid_histogram(np.array([-2.2, 3.0], np.float32), {"before": Grid(1.0, -128, 127)})
+    assert sorted(line.get_xdata()[0] for line in coarse.axes[0].lines) == list(range(-3, 4))
