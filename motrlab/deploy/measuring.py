@@ -57,12 +57,7 @@ def measure_artifact(
 
     `more`: forms beside those that the files give. Raises UserError for a target that is not this machine.
     """
-    if target not in HOSTS:
-        raise UserError(f"target {target!r} is not this machine; what can be measured: {', '.join(HOSTS)}")
-    if repeats < 1:
-        raise UserError(f"performance: repeats must be at least 1, not {repeats}")
-    if not 0 < design_fps <= 1000:
-        raise UserError(f"performance: frames a second must be above 0 and at most 1000, not {design_fps:g}")
+    _check(target, repeats, design_fps)
     backend, threads = HOSTS[target], num_threads[0]
     with tempfile.TemporaryDirectory() as folder:
         static = None
@@ -93,6 +88,15 @@ def measure_artifact(
     }
     performance = _performance(target, found, step, layers, use)
     return found.metrics | _flat(layers, use), performance
+
+
+def _check(target: str, repeats: int, design_fps: float) -> None:
+    if target not in HOSTS:
+        raise UserError(f"target {target!r} is not this machine; what can be measured: {', '.join(HOSTS)}")
+    if repeats < 1:
+        raise UserError(f"performance: repeats must be at least 1, not {repeats}")
+    if not 0 < design_fps <= 1000:
+        raise UserError(f"performance: frames a second must be above 0 and at most 1000, not {design_fps:g}")
 
 
 def _flat(layers: Mapping[str, Sequence[LayerCost]], use: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
