@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run_verb(verbs: Any) -> None:
     run = verbs.add_parser("run", help="run the notebooks in order")
-    run.add_argument("--preset", default="", help="smoke, street, mot17_small, mot17 or path/to/file.py:function")
+    run.add_argument(
+        "--preset", default="", help="smoke, street, mot17_small, mot17_long, mot17 or path/to/file.py:function"
+    )
     run.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
     run.add_argument("--data-root", metavar="DIR", help="folder of MOTChallenge sequences (default: embedded videos)")
     run.add_argument("--sequences", type=names_of, default=(), metavar="A,B", help="only these sequences")
@@ -88,7 +90,9 @@ def _add_run_verb(verbs: Any) -> None:
                      help="a notebook's parameter; 04_qat.name=value names the notebook")  # fmt: skip
     run.add_argument("--set", dest="fields", action="append", default=[], metavar="FIELD=VALUE[,VALUE]",
                      help="a field of the config, such as train.lr=1e-3; several: a run each, compared")  # fmt: skip
-    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default 1)")
+    run.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="runs to execute at the same time (default 1)"
+    )
     run.set_defaults(verb=_run)
 
     train = verbs.add_parser("train", help="float training of a run, alone or with `torchrun -m -- motrlab train`")
@@ -150,7 +154,9 @@ def _add_label_verbs(verbs: Any) -> None:
         "--src", type=Path, required=True, metavar="DIR|FILE", help="a data set's folder, .json, .odgt or .zip"
     )
     labels.add_argument("--images", type=Path, metavar="DIR", help="frames (default: next to the JSON, or in the zip)")
-    labels.add_argument("--map", dest="classes", action="append", default=[], metavar="NAME=CLASS",
+    labels.add_argument("--classes", default="pedestrian", metavar="A,B",
+                        help="what is tracked, such as pedestrian,car; the model needs as many outputs")  # fmt: skip
+    labels.add_argument("--map", dest="class_map", action="append", default=[], metavar="NAME=CLASS",
                         help="class of a label, such as player=pedestrian; may be repeated")  # fmt: skip
     labels.add_argument("--dst", type=Path, required=True, metavar="DIR", help="folder for the sequences")
     labels.set_defaults(verb=_import)
@@ -234,14 +240,15 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     from motrlab.data.datasets import import_labels
-    from motrlab.data.importing import parse_class_map
+    from motrlab.data.importing import parse_class_map, parse_tracked
 
     found = import_labels(
         options.src,
         options.dst,
         format=options.format,
         images=options.images,
-        class_map=parse_class_map(options.classes),
+        class_map=parse_class_map(options.class_map),
+        tracked=parse_tracked(options.classes),
     )
     for info, said in found:
         what = "stills of at most" if info.stills else "frames of"
@@ -256,9 +263,9 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _eval_files(options: argparse.Namespace) -> None:
-    from motrlab.evaluation.metrics import evaluate_folders
+    from motrlab.evaluation.metrics import as_json, evaluate_folders
 
-    print_json(evaluate_folders(options.gt, options.pred, options.protocol, options.engine))
+    print_json(as_json(evaluate_folders(options.gt, options.pred, options.protocol, options.engine)))
 
 
 def _demo_video(options: argparse.Namespace) -> None:
@@ -285,12 +292,13 @@ def _track(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from motrlab.evaluation.metrics import as_json
     from motrlab.stages.accuracy import evaluate_stage
     from motrlab.stages.chain import require
 
     run = Run.open(options.run, create=False)
     require(run, options.stage)
-    print_json(evaluate_stage(run, options.stage, options.protocol))
+    print_json(as_json(evaluate_stage(run, options.stage, options.protocol)))
 
 
 def _calops(options: argparse.Namespace) -> None:

@@ -11,17 +11,17 @@ from motrlab.config.fields import names_of
 
 def add_bench_verbs(verbs: Any) -> None:
     """Their parsers."""
-    halves = verbs.add_parser("pack-halves", help="prepared halves made small, to be carried to another machine")
+    halves = verbs.add_parser("pack-halves", help="write small copies of prepared halves, to copy to another machine")
     halves.add_argument("--src", type=Path, required=True, metavar="DIR", help="what prepare wrote, or a run")
-    halves.add_argument("--dst", type=Path, required=True, metavar="DIR", help="where the small ones go")
-    halves.add_argument("--preset", default="mot17_small", help="whose input they must do for (default: mot17_small)")
-    halves.add_argument("--scale", type=float, default=1.0, help="size against that input (default 1)")
-    halves.add_argument("--quality", type=int, default=65, help="of JPEG, 1 to 100 (default 65)")
-    halves.add_argument("--most-mib", type=float, default=40.0, help="both parts together (default 40)")
+    halves.add_argument("--dst", type=Path, required=True, metavar="DIR", help="folder for the small copies")
+    halves.add_argument("--preset", default="mot17_small", help="preset that will train on them (default: mot17_small)")
+    halves.add_argument("--scale", type=float, default=1.0, help="size of pictures, 1 is that of its input (default 1)")
+    halves.add_argument("--quality", type=int, default=65, help="quality of the JPEG files, 1 to 100 (default 65)")
+    halves.add_argument("--most-mib", type=float, default=40.0, help="largest size of all files together (default 40)")
     halves.set_defaults(verb=_pack_halves)
-    verb = verbs.add_parser("bench", help="an accelerator: stages against the processor, training steps, a training")
+    verb = verbs.add_parser("bench", help="try a GPU: compare every stage with the CPU, time training steps, train")
     verb.add_argument("--device", required=True, choices=("cuda", "cpu"))
-    verb.add_argument("--minutes", type=float, default=9.0, help="of all pieces together (default 9)")
+    verb.add_argument("--minutes", type=float, default=9.0, help="time for all pieces together (default 9)")
     verb.add_argument("--data", type=Path, metavar="DIR", help="packed halves to train on (`pack-halves`)")
     verb.add_argument(
         "--out", type=Path, default=Path("bench"), metavar="DIR", help="results, checkpoints (default: bench)"
@@ -29,9 +29,9 @@ def add_bench_verbs(verbs: Any) -> None:
     verb.add_argument("--pieces", type=names_of, default=(), metavar="A,B",
                       help="some of agreement, steps, compiled, train (default: all; on cpu not compiled)")  # fmt: skip
     verb.add_argument("--presets", type=names_of, default=("mot17_small", "mot17"), metavar="A,B",
-                      help="whose steps are timed; the first is trained (default: mot17_small,mot17)")  # fmt: skip
+                      help="presets to time steps of; the first is trained (default: mot17_small,mot17)")  # fmt: skip
     verb.add_argument("--set", dest="fields", action="append", default=[], metavar="FIELD=VALUE",
-                      help="a field of the trained config, as train.frames_per_step=32")  # fmt: skip
+                      help="a field of the trained config, such as train.frames_per_step=32")  # fmt: skip
     verb.set_defaults(verb=_bench)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.errors import UserError
+from motrlab.names import CHAIN
 
 
 def add_deploy_verbs(verbs: Any) -> None:
@@ -24,21 +25,32 @@ def add_deploy_verbs(verbs: Any) -> None:
     _add_handover(verbs)
 
 
-def _add_source(verb: argparse.ArgumentParser, *, preset: bool = False) -> None:
-    """What a verb looks at: `stages.graphs.find_graphs` takes these options."""
+class _Named(argparse.Action):
+    """What a user names is looked at, and not the run `default`."""
+
+    def __call__(self, _: Any, options: argparse.Namespace, value: Any, __: str | None = None) -> None:
+        options.run = ""
+        setattr(options, self.dest, value)
+
+
+def _add_source(verb: argparse.ArgumentParser, *, artifact: bool = True, preset: bool = False) -> None:
+    """What a verb looks at: `stages.graphs.find_graphs` takes these options. Without any: the run `default`."""
     what = verb.add_mutually_exclusive_group()
-    what.add_argument("--run", default="", metavar="NAME", help="the artefact of a run, or its latest stage")
-    what.add_argument("--artifact", type=Path, metavar="PATH", help="folder of an artefact")
+    what.add_argument(
+        "--run", action=_Named, default="default", metavar="NAME", help="a run (default: the run default)"
+    )
+    if artifact:
+        told = "an artefact's folder, instead of a run"
+        what.add_argument("--artifact", action=_Named, type=Path, metavar="PATH", help=told)
     if preset:
-        what.add_argument("--preset", default="", metavar="P", help="the float network of a preset, not trained")
+        told = "the float network of a preset, not trained, instead of a run"
+        what.add_argument("--preset", action=_Named, default="", metavar="P", help=told)
 
 
 def _add_check(verbs: Any) -> None:
     check = verbs.add_parser("check", help="check every layer against a target: does it fit, why not, what to do")
     _add_source(check, preset=True)
-    check.add_argument(
-        "--stage", default="", help="stage of a run: float, calibration, qat, fixed_point (default: the latest)"
-    )
+    check.add_argument("--stage", choices=CHAIN[1:], default="", help="stage of a run (default: the latest)")
     check.add_argument(
         "--target", required=True, metavar="T", help="a name that `targets` lists, or path/to/target.json"
     )
@@ -52,6 +64,8 @@ def _check(options: argparse.Namespace) -> None:
     from motrlab.deploy.target import load_target
     from motrlab.stages.graphs import find_graphs
 
+    if options.stage and not options.run:
+        raise UserError("check: --stage is of a run: give --run NAME, or leave --stage out")
     target = load_target(options.target)
     source = find_graphs(options.run, options.artifact, options.preset, options.stage)
     layers = {name: layers_of_model(graph, name) for name, graph in source.graphs.items()}
@@ -78,7 +92,12 @@ def _targets(options: argparse.Namespace) -> None:
 
     if options.describe_host:
         from motrlab.deploy.describe_host import describe_host
+        from motrlab.files import writing
 
+        if options.describe_host.suffix != ".json":  # what `--target` knows a file by
+            raise UserError(f"{options.describe_host}: give a name that ends in .json")
+        with writing(options.describe_host):  # before a minute of measuring
+            options.describe_host.parent.mkdir(parents=True, exist_ok=True)
         print(format_target(describe_host(options.describe_host)))
         print(f"\nPredict with it: python -m motrlab perf --run NAME --target {options.describe_host}")
         return
@@ -87,7 +106,7 @@ def _targets(options: argparse.Namespace) -> None:
 
 
 def _add_perf(verbs: Any) -> None:
-    perf = verbs.add_parser("perf", help="latency of both graphs, of every layer, and of each part of a frame")
+    perf = verbs.add_parser("perf", help="measure or predict latency: both graphs, every layer, each part of a frame")
     _add_source(perf, preset=True)
     told = "a chip or path/to/target.json: predict; a host: measure here (default: onnxruntime-cpu)"
     perf.add_argument("--target", default="", metavar="T", help=told)
@@ -100,8 +119,6 @@ def _add_perf(verbs: Any) -> None:
 def _perf(options: argparse.Namespace) -> None:
     from motrlab.deploy.target import load_target
 
-    if not (options.run or options.artifact or options.preset):
-        options.run = "default"
     target = load_target(options.target or "onnxruntime-cpu")
     if target.kind == "chip" or target.kernels:
         _perf_predicted(options, target)
@@ -155,8 +172,8 @@ def _perf_measured(options: argparse.Namespace, target: str) -> None:
 
 def _add_align(verbs: Any) -> None:
     align = verbs.add_parser("align", help="compare tracks from raw pictures with the evaluation's, byte for byte")
-    align.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
-    align.add_argument("--nv12", action="store_true", help="NV12 frames, as of a camera: tracks differ a little")
+    _add_source(align, artifact=False)
+    align.add_argument("--nv12", action="store_true", help="use NV12 frames, as from a camera: tracks differ a little")
     align.set_defaults(verb=_align)
 
 
@@ -194,12 +211,12 @@ def _debug(options: argparse.Namespace) -> None:
     elif options.artifact and not options.float:
         print(cut_of_artifact(options.artifact, *where))
     else:
-        raise UserError("debug: give --run NAME or --artifact PATH; --float goes with --run")
+        raise UserError("debug: --float is of a run: an artefact has no fp32 graphs; give --run NAME")
 
 
 def _add_sensitivity(verbs: Any) -> None:
-    verb = verbs.add_parser("sensitivity", help="which parts lose accuracy in int8, and which to leave in float")
-    verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    verb = verbs.add_parser("sensitivity", help="find parts that lose accuracy in int8, and which to leave in float")
+    _add_source(verb, artifact=False)
     what = "stop when MOTA is at most P points below float's"
     verb.add_argument("--max-drop-mota", type=float, metavar="P", help=what)
     share = "largest share of multiply-accumulates in float (default .1; with --max-drop-mota 1)"
@@ -269,7 +286,7 @@ def agreement_text(found: Mapping[str, float]) -> str:
 
 def _add_handover(verbs: Any) -> None:
     verb = verbs.add_parser("handover", help="write a folder with what a vendor's toolchain needs")
-    verb.add_argument("--run", default="default", metavar="NAME", help="the run's name (default: default)")
+    _add_source(verb, artifact=False)
     what = verb.add_mutually_exclusive_group(required=True)
     what.add_argument("--target", default="", metavar="T", help="a chip: the toolchain that compiles for it")
     what.add_argument("--toolchain", default="", metavar="X", help="aimet, horizon, qnn or onnx")

@@ -176,10 +176,34 @@ def run_variants(
     data_root: str | None = None,
     sequences: Sequence[str] = (),
 ) -> list[str]:
-    """A run for every combination of the fields' values: `NAME-1`, `NAME-2`, …; returns their names.
+    """Make the runs of `make_variants` and execute them, `jobs` at a time, each in a process of its own.
+
+    Returns their names. Raises UserError.
+    """
+    commands = make_variants(name, preset, fields=fields, last=last, data_root=data_root, sequences=sequences)
+    done = joblib.Parallel(n_jobs=jobs, backend="threading")(
+        joblib.delayed(subprocess.run)(command) for command in commands.values()
+    )
+    failed = [own for own, result in zip(commands, done, strict=True) if result.returncode]
+    if failed:
+        raise UserError(f"{', '.join(failed)}: failed; `python -m motrlab run --run NAME` continues one")
+    return list(commands)
+
+
+def make_variants(
+    name: str,
+    preset: str = "",
+    *,
+    fields: Sequence[str],
+    last: str | None = None,
+    data_root: str | None = None,
+    sequences: Sequence[str] = (),
+) -> dict[str, list[str]]:
+    """A run for every combination of the fields' values, `NAME-1`, `NAME-2`, …, with the command that executes it.
 
     Run `name` itself is taken as far as no field has an effect, once; each variant starts from a copy of it and goes
-    on from there. `jobs` of them at a time, each in a process of its own. Raises UserError.
+    on from there. The commands may run in any order, at the same time, on every machine that sees the project's
+    folder. Raises UserError.
     """
     from motrlab.stages.chain import NOTEBOOK_OF
 
@@ -190,17 +214,14 @@ def run_variants(
     if start:
         run_notebooks(name, preset, last=NOTEBOOKS[start - 1], data_root=data_root, sequences=sequences)
     base = Run.open(name, preset, **checked_source(data_root, sequences))
-    names = [f"{name}-{number}" for number in range(1, len(combinations) + 1)]
-    for own, combination in zip(names, combinations, strict=True):
+    options = ["--from", NOTEBOOKS[start], *(["--to", last] if last else [])]
+    commands = {}
+    for number, combination in enumerate(combinations, 1):
+        own = f"{name}-{number}"
         print(f"{own}: {', '.join(combination)}", flush=True)
         Run.open(base.copy(own).name, fields=combination)
-    options = ["--from", NOTEBOOKS[start], *(["--to", last] if last else [])]
-    commands = [[sys.executable, "-m", "motrlab", "run", "--run", own, *options] for own in names]
-    done = joblib.Parallel(n_jobs=jobs, backend="threading")(joblib.delayed(subprocess.run)(c) for c in commands)
-    failed = [own for own, result in zip(names, done, strict=True) if result.returncode]
-    if failed:
-        raise UserError(f"{', '.join(failed)}: failed; `python -m motrlab run --run NAME` continues one")
-    return names
+        commands[own] = [sys.executable, "-m", "motrlab", "run", "--run", own, *options]
+    return commands
 
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:

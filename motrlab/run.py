@@ -22,6 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from motrlab.config import Config, load_preset
 from motrlab.config.fields import with_fields
+from motrlab.config.presets import preset_name
 from motrlab.errors import UserError, tell
 from motrlab.files import locked, replaced_folder, write_text, writing
 from motrlab.lineage import config_hash, counts, present, stage_hash, tracks_hash
@@ -271,6 +272,6 @@ def _stored_config(file: Path, name: str, preset: str) -> Config:
         config = Config.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:  # of JSON, and every UserError
         raise UserError(f"{file}: not a config of this motrlab ({error}); choose another run name") from error
-    if preset and preset != config.preset:
+    if preset and config.preset not in (preset, preset_name(preset)):
         raise UserError(f"run {name!r} was made with preset {config.preset!r}, not {preset!r}: choose another run name")
     return config

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.classes import Classes
 from motrlab.data.pictures import check_image, image_size
 from motrlab.data.preprocess import full_range
 from motrlab.deploy.runtime import Runtime, load_artifact
@@ -28,7 +29,7 @@ from motrlab.evaluation.tracks import Tracks
 from motrlab.shipped import shipped_artifact
 from motrlab.tracking.sequence import FrameTracks
 
-__all__ = ["PIXELS", "Tracker", "Tracks", "UserError"]
+__all__ = ["PIXELS", "Classes", "Tracker", "Tracks", "UserError"]
 PIXELS = ("bgr", "nv12", "nv12-video")  # NV12 of full range; of video range, Y from 16 to 235
 
 
@@ -70,6 +71,11 @@ class Tracker:
         )
         self.reset()
 
+    @property
+    def classes(self) -> Classes:
+        """What the tracks are of: names, and numbers as in `Tracks.class_id`, which is -1 where there is one class."""
+        return self._runtime.classes
+
     def reset(self) -> None:
         """The next frame is the first of another sequence: no tracks, ids from 1."""
         self.num_frames = 0
@@ -102,4 +108,4 @@ class Tracker:
             self.reset()
             raise
         self.num_frames += 1
-        return Tracks.from_rows(found.rows(self.num_frames))
+        return Tracks.from_rows(found.rows(self.num_frames, self._runtime.classes))

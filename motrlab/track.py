@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.data.pictures import Image, image_size
 from motrlab.data.preprocess import full_range, nv12_to_bgr
 from motrlab.data.videos import FrameSource, VideoFile, open_source
@@ -62,7 +63,7 @@ def track(
         frames = ((number, full_range(image)) for number, image in frames)
     numbered, fed = itertools.tee(frames)  # in step: one image at a time is held in memory
     total = min((n for n in (opened.num_frames, num_frames) if n is not None), default=None)
-    with _Results(opened, Path(out), write_frames) as results, _progress(total) as advance:
+    with _Results(opened, Path(out), write_frames, runtime.classes) as results, _progress(total) as advance:
         for (number, image), found in zip(numbered, runtime.track(image for _, image in fed), strict=False):
             results.add(number, image, found)
             advance()
@@ -98,7 +99,8 @@ def _progress(total: int | None) -> Iterator[Callable[..., object]]:
 class _Results:
     """What `track` leaves in a folder; it grows frame by frame, and at the end, good or bad, the video is finished."""
 
-    def __init__(self, source: FrameSource, out: Path, write_frames: bool) -> None:
+    def __init__(self, source: FrameSource, out: Path, write_frames: bool, classes: Classes = PEOPLE) -> None:
+        self._classes = classes
         self.num_frames, self.num_boxes, self.track_ids = 0, 0, set[int]()
         self._recent: deque[FrameTracks] = deque(maxlen=TRAIL_FRAMES)
         self.text = out / f"{source.name}.txt"
@@ -119,14 +121,16 @@ class _Results:
 
     def add(self, number: int, image: Image, found: FrameTracks) -> None:
         """The frame's rows first, then its overlay."""
-        self._append(format_tracks(Tracks.from_rows(found.rows(number))).encode())
+        self._append(format_tracks(Tracks.from_rows(found.rows(number, self._classes))).encode())
         self.num_frames += 1
         self.num_boxes += len(found.track_id)
         self.track_ids.update(found.track_id.tolist())
         self._recent.append(found)
         if not self._videos and not self._pictures:
             return
-        overlay = draw_frame(nv12_to_bgr(image) if image.ndim == 2 else image, found, trails_of(self._recent))
+        overlay = draw_frame(
+            nv12_to_bgr(image) if image.ndim == 2 else image, found, trails_of(self._recent), classes=self._classes
+        )
         for video in self._videos:
             video.write(overlay)
         for folder in self._pictures:

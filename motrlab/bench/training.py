@@ -105,7 +105,7 @@ def train(results: Results, run: Run, minutes: float, device: torch.device) -> d
 def evaluate(run: Run, model: Motr, device: torch.device) -> dict[str, float]:
     """MOTA, IDF1 and HOTA of the test halves; `PROTOCOL.mota` over all of them, `PROTOCOL.SEQ.mota` of one."""
     tracks = track_part(run, torch_engine(MotrGraphs(model.eval()), run.config.model, device), "test")
-    scores = score_tracks(read_ground_truth(run), tracks)
+    scores = score_tracks(read_ground_truth(run), tracks, open_store(run).classes)
     return {
         f"{protocol}.{key}" if name == OVERALL else f"{protocol}.{name}.{key}": float(values[key])
         for protocol, found in scores.items()

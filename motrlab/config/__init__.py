@@ -6,7 +6,7 @@ A variant is `dataclasses.replace(street(), ...)`; a preset of one's own is name
 
 from motrlab.config.budgets import BudgetConfig
 from motrlab.config.model import BackboneStage, ModelConfig
-from motrlab.config.presets import PRESETS, load_preset, mot17, mot17_small, smoke, street
+from motrlab.config.presets import PRESETS, load_preset, mot17, mot17_long, mot17_small, smoke, street
 from motrlab.config.quantization import CalibrationConfig, QatConfig
 from motrlab.config.tracker import TrackerConfig
 from motrlab.config.training import TrainConfig
@@ -14,5 +14,6 @@ from motrlab.config.whole import Config, StreetConfig
 
 __all__ = [
     "PRESETS", "BackboneStage", "BudgetConfig", "CalibrationConfig", "Config", "ModelConfig", "QatConfig",
-    "StreetConfig", "TrackerConfig", "TrainConfig", "load_preset", "mot17", "mot17_small", "smoke", "street",
+    "StreetConfig", "TrackerConfig", "TrainConfig", "load_preset", "mot17", "mot17_long", "mot17_small", "smoke",
+    "street",
 ]  # fmt: skip

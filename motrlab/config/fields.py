@@ -6,7 +6,7 @@ import ast
 import dataclasses
 import difflib
 import itertools
-import re
+import json
 import types
 import typing
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def parse_value(text: str, kind: str = "") -> Any:
     """A value as papermill's `-p` reads it, lists and YAML's words included; `kind` "str" keeps text as it is."""
     if kind == "str":
         return text
-    for read in (WORDS.__getitem__, int, float, ast.literal_eval):
+    for read in (WORDS.__getitem__, int, float, ast.literal_eval, json.loads):
         with suppress(KeyError, ValueError, SyntaxError):
             return read(text)
     return text
@@ -44,9 +44,20 @@ def variants(assignments: Sequence[str]) -> list[tuple[str, ...]]:
         name, equals, text = assignment.partition("=")
         if not (name.strip() and equals):
             raise UserError(f"--set {assignment}: write --set FIELD=VALUE, such as --set train.lr=1e-3")
-        values = re.split(r",(?![^(\[]*[)\]])", text)
-        choices.append([f"{name.strip()}={value.strip()}" for value in values])
+        choices.append([f"{name.strip()}={value.strip()}" for value in _values(text)])
     return list(itertools.product(*choices))
+
+
+def _values(text: str) -> list[str]:
+    """Parts of a text at the commas outside of all brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def with_fields(config: Config, assignments: Sequence[str]) -> Config:

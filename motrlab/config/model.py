@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from motrlab.config.checks import check, check_at_least, check_words
+from motrlab.config.checks import check, check_at_least, check_words, later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,7 @@ class ModelConfig:
     num_track: int = 256
     slot_columns: int = 128
     class_prior: float = 0.01  # initial score of every slot; the class bias is -log((1 - p) / p)
+    num_classes: int = later(1)  # of tracked objects, each with a sigmoid output: as many as the data's classes
     query_memory: float = 0.0  # share of a track's query that the QIM keeps as it was, from 0 to below 1
     # Departures from the reference for small images; all are off in `mot17`.
     overlap_bias: bool = False  # learned attention bias from the overlap of two reference boxes
@@ -64,7 +65,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check(self.d_model % (2 * self.num_heads) == 0, "d_model must be a multiple of twice num_heads")
         sizes = ("encoder_layers", "decoder_layers", "encoder_points", "decoder_points", "height", "width")
-        check_at_least(self, "model", 1, "num_detect", "num_track", *sizes)
+        check_at_least(self, "model", 1, "num_detect", "num_track", "num_classes", *sizes)
         for name in ("num_detect", "num_track"):
             slots = getattr(self, name)
             check(slots % self.slot_columns == 0, f"{name} ({slots}) must be a multiple of {self.slot_columns}")

@@ -29,6 +29,7 @@ class StreetConfig:
     height: int = 270
     frame_rate: int = 15
     seed: int = 17
+    second_class: bool = later(False)  # statues are tracked, too, as a class of their own; set model.num_classes=2
 
     def __post_init__(self) -> None:
         check(self.num_videos >= 1 and self.num_frames >= 4, "street: needs a video of at least four frames")
@@ -53,6 +54,9 @@ class Config:
     sequences: tuple[str, ...] = ()  # of data_root; empty: all
     # Folder of still images that `import` wrote, for `train.still_share`; a relative one starts at the project's root
     stills_root: str | None = later(None)
+
+    def __post_init__(self) -> None:
+        self.tracker.check_classes(self.model.num_classes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -69,20 +69,22 @@ def collate(clips: Sequence[ClipSample]) -> LoadedClips:
 
 
 class SequencePeople:
-    """A sequence's people by frame: flag 1 and class 1, boxes as fractions."""
+    """A sequence's people (or other tracked objects) by frame: flag not 0, boxes as fractions."""
 
     def __init__(self, store: FrameStore, name: str) -> None:
-        info, people = store.info(name), store.annotations(name).people
+        info = store.info(name)
+        people = store.annotations(name).counted(info.tracked)
         size = np.array([info.width, info.height, info.width, info.height])
         self._boxes = (box_ltwh_to_cxcywh(people.ltwh) / size).astype(np.float32)
         self._ids, self._visibility = people.track_id, people.visibility.astype(np.float32)
+        self._kinds = info.tracked.kinds(people.class_id)
         self._first = np.searchsorted(people.frame, np.arange(1, info.num_frames + 2))  # row of each frame's first box
         self.frames = np.unique(people.frame)  # that have anybody
 
     def at(self, frame: int) -> FrameObjects:
         """Those of a frame, counted from 1."""
         rows = slice(self._first[frame - 1], self._first[frame])
-        return FrameObjects(self._boxes[rows], self._ids[rows], self._visibility[rows])
+        return FrameObjects(self._boxes[rows], self._ids[rows], self._visibility[rows], self._kinds[rows])
 
 
 class ClipDataset(Dataset[ClipSample]):
@@ -93,7 +95,7 @@ class ClipDataset(Dataset[ClipSample]):
 
     A share of `still_share` are pseudo-clips: one still image with somebody on it, every frame of the clip, moved by
     `SeqStillMotion`. Stills are the store's; where it has none, the frames of its videos. Raises UserError for an empty
-    store, and where clips of videos are wanted and there are none.
+    store, for one of other classes than the model's, and where clips of videos are wanted and there are none.
     """
 
     def __init__(self, store: FrameStore, config: TrainConfig, model: ModelConfig, seed: int) -> None:
@@ -101,6 +103,7 @@ class ClipDataset(Dataset[ClipSample]):
             raise UserError(f"{store.path}: no sequences to train on")
         if not store.sequences and config.still_share < 1:
             raise UserError(f"{store.path}: stills only, no video to train on; set train.still_share=1, or add videos")
+        store.classes.check(model.num_classes, str(store.path))
         self.store, self.config, self.model, self.seed = store, config, model, seed
         chosen = transform_set(config.augmentation)
         self.transform, self._useful_scale = chosen(model, config.colour_jitter), chosen.useful_scale

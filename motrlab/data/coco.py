@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.data.formats import Labels
 from motrlab.data.importing import ClassMap, LabelledVideo, safe_name, with_area, write_videos
 from motrlab.data.motchallenge import SequenceInfo, check_labels
@@ -26,7 +27,11 @@ _Item = dict[str, Any]
 
 
 def import_coco(
-    source: Path, destination: Path, images: Path | None = None, class_map: ClassMap | None = None
+    source: Path,
+    destination: Path,
+    images: Path | None = None,
+    class_map: ClassMap | None = None,
+    tracked: Classes = PEOPLE,
 ) -> list[SequenceInfo]:
     """Write every video of the file as `destination/NAME`, or its still images as `FILE-001` and so on; their infos.
 
@@ -34,10 +39,10 @@ def import_coco(
     the folder of `source`. All labels are checked before the first video is written. Raises UserError.
     """
     if source.suffix.lower() == ".odgt":
-        return write_videos([read_odgt(source, images)], destination, class_map)
+        return write_videos([read_odgt(source, images)], destination, class_map, tracked)
     reader = _Reader(source, images if images is not None else source.parent)
     videos = reader.videos() if reader.has_videos else [reader.stills()]
-    return write_videos(videos, destination, class_map)
+    return write_videos(videos, destination, class_map, tracked)
 
 
 class _Reader:

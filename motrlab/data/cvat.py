@@ -14,6 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.data.formats import NINE_COLUMNS, read_labels
 from motrlab.data.frames import list_frames, natural_key
 from motrlab.data.importing import ClassMap, LabelledVideo, safe_name, write_videos
@@ -27,7 +28,11 @@ _FRAME_RATE = 30.0  # the archive does not say
 
 
 def import_cvat(
-    source: Path, destination: Path, images: Path | None = None, class_map: ClassMap | None = None
+    source: Path,
+    destination: Path,
+    images: Path | None = None,
+    class_map: ClassMap | None = None,
+    tracked: Classes = PEOPLE,
 ) -> list[SequenceInfo]:
     """Write the archive's video as `destination/NAME`, NAME the archive's, and return its info.
 
@@ -36,7 +41,7 @@ def import_cvat(
     """
     try:
         with zipfile.ZipFile(source) as archive:
-            return write_videos([_read(source, archive, images)], destination, class_map)
+            return write_videos([_read(source, archive, images)], destination, class_map, tracked)
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror or error})") from error
     except zipfile.BadZipFile as error:

@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.data.coco import import_coco
 from motrlab.data.cvat import import_cvat
 from motrlab.data.formats import FORMATS, Format, how_to_import, read_labels, recognise
@@ -24,7 +25,13 @@ CHOICES = (*_TOOLS, *_FOLDERS)
 
 
 def import_labels(
-    source: Path, destination: Path, *, format: str = "", images: Path | None = None, class_map: ClassMap | None = None
+    source: Path,
+    destination: Path,
+    *,
+    format: str = "",
+    images: Path | None = None,
+    class_map: ClassMap | None = None,
+    tracked: Classes = PEOPLE,
 ) -> list[tuple[SequenceInfo, str]]:
     """Write every video of `source` as `destination/NAME`; their infos, and what each was recognised as.
 
@@ -35,11 +42,11 @@ def import_labels(
         raise UserError(f"--format {format}: not one of {', '.join(CHOICES)}")
     tool = format or next((name for name, (_, ends) in _TOOLS.items() if source.suffix.lower() in ends), "")
     if tool in _TOOLS:
-        return [(info, tool.upper()) for info in _TOOLS[tool][0](source, destination, images, class_map)]
+        return [(info, tool.upper()) for info in _TOOLS[tool][0](source, destination, images, class_map, tracked)]
     if images is not None:
         raise UserError(f"--images {images}: for coco and cvat only; a data set's folder holds its frames")
     found = [_read(folder, labels, _FOLDERS.get(format) or of) for folder, labels, of in _sequences(source)]
-    infos = write_videos([video for video, _ in found], destination, class_map)
+    infos = write_videos([video for video, _ in found], destination, class_map, tracked)
     return list(zip(infos, [said for _, said in found], strict=True))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.data.formats import MOT_CLASSES, Labels
 from motrlab.data.motchallenge import Annotations, Detections, SequenceInfo, label_files, write_files
 from motrlab.data.rows import counts
@@ -26,9 +27,9 @@ from motrlab.errors import UserError
 from motrlab.files import replaced_folder
 
 # MOT17's classes by the names that people give them (lower case, letters only); any other object is an occluder (9),
-# which is neither counted nor removed. Only class 1 has flag 1, for the protocol `hat` knows no classes. Players and
-# dancers are people on foot; a rider may be what a user wants to track, but MOT17 has a class of its own for it.
-PEDESTRIAN, OTHER = 1, 9
+# which is neither counted nor removed. Only what is tracked has flag 1, for the protocol `hat` knows no classes.
+# Players and dancers are people on foot; a rider may be what a user wants to track, but MOT17 has a class of its own.
+OTHER = 9
 CLASSES = {
     **{re.sub("[^a-z]", "", name): number for number, name in enumerate(MOT_CLASSES) if name},
     "person": 1, "people": 1, "human": 1, "personwalking": 1, "walker": 1,
@@ -38,6 +39,7 @@ CLASSES = {
     "sittingperson": 7, "personsitting": 7, "mannequin": 8, "statue": 8,
 }  # fmt: skip
 ClassMap = Mapping[str, int]
+_KNOWN = ", ".join(f"{number} {name}" for number, name in enumerate(MOT_CLASSES) if name)
 _STILLS = 1000  # of a folder at most: packing that was killed goes on after the last that is whole
 _ADVICE = "--images is the folder that the labels' file names start from"
 
@@ -47,12 +49,25 @@ def parse_class_map(pairs: Iterable[str]) -> dict[str, int]:
     found = {}
     for pair in pairs:
         name, equals, kind = (part.strip() for part in pair.partition("="))
-        number = int(kind) if kind.isdecimal() else CLASSES.get(_key(kind), 0)
-        if not (name and equals and number in CLASSES.values()):
-            known = ", ".join(f"{number} {name}" for number, name in enumerate(MOT_CLASSES) if name)
-            raise UserError(f"--map {pair}: NAME=CLASS expected, CLASS being one of {known}")
+        number = _class_number(kind)
+        if not (name and equals and number):
+            raise UserError(f"--map {pair}: NAME=CLASS expected, CLASS being one of {_KNOWN}")
         found[_key(name)] = number
     return found
+
+
+def parse_tracked(text: str) -> Classes:
+    """`pedestrian,car`: MOT17's classes, by name or number, in the order of the network's outputs."""
+    numbers = tuple(map(_class_number, text.split(",")))
+    if 0 in numbers or len(set(numbers)) < len(numbers):
+        raise UserError(f"--classes {text}: classes with commas between expected, each once, of {_KNOWN}")
+    return Classes(numbers, tuple(MOT_CLASSES[number] for number in numbers))
+
+
+def _class_number(text: str) -> int:
+    """One of MOT17's, 0 for what is none."""
+    number = int(text) if text.strip().isdecimal() else CLASSES.get(_key(text), 0)
+    return number if number in CLASSES.values() else 0
 
 
 def _key(name: str) -> str:
@@ -101,12 +116,15 @@ def with_area(labels: Labels, source: Path) -> Labels:
 
 
 def write_videos(
-    videos: Sequence[LabelledVideo], destination: Path, class_map: ClassMap | None = None
+    videos: Sequence[LabelledVideo],
+    destination: Path,
+    class_map: ClassMap | None = None,
+    tracked: Classes = PEOPLE,
 ) -> list[SequenceInfo]:
     """Write every video as `destination/NAME`, its classes being MOT17's: by `class_map`, else by their names.
 
-    Only people keep their flag, all others get flag 0. Raises UserError, before anything is written, where a name of
-    the map is no label or where no label is a person; else as `write_video` does.
+    Only those `tracked` keep their flag, all others get flag 0. Raises UserError, before anything is written, where a
+    name of the map is no label or where no label is of a tracked class; else as `write_video` does.
     """
     class_map = class_map or {}
     boxes = [video.label(number) for video in videos for number in video.annotations.class_id.tolist()]
@@ -115,22 +133,25 @@ def write_videos(
     there = counts(boxes) or ", ".join(labels)
     if unknown := sorted(class_map.keys() - set(map(_key, labels))):
         raise UserError(f"--map: no label {unknown[0]!r}; there are {there}")
-    if PEDESTRIAN not in (classes[label] for label in boxes or labels):
-        raise UserError(f"no label is called person or pedestrian; there are {there}: choose by --map NAME=pedestrian")
+    used = {classes[label] for label in boxes or labels}
+    if lacking := [name for number, name in tracked if number not in used]:
+        called = "person or pedestrian" if lacking[0] == PEOPLE.names[0] else lacking[0]
+        raise UserError(f"no label is called {called}; there are {there}: choose by --map NAME={lacking[0]}")
     infos = []
     for video in videos:
         gt = video.annotations
         class_id = np.array([classes[video.label(number)] for number in gt.class_id.tolist()], np.int64)
-        flag = ((class_id == PEDESTRIAN) & (gt.flag != 0)).astype(np.int64)
+        flag = ((tracked.kinds(class_id) >= 0) & (gt.flag != 0)).astype(np.int64)
         mapped = replace(video, annotations=replace(gt, class_id=class_id, flag=flag, has_class=True))
-        infos += [write_video(one, destination) for one in (_still_folders(mapped) if video.stills else [mapped])]
+        parts = _still_folders(mapped, tracked) if video.stills else [mapped]
+        infos += [write_video(one, destination, tracked) for one in parts]
     return infos
 
 
-def _still_folders(video: LabelledVideo) -> list[LabelledVideo]:
-    """The images with a person, in folders of one kind of file each. Raises UserError where there are none."""
+def _still_folders(video: LabelledVideo, tracked: Classes) -> list[LabelledVideo]:
+    """The images with somebody who is tracked, in folders of one kind of file each. Raises UserError without any."""
     gt, kinds = video.annotations, [_extension(image) for image in video.images]
-    shown = sorted((kinds[frame - 1], frame) for frame in np.unique(gt.people.frame).tolist())
+    shown = sorted((kinds[frame - 1], frame) for frame in np.unique(gt.counted(tracked).frame).tolist())
     groups = [[f for k, f in shown if k == kind] for kind in dict.fromkeys(kind for kind, _ in shown)]
     parts = [np.array(group[at : at + _STILLS]) for group in groups for at in range(0, len(group), _STILLS)]
     if not parts:
@@ -148,7 +169,7 @@ def _extension(image: Image) -> str:
     return ".png" if str(image).lower().endswith(".png") else ".jpg"
 
 
-def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
+def write_video(video: LabelledVideo, destination: Path, tracked: Classes = PEOPLE) -> SequenceInfo:
     """Write `destination/NAME/{img1, gt/gt.txt, det/det.txt, seqinfo.ini}` and return its info.
 
     Raises UserError: a frame that is no whole JPEG or PNG file or, in a video, unlike the first in that or in size, a
@@ -164,7 +185,7 @@ def write_video(video: LabelledVideo, destination: Path) -> SequenceInfo:
     width, height = np.max(sizes, axis=0).tolist()
     info = SequenceInfo(
         name=video.name, num_frames=len(kinds), width=width, height=height, frame_rate=video.frame_rate,
-        image_ext=kinds[0][0], stills=video.stills,
+        image_ext=kinds[0][0], stills=video.stills, classes=tracked.text,
     )  # fmt: skip
     texts = label_files(info, video.annotations, video.detections)
     if path.exists():

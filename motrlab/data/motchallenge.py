@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.config.checks import later
 from motrlab.data.formats import Format, Labels, how_to_import, read_labels, recognise
 from motrlab.data.rows import Rows, read_ini, read_text
@@ -36,7 +37,7 @@ class SequenceInfo:
     """What `seqinfo.ini` says; `name` is the folder's. Frames count from 1 to `num_frames`.
 
     A size that it does not say is 0, an extension "". `stills`: its frames are single images that have nothing to do
-    with each other, of any size up to the one that it says.
+    with each other, of any size up to the one that it says. `classes`: those that are tracked, `Classes.text`.
     """
 
     name: str
@@ -47,6 +48,11 @@ class SequenceInfo:
     image_dir: str = "img1"
     image_ext: str = ".jpg"
     stills: bool = later(False)
+    classes: str = later("")
+
+    @property
+    def tracked(self) -> Classes:
+        return Classes.parse(self.classes, f"{self.name}: seqinfo.ini")
 
     def frame_path(self, folder: Path, frame: int) -> Path:
         return folder / self.image_dir / f"{frame:06d}{self.image_ext}"
@@ -75,10 +81,14 @@ class Annotations:
         """The rows that a mask or an index array names."""
         return replace(self, **{field: getattr(self, field)[rows] for field in ANNOTATION_FIELDS})
 
+    def counted(self, classes: Classes = PEOPLE) -> Annotations:
+        """The rows that count: of a tracked class, and a flag other than 0."""
+        return self.select((self.flag != 0) & (classes.kinds(self.class_id) >= 0))
+
     @property
     def people(self) -> Annotations:
-        """The rows that count: class 1 (pedestrian), and a flag other than 0."""
-        return self.select((self.flag != 0) & (self.class_id == 1))
+        """Those of class 1 (pedestrian)."""
+        return self.counted()
 
     @staticmethod
     def empty() -> Annotations:
@@ -119,6 +129,7 @@ def read_sequence_info(folder: Path) -> SequenceInfo:
         image_dir=said.get("imdir") or "img1",
         image_ext=f".{extension}" if extension else "",
         stills=said.get("stills", "0") != "0",
+        classes=Classes.parse(said.get("classes", ""), str(file)).text,
     )
 
 
@@ -142,7 +153,7 @@ def format_sequence_info(info: SequenceInfo) -> str:
     return (
         f"[Sequence]\nname={info.name}\nimDir={info.image_dir}\nframeRate={_shortest(info.frame_rate)}\n"
         f"seqLength={info.num_frames}\nimWidth={info.width}\nimHeight={info.height}\nimExt={info.image_ext}\n"
-    ) + "stills=1\n" * info.stills
+    ) + ("stills=1\n" * info.stills + f"classes={info.classes}\n" * bool(info.classes))
 
 
 def _shortest(number: float) -> str:
@@ -166,6 +177,8 @@ def read_recognised(path: Path, info: SequenceInfo) -> tuple[Annotations, Format
     if not format.is_mot:
         raise UserError(f"{path}: rows of {format.name} ({format.says}); {how_to_import(format)}")
     labels = read_labels(rows, replace(format, roles=""), folder)  # who is who stands in no row
+    if len(info.tracked) > 1 and not labels.has_class and len(rows):
+        raise UserError(f"{path}: no column with a class, but seqinfo.ini has classes={info.classes}")
     return check_labels(labels, info.num_frames), format
 
 

@@ -1,7 +1,7 @@
 """The one decoder of picture files, for training, evaluation and `track`. NumPy and OpenCV only.
 
 Ground truth is of the pixels as they are stored. So an EXIF orientation, which asks a viewer to turn the picture, is
-ignored everywhere; `validate.orientation` tells of one where the user should know.
+ignored everywhere; `validate.remarks` tells of one where the user should know.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from motrlab.errors import UserError
 
 Image = NDArray[np.uint8]  # [H, W, 3] in BGR
 
+SIXTEEN_BITS = "16 bits a value: scale them to 8 and write it again"  # only who wrote them knows their range
 _REDUCED = {
     1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8,
 }  # fmt: skip
@@ -22,15 +23,19 @@ _REDUCED = {
 def decode_image(data: bytes, where: object, reduce: int = 1) -> Image:
     """The bytes of a picture file → `uint8 [H, W, 3]` in BGR, the pixels as they are stored.
 
-    `reduce` 2, 4 or 8 decodes to that fraction of the size (rounded up), faster. Raises UserError, which begins with
-    `where`, for what does not decode.
+    A grey picture gets three equal channels. `reduce` 2, 4 or 8 decodes to that fraction of the size (rounded up),
+    faster. Raises UserError, which begins with `where`, for what does not decode, or has more than 8 bits a value.
     """
+    flags = _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:  # no bytes at all, or more pixels than OpenCV takes
         image = None
     if image is None:
         raise UserError(f"{where}: not a readable picture; copy it again or remove it")
+    if image.dtype != np.uint8:
+        told = SIXTEEN_BITS if image.dtype == np.uint16 else f"values are {image.dtype}; write it with 8 bits"
+        raise UserError(f"{where}: {told}")
     return np.asarray(image, np.uint8)
 
 

@@ -21,6 +21,7 @@ from typing import TypeVar
 from motrlab.data.motchallenge import (
     Annotations,
     Detections,
+    SequenceInfo,
     find_sequences,
     label_files,
     read_sequence_info,
@@ -63,12 +64,14 @@ def prepare(
     Sequences of stills, there and under `stills` (of which all are such), go into the train part whole. Videos for
     which `unseen(name)` holds are kept whole and never trained on. Sequences without gt are left out and reported in
     the summary. `num_workers` processes check the frames (1: this one), as many threads read them for packing. There
-    is a bar on a terminal. Raises UserError for bad input, a full disk, a target that cannot be written, and when no
-    sequence is left to train on.
+    is a bar on a terminal. Raises UserError for bad input, classes that differ, a full disk, a target that cannot be
+    written, and when no sequence is left to train on.
     """
     _check_writable(destination)
     folders = [*find_sequences(source, sequences), *(_find_stills(stills, source) if stills is not None else ())]
-    megapixels = sum(i.num_frames * i.width * i.height for i, _ in map(open_sequence, folders)) / 1e6
+    infos = [open_sequence(folder)[0] for folder in folders]
+    _check_classes(infos, source)
+    megapixels = sum(i.num_frames * i.width * i.height for i in infos) / 1e6
     with frame_workers(num_workers, megapixels) as frame_map:
         checked = [validate_sequence(folder, frame_map=frame_map) for folder in folders]
     check_people(source, checked)
@@ -89,6 +92,14 @@ def prepare(
         notes=tuple(dict.fromkeys(note for s in checked for note in s.notes)),
         data_hash=hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
     )
+
+
+def _check_classes(infos: Sequence[SequenceInfo], source: Path) -> None:
+    """What is tracked in one video is background in none: raises UserError unless all say the same."""
+    for info in infos:
+        if info.tracked != infos[0].tracked:
+            told = " but ".join(f"{', '.join(i.tracked.names)} in {i.name}" for i in (infos[0], info))
+            raise UserError(f"{source}: tracked are {told}; give every seqinfo.ini the same classes=, or prepare apart")
 
 
 def _folders(destination: Path, part: str) -> list[Path]:

@@ -31,6 +31,7 @@ class _Occluder:
     places: NDArray[np.int64]
     visibility: float
     round: bool
+    kind: int  # class of that person
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,14 @@ class SeqStillMotion:
         pixels = np.array([self.width, self.height])
         wide, high = np.maximum(np.rint(sides * pixels), 1).astype(int).tolist()
         if cut is not None:
-            picture, visibility = cut
+            picture, visibility, kind = cut
             wide = max(1, round(high * picture.shape[1] / picture.shape[0]))
             picture = _resize(picture, wide, high)
             mask = np.zeros((high, wide), np.uint8)
             cv2.ellipse(mask, ((wide / 2, high / 2), (wide, high), 0.0), 255, -1)
         else:
             colour = moved.images[when][int(rng.integers(self.height)), int(rng.integers(self.width))]
-            picture, visibility = np.full((high, wide, 3), colour, np.uint8), 0.0
+            picture, visibility, kind = np.full((high, wide, 3), colour, np.uint8), 0.0, 0
             mask = np.full((high, wide), 255, np.uint8)
         centre = np.array(
             [x + width * rng.uniform(-0.4, 0.4), y + (height - sides[1]) / 2 + height * rng.uniform(0, 0.15)]
@@ -117,7 +118,7 @@ class SeqStillMotion:
         step = np.array([width * rng.uniform(-0.8, 0.8), height * rng.uniform(-0.03, 0.03)])
         centres = centre + step * (np.arange(len(moved.images)) - when)[:, None]
         places = np.rint(centres * pixels - np.array([wide, high]) / 2).astype(int)
-        return _Occluder(picture, mask, places, visibility, cut is not None)
+        return _Occluder(picture, mask, places, visibility, cut is not None, kind)
 
 
 def _resize(picture: Image, width: int, height: int) -> Image:
@@ -125,8 +126,8 @@ def _resize(picture: Image, width: int, height: int) -> Image:
     return np.asarray(cv2.resize(picture, (width, height), interpolation=way), np.uint8)
 
 
-def _cut_out(rng: np.random.Generator, still: ClipSample) -> tuple[Image, float] | None:
-    """Somebody who is well seen, alone in the box, mirrored or not: the picture inside the box, and the visibility."""
+def _cut_out(rng: np.random.Generator, still: ClipSample) -> tuple[Image, float, int] | None:
+    """Somebody who is well seen, alone in the box, mirrored or not: picture inside the box, visibility and class."""
     people, image = still.objects[0], still.images[0]
     corners = box_cxcywh_to_xyxy(people.boxes)
     pixels = np.rint(corners * np.tile(image.shape[1::-1], 2)).astype(int)
@@ -138,7 +139,8 @@ def _cut_out(rng: np.random.Generator, still: ClipSample) -> tuple[Image, float]
         left, top, right, bottom = pixels[index].tolist()
         if right > left and (shared <= _FREE * np.prod(high - low)).all():
             found = image[top:bottom, left:right]
-            return (cv2.flip(found, 1) if rng.random() < 0.5 else found), float(people.visibility[index])  # type: ignore[return-value]
+            found = cv2.flip(found, 1) if rng.random() < 0.5 else found  # type: ignore[assignment]
+            return found, float(people.visibility[index]), int(people.kinds[index])
     return None
 
 
@@ -162,6 +164,7 @@ def _occlude(sample: ClipSample, occluder: _Occluder, new_id: int) -> ClipSample
                 np.concatenate([people.boxes, box[None]]),
                 np.append(people.ids, new_id),
                 np.append(people.visibility, seen[t]),
+                np.append(people.kinds, occluder.kind),
             )
         objects.append(people)
     return replace(sample, objects=objects)

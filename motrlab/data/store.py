@@ -24,6 +24,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.classes import PEOPLE
 from motrlab.config.checks import counted_fields
 from motrlab.data.motchallenge import ANNOTATION_FIELDS, Annotations, SequenceInfo
 from motrlab.data.pictures import decode_image
@@ -42,7 +43,8 @@ _opened: dict[Path, tuple[_Identity, lmdb.Environment]] = {}  # lmdb allows one 
 class FrameStore:
     """Reader of a packed LMDB; opened lazily in each process, so it may be sent to loader workers.
 
-    `sequences` are its videos; `stills` are its sequences of single images, which only training looks at.
+    `sequences` are its videos; `stills` are its sequences of single images, which only training looks at. All have the
+    same tracked `classes`.
 
     Raises UserError when the store is missing, cut short, damaged, or of another schema version.
     """
@@ -62,6 +64,7 @@ class FrameStore:
         self._infos = {info.name: info for info in infos}
         self.sequences = tuple(info for info in infos if not info.stills)
         self.stills = tuple(info for info in infos if info.stills)
+        self.classes = infos[0].tracked if infos else PEOPLE
         self.data_hash = found
 
     def __repr__(self) -> str:

@@ -7,12 +7,12 @@ Videos `STREET-01`, ... are meant to be split in halves; `STREET-U1`, ... are wh
 A scene is planned first (`street_scene`), then drawn (`street_render`); gt boxes are those of what is drawn, and
 visibility is counted on the same masks: visible pixels / all pixels of a silhouette, those outside the image included.
 Boxes are `ltwh` in pixels, the left top corner of the image being (0, 0). Class 1 with flag 1 are people; class 8 with
-flag 0 are statues, the distractor that the `motchallenge` protocol removes.
+flag 0 are statues, the distractor that the `motchallenge` protocol removes. With `second_class` they have flag 1 and
+are tracked as well; nothing else changes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from motrlab.config import StreetConfig
+from motrlab.config.checks import counted_fields
 from motrlab.data.motchallenge import SequenceInfo, format_sequence_info, write_files
 from motrlab.data.street_render import Renderer, Silhouette
 from motrlab.data.street_scene import build_scene
@@ -35,6 +36,7 @@ from motrlab.files import replaced_folder, writing
 
 VERSION = 3  # of the generator: raised whenever the same config gives other bytes
 DISTRACTOR_CLASS = 8
+_TWO_CLASSES = f"1 pedestrian, {DISTRACTOR_CLASS} statue"
 JPEG_QUALITY = 90
 _MARKER = "street.json"
 _PREFIX = "STREET-"
@@ -80,7 +82,7 @@ def generate_street(config: StreetConfig, destination: Path, *, num_workers: int
 
 
 def _marker(config: StreetConfig) -> str:
-    return json.dumps({"version": VERSION, **dataclasses.asdict(config)}, indent=1) + "\n"
+    return json.dumps({"version": VERSION, **counted_fields(config)}, indent=1) + "\n"
 
 
 def _clear_stale(destination: Path, config: StreetConfig, names: Sequence[str]) -> None:
@@ -97,7 +99,8 @@ def _write_sequence(name: str, config: StreetConfig, destination: Path) -> None:
     """Write one sequence under a temporary name and move it into place."""
     scene, threads = street_scene(name, config), cv2.getNumThreads()
     sizes = {field: getattr(config, field) for field in ("num_frames", "width", "height", "frame_rate")}
-    info, renderer, frames = SequenceInfo(name=name, **sizes), Renderer(scene), []
+    classes = _TWO_CLASSES if config.second_class else ""
+    info, renderer, frames = SequenceInfo(name=name, classes=classes, **sizes), Renderer(scene), []
     cv2.setNumThreads(1)
     try:
         with replaced_folder(destination / name) as folder:
@@ -109,19 +112,19 @@ def _write_sequence(name: str, config: StreetConfig, destination: Path) -> None:
                 assert ok
                 info.frame_path(folder, index + 1).write_bytes(jpeg.tobytes())
                 frames.append(found)
-            np.savetxt(folder / "gt" / "gt.txt", gt_rows(frames), _GT_FORMAT)
+            np.savetxt(folder / "gt" / "gt.txt", gt_rows(frames, second_class=config.second_class), _GT_FORMAT)
             np.savetxt(folder / "det" / "det.txt", _det_rows(scene, frames), _DET_FORMAT)
             write_files(folder, {"seqinfo.ini": format_sequence_info(info), _MARKER: _marker(config)})
     finally:
         cv2.setNumThreads(threads)
 
 
-def gt_rows(frames: Sequence[Sequence[Silhouette]]) -> NDArray[np.float64]:
-    """The rows of gt.txt, `float64 [n, 9]`, rounded as in the file."""
+def gt_rows(frames: Sequence[Sequence[Silhouette]], *, second_class: bool = False) -> NDArray[np.float64]:
+    """The rows of gt.txt, `float64 [n, 9]`, rounded as in the file; with `second_class` statues count."""
     rows = []
     for frame, found in enumerate(frames, 1):
         for s in found:
-            flag, kind = (0, DISTRACTOR_CLASS) if s.distractor else (1, 1)
+            flag, kind = (int(second_class), DISTRACTOR_CLASS) if s.distractor else (1, 1)
             rows.append([frame, s.track_id, *(round(v, 2) for v in s.ltwh), flag, kind, round(s.visibility, 4)])
     return np.array(rows, dtype=np.float64).reshape(-1, 9)
 

@@ -120,7 +120,7 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
 
 def summarise(part: str, info: SequenceInfo, annotations: Annotations) -> SequenceSummary:
     """Measure one sequence of one part."""
-    people = annotations.people
+    people = annotations.counted(info.tracked)
     left, top, width, height = people.ltwh.T
     outside = (left < 0) | (top < 0) | (left + width > info.width) | (top + height > info.height)
     ids, lengths = np.unique(people.track_id, return_counts=True)

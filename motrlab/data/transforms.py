@@ -33,12 +33,18 @@ _REFERENCE_HEIGHT = 800  # the pixel sizes of the reference's augmentation belon
 @dataclass(frozen=True)
 class FrameObjects:
     """Ground truth of one frame of one clip: `boxes float32 [n, 4]`, cxcywh in fractions of the picture, possibly
-    reaching outside it; `ids int64 [n]`, one per person throughout the clip; `visibility float32 [n]`, 0 to 1.
+    reaching outside it; `ids int64 [n]`, one per object throughout the clip; `visibility float32 [n]`, 0 to 1;
+    `kinds int64 [n]`, the class of each, counted from 0; where it is not said, all are of the first.
     """
 
     boxes: NDArray[np.floating]
     ids: NDArray[np.int64]
     visibility: NDArray[np.floating]
+    kinds: NDArray[np.int64] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.kinds is None:
+            object.__setattr__(self, "kinds", np.zeros(len(self.ids), np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +82,7 @@ def seen_in_view(old: FrameObjects, scale: tuple[float, float], offset: tuple[fl
     shown = area_between(corners, np.maximum(low, 0), np.minimum(high, 1))
     keep = shown > 0
     visibility = (old.visibility * shown / np.maximum(area_between(corners, low, high), 1e-12)).astype(np.float32)
-    return FrameObjects(boxes[keep], old.ids[keep], visibility[keep])
+    return FrameObjects(boxes[keep], old.ids[keep], visibility[keep], old.kinds[keep])
 
 
 def area_between(corners: NDArray[np.float32], low: Any, high: Any) -> NDArray[np.float64]:

@@ -34,6 +34,7 @@ from motrlab.data.motchallenge import (
     read_recognised,
     read_sequence_info,
 )
+from motrlab.data.pictures import SIXTEEN_BITS
 from motrlab.data.rows import counts, reading
 from motrlab.data.workers import Map
 from motrlab.errors import UserError
@@ -41,6 +42,7 @@ from motrlab.errors import UserError
 PACKED_SUFFIXES = (".jpg", ".jpeg", ".png")
 _CHOOSE = "`python -m motrlab import --map NAME=pedestrian` counts the class NAME as people"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+_PNG_DEPTH = 24  # where the bits a value stand: behind signature, length, name, width and height
 _PADDING_BYTES = 64  # a cache line; a hole of zeros in the data leaves more
 
 
@@ -91,11 +93,13 @@ def picture_size(data: bytes) -> tuple[int, int]:
     return size
 
 
-def orientation(data: bytes) -> int:
-    """The EXIF orientation of a picture file, 1 to 8; 1, upright, where it has none."""
+def remarks(data: bytes) -> list[str]:
+    """How a picture file is read, where a user may not expect it; a line each."""
     with contextlib.suppress(OSError, ValueError, SyntaxError), PIL.Image.open(io.BytesIO(data)) as image:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return 1
+        turned = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        found = [f"EXIF orientation {turned} is ignored; boxes are of the stored pixels"] * (turned != 1)
+        return found + ["grey pictures are read as three equal channels"] * (image.mode in ("1", "L", "LA"))
+    return []
 
 
 def check_decodes(data: bytes) -> None:
@@ -138,10 +142,14 @@ def _said_on_stderr() -> Iterator[list[str]]:
 def read_size(file: Image, *, decode: bool = False, advice: str = "copy it again") -> tuple[int, int]:
     """Width and height of a JPEG or PNG file, with `decode` as `check_decodes` says.
 
-    Raises UserError for one that is damaged or neither, and, with `advice`, for one that cannot be read.
+    Raises UserError for one that is damaged, neither, or has 16 bits; with `advice` for one that cannot be read.
     """
     with reading(file, advice):
-        return checked_size(file.read_bytes(), decode)
+        data = file.read_bytes()
+        size = checked_size(data, decode)
+    if data.startswith(_PNG) and data[_PNG_DEPTH] == 16:
+        raise UserError(f"{file}: {SIXTEEN_BITS}")
+    return size
 
 
 def checked_size(data: bytes, decode: bool = True) -> tuple[int, int]:
@@ -177,13 +185,12 @@ def validate_sequence(folder: Path, *, frame_map: Map = map) -> CheckedSequence:
         if format.roles:
             raise UserError(f"{gt}: {format.name}, {format.says}; {how_to_import(format)}")
         notes += [f"recognised: {format.name} ({format.says})"] * bool(re.match(format.folder, folder.name))
-        notes += [f"{gt}: {note}" for note in _notes(annotations, format)]
+        notes += [f"{gt}: {note}" for note in _notes(annotations, format, info)]
     detections = read_detections(det, info) if os.path.lexists(det) else None
     with tqdm(total=info.num_frames, desc=f"validate {info.name}", unit="frame", disable=None) as bar:
         for _ in frame_map(partial(check_frame, info), files):
             bar.update()
-    if (turned := orientation(files[0].read_bytes())) != 1:
-        notes.append(f"{folder.name}: EXIF orientation {turned} is ignored; boxes are of the stored pixels")
+    notes += [f"{folder.name}: {told}" for told in remarks(files[0].read_bytes())]
     return CheckedSequence(info, files, annotations, detections, tuple(notes))
 
 
@@ -204,19 +211,21 @@ def open_sequence(folder: Path) -> tuple[SequenceInfo, FrameFiles]:
     return replace(info, width=width, height=height, image_ext=first.suffix), frames
 
 
-def _notes(annotations: Annotations, format: Format) -> Iterator[str]:
+def _notes(annotations: Annotations, format: Format, info: SequenceInfo) -> Iterator[str]:
     if not annotations.has_class:
         yield f"read as {format.name} without classes: every box is a person"
     if not np.isin(annotations.flag, (0, 1)).all():
         yield f"flags {counts(annotations.flag)}: all but 0 count"
-    if len(annotations) and not len(annotations.people):
-        yield f"no box is a person: {_found(annotations)}"
+    if len(annotations) and not len(annotations.counted(info.tracked)):
+        what = "person" if len(info.tracked) == 1 else " or ".join(info.tracked.names)
+        yield f"no box is a {what}: {_found(annotations)}"
 
 
 def check_people(source: Path, sequences: Iterable[CheckedSequence]) -> None:
     """Raises UserError, with the classes and flags that there are, where no box of any gt counts as a person."""
-    gts = [s.annotations for s in sequences if s.annotations is not None]
-    if gts and not any(len(gt.people) for gt in gts):
+    known = [(s.annotations, s.info.tracked) for s in sequences if s.annotations is not None]
+    gts = [gt for gt, _ in known]
+    if known and not any(len(gt.counted(tracked)) for gt, tracked in known):
         boxes = max(gts, key=len)
         found = f"{_found(boxes)}; {_CHOOSE}" if len(boxes) else "their gt is empty"
         raise UserError(f"{source}: no person in any sequence (class 1, flag not 0): {found}")

@@ -85,8 +85,8 @@ def _open_folder(path: Path) -> FrameSource:
     notes, first = [listed.note] * bool(listed.note), next(iter(listed.files.values()), path)
     if (check := _checker()) is None:
         notes.append(f"{images}: pictures are not checked for damage inside; this needs pip install 'motrlab[kit]'")
-    elif first.is_file() and check.orientation(first.read_bytes()) != 1:
-        notes.append(f"{first}: its EXIF orientation is ignored; boxes are of the pixels as they are stored")
+    elif first.is_file():
+        notes += [f"{first}: {told}" for told in check.remarks(first.read_bytes())]
     fps = info.frame_rate if info else _DEFAULT_FPS
     return FrameSource(name, fps, images.resolve(), _read_pictures(listed), len(listed.files), "; ".join(notes))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,17 @@ ARTIFACT_FILES = (*GRAPH_FILES, "queries.npz", "tracker.json")
 MANIFEST = "manifest.json"
 _DESCRIBED = ("weight_bits", "boxes", "preprocess", "shapes", "tracker")
 _HINT = "convert the run again: notebook 05_conversion"
+_WHERE = f"give an artefact's folder, such as runs/NAME/artifact, or {_HINT}"
 
 
 def verify_artifact(folder: Path) -> dict[str, Any]:
     """The manifest of an artefact all of whose files are there and unchanged. Raises UserError naming the first bad."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such artefact folder; {_HINT}")
+        raise UserError(f"{folder}: no such artefact folder; {_WHERE}")
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder / MANIFEST}: missing from the artefact; {_WHERE}")
     manifest = _read_json(folder / MANIFEST)
+    _check_schema(folder / MANIFEST, manifest)  # first: another schema may have other files
     hashes = manifest.get("files")
     if not isinstance(hashes, dict):
         raise UserError(f"{folder / MANIFEST}: lists no files; {_HINT}")
@@ -44,12 +49,15 @@ def read_tracker_description(folder: Path) -> dict[str, Any]:
     """`tracker.json` of a verified artefact. Raises UserError if another motrlab, or something else, wrote it."""
     file = folder / "tracker.json"
     description = _read_json(file)
-    found = description.get("schema")
-    if found != SCHEMA:
-        raise UserError(f"{file}: an artefact of schema {found!r}, this motrlab reads {SCHEMA}; {_HINT}")
+    _check_schema(file, description)
     if missing := [name for name in _DESCRIBED if name not in description]:
         raise UserError(f"{file}: not of one of motrlab's trackers: {missing[0]!r} is missing; {_HINT}")
     return description
+
+
+def _check_schema(file: Path, values: Mapping[str, Any]) -> None:
+    if (found := values.get("schema")) != SCHEMA:
+        raise UserError(f"{file}: an artefact of schema {found!r}, this motrlab reads {SCHEMA}; {_HINT}")
 
 
 def _content(path: Path) -> bytes:

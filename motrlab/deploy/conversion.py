@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.config import Config
 from motrlab.deploy.artifact import ARTIFACT_FILES, GRAPH_FILES, MANIFEST, SCHEMA, file_hash
 from motrlab.deploy.kernel_graph import kernel_graphs
@@ -38,6 +39,7 @@ def save_artifact(
     provenance: Mapping[str, Any],
     *,
     graphs: Mapping[str, onnx.ModelProto] | None = None,
+    classes: Classes = PEOPLE,
 ) -> Path:
     """Assemble the artefact beside `folder` and move it into place; an older one is replaced. Returns `folder`.
 
@@ -48,7 +50,9 @@ def save_artifact(
         provenance: JSON values such as run, stage and git commit; nothing in it may change from call to call if the
             files' bytes are to be the same.
         graphs: the `artifact_graphs` of `quantised`, where they exist already.
+        classes: what its tracks are of; as many as the model has.
     """
+    classes.check(config.model.num_classes, "the data")
     graphs = artifact_graphs(quantised) if graphs is None else graphs
     query, reference = (x.numpy() for x in quantised.detect_slots())
     with replaced_folder(folder) as temporary:
@@ -56,7 +60,7 @@ def save_artifact(
             save_onnx(graphs[name], temporary / name)
         # Every member gets the zip epoch as its time, so that equal arrays are equal bytes.
         np.savez(temporary / "queries.npz", query=query, reference=reference)
-        _write_json(temporary / "tracker.json", _tracker_description(config))
+        _write_json(temporary / "tracker.json", _tracker_description(config, classes))
         manifest = {
             "schema": SCHEMA,
             "files": {name: file_hash(temporary / name) for name in ARTIFACT_FILES},
@@ -71,14 +75,14 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def _tracker_description(config: Config) -> dict[str, Any]:
+def _tracker_description(config: Config, classes: Classes) -> dict[str, Any]:
     model = config.model
     sizes = {name: getattr(model, name) for name in ("num_detect", "num_track", "slot_columns", "d_model")}
     slots = [model.num_slots // model.slot_columns, model.slot_columns]
-    channels = {"class_logits": 1, "boxes": 4, "embedding": model.d_model}
-    return {
+    channels = {"class_logits": model.num_classes, "boxes": 4, "embedding": model.d_model}
+    return ({"classes": classes.text} if classes.text else {}) | {
         "schema": SCHEMA,
-        "tracker": dataclasses.asdict(config.tracker),
+        "tracker": {name: rule for name, rule in dataclasses.asdict(config.tracker).items() if rule != ()},
         "preprocess": {
             "height": model.height,
             "width": model.width,

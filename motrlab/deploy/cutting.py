@@ -46,7 +46,8 @@ def find_layer(layers: Mapping[str, Sequence[Layer]], name: str, graph: str = ""
         raise UserError(f"layer {name!r}: {told}{more} have that name: give one, and --graph where both have it")
     names = {layer.name for layer in there} | {layer.module for layer in there}
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
-    raise UserError(f"no layer {name!r}; similar: {', '.join(near) or 'none'}; `check --json` lists all names")
+    where = f" in {graph}" if graph else ""
+    raise UserError(f"no layer {name!r}{where}; similar: {', '.join(near) or 'none'}; `check --json` lists all names")
 
 
 def cut_layer(model: onnx.ModelProto, layer: Layer, feed: Mapping[str, Array]) -> Cut:

@@ -28,7 +28,8 @@ def layers_of_optimised(model: onnx.ModelProto, graph: str) -> list[Layer]:
     constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     values = values_by_running(model) | constants
     readers = {name: node for node in reversed(model.graph.node) for name in node.input}
-    return [_layer(node, graph, values, constants.keys(), _module(node, readers)) for node in model.graph.node]
+    ends = {item.name for item in (*model.graph.input, *model.graph.output)}
+    return [_layer(node, graph, values, constants.keys(), ends, _module(node, readers)) for node in model.graph.node]
 
 
 def _module(node: onnx.NodeProto, readers: dict[str, onnx.NodeProto]) -> str:
@@ -40,9 +41,11 @@ def _module(node: onnx.NodeProto, readers: dict[str, onnx.NodeProto]) -> str:
     return node.name.partition("/")[0]
 
 
-def _layer(node: onnx.NodeProto, graph: str, values: dict[str, np.ndarray], constants: Set[str], module: str) -> Layer:
+def _layer(
+    node: onnx.NodeProto, graph: str, values: dict[str, np.ndarray], constants: Set[str], ends: Set[str], module: str
+) -> Layer:
     def tensors(names: list[str]) -> tuple[TensorInfo, ...]:
-        return tuple(TensorInfo(name, values[name].shape, str(values[name].dtype)) for name in names)
+        return tuple(TensorInfo(name, values[name].shape, str(values[name].dtype), end=name in ends) for name in names)
 
     given = [name for name in node.input if name]
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}

@@ -13,6 +13,7 @@ from motrlab.config import street
 from motrlab.data.street import street_names, street_scene
 from motrlab.data.street_render import Renderer
 from motrlab.deploy.artifact import read_tracker_description
+from motrlab.deploy.executed import ASSUMPTION, executed_memory
 from motrlab.deploy.integer import INTEGER_OPERATORS
 from motrlab.deploy.layers import MOVES
 from motrlab.deploy.pacing import peak_memory, rate_limited, throughput
@@ -83,16 +84,18 @@ def measure_artifact(
             for graph in GRAPHS
         }  # fmt: skip
         paced = rate_limited(runtime, frames, design_fps)
-    use = {
+    memory = {g: executed_memory(artifact / f"{g}.ort.onnx", g, costs, backend) for g, costs in layers.items()}
+    use: dict[str, Mapping[str, Any]] = {
         "peak": peak_memory(artifact, threads, frames[0].shape[:2]),
         "throughput": {"streams": num_cpus(), "fps": throughput(artifact, frames, num_cpus())},
         "rate_limited": paced,
+        "memory": memory,
     }
     performance = _performance(target, found, step, layers, use)
     return found.metrics | _flat(layers, use), performance
 
 
-def _flat(layers: Mapping[str, Sequence[LayerCost]], use: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def _flat(layers: Mapping[str, Sequence[LayerCost]], use: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     metrics = {f"{graph}.integer_time_share": integer_time_share(costs) for graph, costs in layers.items()}
     metrics |= {f"rate_limited.{name}": value for name, value in use["rate_limited"].items()}
     metrics |= {"peak_memory_mb": use["peak"]["peak_mb"], "imported_memory_mb": use["peak"]["imported_mb"]}
@@ -105,7 +108,7 @@ def _performance(
     found: Measured,
     step: Mapping[str, Sequence[float]],
     layers: Mapping[str, Sequence[LayerCost]],
-    use: Mapping[str, Mapping[str, float]],
+    use: Mapping[str, Mapping[str, Any]],
 ) -> Performance:
     form = _FORM[HOSTS[target]]
     graphs = {}
@@ -135,6 +138,7 @@ def _performance(
         "warm_up": found.metrics["warm_up"],
         "peak_memory_mb": use["peak"]["peak_mb"],
         "process_memory": use["peak"],
+        "memory": use["memory"],
         "timeline": _timeline(layers, parts),
         "hardware": hardware(),
         "assumptions": [
@@ -142,6 +146,7 @@ def _performance(
             "layers are from the runtime's own profile, which makes every node slower (profiled_ms): as much is taken "
             "off each that their sum is what the graph takes without",
             "the time line puts the layers of the profile one behind the other, as they run on one thread",
+            ASSUMPTION,
         ],
     }
     return Performance(target, "measured", graphs, frame, ordered, sections)

@@ -100,6 +100,8 @@ def _batched(bench: Bench) -> None:
 def _binary(kind: str, form: str) -> Case:
     def case(bench: Bench) -> None:
         shape = bench.shape()
+        if form == "scalar" and bench.random.random() < 0.5:
+            shape = *shape[:2], 1  # as sums over the last axis are
         others = {"same": shape, "scalar": (), "rows": shape[2:], "value and row": (*shape[:2], 1)}
         x, other = bench.given(shape, "float32"), others[form]
         y = bench.graph.constant(np.full(other, 0.7, np.float32)) if other == () else bench.given(other, "float32")
@@ -128,10 +130,16 @@ def _reshape(dtype: str) -> Case:
     return lambda bench: bench.graph.op("Reshape", bench.given(bench.shape(), dtype), bench.graph.shape(-1))
 
 
-def _transpose(dtype: str, *orders: Sequence[int]) -> Case:
-    return lambda bench: bench.graph.op(
-        "Transpose", bench.given(bench.shape(), dtype), perm=list(orders[bench.random.integers(len(orders))])
-    )
+def _transpose(dtype: str, *orders: Sequence[int], last: Sequence[int] = ()) -> Case:
+    """`last`: sizes of the last axis."""
+
+    def case(bench: Bench) -> None:
+        order = list(orders[bench.random.integers(len(orders))])
+        shape = bench.shape(len(order))
+        shape = (*shape[:-1], int(bench.random.choice(last))) if last else shape
+        bench.graph.op("Transpose", bench.given(shape, dtype), perm=order)
+
+    return case
 
 
 def _cut(kind: str, dtype: str) -> Case:
@@ -172,7 +180,8 @@ def _expand(bench: Bench) -> None:
 
 
 _SCALE, _ZERO = np.float32(0.02), np.uint8(128)
-_BLOCKS, _VALUES = ((1, 0, 2),), ((0, 2, 1), (1, 2, 0), (2, 0, 1))
+_BLOCKS, _VALUES = ((1, 0, 2), (0, 2, 1, 3)), ((0, 2, 1), (1, 2, 0), (2, 0, 1))
+_SCATTERED = ((2, 1, 0), (2, 0, 3, 1), (1, 3, 0, 2), (3, 1, 2, 0))
 KINDS: dict[str, tuple[Case, int]] = {  # what → how, and on how many shapes
     "convolution": (_convolution, 80),
     "convolution 1×1": (lambda bench: _convolution(bench, spatial=False), 80),
@@ -188,7 +197,7 @@ KINDS: dict[str, tuple[Case, int]] = {  # what → how, and on how many shapes
     "clip": (_with("Clip", "float32", np.float32(-0.5), np.float32(0.5)), 16),
     "clip bytes": (_with("Clip", "uint8", np.uint8(3), np.uint8(200)), 12),
     **{f"reshape {dtype}": (_reshape(dtype), 8) for dtype in WARMERS},
-    **{f"{kind} {form}": (_binary(kind, form), 16)
+    **{f"{kind} {form}": (_binary(kind, form), 32 if form == "scalar" else 16)
        for kind in ("Add", "Mul", "Sub", "Div") for form in ("same", "scalar", "rows", "value and row")},
     "Max scalar": (_binary("Max", "scalar"), 12),
     **{kind: (_unary(kind), 16) for kind in ("Abs", "Exp", "Relu", "Round", "Sqrt")},
@@ -198,8 +207,10 @@ KINDS: dict[str, tuple[Case, int]] = {  # what → how, and on how many shapes
        for kind in ("ReduceMax", "ReduceSum", "ReduceSumSquare")},
     **{f"{kind} {dtype}": (_cut(kind, dtype), 16)
        for kind in ("Concat", "Slice", "Split") for dtype in ("uint8", "float32")},
-    **{f"Transpose {dtype} {len(orders)}": (_transpose(dtype, *orders), 8 * len(orders) + 8)
-       for dtype in ("uint8", "float32") for orders in (_BLOCKS, _VALUES)},
+    **{f"Transpose {dtype} {orders}": (_transpose(dtype, *orders), 6 * len(orders) + 20)
+       for dtype in ("uint8", "float32") for orders in (_BLOCKS, _VALUES, _SCATTERED)},
+    "Transpose uint8 words": (_transpose("uint8", *_BLOCKS, last=(2, 4, 8)), 16),
+    "Transpose float32 words": (_transpose("float32", *_BLOCKS, last=(1, 2)), 16),
 }  # fmt: skip
 
 

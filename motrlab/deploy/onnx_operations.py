@@ -145,7 +145,7 @@ def onnx_graphs(kind: type[OnnxOperations], model: Motr, grids: GridOperations |
         net.graph.input("track_reference", net.track_shape(4)),
         net=net,
     )
-    outputs = {"class_logits": net.result(logits[-1], 1), "boxes": net.result(boxes[-1], 4)}
+    outputs = {"class_logits": net.result(logits[-1], config.num_classes), "boxes": net.result(boxes[-1], 4)}
     base = net.graph.model(outputs | {"embedding": (embedding, net.slot_shape(config.d_model))}, net.named)
     net = kind(model, grids, in_qim=True)
     state = net.track_shape(config.d_model)

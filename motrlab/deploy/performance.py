@@ -112,6 +112,8 @@ class Performance:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " + ".join(f"{name} {_short(part)}" for name, part in value.items() if part)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

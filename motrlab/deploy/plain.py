@@ -146,7 +146,7 @@ class _Rewriter:
         if self.zeros[node.input[0]] != 0:  # logits: int8 times int8 over the channels of a head
             return 1
         tracks = [_sizes(i)[3] for i in self.source.input if i.name.endswith("mask")]
-        return max(tracks + [math.prod(_sizes(o)) for o in self.source.output if o.name == "class_logits"])
+        return max(tracks + [math.prod(_sizes(o)[2:]) for o in self.source.output if o.name == "class_logits"])
 
     def _matrix_product(self, x: Expr, weight: NDArray[Any], bias: NDArray[Any]) -> Expr:
         """`weight` `[in, out]`."""

@@ -106,6 +106,7 @@ class _Nodes:
         self.constants = {item.name for item in body.initializer}
         self.makers = {name: node for node in body.node for name in node.output}
         self.readers = {name: node for node in reversed(body.node) for name in node.input}
+        self.ends = {item.name for item in (*body.input, *body.output)}
         self.shapes = {**shapes, **{i.name: (_type_name(i.data_type), tuple(i.dims)) for i in body.initializer}}
         for item in (*body.input, *body.output):
             tensor = item.type.tensor_type
@@ -146,7 +147,7 @@ class _Nodes:
 
     def _tensor(self, name: str) -> TensorInfo:
         kind, shape = self.shapes[name]
-        return TensorInfo(name, shape, kind)
+        return TensorInfo(name, shape, kind, end=name in self.ends)
 
 
 def _type_name(kind: int) -> str:

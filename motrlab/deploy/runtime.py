@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.config import TrackerConfig
+from motrlab.config.checks import build
 from motrlab.data.preprocess import preprocess, preprocess_bytes
 from motrlab.deploy.artifact import read_tracker_description, verify_artifact
 from motrlab.deploy.kernels import BACKENDS, Array, Network, load_network
@@ -69,11 +71,12 @@ class OnnxGraphs:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Loaded graphs; `track` may be called for one sequence after another."""
+    """Loaded graphs; `track` may be called for one sequence after another. `classes`: what its tracks are of."""
 
     graphs: OnnxGraphs
     shapes: Shapes
     tracker: TrackerConfig
+    classes: Classes = PEOPLE
 
     @property
     def networks(self) -> tuple[Network, Network]:
@@ -128,12 +131,14 @@ def load_artifact(
     base, qim = load_networks(folder, "ort.onnx", num_threads, backend, weight_bits=bits, options=options)
     sizes = description["preprocess"] | description["shapes"]
     try:
-        tracker = TrackerConfig(**description["tracker"])
-    except TypeError as error:
+        tracker = build(TrackerConfig, description["tracker"], "tracker")
+    except (UserError, TypeError) as error:
         file = folder / "tracker.json"
         raise UserError(f"{file}: rules of another motrlab ({error}); convert the run again") from error
     graphs = OnnxGraphs(base, qim, detect_query, boxes=description["boxes"])
-    return Runtime(graphs, Shapes(**{field.name: sizes[field.name] for field in fields(Shapes)}), tracker)
+    classes = Classes.parse(description.get("classes", ""), str(folder / "tracker.json"))
+    sizes |= {"num_classes": len(classes)}
+    return Runtime(graphs, Shapes(**{field.name: sizes[field.name] for field in fields(Shapes)}), tracker, classes)
 
 
 def load_networks(

@@ -75,6 +75,9 @@ class Operator:
         limits: what of a layer → largest value: a key of `LIMITS`.
         fallback: where a layer goes that does not fit, `cpu` (the target's own) or empty: nowhere.
         source: who says all that; "assumed": nobody does, and the layer is unknown.
+        parts: the operators that the toolchain takes it apart into, each a pass over all values (over all products of
+            a MatMul, column by column); empty: the target has it as a whole.
+        rate: amount per cycle, where it is not its unit's.
         note: one line for the reader.
     """
 
@@ -84,6 +87,8 @@ class Operator:
     max_rank: int = 0
     limits: Mapping[str, int] = field(default_factory=dict)
     fallback: str = ""
+    parts: tuple[str, ...] = ()
+    rate: Figure | None = None
     note: str = ""
 
 
@@ -106,6 +111,9 @@ class Target:
         assumptions: one line each, for the reader: what decides the prediction and is not known.
         lanes: unit → dimension (of `LANES`) → how many of it are computed at once: what does not fill them is lost.
             Empty: no loss is known. `UNIT:NAME` is another way in which the unit can go; a layer takes its best one.
+        block: values of a result that are worked on at a time: a layer reads its first block before it computes, and
+            writes its last one afterwards; blocks between overlap. Left out: all of a layer overlaps.
+        channel_load: seconds of reading the scale and bias of one output channel of a product.
         host_work: seconds of a frame outside both graphs (pre-processing, tracker), where nothing was measured.
         kernels: of a host that was described by micro-benchmarks: kernel → feature → seconds for each unit of it
             (`describe_host.py`); its layers are predicted by these alone.
@@ -127,6 +135,8 @@ class Target:
     sources: Mapping[str, Source]
     assumptions: tuple[str, ...] = ()
     lanes: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    block: Figure | None = None
+    channel_load: Figure | None = None
     host_work: Figure | None = None
     kernels: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
 
@@ -187,13 +197,19 @@ def _check_names(target: Target, where: str) -> None:
             raise UserError(f"{where}: {at}: unknown type {name!r}: use one of {', '.join(TYPES)}")
 
 
+def assumed_figures(target: Target) -> tuple[int, int]:
+    """How many of a target's figures nobody says, and how many it has."""
+    figures = [found.source for _, found in _cited(target, "") if isinstance(found, Figure)]
+    return figures.count(ASSUMED), len(figures)
+
+
 def format_target(target: Target) -> str:
     """What a target is, how much of it is assumed, and where the rest comes from, as plain text."""
-    figures = [found.source for _, found in _cited(target, "") if isinstance(found, Figure)]
+    assumed, number = assumed_figures(target)
     unknown = [name for name, operator in target.operators.items() if operator.source == ASSUMED]
     lines = [
         f"{target.name}: {target.title} ({target.kind}; {target.toolchain or 'no toolchain known'})",
-        f"  {figures.count(ASSUMED)} of {len(figures)} figures are assumed; {len(unknown)} of {len(target.operators)} "
+        f"  {assumed} of {number} figures are assumed; {len(unknown)} of {len(target.operators)} "
         f"operators unknown{': ' if unknown else ''}{', '.join(unknown)}",
         *(f"  source {key}: {source.title}; {source.where}" for key, source in target.sources.items()),
         *(f"  assumed: {line}" for line in target.assumptions),

@@ -84,8 +84,10 @@ def _memory(performance: Performance, starts: Mapping[int, float]) -> Iterator[d
 
 
 def save_performance(performance: Performance, folder: Path) -> list[Path]:
-    """Write `perf_TARGET.json`, `.csv` and `.trace.json` (TARGET: safe as a file's name) into `folder`; their paths."""
-    stem = "perf_" + re.sub(r"[^A-Za-z0-9._-]", "_", performance.target)
+    """Write `perf_TARGET.KIND.json`, `.csv` and `.trace.json` into `folder`; their paths. TARGET is safe as a file's
+    name, KIND `measured` or `predicted`: one target may have both.
+    """
+    stem = f"perf_{re.sub(r'[^A-Za-z0-9._-]', '_', performance.target)}.{performance.kind}"
     texts = {
         "json": json.dumps(performance.json(), indent=1) + "\n",
         "csv": performance.csv(),

@@ -32,7 +32,8 @@ def what_if_data(performance: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the formula needs of a prediction (JSON of `Performance`); None where there is no section `machine`.
 
     `chains`: a row each, of layers with one `chain` (a layer without one is alone): milliseconds of its units, of the
-    host, of on-chip and off-chip memory, of waiting for the latter, and beside its work. `graphs`: theirs. `call_ms`:
+    host, of on-chip and off-chip memory, of waiting for the latter, and beside its work; the share of what nothing
+    overlaps, milliseconds of scales and biases, and of passes (`predict/chip.py`). `graphs`: theirs. `call_ms`:
     what a graph takes beside its layers. `rest_ms`: what of the frame no graph has, the tracker's part.
     """
     machine, layers = performance.get("machine"), performance["layers"]
@@ -51,8 +52,18 @@ def what_if_data(performance: Mapping[str, Any]) -> dict[str, Any] | None:
         host = units.pop("host", 0.0)
         near, far = (sum(row[f"cycles_{level}"] for row in rows) / per_ms for level in ("on_chip", "off_chip"))
         wait = machine["off_chip_wait_ms"] * sum(row["cycles_off_chip"] > 0 for row in rows)
-        parts = [max(units.values(), default=0.0), host, near, far - wait, wait, 0.0]
-        parts[-1] = sum(row["latency_ms"] for row in rows) - chain_ms(parts)
+        beside = [sum(row.get(f"cycles_{name}", 0.0) for row in rows) / per_ms for name in ("channels", "passes")]
+        parts = [
+            max(units.values(), default=0.0),
+            host,
+            near,
+            far - wait,
+            wait,
+            0.0,
+            rows[0].get("waited", 0.0),
+            *beside,
+        ]
+        parts[5] = sum(row["latency_ms"] for row in rows) - chain_ms(parts)
         chains.append(parts)
     call = {name: graph["latency_ms"] for name, graph in performance["graphs"].items()}
     rest = performance["frame"]["latency_ms"] - sum(call.values())
@@ -66,8 +77,10 @@ def chain_ms(
     row: Sequence[float], *, clock: float = 1, cores: float = 1, on_chip: float = 1, off_chip: float = 1
 ) -> float:
     """Milliseconds of a row of `what_if_data`, with `FACTORS`."""
-    units, host, near, far, wait, beside = row
-    return max(units / (clock * cores), host / clock, near / on_chip, far / off_chip + wait) + beside
+    units, host, near, far, wait, beside, share, channels, passes = row
+    stages = units / (clock * cores), near / on_chip, channels
+    inside = max(stages) + share * (sum(stages) - max(stages)) + passes
+    return max(inside, host / clock, far / off_chip + wait) + beside
 
 
 def what_if(data: Mapping[str, Any], **factors: float) -> dict[str, float]:

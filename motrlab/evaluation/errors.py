@@ -76,7 +76,7 @@ class Outcome:
 
 def outcome(gt: Annotations, tracks: Tracks, info: SequenceInfo) -> Outcome:
     """Of one sequence, under protocol `motchallenge`; a frame's size of 0 (unknown) is the furthest edge of a box."""
-    people, sequence = gt.people, pair_sequence(gt, tracks, "motchallenge")
+    people, sequence = gt.counted(info.tracked), pair_sequence(gt, tracks, "motchallenge", info.tracked)
     assert np.array_equal(people.frame, sequence.gt_frame)  # one order: boxes can be named by their row
     matches = clear.correspondences(sequence)
     missed, switched = np.ones(len(people), bool), np.zeros(len(people), bool)

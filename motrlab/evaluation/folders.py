@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from motrlab.classes import Classes
 from motrlab.data.motchallenge import (
     ENDLESS,
     Annotations,
@@ -16,8 +17,8 @@ from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks, read_tracks
 
 
-def read_folders(gt_dir: Path, pred_dir: Path) -> tuple[dict[str, Annotations], dict[str, Tracks], list[str]]:
-    """Ground truth and tracks by sequence, and what there is to say about files that were left out.
+def read_folders(gt_dir: Path, pred_dir: Path) -> tuple[dict[str, Annotations], dict[str, Tracks], Classes, list[str]]:
+    """Ground truth and tracks by sequence, the tracked classes, and what to say about files that were left out.
 
     `gt_dir` or its `train/` holds `SEQ/gt/gt.txt`, seqinfo.ini beside `gt/` optional. `pred_dir` or its `data/`, as
     TrackEval has it, holds `SEQ.txt`, one for each sequence; other texts and hidden files are ignored. Of the
@@ -29,13 +30,18 @@ def read_folders(gt_dir: Path, pred_dir: Path) -> tuple[dict[str, Annotations], 
     files, others = _result_files(pred_dir, folders)
     counted = _without_copies(folders, files)
     infos = {name: _sequence_info(folders[name]) for name in counted}
+    classes = next(iter(infos.values())).tracked
+    if other := next((name for name, info in infos.items() if info.tracked != classes), None):
+        raise UserError(
+            f"{folders[other]}: seqinfo.ini has other classes than {next(iter(infos))}; evaluate them apart"
+        )
     gt = {name: read_annotations(folders[name] / "gt" / "gt.txt", info) for name, info in infos.items()}
     pred = {name: _read_pred(file, infos[name]) for name, file in files.items()}
     left_out = [name for name in folders if name not in counted]
     missed = [name for name in counted if not len(pred.get(name, ()))]
     notes = [f"left out, copies of videos that are counted: {', '.join(left_out)}"] if left_out else []
     notes += [f"no results, so all of it counts as missed: {', '.join(missed)}"] if missed else []
-    return gt, pred, notes + ([f"ignored, no tracks: {', '.join(map(str, others))}"] if others else [])
+    return gt, pred, classes, notes + ([f"ignored, no tracks: {', '.join(map(str, others))}"] if others else [])
 
 
 def _gt_files(gt_dir: Path) -> list[Path]:
@@ -97,7 +103,7 @@ def _sequence_info(folder: Path) -> SequenceInfo:
 
 
 def _read_pred(file: Path, info: SequenceInfo) -> Tracks:
-    tracks = read_tracks(file)
+    tracks = read_tracks(file, info.tracked)
     last = int(tracks.frame.max(initial=0))
     if last > info.num_frames:
         raise UserError(

@@ -1,25 +1,28 @@
 """Tracking metrics of sequences: CLEAR, identity and HOTA under a protocol. A metric is one file and one entry here.
 
-Equal to the benchmark's own tool, TrackEval, which the tests hold beside it.
+Equal to the benchmark's own tool, TrackEval, which the tests hold beside it. Of several classes each is evaluated by
+itself; what stands for all is the mean of their fractions and the sum of their counts (TrackEval: `cls_comb_cls_av`).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.data.motchallenge import Annotations
 from motrlab.errors import UserError, tell
 from motrlab.evaluation import clear, hota, identity, second_opinion
 from motrlab.evaluation.folders import read_folders
-from motrlab.evaluation.pairs import PairedSequence, pair_sequence
+from motrlab.evaluation.pairs import PairedSequence, pair_rows
 from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
 from motrlab.evaluation.tracks import Tracks
 
-OVERALL = "OVERALL"
+OVERALL, CLASSES = "OVERALL", "CLASSES"
 Results = dict[str, dict[str, float]]
+Counts = dict[str, list[dict[str, Any]]]  # for each sequence those of each file of metrics
 
 
 class Metric(Protocol):
@@ -36,13 +39,19 @@ ENGINES: dict[str, tuple[Metric, ...]] = {"motrlab": (clear, identity, hota), "m
 
 
 def evaluate(
-    gt: Mapping[str, Annotations], pred: Mapping[str, Tracks], protocol: str = PROTOCOLS[0], engine: str = "motrlab"
+    gt: Mapping[str, Annotations],
+    pred: Mapping[str, Tracks],
+    protocol: str = PROTOCOLS[0],
+    engine: str = "motrlab",
+    classes: Classes = PEOPLE,
 ) -> Results:
     """Metrics of every sequence of `gt` and, last, of all together (`OVERALL`: counts summed, not metrics averaged).
 
     Fractions (from 0 to 1; `mota` can be negative, `motp` is mean IoU) stand before counts. A sequence without
-    predictions is all missed. Raises UserError for an unknown protocol, for no sequence at all, and for predictions
-    of a sequence that is not in `gt`.
+    predictions is all missed. With several `classes` these are averages over them, of a sequence over those that it
+    has boxes or predictions of, and `CLASSES.NAME` are those of a class, all sequences together. Raises UserError for
+    an unknown protocol, for no sequence at all, for predictions of a sequence that is not in `gt`, and for tracks with
+    classes where only people are tracked.
     """
     check_protocol(protocol)
     if not gt:
@@ -50,10 +59,44 @@ def evaluate(
     unknown = sorted(set(pred) - set(gt))
     if unknown:
         raise UserError(f"predictions of {unknown[0]!r}, but no ground truth of it; sequences are {', '.join(gt)}")
-    counts: dict[str, list[dict[str, Any]]] = {}  # for each sequence those of each file of metrics
+    counts: list[Counts] = [{} for _ in classes]
     for name in gt:
-        sequence = pair_sequence(gt[name], pred.get(name, Tracks.empty()), protocol)
-        counts[name] = [metric.count(sequence) for metric in ENGINES[engine]]
+        tracks = pred.get(name, Tracks.empty())
+        for own, sequence in zip(counts, _by_class(gt[name], tracks, protocol, classes), strict=True):
+            own[name] = [metric.count(sequence) for metric in ENGINES[engine]]
+    each = [_results(own, engine) for own in counts]
+    if len(classes) == 1:
+        return each[0]
+    found = {name: _mean([results[name] for results in each]) for name in each[0]}
+    return found | {f"{CLASSES}.{name}": own[OVERALL] for name, own in zip(classes.names, each, strict=True)}
+
+
+def _by_class(gt: Annotations, pred: Tracks, protocol: str, classes: Classes) -> list[PairedSequence]:
+    sequence, gt_rows, pred_rows = pair_rows(gt, pred, protocol, classes)
+    if len(classes) == 1:
+        return [sequence]
+    kinds = gt.class_id[gt_rows], pred.class_id[pred_rows]
+    return [sequence.select(*(kind == number for kind in kinds)) for number in classes.numbers]
+
+
+def _mean(each: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Counts summed; fractions averaged over the classes that there is anything of."""
+    there = [own for own in each if own["num_gt"] or own["fp"]] or each
+    return {
+        key: sum(own[key] for own in each) if isinstance(value, int) else sum(own[key] for own in there) / len(there)
+        for key, value in each[0].items()
+    }
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """As printed: the classes, if there are several, under one key, `CLASSES`."""
+    nested: dict[str, Any] = {name: own for name, own in results.items() if not name.startswith(f"{CLASSES}.")}
+    classes = {name.partition(".")[2]: own for name, own in results.items() if name not in nested}
+    return nested | ({CLASSES: classes} if classes else {})
+
+
+def _results(counts: Counts, engine: str) -> Results:
+    """From the counts of every sequence."""
     total = [{key: sum(c[key] for c in own) for key in own[0]} for own in zip(*counts.values(), strict=True)]
     results: Results = {}
     for name, own in {**counts, OVERALL: total}.items():
@@ -67,13 +110,18 @@ def evaluate(
 def agreement(reference: Mapping[str, Tracks], other: Mapping[str, Tracks]) -> Results:
     """Metrics of `other` with `reference` as ground truth, protocol `hat`: 1 for the same tracks under any ids.
 
+    Of several classes averages, as `evaluate` gives them.
+
     Raises UserError if `other` has a sequence that `reference` lacks.
     """
-    gt = {}
+    gt, known = {}, np.unique([n for own in (reference, other) for t in own.values() for n in np.unique(t.class_id)])
+    several = bool((known >= 0).any())
+    classes = Classes(tuple(known.astype(int).tolist()), tuple(map(str, known))) if several else PEOPLE
     for name, tracks in reference.items():
         ones = np.ones(len(tracks), np.int64)
-        gt[name] = Annotations(tracks.frame, tracks.track_id, tracks.ltwh, ones, ones, ones.astype(float), False)
-    return evaluate(gt, other, "hat")
+        kinds = tracks.class_id if several else ones
+        gt[name] = Annotations(tracks.frame, tracks.track_id, tracks.ltwh, ones, kinds, ones.astype(float), several)
+    return evaluate(gt, other, "hat", classes=classes)
 
 
 def evaluate_folders(gt_dir: Path, pred_dir: Path, protocol: str = PROTOCOLS[0], engine: str = "motrlab") -> Results:
@@ -81,8 +129,8 @@ def evaluate_folders(gt_dir: Path, pred_dir: Path, protocol: str = PROTOCOLS[0],
 
     Raises UserError as `evaluate` and `read_folders` do.
     """
-    gt, pred, notes = read_folders(Path(gt_dir), Path(pred_dir))
-    results = evaluate(gt, pred, protocol, engine)
+    gt, pred, classes, notes = read_folders(Path(gt_dir), Path(pred_dir))
+    results = evaluate(gt, pred, protocol, engine, classes)
     if not results[OVERALL]["num_gt"] and any(map(len, gt.values())):
         notes.append(f"no box of the ground truth counts under {protocol}; it has {_kinds(gt.values())}")
     for note in notes:

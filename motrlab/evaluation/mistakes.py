@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.data.motchallenge import Annotations
 from motrlab.evaluation import clear
 from motrlab.evaluation.pairs import pair_rows
@@ -34,9 +35,9 @@ class Mistakes:
         return {name: int((frames == frame).sum()) for name, frames in found.items()}
 
 
-def find_mistakes(gt: Annotations, tracks: Tracks, protocol: str = PROTOCOLS[0]) -> Mistakes:
+def find_mistakes(gt: Annotations, tracks: Tracks, protocol: str = PROTOCOLS[0], classes: Classes = PEOPLE) -> Mistakes:
     """The mistakes of one sequence under `protocol`; their numbers are `fn`, `fp` and `idsw` of the metrics."""
-    sequence, gt_rows, track_rows = pair_rows(gt, tracks, protocol)
+    sequence, gt_rows, track_rows = pair_rows(gt, tracks, protocol, classes)
     matches = clear.correspondences(sequence)
     changed, before = clear.switches(sequence, matches)
     matched, switched = (

@@ -6,14 +6,16 @@ solutions are equally good, the one of TrackEval is found: it gets the same matr
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from motrlab.boxes import box_ltwh_to_xyxy
+from motrlab.classes import PEOPLE, Classes
 from motrlab.data.motchallenge import Annotations
+from motrlab.errors import UserError
 from motrlab.evaluation.protocols import RULES
 from motrlab.evaluation.tracks import Tracks
 
@@ -115,17 +117,22 @@ class PairedSequence:
         )
 
 
-def pair_sequence(gt: Annotations, pred: Tracks, protocol: str) -> PairedSequence:
+def pair_sequence(gt: Annotations, pred: Tracks, protocol: str, classes: Classes = PEOPLE) -> PairedSequence:
     """Pair the boxes of each frame and apply `protocol`, a name in `RULES`.
 
-    Rows of one frame keep their order: it decides between matches that are equally good.
+    Rows of one frame keep their order: it decides between matches that are equally good. Boxes of different tracked
+    `classes` are no pair. Raises UserError for tracks with classes where only people are tracked.
     """
-    return pair_rows(gt, pred, protocol)[0]
+    return pair_rows(gt, pred, protocol, classes)[0]
 
 
-def pair_rows(gt: Annotations, pred: Tracks, protocol: str) -> tuple[PairedSequence, np.ndarray, np.ndarray]:
+def pair_rows(
+    gt: Annotations, pred: Tracks, protocol: str, classes: Classes = PEOPLE
+) -> tuple[PairedSequence, np.ndarray, np.ndarray]:
     """`pair_sequence`, and which rows of `gt` and of `pred` its boxes are: int64 `[g]`, `[p]`."""
-    rule = RULES[protocol]
+    rule = RULES[protocol].of(classes)
+    if len(classes) == 1 and (pred.class_id >= 0).any():
+        raise UserError("tracks of several classes, but the ground truth's seqinfo.ini does not say `classes=`; add it")
     gt_order, pred_order = (np.argsort(frame, kind="stable") for frame in (gt.frame, pred.frame))
     gt_frame, pred_frame = gt.frame[gt_order], pred.frame[pred_order]
     pairs = zip(*_overlaps(gt_frame, gt.ltwh[gt_order], pred_frame, pred.ltwh[pred_order]), strict=True)
@@ -139,8 +146,14 @@ def pair_rows(gt: Annotations, pred: Tracks, protocol: str) -> tuple[PairedSeque
         removed = np.isin(gt.class_id[gt_order], list(rule.removed))
         beside = np.isin(gt_frame, gt_frame[removed])[found.pair_gt]  # other frames have nothing to take away
         near = beside & (found.iou >= IOU_THRESHOLD - IOU_SLACK)
+        if len(classes) > 1:  # it is people that they are mistaken for
+            near &= pred.class_id[pred_order][found.pair_pred] == PEOPLE.numbers[0]
         matched = found.match(near, lambda frame, _: found.iou[found.span(frame)])
         keep[found.pair_pred[matched & removed[found.pair_gt]]] = False
+    if len(classes) > 1:
+        same = gt.class_id[gt_order][found.pair_gt] == pred.class_id[pred_order][found.pair_pred]
+        one, other, iou = (x[same] for x in (found.pair_gt, found.pair_pred, found.iou))
+        found = replace(found, pair_gt=one, pair_pred=other, iou=iou)
     return found.select(counts, keep), gt_order[counts], pred_order[keep]
 
 

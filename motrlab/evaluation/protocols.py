@@ -3,10 +3,16 @@
 `motchallenge` is the benchmark's rule: people with a non-zero flag count, and a prediction that lies on something
 person-like (a reflection, a mannequin, someone on a vehicle) is neither right nor wrong. `hat` is the rule of the
 reference system: every box with a non-zero flag counts, whatever its class, and nothing is forgiven.
+
+Where other classes than people are tracked (`seqinfo.ini` says which), these are the targets under both, and none of
+them is forgiven.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.errors import UserError
 
 
@@ -16,6 +22,13 @@ class Rule:
 
     targets: frozenset[int] | None  # a tracker has to find these, where the flag is not 0; None: of every class
     removed: frozenset[int] = frozenset()  # predictions matched to these are taken away first
+
+    def of(self, classes: Classes) -> Rule:
+        """The rule where these are tracked."""
+        if classes == PEOPLE:
+            return self
+        tracked = frozenset(classes.numbers)
+        return Rule(targets=tracked, removed=self.removed - tracked if PEOPLE.numbers[0] in tracked else frozenset())
 
 
 RULES = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from motrlab.boxes import box_cxcywh_to_ltwh
+from motrlab.classes import PEOPLE, Classes
 from motrlab.config import TrackerConfig
 from motrlab.data.motchallenge import ANNOTATION_FIELDS, Annotations
 from motrlab.errors import UserError
@@ -27,9 +28,10 @@ class Half:
 
     recording: Recording
     gt: Annotations
+    classes: Classes = PEOPLE
 
     @staticmethod
-    def of(recordings: Mapping[str, Recording], gt: Mapping[str, Annotations]) -> Half:
+    def of(recordings: Mapping[str, Recording], gt: Mapping[str, Annotations], classes: Classes = PEOPLE) -> Half:
         """Raises UserError without videos, or where one has no ground truth."""
         lacking = [name for name in recordings if name not in gt]
         if lacking or not recordings:
@@ -41,7 +43,7 @@ class Half:
             frames, ids = frames + recording.num_frames, int(shifted[-1].track_id.max(initial=ids)) + 1
         columns = {field: np.concatenate([getattr(a, field) for a in shifted]) for field in ANNOTATION_FIELDS}
         has_class = all(a.has_class for a in shifted)
-        return Half(join(list(recordings.values())), Annotations(**columns, has_class=has_class))
+        return Half(join(list(recordings.values())), Annotations(**columns, has_class=has_class), classes)
 
     def tracks(self, rules: TrackerConfig) -> Tracks:
         """What `rules` would have written; boxes in pixels. Raises UserError as `replay` does."""
@@ -49,16 +51,17 @@ class Half:
         # Rows of the recording that were written have the size of their image; one frame has one size.
         first = np.searchsorted(self.recording.frame, frame)
         scale = self.recording.size[first][:, [0, 1, 0, 1]].astype(np.float64)
-        return Tracks(frame, boxes.track_id, box_cxcywh_to_ltwh(boxes.cxcywh * scale), boxes.score.astype(np.float64))
+        ltwh, class_id = box_cxcywh_to_ltwh(boxes.cxcywh * scale), self.classes.in_file(boxes.kind)
+        return Tracks(frame, boxes.track_id, ltwh, boxes.score.astype(np.float64), class_id)
 
     def scores(self, rules: TrackerConfig, protocol: str = PROTOCOLS[0]) -> dict[str, float]:
         """`SCORES` of all videos together; `mota` and `idf1` are fractions, the others counts."""
-        return score(self.gt, self.tracks(rules), protocol)
+        return score(self.gt, self.tracks(rules), protocol, self.classes)
 
 
-def score(gt: Annotations, tracks: Tracks, protocol: str = PROTOCOLS[0]) -> dict[str, float]:
-    """`SCORES` of one sequence."""
-    sequence = pair_sequence(gt, tracks, check_protocol(protocol))
+def score(gt: Annotations, tracks: Tracks, protocol: str = PROTOCOLS[0], classes: Classes = PEOPLE) -> dict[str, float]:
+    """`SCORES` of one sequence; of several classes those of all boxes, not averaged over the classes."""
+    sequence = pair_sequence(gt, tracks, check_protocol(protocol), classes)
     found = clear.metrics(clear.count(sequence), overall=True)
     found |= identity.metrics(identity.count(sequence), overall=True)
     return {name: found[name] for name in SCORES}

@@ -101,7 +101,7 @@ class BaseGraph(nn.Module):
         self.decoder = nn.ModuleList(decode() for _ in range(layers))
         overlap = functools.partial(OverlapBias, heads, config.num_detect, config.num_track)
         self.overlap = nn.ModuleList(overlap() for _ in range(layers if config.overlap_bias else 0))
-        self.class_heads = nn.ModuleList(TokenLinear(channels, 1) for _ in range(layers))
+        self.class_heads = nn.ModuleList(TokenLinear(channels, config.num_classes) for _ in range(layers))
         self.box_heads = nn.ModuleList(BoxHead(channels) for _ in range(layers))
         for head in self.class_heads:
             assert isinstance(head, TokenLinear)
@@ -111,8 +111,8 @@ class BaseGraph(nn.Module):
         """One frame: `image` `[B, 3, height, width]`, YUV, (x - 128) / 128; of the tracks `query` `[B, C, Rt, W]`,
         `mask` `[B, 1, 1, T]`, 1 for a live one and 0 for an empty slot, and `boxes` `[B, 4, Rt, W]`.
 
-        Gives class logits (a tuple over decoder layers, `[B, 1, R, W]` each), box outputs (likewise `[B, 4, R, W]`, see
-        `decode_boxes`) and embeddings `[B, C, R, W]` of the last layer.
+        Gives class logits (a tuple over decoder layers, `[B, K, R, W]` each, K classes), box outputs (likewise
+        `[B, 4, R, W]`, see `decode_boxes`) and embeddings `[B, C, R, W]` of the last layer.
         """
         values = self.value_maps(self.encode(image, net), net)
         return self.decode(values, query, mask, boxes, net=net)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from motrlab.evaluation.metrics import CLASSES
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.names import CHAIN, EVALUATED, STAGE_TITLES
 from motrlab.report.blocks import Block, Cell, Picture, Row, Section, Source, Table, delta, pivot, table_text
@@ -28,6 +29,10 @@ _NOTES = {
     "motchallenge": "Ground truth of flag ≠ 0 and class 1; predictions matched to distractors are removed first.",
     "hat": "Ground truth of flag ≠ 0, nothing removed: a box on a distractor counts as a false positive.",
 }
+_SEVERAL = (
+    "Ground truth of flag ≠ 0 and a tracked class; each class is evaluated by itself. Here stand the means of their "
+    "scores and the sums of their counts."
+)
 _BLOCKS = (  # heading, kind of the stages' records, kind of the baseline's
     ("Test halves, as configured", "accuracy", "baseline"),
     ("Test halves, without duplicate suppression", "accuracy_raw", ""),
@@ -57,7 +62,8 @@ _AGREEMENT = (
 def section(source: Source) -> Section:
     """Stages, for each protocol."""
     records = source.records
-    tables: list[Block] = [t for make in (accuracy_table, cost_table) for p in PROTOCOLS if (t := make(records, p))]
+    makers = (accuracy_table, class_table, cost_table)
+    tables: list[Block] = [t for make in makers for p in PROTOCOLS if (t := make(records, p))]
     kinds = {r["kind"] for r in records}
     missing = [f"accuracy of {stage_word(s)}" for s in CHAIN[1:] if not last(records, s, "accuracy")]
     missing += ["accuracy without duplicate suppression"] * ("accuracy_raw" not in kinds)
@@ -87,7 +93,22 @@ def sequences(source: Source) -> Section:
 def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
     """Every accuracy result under `protocol`, in groups; None if there is none."""
     groups = [(heading, _rows(records, protocol, EVALUATED, *kinds)) for heading, *kinds in _BLOCKS]
-    return _table(groups, f"Protocol {protocol}", _NOTES[protocol])
+    return _table(groups, f"Protocol {protocol}", _SEVERAL if _heads(records, protocol)[1] else _NOTES[protocol])
+
+
+def class_table(records: Sequence[Record], protocol: str) -> Table | None:
+    """Each class by itself, all test halves together: every stage; None where there is one class."""
+    heads = _heads(records, protocol)[1]
+    groups = [(head.rpartition(f".{CLASSES}.")[2], _rows(records, head, EVALUATED)) for head in heads]
+    return _table(groups, f"By class, protocol {protocol}", "Test halves, as configured.")
+
+
+def _heads(records: Sequence[Record], protocol: str) -> tuple[list[str], list[str]]:
+    """`PROTOCOL.SEQUENCE` of the test halves, and `PROTOCOL.CLASSES.NAME` of the classes, if there are several."""
+    keys = dict.fromkeys(k for r in records if r["kind"] == "accuracy" for k in r["metrics"])
+    heads = dict.fromkeys(key.rpartition(".")[0] for key in keys if key.startswith(f"{protocol}."))
+    classes = [head for head in heads if head.startswith(f"{protocol}.{CLASSES}.")]
+    return [head for head in heads if head not in (protocol, *classes)], classes
 
 
 def accuracy_text(records: Sequence[Record], protocol: str = PROTOCOLS[0]) -> str:
@@ -97,10 +118,8 @@ def accuracy_text(records: Sequence[Record], protocol: str = PROTOCOLS[0]) -> st
 
 def sequence_table(records: Sequence[Record], protocol: str) -> Table | None:
     """Each test half by itself: every stage, and the baseline."""
-    keys = dict.fromkeys(k for r in records if r["kind"] == "accuracy" for k in r["metrics"])
-    heads = dict.fromkeys(key.rpartition(".")[0] for key in keys if key.startswith(f"{protocol}."))
     rows = []
-    for head in (head for head in heads if head != protocol):
+    for head in _heads(records, protocol)[0]:
         for row in _rows(records, head, EVALUATED, "accuracy", "baseline"):
             rows.append(Row(head.removeprefix(f"{protocol}."), [Cell(row.label), *row.cells], emphasis=row.emphasis))
     names = ["stage", *(METRIC_NAMES[m] for m in METRICS)]

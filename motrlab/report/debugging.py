@@ -7,8 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from motrlab.quantization.analysis.debugging import FORMS, SplitRow
-from motrlab.quantization.analysis.layers import read_table
+from motrlab.quantization.analysis.layers import FORMS, SplitRow, read_table
 from motrlab.report.blocks import Block, Cell, Drawing, Explorer, Section, Source, Table, table
 from motrlab.report.svg import LEFT, Plot
 from motrlab.report.values import decibels, plain

@@ -75,13 +75,21 @@ def headline(source: Source) -> str:
         verdict = f"{rate:.1f} times" if rate >= 1 else f"only {percent(rate, 0)} % of"
         where = f" ({result.record['hardware']['cpu']})" if result.measured else ""
         said = f"{ms(frame['latency_ms'])} ms a frame, {frame['fps']:.0f} frames a second"
-        told.append(f"{kind} on {result.values['target']}{where}: {said}, {verdict} the {DESIGN_FPS} of a camera")
+        basis = f" ({assumed} figures of this target are assumed)" if (assumed := _assumed(result)) else ""
+        camera = f"{verdict} the {DESIGN_FPS} of a camera"
+        told.append(f"{kind} on {result.values['target']}{where}: {said}, {camera}{basis}")
     if told:
         return "; ".join(text[0].upper() + text[1:] if i == 0 else text for i, text in enumerate(told[:3])) + "."
     metrics = source.metrics("perf", "latency")
     if total := number(metrics.get("step.total.p50_ms")):
         return f"Measured here: {ms(total)} ms a frame, {metrics.get('fps', 1e3 / total):.0f} frames a second."
     return "Nothing has been measured or predicted in this run yet: `python -m motrlab perf --run NAME`."
+
+
+def _assumed(result: Result) -> str:
+    """`23 of 25`, of the figures that a prediction stands on; empty where it is none, or an old file does not say."""
+    figures = result.values.get("figures")
+    return f"{figures['assumed']} of {figures['number']}" if figures else ""
 
 
 def cards(source: Source) -> Sequence[Card]:
@@ -107,9 +115,8 @@ def summary(source: Source) -> Section:
         "frames a second": lambda r: f"{r.values['frame']['fps']:.0f}",
         **{f"{name}, ms": lambda r, n=name: _frame_part(r.values, n) for name in _FRAME},  # type: ignore[misc]
         "peak memory, MB": _peak_memory,
-        "off-chip traffic, MB a frame": lambda r: _mega(
-            (r.values.get("traffic") or {}).get("off_chip_bytes_per_frame")
-        ),
+        "off-chip, MB a frame": lambda r: _mega((r.values.get("traffic") or {}).get("off_chip_bytes_per_frame")),
+        "figures assumed": lambda r: _assumed(r) or "–",
         "on": lambda r: str(r.record["hardware"]["cpu"]) if r.measured else "paper",
         "when, UTC": lambda r: r.record["started"].replace("T", " ").removesuffix("+00:00"),
     }

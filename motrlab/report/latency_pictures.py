@@ -129,7 +129,8 @@ def memory_split(values: Values) -> Drawing | None:
             plot.rect(plot.x(at), top, plot.x(at + size) - plot.x(at), 20, f"k{colour}", text)
             at += size
         told.append(f"{graph}: " + ", ".join(f"{p} {data_size(memory.get(f'{p}_bytes', 0))}" for p in _MEMORY))
-    caption = f"Memory by what it holds. {'; '.join(told)}."
+    basis = ", computed from the tensors that the runtime executes" if values["kind"] == "measured" else ""
+    caption = f"Memory by what it holds{basis}. {'; '.join(told)}."
     return Drawing(plot.svg("Bars of memory. " + "; ".join(told) + "."), caption)
 
 

@@ -7,6 +7,7 @@ drawn by Matplotlib, photographs made small enough for 2 MB a page.
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import re
 from collections.abc import Mapping
@@ -45,22 +46,29 @@ def render(run: Run, folder: Path, *, only: str = "") -> dict[str, str]:
 def notebook_html(file: Path, run_name: str, others: Mapping[str, str]) -> str:
     """The notebook as a page that needs nothing else."""
     import nbformat
-    from nbconvert.exporters import HTMLExporter
 
     notebook = nbformat.read(file, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = with_formulas(cell.source)
         cell["outputs"] = [o for o in cell.get("outputs", ()) if not set(_LEFT_OUT) & set(o.get("data", ()))]
-    exporter, budget = HTMLExporter(template_name="basic"), _MAX_BYTES
+    budget = _MAX_BYTES
     for _ in range(4):
-        body, _resources = exporter.from_notebook_node(_with_small_pictures(notebook, budget))
+        body, _resources = _exporter().from_notebook_node(_with_small_pictures(notebook, budget))
         if len(body.encode()) <= _MAX_BYTES:
             break
         budget //= 2
     links = {"Report": "../index.html", **others}
     page = environment().get_template("notebook.html.j2")
     return page.render(title=file.stem, run=run_name, body=_wide_tables(body), pages=links)
+
+
+@functools.cache
+def _exporter() -> Any:
+    """One for all notebooks: it keeps its compiled templates."""
+    from nbconvert.exporters import HTMLExporter
+
+    return HTMLExporter(template_name="basic")
 
 
 def _wide_tables(body: str) -> str:

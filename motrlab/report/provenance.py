@@ -9,12 +9,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from motrlab.config import Config, load_preset
-from motrlab.config.fields import with_fields
+from motrlab.config.fields import variants, with_fields
 from motrlab.errors import UserError
+from motrlab.lineage import MAKING
 from motrlab.names import STAGE_TITLES
 from motrlab.report.blocks import Cell, Listing, Section, Source, table
 from motrlab.report.values import Record
 from motrlab.run import Run
+
+_PARAMETERS = {  # stage → its notebook, and the parameters there that stand for fields of the config
+    "float": ("02_float_training", {"train.steps": "steps", "train.lr": "lr", "train.init": "init"}),
+    "calibration": (
+        "03_calibration",
+        {
+            "calibration.num_frames": "num_frames",
+            "calibration.stride": "stride",
+            "calibration.sequences": "videos",
+        },
+    ),
+    "qat": ("04_qat", {"qat.steps": "steps", "qat.lr": "lr"}),
+}
 
 
 def section(source: Source) -> Section:
@@ -46,31 +60,51 @@ def stale(run: Run) -> str:
 
 
 def command(run: Run) -> str:
-    """The command line that makes this run again, with the fields in which it differs from its preset."""
+    """The command line that makes this run again, as a shell takes it.
+
+    With the fields in which its config differs from its preset, and the parameters that single notebooks were given.
+    """
     words = ["python", "-m", "motrlab", "run", "--preset", run.config.preset, "--run", run.name]
     words += ["--data-root", run.config.data_root] if run.config.data_root else []
     words += ["--sequences", ",".join(run.config.sequences)] if run.config.sequences else []
-    for assignment in changed_fields(run.config):
-        words += ["--set", assignment]
+    for option, assignments in (("--set", changed_fields(run.config)[0]), ("-p", _parameters(run))):
+        words += [word for assignment in assignments for word in (option, assignment)]
     return shlex.join(words)
 
 
-def changed_fields(config: Config) -> list[str]:
-    """`FIELD=VALUE` for every field that differs from the config's preset, as `--set` takes them.
+def changed_fields(config: Config) -> tuple[list[str], list[str]]:
+    """`FIELD=VALUE` for every field that differs from the config's preset, as `--set` takes them, one value each.
 
-    Empty where the preset is a file that is not there, and without fields that `--set` cannot write.
+    Also what the first list lacks: names of fields that `--set` cannot write (texts with commas), or why the preset
+    cannot be read.
     """
     try:
         preset = load_preset(config.preset)
-    except UserError:
-        return []
-    before, found = flat(preset.to_dict()), []
+    except UserError as error:
+        return [], [str(error)]
+    before = flat(preset.to_dict())
+    fields: list[str] = []
+    lost: list[str] = []
     for name, value in flat(config.to_dict()).items():
-        if name not in ("data_root", "sequences") and value != before.get(name):
-            text = value if isinstance(value, str) else json.dumps(value)
-            with contextlib.suppress(UserError):
-                same = flat(with_fields(preset, [f"{name}={text}"]).to_dict())[name] == value
-                found += [f"{name}={text}"] * same
+        if name not in ("preset", "data_root", "sequences") and value != before.get(name):
+            assignment = f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+            known = name in before and len(variants([assignment])) == 1
+            (fields if known else lost).append(assignment if known else name)
+    with contextlib.suppress(UserError):
+        with_fields(preset, fields)
+        return fields, lost
+    return [], [*(field.partition("=")[0] for field in fields), *lost]
+
+
+def _parameters(run: Run) -> list[str]:
+    """`NOTEBOOK.name=value` for what the making of a stage was given instead of the config's value."""
+    own, found = flat(run.config.to_dict()), []
+    for stage, (notebook, names) in _PARAMETERS.items():
+        record = run.last_record(stage, MAKING[stage])
+        used = flat(record["config"]) if record else own
+        for field, name in names.items():
+            if (value := used[field]) != own[field]:
+                found.append(f"{notebook}.{name}={','.join(value) if isinstance(value, list) else value}")
     return found
 
 
@@ -81,8 +115,10 @@ def provenance(run: Run, records: Sequence[Record]) -> dict[str, str]:
         seen = dict.fromkeys(str(r[name]) for r in records if r.get(name) not in (None, ""))
         return ", then ".join(seen) or "not recorded"
 
-    facts = {
-        "To make it again": command(run),
+    facts = {"To make it again": command(run)}
+    if lost := changed_fields(run.config)[1]:
+        facts["Not in this command"] = f"{', '.join(lost)}; see {run.path.name}/config.json"
+    facts |= {
         "Preset": run.config.preset,
         "Config hash": values("config_hash") if records else run.config.hash,
         "Data hash": values("data_hash"),

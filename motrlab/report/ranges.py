@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from motrlab.quantization.analysis.layers import read_table
-from motrlab.quantization.analysis.listing import QuantisedTensor
+from motrlab.quantization.analysis.layers import QuantisedTensor, read_table
 from motrlab.report.blocks import Cell, Section, Source, table
 from motrlab.report.values import signed
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from motrlab.config import Config
 from motrlab.errors import UserError
+from motrlab.evaluation.metrics import CLASSES
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.names import EVALUATED, STAGE_TITLES
 from motrlab.report.blocks import Cell, Row, Section, Source, Table
@@ -78,7 +79,9 @@ def _by_sequence(records: Mapping[str, Sequence[Record]], protocol: str, columns
     rows = []
     for head in dict.fromkeys(head for head in heads if head != protocol):
         for stage in stages:
-            row = _row(head.removeprefix(f"{protocol}."), _scores(records[stage], head))
+            row = _row(
+                head.removeprefix(f"{protocol}.").replace(f"{CLASSES}.", "class "), _scores(records[stage], head)
+            )
             rows.append(Row(row.label, [Cell(STAGE_TITLES[stage]), *row.cells]))
     title = f"Spread by sequence, protocol {protocol}"
     return Table(["stage", *columns], [("", rows)], "Sequence", title, sortable=True, num_texts=1)

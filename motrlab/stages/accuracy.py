@@ -18,7 +18,7 @@ from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.evaluation.metrics import Results
 from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
-from motrlab.evaluation.tracks import Tracks
+from motrlab.evaluation.tracks import Tracks, read_tracks
 from motrlab.lineage import tracks_hash
 from motrlab.machine import num_cpus
 from motrlab.names import EVALUATED
@@ -66,7 +66,7 @@ def _evaluate(
     folder = run.tracks(stage) if kind == "accuracy" else None
     if folder is not None:
         write_track_files(folder, tracks)
-    results = score_tracks(read_ground_truth(run, part), tracks)
+    results = score_tracks(read_ground_truth(run, part), tracks, open_store(run, part).classes)
     run.add_record(stage, kind, flat_scores(results), started=started, tracks=folder)
     return results
 
@@ -76,6 +76,12 @@ def require_tracks(run: Run, stage: str) -> None:
     record = run.last_record(stage, "accuracy")
     if record is None or record["made_from"]["tracks"] != tracks_hash(run.tracks(stage)):
         evaluate_stage(run, stage)
+
+
+def stage_tracks(run: Run, stage: str) -> dict[str, Tracks]:
+    """What `tracks/STAGE/` holds, made where it is not of the stage as it is now."""
+    require_tracks(run, stage)
+    return {info.name: read_tracks(run.tracks(stage) / f"{info.name}.txt") for info in open_store(run).sequences}
 
 
 def open_engine(run: Run, stage: str) -> Engine:
@@ -107,6 +113,7 @@ def track_part(
 ) -> dict[str, Tracks]:
     """Tracks of every sequence of `test` or `unseen`, or of its first `num_frames` frames."""
     store = open_store(run, part)
+    store.classes.check(run.config.model.num_classes, str(store.path))
     tracks: dict[str, Tracks] = {}
     with _inference():
         for group in _groups(store, engine.num_streams):
@@ -132,7 +139,10 @@ def _track_group(
     """Several videos in lock-step."""
     videos = [read_frames(store, name, last=num_frames) for name in names]
     streams = zip(*track_streams(engine.graphs, videos, engine.preprocess, run.config.model, tracker), strict=True)
-    rows = ([boxes.rows(frame) for frame, boxes in enumerate(video, 1) if boxes is not None] for video in streams)
+    rows = (
+        [boxes.rows(frame, store.classes) for frame, boxes in enumerate(video, 1) if boxes is not None]
+        for video in streams
+    )
     return {name: Tracks.from_rows(np.concatenate(row)) for name, row in zip(names, rows, strict=True)}
 
 

@@ -8,8 +8,9 @@ from motrlab.deploy.runtime import Runtime, load_artifact
 from motrlab.evaluation.metrics import OVERALL, agreement
 from motrlab.evaluation.tracks import Tracks, format_tracks
 from motrlab.machine import num_cpus
+from motrlab.names import EVALUATED
 from motrlab.run import Run
-from motrlab.stages.accuracy import Engine, open_engine, track_part
+from motrlab.stages.accuracy import Engine, open_engine, stage_tracks, track_part
 from motrlab.stages.chain import require
 from motrlab.stages.data import has_unseen
 
@@ -22,20 +23,20 @@ def measure_agreement(run: Run) -> dict[str, Any]:
 
     Over all test halves and unseen videos. Record of stage `fixed_point`, kind `agreement`: `qat.equal_files` of
     `qat.num_files` are equal byte for byte, `qat.first_difference` names the first that is not; likewise `openvino`.
+    Of the test halves the files are taken that the evaluations of both stages left.
     The portable files are not exact: `portable_onnxruntime.idf1` and so on score their tracks on the test halves with
     the fixed-point tracks as ground truth, `portable_openvino` those on OpenVINO's own int8 kernels.
     Raises UserError where the artefact is not of the QAT model as it is now.
     """
     require(run, "fixed_point")
     started = time.time()
-    parts = ("test", "unseen") if has_unseen(run) else ("test",)
     runtime = load_artifact(run.artifact, num_threads=num_cpus())
     other = load_artifact(run.artifact, num_threads=num_cpus(), backend="openvino")
     engines = {"fixed_point": _engine(runtime), "qat": open_engine(run, "qat"), "openvino": _engine(other)}
-    tracks = {
-        form: {name: found for part in parts for name, found in track_part(run, engine, part).items()}
-        for form, engine in engines.items()
-    }
+    tracks: dict[str, dict[str, Tracks]] = {}
+    for form, engine in engines.items():
+        tracks[form] = stage_tracks(run, form) if form in EVALUATED else track_part(run, engine, "test")
+        tracks[form] |= track_part(run, engine, "unseen") if has_unseen(run) else {}
     metrics: dict[str, Any] = {}
     for form in FORMS:
         differing = different_files(tracks["fixed_point"], tracks[form])

@@ -52,7 +52,7 @@ def align(run: Run, *, nv12: bool = False) -> dict[str, Any]:
         for info in store.sequences:
             raw = Path(folder) / info.name
             stored = run.tracks("fixed_point") / f"{info.name}.txt"
-            found[info.name], reference[info.name] = _tracked(tracker, raw, nv12), read_tracks(stored)
+            found[info.name], reference[info.name] = _tracked(tracker, raw, nv12), read_tracks(stored, store.classes)
             equal = format_tracks(found[info.name]).encode() == stored.read_bytes()
             if not equal and metrics["num_files"] == metrics["equal_files"]:
                 packed = read_frames(store, info.name)
@@ -99,9 +99,7 @@ def _images(folder: Path, nv12: bool) -> Iterator[Image]:
 
 def _tracked(tracker: Tracker, folder: Path, nv12: bool) -> Tracks:
     tracker.reset()
-    frames = [tracker.update(image) for image in _images(folder, nv12)]
-    columns = (np.concatenate([getattr(f, name) for f in frames]) for name in ("frame", "track_id", "ltwh", "score"))
-    return Tracks(*columns)
+    return Tracks.join([tracker.update(image) for image in _images(folder, nv12)])
 
 
 def _first_difference(run: Run, packed: Iterable[Image], raw: Iterable[Image]) -> dict[str, Any] | None:

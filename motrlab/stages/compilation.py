@@ -29,7 +29,7 @@ _STRIDE = 3  # frames from one sample of a video to the next
 def compile_source(
     target: str,
     *,
-    run: str = "",
+    run: str = "default",
     artifact: Path | None = None,
     out: Path | None = None,
     native: bool = False,
@@ -43,7 +43,7 @@ def compile_source(
     compiler_of(target)  # before anything is built
     images: Iterator[NDArray[np.uint8]] = iter(())
     if artifact is None:
-        opened = Run.open(run or "default", create=False)
+        opened = Run.open(run, create=False)
         require(opened, "fixed_point")
         store, artifact = open_store(opened), opened.artifact
         images = read_frames(store, store.sequences[0].name)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.data.motchallenge import (
     Annotations,
     Detections,
@@ -70,12 +71,13 @@ def read_ground_truth(run: Run, part: str = "test") -> dict[str, Annotations]:
 def evaluate_baseline(run: Run) -> dict[str, Any] | None:
     """ByteTrack-style association of the `det.txt` boxes; record kinds `baseline` (returned) and `baseline_unseen`.
 
-    Its quantiles are chosen on the train halves. Where no sequence has detections there is no baseline: None, and no
-    record. Where some lack them, the record has the others alone, and no overall row.
+    Its quantiles are chosen on the train halves. Where no sequence has detections, or where other classes than people
+    are tracked (a det file knows no classes), there is no baseline: None, and no record. Where some
+    lack detections, the record has the others alone, and no overall row.
     """
     started = time.time()
     found = {part: _read_detections(run, part) for part in ("test", "unseen")}
-    if not any(found.values()):
+    if not any(found.values()) or open_store(run).classes != PEOPLE:
         return None
     quantiles, chosen = choose_quantiles(*_train_halves(run))
     records = {}
@@ -112,13 +114,18 @@ def _train_halves(run: Run) -> tuple[dict[str, Annotations], dict[str, Detection
     return gt, detections
 
 
-def score_tracks(gt: Mapping[str, Annotations], pred: Mapping[str, Tracks]) -> dict[str, Results]:
+def score_tracks(
+    gt: Mapping[str, Annotations], pred: Mapping[str, Tracks], classes: Classes = PEOPLE
+) -> dict[str, Results]:
     """Metrics under every protocol."""
-    return {protocol: evaluate(gt, pred, protocol) for protocol in PROTOCOLS}
+    return {protocol: evaluate(gt, pred, protocol, classes=classes) for protocol in PROTOCOLS}
 
 
 def flat_scores(scores: Mapping[str, Results]) -> dict[str, float]:
-    """A record's metrics: `PROTOCOL.mota` of all sequences together, `PROTOCOL.SEQ.mota` of one."""
+    """A record's metrics: `PROTOCOL.mota` of all sequences together, `PROTOCOL.SEQ.mota` of one.
+
+    With several classes also `PROTOCOL.CLASSES.NAME.mota`.
+    """
     return {
         f"{protocol}.{key}" if name == OVERALL else f"{protocol}.{name}.{key}": value
         for protocol, results in scores.items()

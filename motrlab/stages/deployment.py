@@ -38,7 +38,8 @@ def convert(run: Run) -> dict[str, Any]:
     quantised = load_quantized(run, "qat")
     made_from = {stage: stage_hash(run.path, stage) for stage in lineage("qat")}
     provenance = {"run": run.name, "stage": "qat", "made_from": made_from, "git_commit": git_state()["git_commit"]}
-    save_artifact(run.artifact, quantised, replace(run.config, scheme=quantised.scheme), provenance)
+    config = replace(run.config, scheme=quantised.scheme)
+    save_artifact(run.artifact, quantised, config, provenance, classes=open_store(run).classes)
     export = save_float_graphs(run.path / "export" / "float", folded_copy(load_float(run)))
     metrics: dict[str, float | str] = {}
     for graph in ("base", "qim"):
@@ -102,11 +103,16 @@ def draw_overlays(run: Run, stage: str = "fixed_point", *, num_sheets: int = 3, 
     store = open_store(run)
     assets = []
     for info in store.sequences[:num_sheets]:
-        tracks = read_tracks(run.tracks(stage) / f"{info.name}.txt")
+        tracks = read_tracks(run.tracks(stage) / f"{info.name}.txt", store.classes)
         step = max(1, min(8, (info.num_frames - info.num_frames // 2 - 1) // max(1, num_frames - 1)))
         frames = [1 + info.num_frames // 2 + step * i for i in range(num_frames)]
         pictures = [
-            draw_frame(store.image(info.name, f), tracks_of_frame(tracks, f), trails_until(tracks, f))
+            draw_frame(
+                store.image(info.name, f),
+                tracks_of_frame(tracks, f, store.classes),
+                trails_until(tracks, f),
+                classes=store.classes,
+            )
             for f in frames
             if f <= info.num_frames
         ]

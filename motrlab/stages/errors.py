@@ -33,7 +33,7 @@ def find_errors(run: Run, stage: str = "fixed_point", *, num_pictures: int = 6) 
     require_tracks(run, stage)
     started = time.time()
     store, folder = open_store(run), run.tracks(stage)
-    tracks = {info.name: read_tracks(folder / f"{info.name}.txt") for info in store.sequences}
+    tracks = {info.name: read_tracks(folder / f"{info.name}.txt", store.classes) for info in store.sequences}
     found = {i.name: outcome(store.annotations(i.name), tracks[i.name], i) for i in store.sequences}
     rows, events = error_rows(list(found.values())), worst_events(found, num_pictures)
     stem, assets = run.assets / f"errors_{stage}", []

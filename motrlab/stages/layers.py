@@ -17,8 +17,8 @@ from motrlab.files import write_bytes, write_text
 from motrlab.machine import num_cpus
 from motrlab.model.motr import folded_copy
 from motrlab.quantization.analysis.comparison import compare_outputs, compare_taps, in_mode
-from motrlab.quantization.analysis.debugging import FORMS, SplitRow, TensorValues, inspect_tensors
-from motrlab.quantization.analysis.layers import FrameRow, summary, write_csv
+from motrlab.quantization.analysis.debugging import TensorValues, inspect_tensors
+from motrlab.quantization.analysis.layers import FORMS, FrameRow, SplitRow, summary, write_csv
 from motrlab.quantization.analysis.listing import quantised_tensors
 from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.equalisation import equalise

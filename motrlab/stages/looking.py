@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from motrlab.data.pictures import Image
-from motrlab.errors import UserError
 from motrlab.evaluation.tracks import read_tracks
-from motrlab.model.motr import MotrGraphs
-from motrlab.quantization.calibration import closed_loop
 from motrlab.run import Run
 from motrlab.stages.accuracy import network_inputs, open_engine, read_frames, require_tracks
 from motrlab.stages.data import open_store
-from motrlab.stages.models import load_float
 from motrlab.tracking.replay import record_video
-from motrlab.viz.attention import QueryAttention, attention_figure, query_attention
 from motrlab.viz.curves import COLOURS
 from motrlab.viz.overlay import draw_over_each_other, tracks_of_frame
 from motrlab.viz.raster import bgr
 from motrlab.viz.slots import SlotUse, slot_timeline, slot_use
+
+if TYPE_CHECKING:
+    from motrlab.viz.attention import QueryAttention
 
 
 def follow_slots(run: Run, stage: str = "fixed_point", sequence: str = "") -> tuple[SlotUse, Figure]:
@@ -31,25 +29,36 @@ def follow_slots(run: Run, stage: str = "fixed_point", sequence: str = "") -> tu
     name = sequence or store.sequences[0].name
     model = run.config.model
     recording = record_video(engine.graphs, read_frames(store, name), engine.preprocess, model, run.config.tracker)
-    use = slot_use(recording, store.annotations(name), model.num_track)
+    use = slot_use(recording, store.annotations(name), model.num_track, classes=store.classes)
     return use, slot_timeline(use, f"{name}: which slot follows whom")
 
 
 def attend(run: Run, frame: int, sequence: str = "", layer: int = -1) -> tuple[QueryAttention, Figure]:
     """What the best scored track of a frame (from 1) of a test video looks at in a decoder layer of the float model.
 
-    The tracker runs up to that frame. Raises UserError where nobody is tracked in it.
+    The best scored detect query instead where nobody is tracked; the last frame of a shorter video. The tracker runs up
+    to that frame.
     """
+    import torch
+
+    from motrlab.model.motr import MotrGraphs
+    from motrlab.quantization.calibration import closed_loop
+    from motrlab.stages.models import load_float
+    from motrlab.viz.attention import attention_figure, query_attention
+
     store, model = open_store(run), load_float(run)
     name = sequence or store.sequences[0].name
+    frame = min(frame, store.info(name).num_frames)
     with torch.no_grad():
         loop = closed_loop(MotrGraphs(model), network_inputs(run, store, name, last=frame), run.config)
-        step = next(itertools.islice(loop, frame - 1, None), None)
-    if step is None or not np.any(np.asarray(step.base_inputs[2]) > 0):
-        raise UserError(f"{name}: nobody is tracked in frame {frame}; choose a later one")
-    scores = torch.as_tensor(step.output.scores_and_boxes()[0]).flatten()[run.config.model.num_detect :]
+        step = next(itertools.islice(loop, frame - 1, None))
+    detect, tracked = (
+        torch.as_tensor(step.output.scores_and_boxes()[0])
+        .flatten()
+        .split_with_sizes((run.config.model.num_detect, run.config.model.num_track))
+    )
     live = torch.as_tensor(np.asarray(step.base_inputs[2])).flatten() > 0
-    slot = run.config.model.num_detect + int(torch.where(live, scores, -1.0).argmax())
+    slot = len(detect) + int(tracked.where(live, -1.0).argmax()) if live.any() else int(detect.argmax())
     found = query_attention(model, step.base_inputs, slot, layer)
     return found, attention_figure(store.image(name, frame), found)
 
@@ -63,5 +72,5 @@ def stages_over_each_other(
     found = []
     for stage in stages:
         require_tracks(run, stage)
-        found.append(tracks_of_frame(read_tracks(run.tracks(stage) / f"{name}.txt"), frame))
+        found.append(tracks_of_frame(read_tracks(run.tracks(stage) / f"{name}.txt", store.classes), frame))
     return draw_over_each_other(store.image(name, frame), found[0], found[1], [bgr(c) for c in COLOURS[:2]])

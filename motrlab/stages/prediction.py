@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from motrlab.deploy.artifact import read_tracker_description
 from motrlab.deploy.kernel_layers import layers_of_kernels
-from motrlab.deploy.layers import layers_of_model
+from motrlab.deploy.layers import Layer, layers_of_model
 from motrlab.deploy.performance import Performance
 from motrlab.deploy.predict.frame import predict
-from motrlab.deploy.target import Target
+from motrlab.deploy.target import Target, assumed_figures
 from motrlab.deploy.trace import save_performance
 from motrlab.errors import UserError
 from motrlab.names import lineage
@@ -24,17 +25,24 @@ _BETWEEN = ("tracker", "gather", "state")  # parts of the frame step on the host
 def predict_source(source: GraphSource, target: Target, host_ms: Mapping[str, float] | None = None) -> Performance:
     """Both graphs on a chip, or, for a host that was described by micro-benchmarks, the artefact's kernels on it.
 
-    Raises UserError where such a host is given anything but an artefact.
+    Its section `figures` says how many of the target's figures there are, and how many are assumed. Raises UserError
+    where such a host is given anything but an artefact.
     """
+    found = predict(target, _layers(source, target), host_ms)
+    assumed, number = assumed_figures(target)
+    return replace(found, sections={**found.sections, "figures": {"number": number, "assumed": assumed}})
+
+
+def _layers(source: GraphSource, target: Target) -> dict[str, list[Layer]]:
     if not target.kernels:
-        return predict(target, {name: layers_of_model(model, name) for name, model in source.graphs.items()}, host_ms)
+        return {name: layers_of_model(model, name) for name, model in source.graphs.items()}
     if source.artifact is None:
         raise UserError(
             f"{source.told}: a described host runs an artefact's kernels; convert first, or give --artifact"
         )
     bits = int(read_tracker_description(source.artifact)["weight_bits"])
     files = {name: source.artifact / f"{name}.ort.onnx" for name in source.graphs}
-    return predict(target, {n: layers_of_kernels(f, n, weight_bits=bits) for n, f in files.items()}, host_ms)
+    return {name: layers_of_kernels(file, name, weight_bits=bits) for name, file in files.items()}
 
 
 def measured_host_ms(run: Run) -> dict[str, float] | None:
@@ -73,4 +81,6 @@ def prediction_text(source: GraphSource, performance: Performance) -> str:
     advice = [
         f"{entry['severity']}: {entry['layer']}: {entry['text']}" for entry in performance.sections["advice"][:10]
     ]
-    return "\n".join([source.told, performance.table(), *advice])
+    figures = performance.sections["figures"]
+    told = f"{figures['assumed']} of {figures['number']} figures of this target are assumed"
+    return "\n".join([source.told, performance.table(), told, *advice])

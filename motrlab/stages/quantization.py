@@ -58,7 +58,7 @@ def calibration_videos(run: Run, settings: CalibrationConfig) -> list[Iterator[t
         raise UserError(f"calibration: no video {missing[0]!r} among the train halves; there are {', '.join(names)}")
     names = [n for n in names if n in settings.sequences] if settings.sequences else names[: settings.num_sequences]
     watched = -(-settings.num_frames // max(1, len(names))) * settings.stride
-    if not any((store.annotations(name).people.frame <= watched).any() for name in names):
+    if not any((store.annotations(name).counted(store.classes).frame <= watched).any() for name in names):
         raise UserError(
             f"calibration: nobody is on the first {watched} frames of {', '.join(names)}, so the QIM would only be "
             "seen with empty slots; take other calibration.sequences or more frames"

@@ -33,11 +33,12 @@ def tune_explorer(run: Run, protocol: str = PROTOCOLS[0]) -> TuneExplorer:
     """
     engine = open_engine(run, "fixed_point")
     halves = {part: recorded_half(run, engine, part) for part in PARTS}
+    classes = halves["train"].classes
 
     def closed_loop(rules: TrackerConfig, num_frames: int) -> Mapping[str, float]:
         found, gt = _record(run, engine, "train", rules, num_frames)
-        half = Half.of(found, gt)
-        return score(half.gt, half.tracks(rules), protocol)
+        half = Half.of(found, gt, classes)
+        return score(half.gt, half.tracks(rules), protocol, classes)
 
     return TuneExplorer(halves["train"], halves["test"], protocol=protocol, closed_loop=closed_loop)
 
@@ -45,12 +46,12 @@ def tune_explorer(run: Run, protocol: str = PROTOCOLS[0]) -> TuneExplorer:
 def recorded_half(run: Run, engine: Engine, part: str) -> Half:
     """The recording of `train` or `test`, read from `assets/recorded_PART.npz` or made."""
     path, made_from = run.assets / f"recorded_{part}.npz", _made_from(run)
-    gt = _annotations(open_store(run, part))
+    store = open_store(run, part)
     found = _read(path, made_from, run.config.tracker)
     if found is None:
         found, _ = _record(run, engine, part, run.config.tracker)
         _write(path, made_from, found)
-    return Half.of(found, gt)
+    return Half.of(found, _annotations(store), store.classes)
 
 
 def _record(

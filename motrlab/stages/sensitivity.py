@@ -159,7 +159,7 @@ def _scorer(run: Run, clip_frames: int) -> Score:
 
     def score(graphs: Graphs) -> Scores:
         tracks = track_part(run, torch_engine(graphs, run.config.model), "test", num_frames=clip_frames)
-        overall = evaluate(truth, tracks, PROTOCOLS[0])["OVERALL"]
+        overall = evaluate(truth, tracks, PROTOCOLS[0], classes=open_store(run).classes)["OVERALL"]
         return {name: float(overall[name]) for name in ("mota", "idf1")}
 
     return score

@@ -100,7 +100,8 @@ def validate_float(run: Run, config: Config, model: Motr, step: int) -> dict[str
     num_frames = config.train.validate_frames
     tracks = track_part(run, _engine(config, model), "test", num_frames=num_frames)
     gt = {name: found.select(found.frame <= num_frames) for name, found in read_ground_truth(run).items()}
-    scores = {**evaluate(gt, tracks)[OVERALL], **check_late_entrants(run, config, model)}
+    classes = open_store(run).classes
+    scores = {**evaluate(gt, tracks, classes=classes)[OVERALL], **check_late_entrants(run, config, model)}
     metrics = {"validation_step": step, "validation_frames": num_frames, **scores}
     finite = {name: None if value is not None and math.isnan(value) else value for name, value in metrics.items()}
     # A training that was killed and goes on makes again the validations after its last checkpoint.

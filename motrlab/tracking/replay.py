@@ -28,7 +28,7 @@ from motrlab.data.pictures import image_size
 from motrlab.errors import UserError
 from motrlab.tracking.rules import Rules
 from motrlab.tracking.step import Array, FrameOutput, Graphs, Shapes, frame_loop
-from motrlab.tracking.tracker import Decision, Int, LiveTracks, TrackedBoxes
+from motrlab.tracking.tracker import Decision, Int, LiveTracks, TrackedBoxes, threshold
 
 EXACT = ("output_score", "min_area_px", "coast_written")
 STRICTER = {"miss_score": 1, "reset_score": 1, "max_misses": -1}  # which way is stricter
@@ -116,7 +116,8 @@ def replay(recording: Recording, rules: TrackerConfig) -> tuple[Int, TrackedBoxe
 
 def is_exact(recorded: TrackerConfig, rules: TrackerConfig) -> bool:
     """Whether a replay is exact. Raises UserError where it is not even an approximation."""
-    changed = {f.name for f in fields(rules) if getattr(rules, f.name) != getattr(recorded, f.name)} - set(EXACT)
+    changed = {f.name for f in fields(rules) if getattr(rules, f.name) != getattr(recorded, f.name)}
+    changed -= {*EXACT, "output_scores"}
     for name in sorted(changed):
         before, now = getattr(recorded, name), getattr(rules, name)
         if name not in STRICTER or (now - before) * STRICTER[name] < 0:
@@ -133,8 +134,11 @@ def _lived(recording: Recording, rules: TrackerConfig) -> tuple[LiveTracks, Int]
     order = np.lexsort((recording.frame, live.track_id))
     first = np.flatnonzero(np.diff(live.track_id[order], prepend=-1))  # of every track
     length = np.diff(np.append(first, len(order)))
-    claimed = live.unseen & (live.score >= recording.rules.miss_score)  # lost to another track's better claim
-    missed = claimed | (live.score < rules.miss_score)
+    claimed = live.unseen & (
+        live.score >= threshold(recording.rules, "miss_score", live.kind)
+    )  # lost to another track's better claim
+    missed = claimed | (live.score < threshold(rules, "miss_score", live.kind))
+    reset, birth = (threshold(rules, name, live.kind) + 0 * live.score for name in ("reset_score", "birth_score"))
     alive, misses = np.zeros(len(first), bool), np.zeros(len(first), np.int64)
     identity: Int = np.zeros(len(first), np.int64)
     result = {"on": np.zeros(len(order), bool), "id": np.zeros(len(order), np.int64)}
@@ -143,8 +147,8 @@ def _lived(recording: Recording, rules: TrackerConfig) -> tuple[LiveTracks, Int]
         tracks = np.flatnonzero(length > age)
         rows = order[first[tracks] + age]
         score, was, miss = live.score[rows], alive[tracks], missed[rows]
-        count = np.where(was & ~miss & (score >= rules.reset_score), 0, misses[tracks]) + (was & miss)
-        born = ~was & ~claimed[rows] & (score >= rules.birth_score)
+        count = np.where(was & ~miss & (score >= reset[rows]), 0, misses[tracks]) + (was & miss)
+        born = ~was & ~claimed[rows] & (score >= birth[rows])
         alive[tracks] = on = born | (was & (count < rules.max_misses))
         misses[tracks] = counted[rows] = np.where(born, 0, count)
         identity[tracks[born]] = rows[born] + 1

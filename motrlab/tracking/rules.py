@@ -16,7 +16,8 @@ class Rules:
     """
 
     def __init__(self, config: TrackerConfig, shapes: Shapes | ModelConfig, batch: int = 1) -> None:
-        self.tracker = Tracker(config, shapes.num_detect, shapes.num_track, batch)
+        self.tracker = Tracker(config, shapes.num_detect, shapes.num_track, batch, shapes.num_classes)
+        self._several = shapes.num_classes > 1
         self._cameras = [CameraMotion() for _ in range(batch)] if config.coast and config.camera_motion else []
 
     def __call__(self, output: FrameOutput) -> Decision:
@@ -29,4 +30,5 @@ class Rules:
         if self._cameras:
             greys = grey_pictures(output.frame)
             motion = np.stack([camera.update(grey) for camera, grey in zip(self._cameras, greys, strict=True)])
-        return self.tracker.update(scores, boxes, motion), scores, boxes
+        kinds = output.kinds() if self._several else None
+        return self.tracker.update(scores, boxes, motion, kinds), scores, boxes

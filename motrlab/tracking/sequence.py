@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_ltwh
+from motrlab.classes import PEOPLE, Classes
 from motrlab.config import ModelConfig, TrackerConfig
 from motrlab.data.pictures import image_size
 from motrlab.tracking.rules import Rules
@@ -21,16 +22,25 @@ Preprocess = Callable[[Any], Array]  # an image, BGR or NV12 → `[1, 3, height,
 
 @dataclass(frozen=True)
 class FrameTracks:
-    """Tracks of one frame of one video: `track_id` `[n]`, `ltwh` `[n, 4]` in pixels of the image, `score` `[n]`."""
+    """Tracks of one frame of one video: `track_id` `[n]`, `ltwh` `[n, 4]` in pixels of the image, `score` `[n]`.
+
+    `kind` `[n]`: classes, counted from 0; where it is not said, all are of the first.
+    """
 
     track_id: Int
     ltwh: Float
     score: Float
+    kind: Int = None  # type: ignore[assignment]
 
-    def rows(self, frame: int) -> NDArray[np.float64]:
-        """`[n, 7]`, a row per box, as `evaluation.tracks.Tracks.from_rows` takes them: frame, id, x, y, w, h, score."""
-        number = np.full(len(self.track_id), frame)
-        return np.column_stack((number, self.track_id, self.ltwh, self.score)).astype(np.float64)
+    def __post_init__(self) -> None:
+        if self.kind is None:
+            object.__setattr__(self, "kind", np.zeros(len(self.track_id), np.int64))
+
+    def rows(self, frame: int, classes: Classes = PEOPLE) -> NDArray[np.float64]:
+        """`[n, 8]`, a row per box, as `evaluation.tracks.Tracks.from_rows` takes them: frame, id, x, y, w, h, score,
+        and the number that the class has in files, -1 with one class."""
+        number, kind = np.full(len(self.track_id), frame), classes.in_file(self.kind)
+        return np.column_stack((number, self.track_id, self.ltwh, self.score, kind)).astype(np.float64)
 
 
 def track_frames(
@@ -94,4 +104,4 @@ def track_streams(
 
 def _to_pixels(boxes: TrackedBoxes, height: int, width: int) -> FrameTracks:
     scale = np.array([width, height, width, height], np.float64)
-    return FrameTracks(boxes.track_id, box_cxcywh_to_ltwh(boxes.cxcywh * scale), boxes.score)
+    return FrameTracks(boxes.track_id, box_cxcywh_to_ltwh(boxes.cxcywh * scale), boxes.score, boxes.kind)

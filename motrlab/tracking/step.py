@@ -33,6 +33,7 @@ class Shapes:
     num_detect: int
     num_track: int
     slot_columns: int
+    num_classes: int = 1
 
 
 class Graphs(Protocol):
@@ -74,24 +75,35 @@ class FrameOutput:
     frame: Array = None
 
     def scores_and_boxes(self) -> tuple[Any, Any]:
-        """The last layer's scores `[B, N]` (0 to 1) and boxes `[B, N, 4]` as float32 NumPy arrays."""
-        return _scores(self.logits[-1]), _slot_boxes(self.boxes[-1])
+        """The last layer's scores `[B, N]` (0 to 1) and boxes `[B, N, 4]` as float32 NumPy arrays.
+
+        A slot's score is that of its best class, `kinds`.
+        """
+        return _scores(self._last_logits().max(1)), _slot_boxes(self.boxes[-1])
+
+    def kinds(self) -> Any:
+        """The best class of every slot in the last layer, `int64 [B, N]`, counted from 0; of equal ones the first."""
+        return self._last_logits().argmax(1)
+
+    def _last_logits(self) -> Any:
+        """`[B, K, N]`."""
+        flat = to_numpy(self.logits[-1])
+        return flat.reshape(*flat.shape[:2], -1)
 
     def layers(self) -> tuple[list[Any], list[Any]]:
-        """Scores and boxes of every decoder layer, as `scores_and_boxes` gives those of the last.
+        """Of every decoder layer the scores for each class `[B, N, K]`, and the boxes `[B, N, 4]`.
 
         In one copy: a GPU is waited for once.
         """
-        shape = self.logits[0].shape[0], -1, math.prod(self.logits[0].shape[2:])  # [B, 1 or 4, N] a part
+        shape = self.logits[0].shape[0], -1, math.prod(self.logits[0].shape[2:])  # [B, K or 4, N] a part
         parts = [x.reshape(shape) for pair in zip(self.logits, self.boxes, strict=True) for x in pair]
-        found = to_numpy(concatenate(parts, 1)).reshape(shape[0], len(self.logits), 5, shape[2])
+        found = to_numpy(concatenate(parts, 1)).reshape(shape[0], len(self.logits), -1, shape[2])
         layers = [found[:, layer] for layer in range(len(self.logits))]
-        return [_scores(x[:, 0]) for x in layers], [_slot_boxes(x[:, 1:]) for x in layers]
+        return [_scores(x[:, :-4].swapaxes(1, 2)) for x in layers], [_slot_boxes(x[:, -4:]) for x in layers]
 
 
-def _scores(logits: Array) -> Any:
-    flat = to_numpy(logits).reshape(logits.shape[0], -1)
-    return 1 / (1 + np.exp(np.minimum(-flat, 50)))  # 50: no overflow
+def _scores(logits: Any) -> Any:
+    return 1 / (1 + np.exp(np.minimum(-logits, 50)))  # 50: no overflow
 
 
 def _slot_boxes(boxes: Array) -> Any:

@@ -33,22 +33,25 @@ class HungarianMatcher:
 
     config: TrainConfig
 
-    def __call__(self, scores: Float, boxes: Float, gt_boxes: Float) -> tuple[Int, Int]:
-        """`scores` `[n]` (0 to 1), `boxes` `[n, 4]`, `gt_boxes` `[m, 4]` (cxcywh) → slots and objects, min(n, m) each.
+    def __call__(self, scores: Float, boxes: Float, gt_boxes: Float, kinds: Int | None = None) -> tuple[Int, Int]:
+        """Slots and objects, min(n, m) each, slots in ascending order.
 
-        Slots come back in ascending order.
+        `scores` `[n, K]` for every class, 0 to 1, or `[n]` whatever the class; `boxes` `[n, 4]`; of the objects
+        `gt_boxes` `[m, 4]` (cxcywh) and, with scores for every class, `kinds` `[m]`.
         """
         # A network that has blown up is reported by its loss; the solver would only refuse what is not finite.
-        return linear_sum_assignment(np.nan_to_num(self.cost(scores, boxes, gt_boxes), posinf=1e9, neginf=-1e9))
+        cost = self.cost(scores, boxes, gt_boxes, kinds)
+        return linear_sum_assignment(np.nan_to_num(cost, posinf=1e9, neginf=-1e9))
 
-    def cost(self, scores: Float, boxes: Float, gt_boxes: Float) -> Float:
+    def cost(self, scores: Float, boxes: Float, gt_boxes: Float, kinds: Int | None = None) -> Float:
         """`[n, m]`."""
         p = np.clip(scores.astype(np.float64), 1e-8, 1 - 1e-8)
         alpha, gamma = self.config.focal_alpha, self.config.focal_gamma
         focal = alpha * (1 - p) ** gamma * -np.log(p) - (1 - alpha) * p**gamma * -np.log(1 - p)
+        focal = focal[:, None] if kinds is None else focal[:, kinds]
         l1 = np.abs(boxes[:, None] - gt_boxes[None]).sum(-1)
         giou = pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(gt_boxes))
-        costs = self.config.class_weight * focal[:, None] + self.config.l1_weight * l1 - self.config.giou_weight * giou
+        costs = self.config.class_weight * focal + self.config.l1_weight * l1 - self.config.giou_weight * giou
         return np.asarray(costs)
 
 
@@ -57,22 +60,25 @@ class FrameMatch:
     """What one frame is supervised with.
 
     `valid` `[L, B, N]`: slots that carry a class loss (all detect slots, live track slots). `index` `[3, k]`: layer,
-    clip and slot of the positive ones, by layers; `box` `[k, 4]`: where they are to be. `num_objects`: newborns and
-    tracks, also those whose object disappeared.
+    clip and slot of the positive ones, by layers; `box` `[k, 4]`: where they are to be; `kind` `[k]`: their classes.
+    `num_objects`: newborns and tracks, also those whose object disappeared.
     """
 
     valid: NDArray[np.bool_]
     index: Int
     box: Float
+    kind: Int
     num_objects: int
 
 
-def positives(parts: Iterable[tuple[int, int, Int, Float]]) -> tuple[Int, Float]:
-    """`index` and `box` of a `FrameMatch`, from layer, clip, slots `[n]` and boxes `[n, 4]` of each part."""
-    layers, clips, slots, boxes = zip(*parts, strict=True)
+def positives(parts: Iterable[tuple[int, int, Int, FrameObjects, Int]]) -> tuple[Int, Float, Int]:
+    """`index`, `box` and `kind` of a `FrameMatch`, from layer, clip, slots `[n]` and their objects, by number `[n]`."""
+    layers, clips, slots, objects, which = zip(*parts, strict=True)
+    boxes = [frame.boxes[rows] for frame, rows in zip(objects, which, strict=True)]
+    kinds = [frame.kinds[rows] for frame, rows in zip(objects, which, strict=True)]
     lengths = [len(own) for own in slots]
     index = np.stack((np.repeat(layers, lengths), np.repeat(clips, lengths), np.concatenate(slots)))
-    return index.astype(np.int64), np.concatenate(boxes)
+    return index.astype(np.int64), np.concatenate(boxes), np.concatenate(kinds)
 
 
 class ClipAssignment:
@@ -102,7 +108,7 @@ class ClipAssignment:
     def decide(self, output: FrameOutput) -> Decision:
         """Match this frame, remember the match for the criterion, and choose the tracks of the next frame."""
         objects = self.frames[len(self.matches)]
-        scores, boxes = (np.stack(values) for values in output.layers())  # [L, B, N], [L, B, N, 4]
+        scores, boxes = (np.stack(values) for values in output.layers())  # [L, B, N, K], [L, B, N, 4]
         pairs = [self._match(b, frame, scores[:, b], boxes[:, b]) for b, frame in enumerate(objects)]
         self.matches.append(self._collect(objects, pairs, boxes))
         source = np.full(self.live.shape, EMPTY, np.int64)
@@ -124,7 +130,7 @@ class ClipAssignment:
         for layer, (score, box) in enumerate(zip(scores, boxes, strict=True)):
             shared = self.config.coopetition and layer < len(scores) - 1
             wanted = np.flatnonzero(visible if shared else visible & ~tracked.any(0))
-            slot, which = self.matcher(score[:num_detect], box[:num_detect], frame.boxes[wanted])
+            slot, which = self.matcher(score[:num_detect], box[:num_detect], frame.boxes[wanted], frame.kinds[wanted])
             pairs.append((np.concatenate((num_detect + track, slot)), np.concatenate((followed, wanted[which]))))
         return pairs
 
@@ -141,8 +147,8 @@ class ClipAssignment:
         return valid
 
     def _collect(self, objects: Sequence[FrameObjects], pairs: Sequence[list[Pair]], boxes: Float) -> FrameMatch:
-        index, box = positives(
-            (layer, b, pairs[b][layer][0], frame.boxes[pairs[b][layer][1]])
+        index, box, kind = positives(
+            (layer, b, pairs[b][layer][0], frame, pairs[b][layer][1])
             for layer in range(len(boxes))
             for b, frame in enumerate(objects)
         )
@@ -150,7 +156,7 @@ class ClipAssignment:
         valid[tuple(index)] = True
         followed = int((self.live & (self.object_id != NO_OBJECT)).sum())
         born = sum(int((own[-1][0] < self.model.num_detect).sum()) for own in pairs)
-        return FrameMatch(valid, index, box, followed + born)
+        return FrameMatch(valid, index, box, kind, followed + born)
 
     def _carry_on(self, b: int, frame: FrameObjects, pair: Pair, boxes: Float) -> tuple[Int, Int, Float]:
         """Of the next frame's tracks of clip `b`, at most T: sources, object ids and reference shifts."""

@@ -1,6 +1,6 @@
 """Collective average loss (MOTR): all frames, all decoder layers, divided once by the objects of the clips.
 
-Shape legend: F frames, L decoder layers, B clips, N slots.
+Shape legend: F frames, L decoder layers, B clips, K classes, N slots.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class ClipLoss:
 
 
 class SetCriterion:
-    """Focal classification of all live slots, L1 and GIoU of the positive ones, in every decoder layer."""
+    """Focal classification of all live slots, a sigmoid a class; L1 and GIoU of the positive ones; in every layer."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -57,18 +57,20 @@ class SetCriterion:
     def __call__(self, outputs: Sequence[FrameOutput], matches: Sequence[FrameMatch]) -> "ClipLoss":
         """`outputs` and `matches`, one of each per frame of the clips."""
         config = self.config
-        logits = torch.stack([torch.stack([x.flatten(1) for x in o.logits]) for o in outputs]).float()  # [F, L, B, N]
+        logits = torch.stack(
+            [torch.stack([x.flatten(2) for x in o.logits]) for o in outputs]
+        ).float()  # [F, L, B, K, N]
         boxes = torch.stack([torch.stack([x.flatten(2) for x in o.boxes]) for o in outputs]).float()
-        index, gt_boxes = _positives(matches, logits.device)
+        index, gt_boxes, kind = _positives(matches, logits.device)
         target = torch.zeros_like(logits)
-        target[index] = 1.0
+        target[(*index[:3], kind, index[3])] = 1.0
         valid = torch.from_numpy(np.stack([m.valid for m in matches])).to(logits.device)
-        focal = focal_loss(logits, target, config.focal_alpha, config.focal_gamma) * valid
+        focal = focal_loss(logits, target, config.focal_alpha, config.focal_gamma) * valid[:, :, :, None]
         predicted = boxes.transpose(3, 4)[index]  # [k, 4]
         l1 = (predicted - gt_boxes).abs().sum(-1)
         giou = 1 - box_giou(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(gt_boxes))
         terms = {
-            "class": focal.sum((2, 3)) * config.class_weight,
+            "class": focal.sum((2, 3, 4)) * config.class_weight,
             "l1": _by_layer(l1, index, logits) * config.l1_weight,
             "giou": _by_layer(giou, index, logits) * config.giou_weight,
         }
@@ -86,11 +88,13 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Te
     return weight * miss**gamma * entropy
 
 
-def _positives(matches: Sequence[FrameMatch], device: torch.device) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Index (frame, layer, clip, slot) of the positive slots, each `[k]`, and their boxes `[k, 4]`."""
+def _positives(matches: Sequence[FrameMatch], device: torch.device) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """Index (frame, layer, clip, slot) of the positive slots, each `[k]`, their boxes `[k, 4]` and classes `[k]`."""
     index = np.concatenate([np.insert(match.index, 0, f, axis=0) for f, match in enumerate(matches)], 1)
     boxes = np.concatenate([match.box for match in matches]).astype(np.float32)
-    return tuple(torch.from_numpy(index).to(device)), torch.from_numpy(boxes).to(device)
+    kinds = np.concatenate([match.kind for match in matches])
+    found = (torch.from_numpy(values).to(device) for values in (index, boxes, kinds))
+    return tuple(next(found)), next(found), next(found)
 
 
 def _by_layer(values: Tensor, index: tuple[Tensor, ...], like: Tensor) -> Tensor:

@@ -128,6 +128,6 @@ class DenoisedClips(Extra):
         layers, parts = range(self.model.decoder_layers), []
         for b, frame in enumerate(objects):
             slots = np.flatnonzero(noised.target[b] >= 0)
-            parts.append((b, slots, frame.boxes[noised.target[b, slots]]))
+            parts.append((b, slots, frame, noised.target[b, slots]))
         valid = np.repeat(noised.group[None] >= 0, len(layers), 0)
         return FrameMatch(valid, *positives((layer, *part) for layer in layers for part in parts), num_objects=0)

@@ -23,7 +23,7 @@ from motrlab.training.memory import tensors_in
 from motrlab.training.trainee import Trainee
 
 _SHOWN, _LISTED = 3, 10  # names in a message, and in a replay's answer
-_COLUMNS = ("boxes", "ids", "visibility")  # of people
+_COLUMNS = ("boxes", "ids", "visibility", "kinds")  # of people
 _WORDS = {"weights": "weight ", "inputs": "input ", "modules": "output of ", "terms": "", "gradients": "gradient of "}
 # Kind, one of `_WORDS` → names of what is not finite, none without any; kinds in the order in which a step makes them.
 Found = dict[str, list[str]]

@@ -83,8 +83,9 @@ class TrackExplorer:
             raise UserError(f"no tracks of {sequence!r}; there are {', '.join(self.sequences)}")
         self.sequence, info = sequence, self.store.info(sequence)
         self.num_frames = info.num_frames
-        gt = self.store.annotations(sequence)
-        self.views = [TrackView(s, read_tracks(self._files[s][sequence]), gt, self.protocol) for s in self.stages]
+        gt, tracked = self.store.annotations(sequence), info.tracked
+        tracks = {stage: read_tracks(self._files[stage][sequence], tracked) for stage in self.stages}
+        self.views = [TrackView(stage, found, gt, self.protocol, tracked) for stage, found in tracks.items()]
         self._pane = _PANE_PX[len(self.stages)]
         self._scale = self._pane / info.width
         self.__dict__.pop("_strip", None)
@@ -140,7 +141,7 @@ class TrackExplorer:
         return figure
 
     def _timeline(self, ax: Axes) -> None:
-        frames, gt = np.arange(1, self.num_frames + 1), self.views[0].gt.people
+        frames, gt = np.arange(1, self.num_frames + 1), self.views[0].gt.counted(self.views[0].classes)
         rows = [(gt.frame, "ground truth", COLOURS[6], ":")]
         rows += [(v.tracks.frame, v.stage, COLOURS[2 * i], "-") for i, v in enumerate(self.views)]
         highest = 1

@@ -90,7 +90,7 @@ class PerfExplorer:
 
     @staticmethod
     def of_run(run: Run) -> PerfExplorer:
-        """From the `perf_TARGET.json` of the records that count, measured ones first."""
+        """From the `perf_TARGET.KIND.json` of the records that count, measured ones first."""
         found: dict[str, Values] = {}
         for record in run.records("perf"):
             for asset in record["assets"]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motrlab.boxes import box_iou, box_ltwh_to_xyxy
+from motrlab.classes import PEOPLE, Classes
 from motrlab.data.pictures import Image
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks
@@ -28,10 +29,11 @@ _GT_BGR = (255, 255, 255)
 _PAD_BGR = (32, 32, 32)
 
 
-def tracks_of_frame(tracks: Tracks, frame: int) -> FrameTracks:
+def tracks_of_frame(tracks: Tracks, frame: int, classes: Classes = PEOPLE) -> FrameTracks:
     """The rows of frame number `frame` (from 1)."""
-    rows = tracks.frame == frame
-    return FrameTracks(tracks.track_id[rows], tracks.ltwh[rows], tracks.score[rows])
+    own = tracks.select(tracks.frame == frame)
+    kind = classes.kinds(own.class_id) if len(classes) > 1 else None
+    return FrameTracks(own.track_id, own.ltwh, own.score, kind)  # type: ignore[arg-type]
 
 
 def trails_until(tracks: Tracks, frame: int, length: int = TRAIL_FRAMES) -> Trails:
@@ -61,8 +63,9 @@ def draw_frame(
     *,
     gt: NDArray[np.float64] | None = None,
     min_width_px: int = 640,
+    classes: Classes = PEOPLE,
 ) -> Image:
-    """A copy of `image` with a box, an id label and a fading trail for each track.
+    """A copy of `image` with a box, an id label, with several `classes` their names, and a fading trail for each track.
 
     `gt` (`ltwh [m, 4]`) is drawn as thin white boxes. A frame narrower than `min_width_px` is enlarged by a whole
     factor first, as labels cannot be read on it otherwise; 0 keeps its size.
@@ -77,8 +80,9 @@ def draw_frame(
         _rectangle(canvas, box * factor, _GT_BGR, 1)
     for track_id, box in zip(tracks.track_id.tolist(), tracks.ltwh, strict=True):
         _rectangle(canvas, box * factor, track_colour(track_id), thickness)
-    for track_id, box in zip(tracks.track_id.tolist(), tracks.ltwh, strict=True):  # labels lie above all boxes
-        _draw_label(canvas, box * factor, str(track_id), track_colour(track_id))
+    names = [f"{classes.names[k]} " if len(classes) > 1 else "" for k in tracks.kind.tolist()]
+    for name, track_id, box in zip(names, tracks.track_id.tolist(), tracks.ltwh, strict=True):  # above all boxes
+        _draw_label(canvas, box * factor, f"{name}{track_id}", track_colour(track_id))
     return canvas
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.data.motchallenge import Annotations
 from motrlab.evaluation.mistakes import find_mistakes
 from motrlab.evaluation.protocols import PROTOCOLS
@@ -40,10 +41,16 @@ class SlotUse:
         return found
 
 
-def slot_use(recording: Recording, gt: Annotations, num_slots: int, protocol: str = PROTOCOLS[0]) -> SlotUse:
+def slot_use(
+    recording: Recording,
+    gt: Annotations,
+    num_slots: int,
+    protocol: str = PROTOCOLS[0],
+    classes: Classes = PEOPLE,
+) -> SlotUse:
     """From the recording of one video and its ground truth."""
-    tracks = Half.of({"": recording}, {"": gt}).tracks(recording.rules)
-    found = find_mistakes(gt, tracks, protocol)
+    tracks = Half.of({"": recording}, {"": gt}, classes).tracks(recording.rules)
+    found = find_mistakes(gt, tracks, protocol, classes)
     person = np.full((num_slots, recording.num_frames), EMPTY, np.int64)
     live = recording.live
     person[live.slot, recording.frame - 1] = NOBODY

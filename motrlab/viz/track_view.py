@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.data.motchallenge import Annotations
 from motrlab.data.pictures import Image
 from motrlab.evaluation.mistakes import find_mistakes
@@ -42,11 +43,12 @@ class TrackView:
     tracks: Tracks
     gt: Annotations
     protocol: str
+    classes: Classes = PEOPLE
 
     @cached_property
     def mistakes(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64], list[str]]]:
         """Frame `[n]`, box `ltwh [n, 4]` and label of every mistake, by the kinds of `MISTAKES`."""
-        found = find_mistakes(self.gt, self.tracks, self.protocol)
+        found = find_mistakes(self.gt, self.tracks, self.protocol, self.classes)
         ids = self.tracks.track_id
         labels = [f"{old} > {new}" for new, old in ids[found.switched[:, 1:]].tolist()]
         switched = found.switched[:, 1]
@@ -70,19 +72,17 @@ class TrackView:
         """`image` of frame number `frame`, `scale` times the original size, with what is `shown`."""
         if shown.errors_only:
             return self._with_mistakes(image, frame, scale)
-        found = tracks_of_frame(self.tracks, frame)
+        found = tracks_of_frame(self.tracks, frame, self.classes)
         on = np.isin(found.track_id, shown.ids) if shown.ids else np.ones(len(found.track_id), bool)
-        tracks = FrameTracks(found.track_id[on], found.ltwh[on] * scale, found.score[on])
-        people = (self.gt.frame == frame) & (self.gt.flag != 0) & (self.gt.class_id == 1)
-        gt = self.gt.ltwh[people] * scale if shown.gt else None
-        return draw_frame(image, tracks, self._trails(frame, shown, scale), gt=gt, min_width_px=0)
+        tracks = FrameTracks(found.track_id[on], found.ltwh[on] * scale, found.score[on], found.kind[on])
+        gt = self.gt.select(self.gt.frame == frame).counted(self.classes).ltwh * scale if shown.gt else None
+        return draw_frame(image, tracks, self._trails(frame, shown, scale), gt=gt, min_width_px=0, classes=self.classes)
 
     def _trails(self, frame: int, shown: Shown, scale: float) -> Trails:
         if not shown.trails:
             return {}
         rows = (self.tracks.frame > frame - TRAIL_FRAMES) & (self.tracks.frame <= frame)
-        recent = Tracks(*(getattr(self.tracks, name)[rows] for name in ("frame", "track_id", "ltwh", "score")))
-        trails = trails_until(recent, frame)
+        trails = trails_until(self.tracks.select(rows), frame)
         return {k: points * scale for k, points in trails.items() if not shown.ids or k in shown.ids}
 
     def _with_mistakes(self, image: Image, frame: int, scale: float) -> Image:

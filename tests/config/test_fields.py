@@ -61,6 +61,8 @@ def test_several_values_make_every_combination() -> None:
     ]
     with pytest.raises(UserError, match="write --set FIELD=VALUE"):
         variants(["train.lr"])
+    nested = 'model.stages=[{"kernel": 3, "fused": true}, {"kernel": 5}]'
+    assert variants([nested, "train.lr=(1)),2"]) == [(nested, "train.lr=(1))"), (nested, "train.lr=2")]
 
 
 def test_every_field_of_every_preset_can_be_set_to_what_it_is() -> None:

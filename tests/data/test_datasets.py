@@ -12,6 +12,7 @@ import pytest
 from motrlab.__main__ import main
 from motrlab.data.formats import FORMATS
 from motrlab.data.motchallenge import read_annotations, read_detections, read_sequence_info
+from motrlab.data.store import FrameStore
 
 NUM_FRAMES = 4
 NINE = "1,7,5,6,7,8,1,1,1\n2,7,5,6,7,8,1,1,0.5\n4,8,5,6,7,8,0,7,1\n"
@@ -251,3 +252,31 @@ def test_an_import_run_again_compares_the_pictures(tmp_path: Path, capsys: pytes
     cv2.imwrite(str(picture), np.full((48, 64, 3), 200, np.uint8))
     assert run(tmp_path) == 2
     assert "already there; move it away" in capsys.readouterr().err
+
+
+def test_several_classes_are_tracked_if_one_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    visdrone(tmp_path / "src")
+    what = ["import", "--src", str(tmp_path / "src"), "--dst", str(tmp_path / "dst"), "--classes"]
+    assert main([*what, "car,pedestrian"]) == 0
+    folder = tmp_path / "dst/uav01"
+    info = read_sequence_info(folder)
+    assert info.classes == "3 car, 1 pedestrian"
+    gt = read_annotations(folder / "gt/gt.txt", info)
+    kinds = info.tracked.kinds(gt.class_id)
+    assert {int(k) for k in kinds[gt.flag != 0]} == {0, 1}
+    assert len(gt.counted(info.tracked)) == (gt.flag != 0).sum() > len(gt.people) > 0
+    assert main(["prepare", "--src", str(tmp_path / "dst"), "--dst", str(tmp_path / "packed")]) == 0
+    assert FrameStore(tmp_path / "packed/train_lmdb").classes == info.tracked
+    assert read_sequence_info(tmp_path / "packed/test_gt/uav01").tracked == info.tracked
+    for classes, fault in (
+        ("pedestrian,bicycle", "no label is called bicycle; there are"),
+        ("pedestrian,unicorn", "--classes pedestrian,unicorn: classes with commas"),
+        ("car,car", "--classes car,car: classes with commas between expected, each once"),
+    ):
+        capsys.readouterr()
+        assert main([*what, classes]) == 2
+        assert fault in capsys.readouterr().err
+    sequence("OTHER", NINE)(tmp_path / "dst")
+    capsys.readouterr()
+    assert main(["prepare", "--src", str(tmp_path / "dst"), "--dst", str(tmp_path / "packed")]) == 2
+    assert "tracked are pedestrian in OTHER but car, pedestrian in uav01" in capsys.readouterr().err

@@ -102,7 +102,7 @@ def test_stills_are_told_from_videos(source: Path, tmp_path: Path, make_sequence
 def test_a_data_hash_is_what_it_was_before_there_were_stills(source: Path, tmp_path: Path) -> None:
     """The infos count in it; a later field at its default does not."""
     info = read_sequence_info(source / "A")
-    old = {k: v for k, v in dataclasses.asdict(info).items() if k != "stills"}
+    old = {k: v for k, v in dataclasses.asdict(info).items() if k not in ("stills", "classes")}
     hashes = hashlib.sha256(b"frame").digest() + hashlib.sha256(b"gt").digest()
     expected = hashlib.sha256(json.dumps(old, sort_keys=True).encode())
     for entry, at in (("000001", 0), ("annotations", 32)):
@@ -200,6 +200,27 @@ def test_a_damaged_store_is_not_kept(source: Path, tmp_path: Path, capfd: pytest
     assert prepare(source, tmp_path / "data") == whole
     assert "test_lmdb: frame 2 of B is damaged" in capfd.readouterr().err
     assert FrameStore(tmp_path / "data/test_lmdb").frame_bytes("B", 2) == frame
+
+
+def test_grey_frames_are_packed_and_said(source: Path, tmp_path: Path) -> None:
+    for file in (source / "A/img1").iterdir():
+        cv2.imwrite(str(file), cv2.imread(str(file), cv2.IMREAD_GRAYSCALE))
+    summary = prepare(source, tmp_path / "data")
+    assert summary.notes == ("A: grey pictures are read as three equal channels",)
+    image = FrameStore(tmp_path / "data" / "train_lmdb").image("A", 1)
+    assert (image == image[:, :, :1]).all()
+
+
+def test_frames_of_sixteen_bits_are_refused(source: Path, tmp_path: Path) -> None:
+    """PNG: of a JPEG with more than 8 bits OpenCV reads nothing."""
+    for file in sorted((source / "A/img1").iterdir()):
+        deep = cv2.imread(str(file)).astype(np.uint16) << 4
+        cv2.imwrite(str(file.with_suffix(".png")), deep)
+        file.unlink()
+    ini = source / "A/seqinfo.ini"
+    ini.write_text(ini.read_text().replace(".jpg", ".png"))
+    with pytest.raises(UserError, match=r"A/img1/000001\.png: 16 bits a value: scale them to 8 and write it again$"):
+        prepare(source, tmp_path / "data")
 
 
 def test_an_orientation_is_said(source: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from motrlab.classes import PEOPLE, Classes
 from motrlab.config import Config
 from motrlab.config.scheme import Rule, Scheme
 from motrlab.deploy.conversion import artifact_graphs, save_artifact, save_float_graphs
@@ -65,7 +66,9 @@ def make_fixed_point(folder: Path, scheme: Scheme | None = None, birth: float = 
     calibrate(quantised, [noise(config, 6, 1)], config)
     steps = list(closed_loop(quantised.graphs, noise(config, 8, 2), config))
     graphs, floats = artifact_graphs(quantised), save_float_graphs(folder / "float", model)
-    artifact = save_artifact(folder / "artifact", quantised, config, PROVENANCE, graphs=graphs)
+    several = range(1, config.model.num_classes + 1) if config.model.num_classes > 1 else ()
+    classes = Classes(tuple(several), tuple(f"kind {k}" for k in several)) if several else PEOPLE
+    artifact = save_artifact(folder / "artifact", quantised, config, PROVENANCE, graphs=graphs, classes=classes)
     return FixedPoint(model, quantised, config, artifact, floats, steps, graphs)
 
 

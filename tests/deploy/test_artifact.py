@@ -106,8 +106,14 @@ def test_a_changed_file_is_refused_by_name(make_artifact: Make, tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not JSON"), ("[]", "not a JSON object"), ("{}", "lists no files")],
-    ids=["cut short", "a list", "no files"],
+    [
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "of schema None"),
+        (f'{{"schema": {module.SCHEMA}}}', "lists no files"),
+        ('{"schema": 99, "files": {"all.onnx": ""}}', r"manifest\.json: an artefact of schema 99, this motrlab reads"),
+    ],
+    ids=["cut short", "a list", "no schema", "no files", "newer"],
 )
 def test_a_bad_manifest_is_refused(make_artifact: Make, tmp_path: Path, text: str, message: str) -> None:
     folder = make_artifact(tmp_path / "artifact")
@@ -154,6 +160,8 @@ def test_another_kind_of_artefact_is_refused(
 def test_no_folder_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing: no such artefact folder"):
         verify_artifact(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"manifest\.json: missing .*; give an artefact's folder, such as runs/N"):
+        verify_artifact(tmp_path)
 
 
 def test_json_files_hold_no_absolute_path(artifact: Path) -> None:

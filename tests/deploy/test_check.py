@@ -187,7 +187,6 @@ def test_the_verb(artifact: Path, capsys: pytest.CaptureFixture[str], tmp_path: 
     ("options", "message"),
     [
         (["--preset", "smoke", "--target", "horizon-j7"], "unknown target 'horizon-j7'; use one of ethos-u65"),
-        (["--target", "horizon-j6m"], "say what to look at: one of --run NAME, --artifact PATH or --preset P"),
         (["--artifact", "nowhere", "--target", "horizon-j6m"], "nowhere: no such artefact folder"),
         (["--preset", "smoke", "--target", "mine.json"], "mine.json: no such target file"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -38,6 +39,23 @@ def test_hosts(target: str, artifact: Path, images: list[Image], tmp_path: Path)
     assert told["seconds"].keys() == OUTPUTS.keys()
     assert told["made_from"]["manifest.json"] == hashlib.sha256((artifact / "manifest.json").read_bytes()).hexdigest()
     assert {"onnxruntime", "openvino"} <= told["versions"].keys()
+
+
+def test_the_benchmark_holds_hosts_to_time_and_size(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    benchmark = importlib.import_module("compile_hosts")
+    monkeypatch.setattr(sys, "argv", ["compile_hosts.py", "--artifact", str(artifact)])
+    with pytest.raises(SystemExit, match="0"):
+        benchmark.main()
+    monkeypatch.setattr(benchmark, "HOSTS", ["onnxruntime-cpu"])
+    monkeypatch.setattr(benchmark, "SECONDS", 0.0)
+    with pytest.raises(SystemExit, match="1"):
+        benchmark.main()
+    printed = capsys.readouterr().out
+    assert all(f"  {name}: " in printed for names in FILES.values() for name in names)
+    assert printed.count("MB, equal on 6 samples") == 6
 
 
 def test_native_kernels_say_how_far_they_agree(

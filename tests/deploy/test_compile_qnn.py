@@ -96,8 +96,9 @@ def test_context_binaries_and_simulated_tracks(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("vendor")
 def test_a_test_half_on_the_simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a run: 5 seconds a frame on an idle machine. By default the first half on which the portable file keeps the
-    tracks: on the others any form that is not exact loses some, HTP or not.
+    """Of a run: 3 seconds of a core for each frame. By default the first half on which the portable file keeps the
+    tracks: on the others any form that is not exact loses some, HTP or not, and so do the exact integers where one byte
+    of a picture is changed (`benchmarks/portable_vs_integers.py`).
     """
     name = os.environ.get("MOTRLAB_VENDOR_RUN", "")
     if not name:

@@ -93,8 +93,8 @@ def test_the_verb(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert Path(path).is_file()
     assert main([*given, "--frame", "0"]) == 2
     assert "frame 0: the video has frames 1 to" in capsys.readouterr().err
-    assert main(["debug", "--layer", "backbone.stem"]) == 2
-    assert "give --run NAME or --artifact PATH" in capsys.readouterr().err
+    assert main([*given, "--float"]) == 2
+    assert "--float is of a run" in capsys.readouterr().err
 
 
 def test_float_graphs_are_cut_too(fixed_point: FixedPoint, images: list[Image]) -> None:

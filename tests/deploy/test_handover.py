@@ -100,7 +100,7 @@ def test_horizons_yaml(hand_over: Make) -> None:
         "input_parameters": {
             "input_name", "input_shape", "input_type_rt", "input_type_train", "input_layout_train", "norm_type",
         },
-        "calibration_parameters": {"cal_data_dir", "quant_config"},
+        "calibration_parameters": {"cal_data_dir", "cal_data_type", "quant_config"},
         "compiler_parameters": {"compile_mode", "core_num", "optimize_level"},
     }  # fmt: skip
     for graph, inputs in INPUTS.items():
@@ -120,6 +120,33 @@ def test_horizons_yaml(hand_over: Make) -> None:
         nodes = json.loads((folder / read["calibration_parameters"]["quant_config"]).read_text())["node_config"]
         assert nodes
         assert nodes.keys() <= {node.name for node in model.graph.node}
+
+
+def test_horizons_calibration_folders_pass_the_checks_of_the_tool(hand_over: Make) -> None:
+    """Those that Horizon publishes (OE-Skills, `horizon-tc-ui`, errors of YAML and calibration), in our words."""
+    folder = hand_over("horizon", "nash-m")
+    for graph in INPUTS:
+        read = yaml.safe_load((folder / f"{graph}.yaml").read_text(encoding="utf-8"))
+        given = {k: v.split(";") for k, v in read["input_parameters"].items()}
+        calibration = read["calibration_parameters"]
+        places, types = (calibration[key].split(";") for key in ("cal_data_dir", "cal_data_type"))
+        inputs = {i.name for i in onnx.load(folder / f"{graph}.float.onnx").graph.input}
+        assert sorted(given["input_name"]) == sorted(inputs)
+        assert {len(values) for values in (*given.values(), places, types)} == {len(inputs)}
+        assert set(types) == {"float32"}  # of uint8 and float32
+        assert not [p for p in places if p.endswith("_uint8")]  # a name that says another type is refused
+        assert set(given["input_type_rt"] + given["input_type_train"]) == {"featuremap"}  # of any rank
+        assert set(given["input_layout_train"]) <= {"NCHW", "NHWC"}
+        assert not {"mean_value", "scale_value", "std_value"} & given.keys()  # not for feature maps
+        names = []
+        for place, shape in zip(places, given["input_shape"], strict=True):  # relative to the YAML
+            files = sorted((folder / place).iterdir())
+            arrays = [np.load(file) for file in files]
+            assert {(a.dtype, "x".join(map(str, a.shape))) for a in arrays} == {(np.dtype(np.float32), shape)}
+            names.append([file.name for file in files])
+        assert names == [names[0]] * len(places)  # the same sample under the same name
+        limits = {"core_num": [1], "optimize_level": ["O0", "O1", "O2"], "compile_mode": ["latency", "bandwidth"]}
+        assert all(read["compiler_parameters"][key] in allowed for key, allowed in limits.items())
 
 
 def test_qnns_lists_name_files_that_are_there(hand_over: Make) -> None:

@@ -126,6 +126,7 @@ NETWORKS: dict[str, Any] = {
             "activation": "relu6", "height": 100, "width": 162,
         },
     },
+    "three classes": {"model": {"num_classes": 3}},
     "signed integers and seven bits": {"scheme": Scheme(signed_only=True, weight_bits=7)},
     "weights per tensor": {"scheme": Scheme(rules=(Rule(per_channel=False), *Scheme().rules[1:]))},
 }  # fmt: skip

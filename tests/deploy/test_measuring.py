@@ -49,6 +49,11 @@ def test_all_of_it(target: str, artifact: Path, fixed_point: Any, images: Any) -
     assert told["layers"][0]["bound"] == "measured"
     assert [row["name"] for row in csv.DictReader(io.StringIO(found.csv()))] == [r["name"] for r in told["layers"]]
     assert told["frame"]["fps"] > 0 < told["frame"]["throughput_fps"]
+    assert sum("memory is computed, not measured" in line for line in told["assumptions"]) == 1
+    for graph, memory in told["memory"].items():
+        curve, layers = dict(memory["curve"]), [layer["name"] for layer in told["layers"] if layer["graph"] == graph]
+        assert set(curve) <= set(range(len(layers)))
+        assert 0 < max(curve.values()) <= memory["peak_bytes"]
     assert told["peak_memory_mb"] > told["process_memory"]["imported_mb"] > 10
     assert "median ms" in found.table()
 

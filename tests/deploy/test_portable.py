@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 from onnx import numpy_helper
 
 from motrlab.config.scheme import Rule, Scheme
+from motrlab.data.preprocess import input_bytes
 from motrlab.deploy.kernels import exact_form, onnxruntime_session, unsigned_weights
 from motrlab.deploy.portable import portable_graphs
-from motrlab.deploy.runtime import load_networks
+from motrlab.deploy.runtime import load_artifact, load_networks
 from motrlab.model.motr import MotrGraphs
-from tests.deploy.conftest import FixedPoint, make_fixed_point, ranged
+from tests.deploy.conftest import FixedPoint, Image, make_fixed_point, ranged
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 
@@ -128,3 +130,36 @@ def test_int16_stands_in_the_portable_file(fixed_point: FixedPoint) -> None:
     arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     (pair,) = [n for n in model.graph.node if "base/box_heads.0.hidden1" in n.output]
     assert arrays[pair.input[2]].dtype == np.int16
+
+
+def test_the_benchmark_starts_each_frame_from_our_state(
+    fixed_point: FixedPoint, images: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours from our own state are our tracks; a changed byte is a change."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    benchmark = importlib.import_module("portable_vs_integers")
+    ours = load_artifact(fixed_point.artifact)
+    closed, stepped = (
+        [f.rows(n) for n, f in enumerate(found)]
+        for found in (ours.track(images), benchmark.one_step(ours, ours, images))
+    )
+    assert sum(map(len, closed)) > 0
+    np.testing.assert_array_equal(np.concatenate(stepped), np.concatenate(closed))
+    base = feeds(fixed_point.steps[-1])[0]
+    base["image"] = input_bytes(base["image"])
+    once, again = (run.graphs.base_network(base) for run in (ours, benchmark.changed(ours, 0)))
+    assert any(not np.array_equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+def test_logits_of_several_classes_come_in_their_order(tmp_path: Path) -> None:
+    other = make_fixed_point(tmp_path, num_classes=3)
+    step, level = other.steps[-1], "ORT_ENABLE_ALL"
+    for model, graphs, limit in (
+        (other.model, MotrGraphs(other.model), 1e-4),
+        (other.quantised, other.quantised.graphs, 0.15),
+    ):
+        logits = run(portable_graphs(model)["base"], feeds(step)[0], level)[0]
+        expected = outputs(graphs, step)[0]
+        assert logits.shape == expected.shape == (1, 3, *logits.shape[2:])
+        assert all(error(logits[:, k], expected[:, k]) < limit for k in range(3))
+        assert error(logits[:, 0], expected[:, 1]) > limit

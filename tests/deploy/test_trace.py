@@ -75,7 +75,9 @@ def test_what_overlaps_gets_a_lane_of_its_own() -> None:
 def test_files_of_a_result(tmp_path: Path) -> None:
     performance = replace(predicted(), target="my chip/2")
     paths = save_performance(performance, tmp_path)
-    assert [path.name for path in paths] == [f"perf_my_chip_2.{end}" for end in ("json", "csv", "trace.json")]
+    assert [path.name for path in paths] == [f"perf_my_chip_2.predicted.{end}" for end in ("json", "csv", "trace.json")]
+    both = save_performance(replace(performance, kind="measured"), tmp_path)
+    assert not set(both) & set(paths)  # one target, measured and predicted
     values = read_performance(paths[0])
     assert values == json.loads(json.dumps(performance.json()))
     assert sum(row["share"] for row in values["layers"]) == pytest.approx(1)

@@ -283,6 +283,24 @@ def test_a_sequence_is_not_tracked_past_its_end(
     assert "4 files after frame 6" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_pictures_of_sixteen_bits_are_one_line(suffix: str, images: Any, tmp_path: Path, artifact: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in (1, 2):
+        cv2.imwrite(str(tmp_path / f"in/{number}{suffix}"), images[0].astype(np.uint16) << 4)
+    told = rf"in/1{suffix}: 16 bits a value: scale them to 8 and write it again \(2 such pictures\)$"
+    with pytest.raises(UserError, match=told):
+        track(artifact, tmp_path / "in", tmp_path / "out")
+
+
+def test_grey_pictures_are_tracked_with_a_note(images: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in/1.png"), cv2.cvtColor(images[0], cv2.COLOR_BGR2GRAY))
+    opened = open_source(tmp_path / "in")
+    assert opened.note == f"{tmp_path}/in/1.png: grey pictures are read as three equal channels"
+    assert next(opened.frames)[1].shape == images[0].shape
+
+
 def test_the_pixels_are_tracked_as_they_are_stored(images: Any, tmp_path: Path) -> None:
     """An EXIF orientation asks a viewer to turn the picture; gt is of the stored one."""
     data = cv2.imencode(".jpg", images[0])[1].tobytes()

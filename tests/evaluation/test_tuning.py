@@ -30,7 +30,9 @@ def video(seed: int, num_people: int = 5, num_frames: int = 20) -> tuple[Recordi
     boxes = boxes.astype(np.float32)
     identity = person + 1 + num_people * (frame > num_frames // 2)
     none = np.zeros(n, np.int64)
-    live = LiveTracks(identity, person, random.uniform(0.3, 1, n).astype(np.float32), boxes, boxes, none > 0, none)
+    live = LiveTracks(
+        identity, person, random.uniform(0.3, 1, n).astype(np.float32), boxes, boxes, none > 0, none, none
+    )
     return Recording(RULES, num_frames, frame, np.full((n, 2), 200), live), gt
 
 

@@ -14,8 +14,14 @@ import pytest
 from motrlab.evaluation.errors import ErrorRow, Event
 from motrlab.files import write_text
 from motrlab.names import CHAIN
-from motrlab.quantization.analysis.layers import FrameRow, TapPoint, layer_row, measure, write_csv
-from motrlab.quantization.analysis.listing import QuantisedTensor
+from motrlab.quantization.analysis.layers import (
+    FrameRow,
+    QuantisedTensor,
+    TapPoint,
+    layer_row,
+    measure,
+    write_csv,
+)
 from motrlab.run import Run
 from motrlab.viz.curves import figure_png
 from motrlab.viz.layers import frame_sqnr, tensor_sqnr

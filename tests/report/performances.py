@@ -80,6 +80,7 @@ def measured(target: str = "onnxruntime-cpu", found: list[Layer] | None = None) 
     stats = {"p50_ms": 1.0, "p90_ms": 1.2, "p99_ms": 1.5, "repeats": 50}
     sections = {"distribution": {"fixed_point": {"base": stats, "qim": stats}}, "peak_memory_mb": 160.0}
     sections["rate_limited"] = {"fps": 30.0, "frames": 60, "missed": 1, "jitter_ms": 0.2}
+    sections["memory"] = base.sections["memory"]
     sections["timeline"] = {"lanes": ["host"], "spans": [["host", 0.0, total, None]]}
     return Performance(target, "measured", graphs, frame, costs, sections)
 
@@ -111,7 +112,8 @@ def _sections(costs: list[LayerCost]) -> dict[str, Any]:
     advice = {"severity": "advice", "module": "backbone.0", "layer": "backbone.0.<matrix>/Conv_0"}
     advice |= {"file": "motrlab/model/backbone.py", "line": 12, "text": "its weights are read in every frame"}
     return {
-        "machine": MACHINE, "memory": memory, "advice": [advice], "assumptions": ["on-chip bandwidth is assumed"],
+        "machine": MACHINE, "figures": {"number": 25, "assumed": 23},
+        "memory": memory, "advice": [advice], "assumptions": ["on-chip bandwidth is assumed"],
         "timeline": {"lanes": [*UNITS[:5], "load", "store", "host"], "spans": spans},
         "roofline": {"peak_gops": {"matrix int8": 2457.6, "depthwise int8": 300.0},
                      "bandwidth_gbs": {"on_chip": 200.0, "off_chip": 20.0}},

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from motrlab.quantization.analysis.debugging import BINS, SplitRow, TensorValues
-from motrlab.quantization.analysis.layers import write_csv
+from motrlab.quantization.analysis.debugging import BINS, TensorValues
+from motrlab.quantization.analysis.layers import SplitRow, write_csv
 from motrlab.report.blocks import Drawing, Explorer, Source
 from motrlab.report.debugging import section, split_tables, thinned, values_drawing
 from motrlab.report.latency import PAGE

@@ -58,7 +58,7 @@ def test_page_stands_beside_the_report_and_needs_nothing(perf_run: Run) -> None:
 def test_every_picture_is_told(perf_run: Run) -> None:
     page = Page(html(perf_run))
     pictures = page.all("svg")
-    assert len(pictures) == 6  # time lines of both, traffic, memory twice, a roofline
+    assert len(pictures) == 8  # time lines of both, traffic, memory twice for both, a roofline
     assert all(picture["role"] == "img" and len(picture["aria-label"] or "") > 30 for picture in pictures)
 
 
@@ -67,12 +67,13 @@ def test_every_picture_is_told(perf_run: Run) -> None:
     [
         "Measured on onnxruntime-cpu (",
         "predicted on horizon-j6m: ",
-        "the 30 of a camera",
+        "the 30 of a camera (23 of 25 figures of this target are assumed).",
         "backbone.0.<depthwise>/Conv_1",  # escaped
         "advice: backbone.0.<matrix>/Conv_0: its weights are read in every frame (motrlab/model/backbone.py:12)",
         "on-chip bandwidth is assumed",
         "missed: 1",
         "160 (process)",
+        "Memory by what it holds, computed from the tensors that the runtime executes. base: weights",
         "QLinearConv",
         "times as fast",
     ],
@@ -109,9 +110,9 @@ def test_what_counts_no_more_is_left_out(perf_run: Run, make_stage: Any) -> None
 
 
 def test_a_file_of_another_schema_is_a_user_error(perf_run: Run) -> None:
-    path = perf_run.assets / "perf_horizon-j6m.json"
+    path = perf_run.assets / "perf_horizon-j6m.predicted.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
-    with pytest.raises(UserError, match=r"perf_horizon-j6m\.json: schema 99"):
+    with pytest.raises(UserError, match=r"perf_horizon-j6m\.predicted\.json: schema 99"):
         html(perf_run)
 
 
@@ -145,7 +146,7 @@ def test_sliders_start_at_the_prediction(perf_run: Run) -> None:
 
 def test_the_formula_by_hand() -> None:
     data: dict[str, Any] = {
-        "chains": [[4, 0, 1, 2, 0.1, 0.5], [1, 3, 1, 6, 0, 0]],
+        "chains": [[4, 0, 1, 2, 0.1, 0.5, 0, 0, 0], [1, 3, 1, 6, 0, 0, 0, 0, 0]],
         "graphs": ["base", "qim"],
         "rest_ms": 1,
     }
@@ -155,6 +156,8 @@ def test_the_formula_by_hand() -> None:
     assert what_if(data, on_chip=0.1)["base"] == 10.5
     assert what_if(data, off_chip=6, cores=9)["qim"] == 3  # the host's part, which has no cores
     assert what_if(data, off_chip=6, clock=3)["qim"] == 1
+    data["chains"][0][6:] = 0.25, 0.5, 0.1  # a quarter of all but the slowest, 1 and 0.5, overlaps with nothing
+    assert what_if(data)["base"] == pytest.approx(4 + 0.25 * 1.5 + 0.1 + 0.5)
 
 
 def test_layers_of_a_chain_are_one() -> None:
@@ -170,7 +173,7 @@ def test_layers_of_a_chain_are_one() -> None:
     graphs = {"base": {"latency_ms": 5.75}}
     data = what_if_data({"machine": machine, "layers": layers, "graphs": graphs, "frame": {"latency_ms": 6.0}})
     assert data is not None
-    assert data["chains"] == [[5, 0, 0, 0, 0, 0.5]]
+    assert data["chains"] == [[5, 0, 0, 0, 0, 0.5, 0, 0, 0]]
     assert what_if(data, clock=2) == {"base": 3.25, "frame": 3.5, "fps": pytest.approx(1e3 / 3.5)}
 
 

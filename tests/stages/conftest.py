@@ -15,32 +15,7 @@ from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.run import Run
 from motrlab.stages.accuracy import evaluate_stage, network_inputs
 from motrlab.stages.data import open_store, prepare_data
-
-PRESET = f"""
-import sys
-from dataclasses import replace
-from motrlab.config import StreetConfig, TrackerConfig
-
-sys.path.append({str(Path(__file__).parents[2])!r})
-from tests.tiny import tiny as base_config
-
-def tiny():
-    street = StreetConfig(num_videos=2, num_unseen=1, num_frames=24, width=160, height=90)
-    base = base_config()
-    model = replace(base.model, height=48, width=80)
-    # Scores of a model that has learnt nothing lie near its prior: with these thresholds it still tracks something.
-    eager = TrackerConfig(birth_score=0.0, miss_score=0.0, reset_score=0.0, output_score=0.0, min_area_px=0.0)
-    return replace(base, street=street, model=model, tracker=eager,
-                   train=replace(base.train, steps=2, frames_per_step=4, bf16=False))
-"""
-
-
-@pytest.fixture(scope="session")
-def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A preset of a user's own: two videos of 24 frames and one unseen, 160×90 pixels; two steps of training."""
-    file = tmp_path_factory.mktemp("preset") / "mine.py"
-    file.write_text(PRESET)
-    return f"{file}:tiny"
+from motrlab.stages.training import train_float
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +32,24 @@ def prepared_home(tmp_path_factory: pytest.TempPathFactory, tiny_preset: str) ->
 def run(prepared_home: Path, home: Path) -> Run:
     """A copy of the prepared run, the test's own."""
     shutil.copytree(prepared_home / "runs", home / "runs", symlinks=True)
+    return Run.open("tiny", create=False)
+
+
+@pytest.fixture(scope="session")
+def trained_home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared project, its run with a float model."""
+    home = tmp_path_factory.mktemp("trained") / "home"
+    shutil.copytree(prepared_home, home, symlinks=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOTRLAB_HOME", str(home))
+        train_float(Run.open("tiny", create=False))
+    return home
+
+
+@pytest.fixture
+def trained(trained_home: Path, home: Path) -> Run:
+    """A copy of the run with a float model, the test's own."""
+    shutil.copytree(trained_home / "runs", home / "runs", symlinks=True)
     return Run.open("tiny", create=False)
 
 

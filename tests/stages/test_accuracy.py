@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,25 +34,6 @@ from motrlab.stages.accuracy import (
 )
 from motrlab.stages.data import open_store, read_ground_truth
 from motrlab.stages.models import load_float
-from motrlab.stages.training import train_float
-
-
-@pytest.fixture(scope="module")
-def trained_home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The prepared project, its run with a float model."""
-    home = tmp_path_factory.mktemp("trained") / "home"
-    shutil.copytree(prepared_home, home, symlinks=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOTRLAB_HOME", str(home))
-        train_float(Run.open("tiny", create=False))
-    return home
-
-
-@pytest.fixture
-def trained(trained_home: Path, home: Path) -> Run:
-    """A copy of the run with a float model, the test's own."""
-    shutil.copytree(trained_home / "runs", home / "runs", symlinks=True)
-    return Run.open("tiny", create=False)
 
 
 def test_evaluate_stage_writes_tracks_and_a_record(trained: Run) -> None:

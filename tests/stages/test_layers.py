@@ -13,8 +13,7 @@ import pytest
 
 from motrlab.errors import UserError
 from motrlab.model.motr import build_motr
-from motrlab.quantization.analysis.debugging import SplitRow
-from motrlab.quantization.analysis.layers import FrameRow, read_rows, read_table
+from motrlab.quantization.analysis.layers import FrameRow, SplitRow, read_rows, read_table
 from motrlab.run import Run
 from motrlab.stages.deployment import convert
 from motrlab.stages.layers import _closed_loop_metrics, compare_layers

@@ -5,16 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from motrlab.errors import UserError
 from motrlab.run import Run
 from motrlab.stages.looking import attend, follow_slots, stages_over_each_other
-from motrlab.stages.training import train_float
-
-
-@pytest.fixture
-def trained(run: Run) -> Run:
-    train_float(run)
-    return run
 
 
 def test_slots_attention_and_two_stages(trained: Run) -> None:
@@ -30,6 +22,7 @@ def test_slots_attention_and_two_stages(trained: Run) -> None:
     assert picture.dtype == np.uint8
 
 
-def test_a_frame_without_tracks(trained: Run) -> None:
-    with pytest.raises(UserError, match="nobody is tracked in frame 1"):
-        attend(trained, 1)
+def test_attention_of_a_frame_without_tracks_and_beyond_the_end(trained: Run) -> None:
+    assert attend(trained, 1)[0].slot < trained.config.model.num_detect  # a detect query
+    last, beyond = attend(trained, 12)[0], attend(trained, 99)[0]
+    assert (last.slot, last.box.tolist()) == (beyond.slot, beyond.box.tolist())

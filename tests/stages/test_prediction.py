@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from motrlab.deploy.performance import read_performance
-from motrlab.deploy.target import Figure, load_target
+from motrlab.deploy.target import Figure, format_target, load_target
 from motrlab.errors import UserError
 from motrlab.run import Run
 from motrlab.stages.graphs import find_graphs
@@ -24,6 +24,11 @@ def test_an_artefact_on_a_chip(fixed_point: FixedPoint) -> None:  # noqa: F811
     text = prediction_text(source, found)
     assert text.startswith(f"artefact {fixed_point.artifact}")
     assert "horizon-j6m, predicted" in text
+    (line,) = [x for x in format_target(load_target("horizon-j6m")).splitlines() if "figures are assumed" in x]
+    assumed, number = (found.sections["figures"][name] for name in ("assumed", "number"))
+    assert 0 < assumed < number
+    assert line.strip().startswith(f"{assumed} of {number} figures are assumed")
+    assert f"{assumed} of {number} figures of this target are assumed" in text.splitlines()
 
 
 def test_a_described_host_wants_an_artefact() -> None:
@@ -40,8 +45,8 @@ def test_a_run_gets_a_record_and_files(converted: Run) -> None:
     assert record["metrics"]["target"] == "ethos-u65"
     assert record["metrics"]["latency_ms"] == pytest.approx(found.frame["latency_ms"])
     names = {Path(asset).name for asset in record["assets"]}
-    assert names == {f"perf_ethos-u65.{ending}" for ending in ("json", "csv", "trace.json")}
-    read = read_performance(converted.assets / "perf_ethos-u65.json")
+    assert names == {f"perf_ethos-u65.predicted.{ending}" for ending in ("json", "csv", "trace.json")}
+    read = read_performance(converted.assets / "perf_ethos-u65.predicted.json")
     assert read["frame"] == json.loads(json.dumps(found.frame))
     assert measured_host_ms(converted) is None
     assert any("not known" in line for line in found.sections["assumptions"])

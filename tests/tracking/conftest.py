@@ -17,6 +17,7 @@ class Sizes:
     num_detect: int = 8
     num_track: int = 4
     slot_columns: int = 2
+    num_classes: int = 1
 
 
 class TinyGraphs:

@@ -188,3 +188,16 @@ def test_empty_state(sizes: Any) -> None:
     assert not state.mask.any()
     assert (state.reference == 0.5).all()
     assert state_like(state, np.zeros(1)) == state
+
+
+def test_a_slot_of_several_classes_has_the_score_of_its_best() -> None:
+    logits = np.array([[0, 3, -1, 2], [1, 3, -2, 4], [-5, 0, -1, 5]], np.float32).reshape(1, 3, 2, 2)
+    boxes = np.random.default_rng(0).random((1, 4, 2, 2)).astype(np.float32)
+    output = FrameOutput((logits - 1, logits), (boxes + 1, boxes), logits)
+    scores, found = output.scores_and_boxes()
+    assert output.kinds().tolist() == [[1, 0, 0, 2]]  # of equal ones the first
+    np.testing.assert_allclose(scores[0], torch.tensor([1.0, 3, -1, 5]).sigmoid(), atol=1e-6)
+    every, places = output.layers()
+    assert [x.shape for x in (*every, *places)] == [(1, 4, 3)] * 2 + [(1, 4, 4)] * 2
+    np.testing.assert_array_equal(every[1].max(-1), scores)
+    np.testing.assert_array_equal(places[1], found)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from motrlab.config import PRESETS, ModelConfig, TrainConfig
 from motrlab.data.transforms import FrameObjects
@@ -380,3 +381,21 @@ def test_nobody_at_all(tell: Tell) -> None:
         assert sources(story.frame({0: 10})) == []
         assert story.positives() == {}
         assert story.match.num_objects == 0
+
+
+def test_tracks_and_newborns_are_supervised_with_the_class_of_their_object(tell: Tell) -> None:
+    frame = replace(objects(10, 20), kinds=np.array([1, 0]))
+    story = tell([frame, frame])
+    plain = story.make_output
+
+    def of_two_classes(scores: np.ndarray, boxes: np.ndarray) -> FrameOutput:
+        output = plain(scores, boxes)
+        return replace(output, logits=tuple(torch.cat((x, x), 1) for x in output.logits))
+
+    story.make_output = of_two_classes
+    for where in ({0: 10, 1: 20}, None):
+        track = {who: slot for slot, who in story.followed().items()}
+        story.frame(where or {track[10]: 10, track[20]: 20})
+        assert story.positives() == (where or {track[10]: 10, track[20]: 20})
+        names = [story.positives()[slot] for slot in story.match.index[2].tolist()]
+        assert story.match.kind.tolist() == [{10: 1, 20: 0}[name] for name in names]

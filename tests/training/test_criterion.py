@@ -50,7 +50,13 @@ def draw_frame(
     return Frame(
         rng.uniform(-4, 4, shape),
         np.concatenate((rng.uniform(0.2, 0.8, (*shape, 2)), rng.uniform(0.1, 0.3, (*shape, 2))), -1),
-        FrameMatch(exists.copy(), index, rng.uniform(0.2, 0.6, (index.shape[1], 4)), int(rng.integers(0, 9))),
+        FrameMatch(
+            exists.copy(),
+            index,
+            rng.uniform(0.2, 0.6, (index.shape[1], 4)),
+            np.zeros(index.shape[1], int),
+            int(rng.integers(0, 9)),
+        ),
     )
 
 
@@ -244,3 +250,21 @@ def test_weights(quiet: TrainConfig, kind: str) -> None:
     before, after = (summarised(criterion(frames, c)) for c in (quiet, doubled))
     assert after[kind] == pytest.approx(2 * before[kind])
     assert after["loss"] - before["loss"] == pytest.approx(before[kind], rel=1e-4)
+
+
+def test_with_several_classes_each_has_its_own_sigmoid() -> None:
+    """The loss is that of each class's own logits, the objects of the other classes being background there."""
+    frame, other = draw_frame(seed=3), draw_frame(seed=4)
+    config, kind = TrainConfig(steps=1), np.random.default_rng(0).integers(0, 2, frame.match.index.shape[1])
+    match = replace(frame.match, kind=kind)
+    outputs = [one.output() for one in (frame, other)]
+    both = tuple(torch.cat(pair, 1) for pair in zip(*(o.logits for o in outputs), strict=True))
+    found = SetCriterion(config)([replace(outputs[0], logits=both)], [match])
+    alone = []
+    for k, logits in enumerate(o.logits for o in outputs):
+        own = kind == k
+        rows = replace(match, index=match.index[:, own], box=match.box[own], kind=np.zeros(own.sum(), int))
+        alone.append(SetCriterion(config)([replace(outputs[0], logits=logits)], [rows]))
+    assert 0 < kind.mean() < 1
+    for name, table in found.terms.items():
+        torch.testing.assert_close(table, alone[0].terms[name] + alone[1].terms[name])

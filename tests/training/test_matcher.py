@@ -146,3 +146,14 @@ def test_a_network_that_has_blown_up_is_matched_all_the_same(value: float) -> No
         slots, objects = MATCHER(scores, boxes, gt)
     assert sorted(objects.tolist()) == [0, 1]
     assert len(set(slots.tolist())) == 2
+
+
+def test_of_several_classes_the_score_of_the_objects_own_counts() -> None:
+    scores, boxes, gt_boxes = draw(4, 3, seed=5)
+    each = np.stack((scores, scores[::-1]), 1)
+    kinds = np.array([0, 1, 1])
+    expected = [[pair_cost(float(each[i, k]), boxes[i], gt_boxes[j]) for j, k in enumerate(kinds)] for i in range(4)]
+    np.testing.assert_allclose(MATCHER.cost(each, boxes, gt_boxes, kinds), expected, rtol=1e-5)
+    same = np.tile(boxes[:1], (2, 1)), np.tile(gt_boxes[:1], (2, 1))
+    slots, objects = MATCHER(np.array([[0.9, 0.1], [0.1, 0.9]]), *same, np.array([1, 0]))
+    assert dict(zip(slots.tolist(), objects.tolist(), strict=True)) == {0: 1, 1: 0}

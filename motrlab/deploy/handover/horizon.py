@@ -22,9 +22,12 @@ hb_compile -c qim.yaml
 Chip: {march}, `march` in both YAML files. Inputs are feature maps as the float graphs take them: the image is
 (YUV - 128) / 128, YUV 4:4:4 of BT.601 full range, so its int8 values are the bytes minus 128.
 
-The keys of the YAML and of `quant_config_*.json` (`all_node_type`, `qtype`) are those of public files for nash-e and
-nash-p: D-Robotics' model zoo, repositories of users. No documentation of the whole format could be read, so a key may
-be missing or be called otherwise in your version of the tool.
+The YAML follows what Horizon's OE-Skills (github.com/HorizonRobotics/OE-Skills, `horizon-tc-ui`) says of hb_compile's
+checks: several inputs need `input_name`, one value for each input in every list, a calibration folder for each, in that
+order, with samples that have its shape. `cal_data_type` says that they are float32: some versions of the tool take
+bytes for granted where it is missing, newer ones read the type from `.npy` and call the key deprecated. 20 to 100
+samples are advised. The keys of `quant_config_*.json` (`all_node_type`, `qtype`) are those of public files for nash-e
+and nash-p: D-Robotics' model zoo, repositories of users.
 
 hb_compile finds its own scales from the samples; it takes none of ours. `quant_config_*.json` asks for int16 where our
 integers have it. The compiler splits and joins nodes: for those that it reports as unknown, take their names from its
@@ -67,6 +70,7 @@ def config(
         },
         "calibration_parameters": {
             "cal_data_dir": ";".join(f"./{folder}" for _, folder in folders),
+            "cal_data_type": ";".join("float32" for _ in folders),
             "quant_config": f"./quant_config_{graph}.json",
         },
         "compiler_parameters": {"compile_mode": "latency", "core_num": 1, "optimize_level": "O2"},

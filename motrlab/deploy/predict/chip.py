@@ -1,7 +1,9 @@
 """Both graphs on a chip that is described as data: cycles of every layer, and what a frame is made of.
 
 How a layer takes its time: its unit, the on-chip memory and the memory outside work at once (tiles are double
-buffered), so the slowest of the three decides; the target's overhead of a layer comes on top. Element-wise work that
+buffered), so the slowest of the three decides; the target's overhead of a layer comes on top. Where the target says how
+large a block of a result is, the first block is read, and
+the last one written, while nothing else works. Element-wise work that
 alone reads a product, or what is fused with it, and keeps the number of values runs while the product leaves its unit.
 Of such a chain each unit adds up its own cycles, the slowest unit decides, and what lies between goes to no memory; a
 layer's row has the time that it adds to its chain. (Assumed: a simple form of what compilers of such chips do.)
@@ -36,15 +38,22 @@ class GraphCost:
 
 @dataclass
 class _Chain:
-    """A product and what is fused with it: cycles by unit and of both memories, so far."""
+    """A product and what is fused with it, so far: cycles by unit, of both memories, of reading scales and biases
+    (`channels`), and of the latency of all passes.
+    """
 
     units: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     on_chip: float = 0.0
     off_chip: float = 0.0
+    channels: float = 0.0
+    waited: float = 0.0  # share of all but the slowest that nothing overlaps
+    passes: float = 0.0
 
     @property
     def cycles(self) -> float:
-        return max(*self.units.values(), self.on_chip, self.off_chip)
+        stages = max(self.units.values()), self.on_chip, self.channels
+        near = max(stages) + self.waited * (sum(stages) - max(stages)) + self.passes
+        return max(near, self.off_chip)
 
     @property
     def bound(self) -> str:
@@ -110,6 +119,10 @@ def _cost(target: Target, layer: Layer, work: Work, traffic: Traffic, chain: _Ch
     wasted = sum(_wasted_bytes(t, target) for t in (*layer.inputs, *layer.outputs) if t.end)
     off_chip = (outside + wasted) / target.off_chip.bandwidth.value * clock
     off_chip += bool(outside) * target.off_chip.latency.value * clock
+    if target.block is not None and not fused and work.unit != "host":
+        chain.channels = _channel_cycles(target, layer)
+        chain.waited = min(1.0, target.block.value / layer.outputs[0].numel)
+        chain.passes = work.passes * 2 * target.on_chip.latency.value * clock
     chain.units[work.unit] += work.cycles
     chain.on_chip += on_chip
     chain.off_chip += off_chip
@@ -120,12 +133,20 @@ def _cost(target: Target, layer: Layer, work: Work, traffic: Traffic, chain: _Ch
     more = {
         "unit": work.unit, "dtype": work.dtype, "cycles_compute": work.cycles, "cycles_on_chip": on_chip,
         "cycles_off_chip": off_chip, "load_bytes": traffic.load, "store_bytes": traffic.store,
-        "on_chip_bytes": traffic.on_chip, "tiles": traffic.tiles,
+        "on_chip_bytes": traffic.on_chip, "tiles": traffic.tiles, "cycles_channels": 0.0 if fused else chain.channels,
+        "cycles_passes": 0.0 if fused else chain.passes, "waited": chain.waited,
         "utilisation": min(1.0, work.amount / work.rate / (latency * clock)) if latency else 1.0,
     }  # fmt: skip
     read = sum(t.num_bytes for t in (*layer.inputs, *layer.weights))
     written = sum(t.num_bytes for t in layer.outputs)
     return LayerCost(layer, latency * 1e3, read, written, "host" if work.unit == "host" else bound, more)
+
+
+def _channel_cycles(target: Target, layer: Layer) -> float:
+    """Of reading scales and biases of a product with weights."""
+    if target.channel_load is None or layer.operator not in PRODUCTS or not layer.weights:
+        return 0.0
+    return target.channel_load.value * target.clock.value * layer.weights[0].shape[0]
 
 
 def _wasted_bytes(tensor: TensorInfo, target: Target) -> float:

@@ -81,7 +81,8 @@ def figures_of(target: Target) -> list[tuple[str, Figure]]:
     for field in ("operations", "lanes", "kernels"):
         for unit, figures in getattr(target, field).items():
             found += [(f"{field}.{unit}.{name}", figure) for name, figure in figures.items()]
-    found += [("host_work", target.host_work)] if target.host_work else []
+    found += [(f"operators.{name}.rate", o.rate) for name, o in target.operators.items() if o.rate]
+    found += [(name, f) for name in ("block", "channel_load", "host_work") if (f := getattr(target, name))]
     if "host" not in target.operations:
         found.append(("operations.host", HOST_OPERATIONS))
     return found

@@ -33,7 +33,7 @@ def kernel_of(layer: Layer) -> str:
     if layer.operator in _ARITHMETIC:
         return f"{layer.operator} {_broadcast(layer)[0]}"
     if layer.operator == "Transpose":
-        return f"Transpose {first.dtype} {'blocks' if _order(layer)[-1] == len(first.shape) - 1 else 'values'}"
+        return f"Transpose {first.dtype} {_movement(layer)}"
     return f"{layer.operator} {first.dtype}"
 
 
@@ -96,19 +96,33 @@ def _order(layer: Layer) -> Sequence[int]:
     return tuple(layer.attributes["perm"])
 
 
+def _movement(layer: Layer) -> str:
+    """`blocks`: the last axis stays, `words`: in pieces of 2, 4 or 8 bytes; `values`: one axis moves past others;
+    `scattered`: several do.
+    """
+    order = list(_order(layer))
+    if order[-1] == len(order) - 1:
+        return "words" if layer.inputs[0].num_bytes / _runs(layer) in (2, 4, 8) else "blocks"
+    rest = [[a for a in order if a != axis] for axis in order]
+    return "values" if any(axes == sorted(axes) for axes in rest) else "scattered"
+
+
 def _cut_axis(layer: Layer) -> int:
     pairs = zip(layer.inputs[0].shape, layer.outputs[0].shape, strict=True)
     return max((axis for axis, (x, y) in enumerate(pairs) if x != y), default=0)
 
 
 def _broadcast(layer: Layer) -> tuple[str, float]:
-    """How two operands meet: `same`, `scalar`, or in spans of a value with a row, or of rows; and how many spans."""
+    """How two operands meet: `same`, `scalar`, or in spans of a value with a row, or of rows; and how many spans.
+
+    A scalar meets a tensor whose last axis is 1 value by value.
+    """
     out = layer.outputs[0].shape
     operands = [t for t in (*layer.inputs, *layer.weights) if len(t.shape) or layer.operator != "QLinearAdd"][:2]
     if len(operands) < 2 or all(t.shape == out for t in operands):
         return "same", 1.0
     if min(t.numel for t in operands) == 1:
-        return "scalar", 1.0
+        return "scalar", float(math.prod(out)) if out and out[-1] == 1 else 1.0
     patterns = []
     for axis, size in enumerate(out):
         sizes = [t.shape[axis - len(out)] if len(out) - axis <= len(t.shape) else 1 for t in operands]

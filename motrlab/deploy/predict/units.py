@@ -25,7 +25,7 @@ _LAYOUTS = ((0, 2, 3, 1), (0, 3, 1, 2), (0, 2, 1))  # channels to the end of `[1
 @dataclass(frozen=True)
 class Work:
     """Of a layer on a unit. `amount`: multiply-accumulates, elements or bytes; `cycles`: at `rate` (amount per cycle)
-    and with what is lost in `lanes` (share that is filled, 0 to 1).
+    and with what is lost in `lanes` (share that is filled, 0 to 1). `passes`: how often its values come and go.
     """
 
     unit: str
@@ -33,6 +33,7 @@ class Work:
     amount: float
     rate: float
     lanes: float
+    passes: int = 1
 
     @property
     def cycles(self) -> float:
@@ -83,8 +84,25 @@ def work_of(target: Target, layer: Layer) -> Work:
     dtype = max(given | free, key=lambda t: _WIDTH.get(t, 0))
     if dtype not in taken:
         unit, figures = "host", target.operations.get("host", {})
+    parts, batches = known.parts if known else (), math.prod(layer.outputs[0].shape[:-2])
+    if parts and unit != "host":
+        amount = float(layer.macs or _largest(layer))
+        rate = 1 / sum(1 / _rate_of_part(target, part, dtype) for part in parts)
+        columns = batches * layer.outputs[0].shape[-1] if layer.operator == "MatMul" else 1
+        return Work(unit, dtype, amount, rate, 1.0, len(parts) * columns)
     rate = figures.get(dtype, next(iter(figures.values()), HOST_OPERATIONS)).value
-    return Work(unit, dtype, _amount(layer, unit), rate, _filled(target, layer, unit))
+    rate = known.rate.value if known and known.rate and unit != "host" else rate
+    passes = batches if layer.operator == "MatMul" else 1
+    return Work(unit, dtype, _amount(layer, unit), rate, _filled(target, layer, unit), passes)
+
+
+def _rate_of_part(target: Target, name: str, dtype: str) -> float:
+    """Values per cycle of an operator that another one is taken apart into."""
+    known = target.operators.get(name)
+    if known is not None and known.rate is not None:
+        return known.rate.value
+    figures = target.operations[known.unit if known is not None else unit_by_operator(name)]
+    return figures.get(dtype, next(iter(figures.values()))).value
 
 
 def _unit(target: Target, layer: Layer) -> str:
@@ -101,11 +119,17 @@ def unit_by_operator(operator: str) -> str:
     return "table" if operator in TABLES else "move" if operator in MOVES else "vector"
 
 
+def _largest(layer: Layer) -> int:
+    """Values of the larger side."""
+    return max(sum(t.numel for t in side) for side in (layer.inputs, layer.outputs))
+
+
 def _amount(layer: Layer, unit: str) -> float:
     if unit in ("matrix", "depthwise") or (unit == "host" and layer.operator in PRODUCTS):
         return max(layer.macs, 1)
-    sides = [sum(t.num_bytes if unit == "move" else t.numel for t in side) for side in (layer.inputs, layer.outputs)]
-    return max(sides) * (1 if unit == "move" else _PASSES.get(layer.operator, 1))
+    if unit == "move":
+        return max(sum(t.num_bytes for t in side) for side in (layer.inputs, layer.outputs))
+    return _largest(layer) * _PASSES.get(layer.operator, 1)
 
 
 def _filled(target: Target, layer: Layer, unit: str) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from motrlab.config import Config
 from motrlab.model.motr import Motr
-from motrlab.quantization.analysis.layers import Arrays, Float, sqnr_db
+from motrlab.quantization.analysis.layers import Arrays, Float, SplitRow, sqnr_db
 from motrlab.quantization.analysis.taps import live_rows, recorded, slot_tensors
 from motrlab.quantization.calibration import closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
@@ -26,21 +26,8 @@ from motrlab.quantization.tensors import Key
 from motrlab.quantization.torch_arithmetic import IntegerLayer
 from motrlab.tracking.step import FrameStep, to_numpy
 
-FORMS = ("weights", "activations", "all")
 BINS = 64
 _REACH = 1.25  # of the grid: as far does a histogram go, and its last bin has what is beyond
-
-
-@dataclass(frozen=True)
-class SplitRow:
-    """SQNR in dB against float of a tensor, or of an output (`operator` is `output`): infinite without any error."""
-
-    graph: str
-    tensor: str
-    operator: str
-    weights_db: float
-    activations_db: float
-    all_db: float
 
 
 @dataclass

@@ -26,6 +26,7 @@ Float = NDArray[np.floating]
 RowType = TypeVar("RowType")
 Arrays = dict[str, NDArray[np.float32]]  # tensor → its values
 Sums = dict[str, float]  # of one tensor over any number of frames; all add up but for the extremes
+FORMS = ("weights", "activations", "all")  # what is quantised: the columns of `SplitRow`
 _EXTREMES: dict[str, Callable[[float, float], float]] = {"largest_step": max, "lowest": min, "highest": max}
 
 
@@ -48,6 +49,44 @@ class TapPoint:
     scale: float
     quant_min: int
     quant_max: int
+
+
+@dataclass(frozen=True)
+class QuantisedTensor:
+    """One quantised activation or weight, or the grid of a function.
+
+    `tensor` is the path of the module that makes it, as rules have it. `scale`, of weights the largest over the
+    channels, is one step in real units. Tensors of one `group` share a grid.
+    """
+
+    graph: str  # base | qim; of a function: both
+    tensor: str
+    kind: str  # activation | weight | function
+    operator: str
+    bits: int
+    lowest: int
+    highest: int  # the grid's integers
+    scale: float
+    observer: str  # or `fixed`; of weights: per channel | per tensor
+    rule: str
+    group: int | None  # of an activation
+
+    @property
+    def reach(self) -> float:
+        """What the largest integer stands for."""
+        return self.highest * self.scale
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """SQNR in dB against float of a tensor, or of an output (`operator` is `output`): infinite without any error."""
+
+    graph: str
+    tensor: str
+    operator: str
+    weights_db: float
+    activations_db: float
+    all_db: float
 
 
 def measure(point: TapPoint, floating: Float, fake: Float, fixed: Float, *, before: Sums | None = None) -> Sums:

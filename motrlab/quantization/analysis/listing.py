@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from motrlab.config.scheme import PRODUCTS
 from motrlab.data.summary import aligned
 from motrlab.quantization import functions
+from motrlab.quantization.analysis.layers import QuantisedTensor
 from motrlab.quantization.equalisation import product
 from motrlab.quantization.quantized import QuantizedMotr
 
@@ -19,32 +19,6 @@ FUNCTIONS = (
     ("box deltas and logits", "head", 1 / functions.DELTA),
     ("boxes", "head", 1 / functions.REFERENCE),
 )
-
-
-@dataclass(frozen=True)
-class QuantisedTensor:
-    """One quantised activation or weight, or the grid of a function.
-
-    `tensor` is the path of the module that makes it, as rules have it. `scale`, of weights the largest over the
-    channels, is one step in real units. Tensors of one `group` share a grid.
-    """
-
-    graph: str  # base | qim; of a function: both
-    tensor: str
-    kind: str  # activation | weight | function
-    operator: str
-    bits: int
-    lowest: int
-    highest: int  # the grid's integers
-    scale: float
-    observer: str  # or `fixed`; of weights: per channel | per tensor
-    rule: str
-    group: int | None  # of an activation
-
-    @property
-    def reach(self) -> float:
-        """What the largest integer stands for."""
-        return self.highest * self.scale
 
 
 def quantised_tensors(quantised: QuantizedMotr) -> list[QuantisedTensor]:

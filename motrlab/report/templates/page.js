@@ -49,8 +49,10 @@ function sortable(table) {
 }
 
 // As `motrlab/deploy/whatif.py`, which the tests hold this to.
-function chainMs([units, host, near, far, wait, beside], f) {
-  return Math.max(units / (f.clock * f.cores), host / f.clock, near / f.on_chip, far / f.off_chip + wait) + beside;
+function chainMs([units, host, near, far, wait, beside, share, channels, passes], f) {
+  const stages = [units / (f.clock * f.cores), near / f.on_chip, channels], most = Math.max(...stages);
+  const inside = most + share * (stages[0] + stages[1] + stages[2] - most) + passes;
+  return Math.max(inside, host / f.clock, far / f.off_chip + wait) + beside;
 }
 
 function whatIf(data, factors) {

@@ -48,6 +48,27 @@ def test_how_two_operands_meet(shapes: tuple[tuple[int, ...], ...], form: str, s
     assert features_of(found, CACHE)["runs"] == spans
 
 
+def test_a_scalar_beside_a_last_axis_of_one() -> None:
+    found = layer("Div", (4, 6, 1), (), out=(4, 6, 1))
+    assert (kernel_of(found), features_of(found, CACHE)["runs"]) == ("Div scalar", 24)
+
+
+@pytest.mark.parametrize(
+    ("shape", "perm", "kind"),
+    [
+        ((4, 6, 3), (1, 0, 2), "blocks"),
+        ((4, 6, 2), (1, 0, 2), "words"),
+        ((4, 6, 8), (1, 2, 0), "values"),
+        ((4, 6, 8), (0, 2, 1), "values"),
+        ((4, 6, 8), (2, 1, 0), "scattered"),
+        ((4, 2, 6, 1), (2, 0, 3, 1), "scattered"),
+    ],
+)
+def test_how_axes_move(shape: tuple[int, ...], perm: tuple[int, ...], kind: str) -> None:
+    found = layer("Transpose", shape, out=tuple(shape[axis] for axis in perm), perm=perm)
+    assert kernel_of(found) == f"Transpose float32 {kind}"
+
+
 def test_runs_of_moves() -> None:
     blocks = layer("Transpose", (4, 6, 8), out=(6, 4, 8), perm=(1, 0, 2))
     assert (kernel_of(blocks), features_of(blocks, CACHE)["runs"]) == ("Transpose float32 blocks", 24)
@@ -66,6 +87,7 @@ def test_the_fit_finds_what_a_kernel_costs() -> None:
     assert found["call"] == pytest.approx(2e-6, rel=0.01)
     assert found["values"] == pytest.approx(3e-10, rel=0.01)
     assert found["outside"] == pytest.approx(5e-11, rel=0.01)
+    assert fit_kernels(list(zip(rows, seconds, strict=True)), CACHE, 2e-11)["Exp float32"]["outside"] <= 2e-11
 
 
 def test_micro_benchmarks_cover_what_an_artefact_runs(fixed_point: FixedPoint) -> None:

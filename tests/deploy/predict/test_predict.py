@@ -13,6 +13,7 @@ import pytest
 
 from motrlab.deploy.layers import Layer, TensorInfo, layers_of_file
 from motrlab.deploy.performance import LayerCost, Performance
+from motrlab.deploy.predict.chip import cost_of_graph
 from motrlab.deploy.predict.frame import LANES, figures_of, predict
 from motrlab.deploy.predict.memory import Plan, memory_split
 from motrlab.deploy.predict.units import as_deployed, is_layout, work_of
@@ -172,15 +173,58 @@ def test_a_type_that_no_unit_has_goes_to_the_host(graphs: dict[str, list[Layer]]
     assert not any(cost.bound == "host" for cost in predict(chip(), graphs).layers)
 
 
-def test_lanes_that_are_not_filled_are_lost() -> None:
-    def conv(channels: int) -> Layer:
-        given, made = TensorInfo("x", (1, channels, 10, 20), "int8"), TensorInfo("y", (1, channels, 10, 20), "int8")
-        weight = TensorInfo("w", (channels, channels, 1, 1), "int8")
-        return Layer(
-            graph="base", name="a/Conv_0", module="a", operator="Conv", inputs=(given,), weights=(weight,),
-            outputs=(made,), macs=channels**2 * 200, attributes={"kernel_shape": [1, 1]},
-        )  # fmt: skip
+def conv(channels: int, rows: int = 10, columns: int = 20) -> Layer:
+    given, made = (TensorInfo(name, (1, channels, rows, columns), "int8") for name in "xy")
+    weight = TensorInfo("w", (channels, channels, 1, 1), "int8")
+    return Layer(
+        graph="base", name="a/Conv_0", module="a", operator="Conv", inputs=(given,), weights=(weight,),
+        outputs=(made,), macs=channels**2 * rows * columns, attributes={"kernel_shape": [1, 1]},
+    )  # fmt: skip
 
+
+def of_values(operator: str, *shapes: tuple[int, ...], out: tuple[int, ...], macs: int = 0) -> Layer:
+    inputs = tuple(TensorInfo(f"x{index}", shape, "int8") for index, shape in enumerate(shapes))
+    return Layer(
+        graph="base", name=f"a/{operator}_0", module="a", operator=operator, inputs=inputs, weights=(),
+        outputs=(TensorInfo("y", out, "int8"),), macs=macs,
+    )  # fmt: skip
+
+
+def test_a_block_alone_overlaps_with_nothing() -> None:
+    """Of many blocks only the first and the last are waited for; each pass waits for the memory."""
+    memory = Memory(figure(1 << 20), figure(8e9), figure(1e-8))  # 8 bytes and 1e-8 s: 10 cycles
+    far = Memory(figure(1 << 32), figure(1e18), figure(0))
+
+    def cycles(layer: Layer, **changes: Any) -> float:
+        cost = cost_of_graph(chip(on_chip=memory, off_chip=far, **changes), [layer])
+        return cost.latency_ms * 1e6
+
+    layer = conv(32)
+    unit, near, channels = 32 * 32 * 200 / 256, (2 * 32 * 200 + 32 * 32) / 8, 32 * 4.0
+    assert cycles(layer) == pytest.approx(max(unit, near))
+    whole = {"block": figure(1 << 20), "channel_load": figure(4e-9)}
+    assert cycles(layer, **whole) == pytest.approx(unit + near + channels + 20)
+    blocks = cycles(layer, **whole | {"block": figure(640)})  # of ten
+    assert blocks == pytest.approx(max(unit, near) + (min(unit, near) + channels) / 10 + 20)
+
+
+def test_an_operator_is_taken_apart() -> None:
+    vector: dict[str, Any] = {"unit": "vector", "types": ("int8",), "source": "assumed"}
+    operators = {
+        "Softmax": Operator(**vector, parts=("ReduceMax", "Exp", "Mul")),
+        "MatMul": Operator(**vector, parts=("Mul", "Add")),
+        "ReduceMax": Operator(**vector, rate=figure(0.5)),
+    }
+    softmax = work_of(chip(operators=operators), of_values("Softmax", (4, 8, 8), out=(4, 8, 8)))
+    assert (softmax.cycles, softmax.passes) == (pytest.approx(256 / 0.5 + 256 / 32 + 256 / 32), 3)
+    product = of_values("MatMul", (4, 8, 6), (4, 6, 5), out=(4, 8, 5), macs=4 * 8 * 5 * 6)
+    apart = work_of(chip(operators=operators), product)
+    assert (apart.unit, apart.cycles) == ("vector", pytest.approx(2 * 960 / 32))
+    assert apart.passes == 2 * 4 * 5, "each column of each batch, twice"
+    assert (work_of(chip(), product).unit, work_of(chip(), product).passes) == ("matrix", 4)
+
+
+def test_lanes_that_are_not_filled_are_lost() -> None:
     lanes = {"matrix": {"output_channels": figure(16), "input_channels": figure(32), "columns": figure(4)}}
     full, part = (work_of(chip(lanes=lanes), conv(channels)) for channels in (32, 40))
     assert full.lanes == 1
@@ -226,6 +270,8 @@ def test_layout_is_free(graphs: dict[str, list[Layer]]) -> None:
 def test_every_figure_of_a_target_is_told() -> None:
     told = dict(figures_of(load_target("horizon-j6m")))
     assert {"clock", "operations.matrix.int8", "off_chip.bandwidth", "layer_overhead"} <= told.keys()
+    told = dict(figures_of(load_target("ethos-u85")))
+    assert {"block", "channel_load", "operators.ReduceMax.rate"} <= told.keys()
 
 
 def test_where_modules_are_in_our_source() -> None:

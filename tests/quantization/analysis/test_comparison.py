@@ -177,7 +177,7 @@ class Scripted:
 @pytest.mark.parametrize("error", [0.0, 0.1])
 def test_tracks_are_compared_by_person_not_by_slot(error: float) -> None:
     """Births in another order give the same people other slots: that alone is no error."""
-    model = SimpleNamespace(num_detect=4, num_track=4, d_model=2, slot_columns=4)
+    model = SimpleNamespace(num_detect=4, num_track=4, d_model=2, slot_columns=4, num_classes=1)
     config: Any = SimpleNamespace(model=model, tracker=TrackerConfig())
     images = [torch.full((1, 3, 2, 2), float(number)) for number in (1, 2, 3)]
     others = {"other": tracking(Scripted((2, 0, 3, 1), error), config)}
@@ -190,7 +190,7 @@ def test_tracks_are_compared_by_person_not_by_slot(error: float) -> None:
 
 
 def test_a_track_that_lives_on_one_side_only_is_counted_and_left_out() -> None:
-    model = SimpleNamespace(num_detect=4, num_track=4, d_model=2, slot_columns=4)
+    model = SimpleNamespace(num_detect=4, num_track=4, d_model=2, slot_columns=4, num_classes=1)
     config: Any = SimpleNamespace(model=model, tracker=TrackerConfig())
     images = [torch.full((1, 3, 2, 2), float(number)) for number in (1, 2)]
     shy = Scripted((0, 1, 2, 3))

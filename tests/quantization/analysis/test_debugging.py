@@ -12,8 +12,8 @@ import torch
 
 from motrlab.config import Config
 from motrlab.config.scheme import Scheme
-from motrlab.quantization.analysis.debugging import BINS, FORMS, SplitRow, TensorValues, inspect_tensors
-from motrlab.quantization.analysis.layers import sqnr_db
+from motrlab.quantization.analysis.debugging import BINS, TensorValues, inspect_tensors
+from motrlab.quantization.analysis.layers import FORMS, SplitRow, sqnr_db
 from motrlab.quantization.analysis.taps import recorded
 from motrlab.quantization.calibration import calibrate, closed_loop
 from motrlab.quantization.quantized import QuantizedMotr

@@ -8,7 +8,8 @@ import torch
 from motrlab.config.scheme import PRODUCTS, Rule, Scheme
 from motrlab.model.motr import Motr
 from motrlab.quantization import functions
-from motrlab.quantization.analysis.listing import QuantisedTensor, listing_table, quantised_tensors
+from motrlab.quantization.analysis.layers import QuantisedTensor
+from motrlab.quantization.analysis.listing import listing_table, quantised_tensors
 from motrlab.quantization.equalisation import product
 from motrlab.quantization.quantized import QuantizedMotr, num_quantisers
 
