@@ -40,7 +40,12 @@ def first_picture(folder: Path) -> dict[str, float]:
     found = {"cloned": time.perf_counter() - began}
     os.environ |= {"PYTHONPATH": str(folder), "MOTRLAB_HOME": str(folder)}
     notebook = nbformat.read(folder / FIRST, as_version=4)
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder / "notebooks")}})
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(folder / "notebooks")}},
+    )
     with client.setup_kernel():
         found["kernel ready"] = time.perf_counter() - began
         for index, cell in enumerate(notebook.cells):

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 STARTS_S = 300  # a loaded machine included
-_OUTPUTS = ".jp-OutputArea [data-mime-type='application/vnd.jupyter.{}']"
+_RED = ".jp-OutputArea [data-mime-type='application/vnd.jupyter.stderr']"  # JupyterLab draws tracebacks as such, too
+_TRACEBACK = "Traceback (most recent call last)"
 _BROKEN = re.compile("Error displaying widget|Failed to load model|Loading widget")
 _WARNING = re.compile(r"\w*Warning:|\[W[ \d]")
-_ALL_RUN = """() => {
+_ALL_RUN = f"""() => {{
   const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent);
-  return prompts.every(text => /\\d/.test(text))
-    || document.querySelector("[data-mime-type='application/vnd.jupyter.error']") !== null;
-}"""
+  const red = [...document.querySelectorAll("{_RED}")].map(output => output.textContent);
+  return prompts.every(text => /\\d/.test(text)) || red.some(text => text.includes('{_TRACEBACK}'));
+}}"""
 
 
 @contextmanager
@@ -94,7 +95,7 @@ def wait_for_all(page: Any, timeout_s: float, widgets_s: float = 30) -> None:
 
 def errors(page: Any) -> list[str]:
     """Tracebacks, and errors of the page itself."""
-    return [*page.locator(_OUTPUTS.format("error")).all_inner_texts(), *page.thrown]
+    return [text for text in page.locator(_RED).all_inner_texts() if _TRACEBACK in text] + page.thrown
 
 
 def broken_widgets(page: Any) -> list[str]:
@@ -103,9 +104,9 @@ def broken_widgets(page: Any) -> list[str]:
 
 
 def warnings(page: Any) -> list[str]:
-    """Anything on stderr, and warnings in any other output."""
-    texts = page.locator(".jp-OutputArea-output").all_inner_texts()
-    return page.locator(_OUTPUTS.format("stderr")).all_inner_texts() + [t for t in texts if _WARNING.search(t)]
+    """Anything on stderr that is no traceback, and warnings in any other output."""
+    red = [text for text in page.locator(_RED).all_inner_texts() if _TRACEBACK not in text]
+    return red + [t for t in page.locator(".jp-OutputArea-output").all_inner_texts() if _WARNING.search(t)]
 
 
 def complaints(page: Any) -> list[str]:

@@ -52,9 +52,8 @@ def measure_sensitivity(
     `max_drop_mota`: the search stops where MOTA is at most so many points below float's, and the share is not limited.
     MOTA of each group alone, which takes most of the time, is not measured then, nor without `score_groups`.
 
-    Leaves `assets/sensitivity.csv` (a row for each group, most noise first), `assets/sensitivity_path.csv` (a row for
-    each round of the search), a picture of each, and `assets/sensitivity_scheme.json`: the scheme that the search ends
-    with, for `Scheme.from_dict`.
+    Leaves `sensitivity.csv` (a row for each group, most noise first), `sensitivity_path.csv` (a row for each round of
+    the search), a picture of each, and `sensitivity_scheme.json`: the scheme that the search ends with.
     """
     if max_float_share is None:
         max_float_share = 0.1 if max_drop_mota is None else 1.0
@@ -62,8 +61,7 @@ def measure_sensitivity(
         raise UserError(f"sensitivity: max_float_share must be a fraction from 0 to 1, not {max_float_share}")
     if max_drop_mota is not None and (clip_frames == -1 or not max_drop_mota >= 0):
         raise UserError("sensitivity: max_drop_mota must be at least 0, in points of MOTA, and needs clip_frames")
-    started = time.time()
-    sizes = _sizes(run.config, num_frames, clip_frames)
+    started, sizes = time.time(), _sizes(run.config, num_frames, clip_frames)
     quantised = load_quantized(run, "calibration")
     bench = _Bench(run, *sizes)
     score = bench.score if score_groups and max_drop_mota is None else lambda _: {}
