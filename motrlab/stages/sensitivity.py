@@ -35,6 +35,10 @@ from motrlab.viz.sensitivity import calibration_bars, group_ranking, pareto_plot
 _MAX_PROBE_VIDEOS = 4
 
 
+def _no_score(_: Any) -> dict[str, float]:
+    return {}
+
+
 def measure_sensitivity(
     run: Run,
     *,
@@ -56,18 +60,16 @@ def measure_sensitivity(
     each round of the search), a picture of each, and `assets/sensitivity_scheme.json`: the scheme that the search ends
     with, for `Scheme.from_dict`.
     """
-    if max_float_share is None:
-        max_float_share = 0.1 if max_drop_mota is None else 1.0
+    default_share = 0.1 if max_drop_mota is None else 1.0
+    max_float_share = default_share if max_float_share is None else max_float_share
     if not 0 <= max_float_share <= 1:
         raise UserError(f"sensitivity: max_float_share must be a fraction from 0 to 1, not {max_float_share}")
     if max_drop_mota is not None and (clip_frames == -1 or not max_drop_mota >= 0):
         raise UserError("sensitivity: max_drop_mota must be at least 0, in points of MOTA, and needs clip_frames")
     started = time.time()
-    sizes = _sizes(run.config, num_frames, clip_frames)
+    bench = _Bench(run, *_sizes(run.config, num_frames, clip_frames))
     quantised = load_quantized(run, "calibration")
-    bench = _Bench(run, *sizes)
-    score = bench.score if score_groups and max_drop_mota is None else lambda _: {}
-    rows = measure_groups(quantised, bench.probe, score)
+    rows = measure_groups(quantised, bench.probe, bench.score if score_groups and max_drop_mota is None else _no_score)
     raised_scores = _RaisedScores(quantised, bench)
     path = search_groups(quantised, bench.probe, rows, max_float_share, raised_scores.within(max_drop_mota))
     path = _scored_front(path, raised_scores)
