@@ -79,15 +79,13 @@ def measure_artifact(
             for graph in GRAPHS
         }  # fmt: skip
         paced = rate_limited(runtime, frames, design_fps)
-    memory = {g: executed_memory(artifact / f"{g}.ort.onnx", g, costs, backend) for g, costs in layers.items()}
     use: dict[str, Mapping[str, Any]] = {
         "peak": peak_memory(artifact, threads, frames[0].shape[:2]),
         "throughput": {"streams": num_cpus(), "fps": throughput(artifact, frames, num_cpus())},
         "rate_limited": paced,
-        "memory": memory,
+        "memory": {g: executed_memory(artifact / f"{g}.ort.onnx", g, c, backend) for g, c in layers.items()},
     }
-    performance = _performance(target, found, step, layers, use)
-    return found.metrics | _flat(layers, use), performance
+    return found.metrics | _flat(layers, use), _performance(target, found, step, layers, use)
 
 
 def _check(target: str, repeats: int, design_fps: float) -> None:
