@@ -17,8 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from motrlab.errors import UserError
-
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8A7A00")
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 INK, GREY, _FAINT = "#22272e", "#9aa1a9", "#d5d9de"
@@ -109,8 +107,8 @@ def loss_by_layer(terms: Mapping[str, ArrayLike]) -> Figure:
     """Bars of the loss of each decoder layer, its kinds one on the other.
 
     `terms`: the columns of a loss curve, such as `layer_2.giou`, of which the last tenth counts; or numbers as
-    `ClipLoss.named()` names them, `frame_0.layer_2.giou` (frames are added up). Others are left out. Raises UserError
-    where no term is of a layer.
+    `ClipLoss.named()` names them, `frame_0.layer_2.giou` (frames are added up). Others are left out. Where no term is
+    of a layer, as in the curves of an older motrlab, the picture says so.
     """
     sums: dict[str, dict[int, float]] = {}
     for name, value in terms.items():
@@ -118,10 +116,10 @@ def loss_by_layer(terms: Mapping[str, ArrayLike]) -> Figure:
             row = sums.setdefault(found[2], {})
             values = np.atleast_1d(np.asarray(value, np.float64))
             row[int(found[1])] = row.get(int(found[1]), 0.0) + float(values[-max(1, len(values) // 10) :].mean())
-    if not sums:
-        raise UserError(f"loss by layer: no term such as layer_0.giou among {', '.join(terms) or 'none'}")
     layers = sorted({layer for row in sums.values() for layer in row})
     figure, (ax,) = panels(5.6, 3.2)
+    if not layers:
+        note(ax, "no loss by layer: this curve does not keep it", (0.5, 0.5), (0, 0), ha="center")
     below = np.zeros(len(layers))
     for (kind, row), colour in zip(sums.items(), itertools.cycle(COLOURS), strict=False):
         heights = np.array([row.get(layer, 0.0) for layer in layers])
@@ -131,7 +129,8 @@ def loss_by_layer(terms: Mapping[str, ArrayLike]) -> Figure:
         note(ax, f"{total:.3g}", (index, total), (0, 3), ha="center")
     ax.set_xticks(range(len(layers)), [str(layer) for layer in layers])
     ax.set(xlabel="decoder layer", ylabel="loss")
-    legend_above(ax, ncols=len(sums))
+    if sums:
+        legend_above(ax, ncols=len(sums))
     return figure
 
 
