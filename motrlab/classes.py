@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from motrlab.errors import UserError
+
+if TYPE_CHECKING:  # commands that need no arrays do not wait for NumPy
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,19 @@ class Classes:
         """As in `seqinfo.ini`; "" for `PEOPLE`."""
         return "" if self == PEOPLE else ", ".join(f"{number} {name}" for number, name in self)
 
-    def kinds(self, class_id: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Class numbers of a file as positions in this list; -1 for other classes."""
+    def kinds(self, class_id: NDArray[Any]) -> NDArray[Any]:
+        """Class numbers of a file, whole numbers, as positions in this list; -1 for other classes."""
+        import numpy as np
+
         found = np.full(class_id.shape, -1, np.int64)
         for kind, number in enumerate(self.numbers):
             found[class_id == number] = kind
         return found
 
-    def in_file(self, kinds: NDArray[Any]) -> NDArray[np.int64]:
+    def in_file(self, kinds: NDArray[Any]) -> NDArray[Any]:
         """The other way round: what the eighth column of a result file says, with one class -1 as ever."""
+        import numpy as np
+
         return np.array(self.numbers, np.int64)[kinds] if len(self) > 1 else np.full(len(kinds), -1, np.int64)
 
     def check(self, num_classes: int, where: str) -> None:
