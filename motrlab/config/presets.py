@@ -112,8 +112,8 @@ def mot17_small() -> Config:
         base.train, steps=1000, init="efficientnet-lite0", frozen_stages=2, freeze_bn=True, lr=1e-3,
         backbone_lr_factor=0.2, checkpoint_every=50,
     )  # fmt: skip
-    # Chosen on second halves of train halves, with a model of the first ones (docs/LOG.md).
-    tracker = replace(base.tracker, max_misses=10, coast_written=0)
+    # Chosen on train halves (docs/LOG.md).
+    tracker = replace(base.tracker, max_misses=10, coast_written=0, velocity_gain=0.3)
     budgets = replace(base.budgets, megabytes=4.0)
     return replace(base, preset="mot17_small", model=model, tracker=tracker, train=train, budgets=budgets)
 

@@ -194,7 +194,10 @@ def _agreement(gt: Tracks, pred: Tracks) -> float:
         "report --run chain",
     ],
 )
-def test_commands_of_the_pages_on_this_run(run: Run, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_of_the_pages_on_this_run(
+    run: Run, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """What README and how-tos show, on smoke data: each ends well and says something."""
+    monkeypatch.chdir(tmp_path)  # some write here
     assert main(words.split()) == 0
     assert capsys.readouterr().out.strip()
