@@ -85,7 +85,7 @@ def compare(name: str, artifact: Path, target: Target, repeats: int, *, every: b
     bits = int(read_tracker_description(artifact)["weight_bits"])
     files = {graph: artifact / f"{graph}.ort.onnx" for graph in ("base", "qim")}
     found = predict(target, {graph: layers_of_kernels(file, graph, weight_bits=bits) for graph, file in files.items()})
-    totals = np.zeros(2)
+    totals, everything = np.zeros(2), list[tuple[float, float]]()
     for graph, file in files.items():
         content = exact_form(file, bits)
         whole, nodes = _measure(content, repeats)
@@ -94,7 +94,8 @@ def compare(name: str, artifact: Path, target: Target, repeats: int, *, every: b
         totals += predicted, whole * 1e3
         own = np.array([cost.latency_ms for cost in layers])
         true = np.array([nodes[cost.layer.name] * 1e3 for cost in layers])
-        rank = _rank(list(zip(own, true, strict=True)))
+        pairs = list(zip(own, true, strict=True))
+        rank, everything = _rank(pairs), everything + pairs
         print(
             f"{name} {graph}: predicted {predicted:.3f} ms, measured {whole * 1e3:.3f} ms, ratio "
             f"{predicted / whole / 1e3:.3f}; sum of nodes {true.sum():.3f} ms; rank correlation of {len(layers)} "
@@ -105,7 +106,8 @@ def compare(name: str, artifact: Path, target: Target, repeats: int, *, every: b
         for cost, milliseconds in zip(layers, true, strict=True) if every else ():
             print(f"  {cost.layer.name:<60}{cost.latency_ms * 1e3:>9.1f}{milliseconds * 1e3:>9.1f} us")
     print(
-        f"{name}, both graphs: predicted {totals[0]:.3f} ms, measured {totals[1]:.3f} ms: {totals[0] / totals[1]:.3f}"
+        f"{name}, both graphs: predicted {totals[0]:.3f} ms, measured {totals[1]:.3f} ms: {totals[0] / totals[1]:.3f}; "
+        f"rank correlation of all {len(everything)} layers {_rank(everything):.3f}"
     )
 
 
