@@ -46,7 +46,8 @@ def main() -> None:
     for on in (False, True):
         rules = replace(runtime.tracker, camera_motion=on)
         seconds: dict[str, list[float]] = {}
-        tracks = {name: tracked(replace(runtime, tracker=rules), read_frames(store, name), seconds) for name in names}
+        tracker = replace(runtime, tracker=rules)
+        tracks = {name: Tracks.of_frames(tracker.track(read_frames(store, name), seconds)) for name in names}
         results = evaluate(gt, tracks)
         laps = np.array(seconds["tracker"]) * 1e3
         print(f"camera_motion {on!s:<5} part `tracker`: median {np.median(laps):.3f} ms")
@@ -55,11 +56,6 @@ def main() -> None:
             print(
                 f"  {name:<10} MOTA {m['mota']:.4f} IDF1 {m['idf1']:.4f} HOTA {m['hota']:.4f} switches {m['idsw']:.0f}"
             )
-
-
-def tracked(runtime: Runtime, images: Iterable[Any], seconds: dict[str, list[float]]) -> Tracks:
-    rows = [found.rows(frame) for frame, found in enumerate(runtime.track(images, seconds), 1)]
-    return Tracks.from_rows(np.concatenate(rows))
 
 
 def errors(runtime: Runtime, images: Iterable[Any], camera: Any, size: Any) -> tuple[float, float]:

@@ -59,8 +59,7 @@ def main() -> None:
     forms |= {f"ours, byte changed, {seed}": changed(ours, seed).track for seed in range(options.seeds)}
 
     def half(follow: Follow, name: str) -> Tracks:
-        rows = [found.rows(frame) for frame, found in enumerate(follow(read_frames(store, name)), 1)]
-        return Tracks.from_rows(np.concatenate(rows))
+        return Tracks.of_frames(follow(read_frames(store, name)))
 
     reference = {name: half(ours.track, name) for name in names}
     for form, follow in forms.items():

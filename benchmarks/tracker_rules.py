@@ -12,15 +12,11 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-
 from motrlab.config.fields import variants, with_fields
-from motrlab.evaluation.metrics import OVERALL
-from motrlab.model.motr import MotrGraphs
+from motrlab.evaluation.metrics import OVERALL, evaluate
 from motrlab.run import Run
-from motrlab.stages.accuracy import torch_engine, track_part
-from motrlab.stages.data import read_ground_truth, score_tracks
-from motrlab.stages.models import load_float
+from motrlab.stages.accuracy import open_engine, track_part
+from motrlab.stages.data import open_store, read_ground_truth
 
 
 def main() -> None:
@@ -30,12 +26,11 @@ def main() -> None:
     parser.add_argument("--grid", action="store_true", help="all combinations instead of one field after the other")
     options = parser.parse_args()
     run = Run.open(options.run, create=False)
-    engine = torch_engine(MotrGraphs(load_float(run).eval()), run.config.model, torch.device("cpu"))
-    gt = read_ground_truth(run)
+    engine, gt, classes = open_engine(run, "float"), read_ground_truth(run), open_store(run).classes
     single = [variant for field in options.fields for variant in variants([field])]
     for variant in [(), *(variants(options.fields) if options.grid else single)]:
         tracker = with_fields(run.config, variant).tracker
-        found = score_tracks(gt, track_part(run, engine, "test", tracker))["motchallenge"][OVERALL]
+        found = evaluate(gt, track_part(run, engine, "test", tracker), classes=classes)[OVERALL]
         scores = " ".join(f"{key} {found[key] * 100:5.1f}" for key in ("mota", "idf1", "hota"))
         counts = " ".join(f"{key} {found[key]:.0f}" for key in ("fp", "fn", "idsw"))
         print(f"{' '.join(variant) or 'as configured':45s} {scores} {counts}", flush=True)

@@ -57,7 +57,7 @@ def track_demo(num_frames: int = 48, *, seed: int = SEED) -> tuple[list[Image], 
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     frame, track_id, flag, kind = rows[:, (0, 1, 6, 7)].astype(np.int64).T
     gt = Annotations(frame, track_id, rows[:, 2:6], flag, kind, rows[:, 8], has_class=True)
-    tracks = Tracks.from_rows(np.concatenate([people.rows(number) for number, people in enumerate(found, 1)]))
+    tracks = Tracks.of_frames(found)
     drawn = [
         draw_frame(image, found[i], trails_of(found[max(0, i + 1 - TRAIL_FRAMES) : i + 1]))
         for i, image in enumerate(images)

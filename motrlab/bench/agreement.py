@@ -43,6 +43,11 @@ def move(module: nn.Module, device: torch.device) -> None:
     module.to(device)
 
 
+def _place(module: nn.Module, device: torch.device) -> None:
+    if device.type != "cpu":
+        move(module, device)
+
+
 @contextmanager
 def no_tf32() -> Iterator[None]:
     """Convolutions on a GPU in whole float32."""
@@ -106,8 +111,7 @@ def float_training(run: Run, device: torch.device) -> Values:
     found: list[Steps] = []
     for place in (torch.device("cpu"), device):
         trainee = float_trainee(initial_model(run.config)[0], run.config)
-        if place.type != "cpu":
-            move(trainee.clips, place)
+        _place(trainee.clips, place)
         found.append(steps_of(trainee, run, run.config, place, 3))
     return _compared(found[0], found[1], FLOAT)
 
@@ -117,8 +121,7 @@ def bf16_training(run: Run, device: torch.device) -> Values:
     losses = []
     for bf16 in (False, True):
         trainee = float_trainee(initial_model(run.config)[0], run.config)
-        if device.type != "cpu":
-            move(trainee.clips, device)
+        _place(trainee.clips, device)
         losses.append(steps_of(trainee, run, run.config, device, 1, bf16=bf16)[0][0])
     difference = apart(*losses)
     return {"loss": losses[0], "loss_bf16": losses[1], "apart": difference, "within": difference <= BF16_LOSS}
@@ -129,8 +132,7 @@ def float_evaluation(run: Run, device: torch.device) -> Values:
     tracks = []
     for place in (torch.device("cpu"), device):
         model = initial_model(run.config)[0].eval()
-        if place.type != "cpu":
-            move(model, place)
+        _place(model, place)
         engine = torch_engine(MotrGraphs(model), run.config.model, place)
         tracks.append(track_part(run, engine, "test", num_frames=_FRAMES))
     same = agreement(*tracks)[OVERALL]["idf1"]
@@ -141,11 +143,10 @@ def float_evaluation(run: Run, device: torch.device) -> Values:
 
 def calibration(run: Run, device: torch.device) -> Values:
     """The ranges that are found, and with the same ranges the integers of the closed loop."""
-    videos = [list(video)[:_FRAMES] for video in _first_frames(run)]
+    videos = _first_frames(run)
     models = [_quantised(run) for _ in range(2)]
     calibrate(models[0], videos, run.config)
-    if device.type != "cpu":
-        move(models[1], device)
+    _place(models[1], device)
     calibrate(models[1], videos, run.config)
     ranges = [model.ranges.largest.cpu() for model in models]
     difference = float(((ranges[0] - ranges[1]).abs() / ranges[0].clamp(min=1e-9)).max())
@@ -159,7 +160,7 @@ def calibration(run: Run, device: torch.device) -> Values:
 
 def qat(run: Run, device: torch.device) -> Values:
     """Two steps of QAT from the same calibrated state, and the rounding behind them."""
-    videos = [list(video)[:_FRAMES] for video in _first_frames(run)]
+    videos = _first_frames(run)
     first = _quantised(run)
     calibrate(first, videos, run.config)
     state = {name: value.clone() for name, value in first.state_dict().items()}
@@ -167,8 +168,7 @@ def qat(run: Run, device: torch.device) -> Values:
     for place in (torch.device("cpu"), device):
         model = _quantised(run)
         model.load_state_dict(state)
-        if place.type != "cpu":
-            move(model, place)
+        _place(model, place)
         found.append(steps_of(qat_trainee(model, run.config), run, qat_config(run.config), place, 2))
         round_again(model, videos, run.config)
     return _compared(found[0], found[1], QAT)
@@ -180,8 +180,8 @@ CHECKS: dict[str, Callable[[Run, torch.device], Values]] = {
 }  # fmt: skip
 
 
-def _first_frames(run: Run) -> list[Iterator[Tensor]]:
-    return calibration_videos(run, run.config.calibration)
+def _first_frames(run: Run) -> list[list[Tensor]]:
+    return [list(video)[:_FRAMES] for video in calibration_videos(run, run.config.calibration)]
 
 
 def _quantised(run: Run) -> QuantizedMotr:

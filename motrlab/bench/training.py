@@ -15,11 +15,10 @@ from motrlab.bench.steps import Stepper, measure, one_length
 from motrlab.config import Config
 from motrlab.data.halves import least_share
 from motrlab.errors import UserError
-from motrlab.evaluation.metrics import OVERALL
 from motrlab.model.motr import Motr, MotrGraphs
 from motrlab.run import Run
 from motrlab.stages.accuracy import torch_engine, track_part
-from motrlab.stages.data import open_store, read_ground_truth, score_tracks
+from motrlab.stages.data import flat_scores, open_store, read_ground_truth, score_tracks
 from motrlab.training.checkpoint import save_model
 from motrlab.training.initial_weights import initial_model
 from motrlab.training.trainer import train_float
@@ -106,9 +105,5 @@ def evaluate(run: Run, model: Motr, device: torch.device) -> dict[str, float]:
     """MOTA, IDF1 and HOTA of the test halves; `PROTOCOL.mota` over all of them, `PROTOCOL.SEQ.mota` of one."""
     tracks = track_part(run, torch_engine(MotrGraphs(model.eval()), run.config.model, device), "test")
     scores = score_tracks(read_ground_truth(run), tracks, open_store(run).classes)
-    return {
-        f"{protocol}.{key}" if name == OVERALL else f"{protocol}.{name}.{key}": float(values[key])
-        for protocol, found in scores.items()
-        for name, values in found.items()
-        for key in ("mota", "idf1", "hota")
-    }
+    kept = ("mota", "idf1", "hota")
+    return {name: float(value) for name, value in flat_scores(scores).items() if name.rpartition(".")[2] in kept}

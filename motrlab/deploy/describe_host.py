@@ -77,18 +77,16 @@ def measure_kinds(num_threads: int, repeats: int, seed: int, share: float = 1.0)
     cases = [case for case, number in KINDS.values() for _ in range(max(3, round(number * share)))]
     random.shuffle(cases)  # type: ignore[arg-type]
     models = [bench_model(cases[first : first + _NODES], random) for first in range(0, len(cases), _NODES)]
+    contents = [exact_form(model) for model in models]
+    how = {"repeats": max(1, repeats // _TURNS), "num_threads": num_threads}
     turns = list[dict[str, float]]()
     for _ in range(_TURNS):
         turns.append({})
-        for index, model in enumerate(models):
-            given, how = (
-                random_inputs(model, random),
-                {"repeats": max(1, repeats // _TURNS), "num_threads": num_threads},
-            )
-            for name, seconds in node_seconds(exact_form(model), given, **how).items():
+        for index, (model, content) in enumerate(zip(models, contents, strict=True)):
+            for name, seconds in node_seconds(content, random_inputs(model, random), **how).items():
                 turns[-1][f"{index}/{name}"] = typical(seconds)
-    for index, model in enumerate(models):
-        for layer in layers_of_optimised(optimised_model(exact_form(model)), "bench"):
+    for index, content in enumerate(contents):
+        for layer in layers_of_optimised(optimised_model(content), "bench"):
             if layer.operator not in WARMERS.values():
                 yield layer, min(turn[f"{index}/{layer.name}"] for turn in turns)
 

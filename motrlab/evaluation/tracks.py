@@ -3,9 +3,12 @@
 With several classes the eighth column is the class, a number as in gt files.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +16,9 @@ from numpy.typing import ArrayLike
 from motrlab.classes import PEOPLE, Classes
 from motrlab.data.rows import Rows, read_text
 from motrlab.files import write_text
+
+if TYPE_CHECKING:  # it brings in OpenCV, for which `eval-files` does not wait
+    from motrlab.tracking.sequence import FrameTracks
 
 
 @dataclass(frozen=True)
@@ -42,22 +48,28 @@ class Tracks:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def select(self, rows: np.ndarray) -> "Tracks":
+    def select(self, rows: np.ndarray) -> Tracks:
         """The rows that a mask or an index array names."""
         return Tracks(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @staticmethod
-    def join(parts: Sequence["Tracks"]) -> "Tracks":
+    def join(parts: Sequence[Tracks]) -> Tracks:
         """One behind the other."""
         return Tracks(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Tracks)))
 
     @staticmethod
-    def empty() -> "Tracks":
+    def of_frames(frames: Iterable[FrameTracks | None], classes: Classes = PEOPLE) -> Tracks:
+        """Of one video's frames in order; None counts as a frame and has no rows."""
+        found = (frame.rows(number, classes) for number, frame in enumerate(frames, 1) if frame is not None)
+        return Tracks.from_rows(np.concatenate(list(found)))
+
+    @staticmethod
+    def empty() -> Tracks:
         """No boxes at all."""
         return Tracks.from_rows([])
 
     @staticmethod
-    def from_rows(rows: ArrayLike) -> "Tracks":
+    def from_rows(rows: ArrayLike) -> Tracks:
         """From rows of frame, id, x, y, w, h, score and, perhaps, class: `[n, 7]` or `[n, 8]`, or a list of tuples."""
         table = np.asarray(rows, dtype=np.float64)
         table = table.reshape(-1, 8 if table.ndim == 2 and table.shape[1] == 8 else 7)

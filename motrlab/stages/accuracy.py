@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from motrlab.config import ModelConfig, TrackerConfig
 from motrlab.data.preprocess import preprocess
 from motrlab.data.store import FrameStore
@@ -140,11 +138,7 @@ def _track_group(
     """Several videos in lock-step."""
     videos = [read_frames(store, name, last=num_frames) for name in names]
     streams = zip(*track_streams(engine.graphs, videos, engine.preprocess, run.config.model, tracker), strict=True)
-    rows = (
-        [boxes.rows(frame, store.classes) for frame, boxes in enumerate(video, 1) if boxes is not None]
-        for video in streams
-    )
-    return {name: Tracks.from_rows(np.concatenate(row)) for name, row in zip(names, rows, strict=True)}
+    return {name: Tracks.of_frames(video, store.classes) for name, video in zip(names, streams, strict=True)}
 
 
 def read_frames(store: FrameStore, name: str, first: int = 1, last: int | None = None) -> Iterator[Any]:

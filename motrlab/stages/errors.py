@@ -11,10 +11,10 @@ import numpy as np
 
 from motrlab.data.store import FrameStore
 from motrlab.evaluation.errors import Event, Outcome, error_rows, outcome, worst_events
-from motrlab.evaluation.tracks import Tracks, read_tracks
+from motrlab.evaluation.tracks import Tracks
 from motrlab.quantization.analysis.layers import write_csv
 from motrlab.run import Run, exclusive
-from motrlab.stages.accuracy import require_tracks
+from motrlab.stages.accuracy import stage_tracks
 from motrlab.stages.data import open_store
 from motrlab.viz.errors import error_crop
 from motrlab.viz.overlay import contact_sheet, tracks_of_frame, write_image
@@ -30,10 +30,8 @@ def find_errors(run: Run, stage: str = "fixed_point", *, num_pictures: int = 6) 
     and a picture of the worst `num_pictures` misses and of the worst switches. Tracks that are missing, or not those of
     the stage as it is now, are made first.
     """
-    require_tracks(run, stage)
-    started = time.time()
-    store, folder = open_store(run), run.tracks(stage)
-    tracks = {info.name: read_tracks(folder / f"{info.name}.txt", store.classes) for info in store.sequences}
+    tracks, started = stage_tracks(run, stage), time.time()
+    store = open_store(run)
     found = {i.name: outcome(store.annotations(i.name), tracks[i.name], i) for i in store.sequences}
     rows, events = error_rows(list(found.values())), worst_events(found, num_pictures)
     stem, assets = run.assets / f"errors_{stage}", []
@@ -44,7 +42,7 @@ def find_errors(run: Run, stage: str = "fixed_point", *, num_pictures: int = 6) 
     assets += _write_pictures(store, tracks, found, events, stem)
     one = [row for row in rows if row.factor == "Visibility"]
     sums = {f"num_{name}": sum(getattr(row, name) for row in one) for name in ("boxes", "missed", "switches")}
-    return run.add_record(stage, "errors", sums, started=started, assets=assets, tracks=folder)
+    return run.add_record(stage, "errors", sums, started=started, assets=assets, tracks=run.tracks(stage))
 
 
 def _write_pictures(

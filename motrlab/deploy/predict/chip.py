@@ -2,9 +2,9 @@
 
 How a layer takes its time: its unit, the on-chip memory and the memory outside work at once (tiles are double
 buffered), so the slowest of the three decides; the target's overhead of a layer comes on top. Where the target says how
-large a block of a result is, the first block is read, and
-the last one written, while nothing else works. Element-wise work that
-alone reads a product, or what is fused with it, and keeps the number of values runs while the product leaves its unit.
+large a block of a result is, the first block is read, and the last one written, while nothing else works. Element-wise
+work that alone reads a product, or what is fused with it, and keeps the number of values runs while the product leaves
+its unit.
 Of such a chain each unit adds up its own cycles, the slowest unit decides, and what lies between goes to no memory; a
 layer's row has the time that it adds to its chain. (Assumed: a simple form of what compilers of such chips do.)
 """
