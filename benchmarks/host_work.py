@@ -129,8 +129,11 @@ def main() -> None:
     names = (*PARTS, "around")
     print(f"{'slots':>5} {'rules':<6} {'live':>4} {'median':>7} {'p90':>7}  " + " ".join(f"{n:>7}" for n in names))
     for sizes in SIZES:
-        camera = replace(street().tracker, camera_motion=True)
-        for name, rules in (("mot17", mot17().tracker), ("street", street().tracker), ("camera", camera)):
+        street_rules = street().tracker
+        all_rules = {"mot17": mot17().tracker, "street": street_rules}
+        all_rules["no ids"] = replace(street_rules, appearance=False)
+        all_rules["camera"] = replace(street_rules, camera_motion=True)
+        for name, rules in all_rules.items():
             for num_live in (0, 10, sizes.num_track * 3 // 4, sizes.num_track):
                 found = measure(sizes, rules, num_live, options.frames)
                 case = f"{sizes.num_detect + sizes.num_track:>5} {name:<6} {num_live:>4}"

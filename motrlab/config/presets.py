@@ -34,7 +34,7 @@ def street() -> Config:
         ),
         tracker=TrackerConfig(
             birth_score=0.4, miss_score=0.5, reset_score=0.5, max_misses=20, output_score=0.5, min_area_px=50.0,
-            suppress_iou=0.6, coast=True, coast_written=2,
+            suppress_iou=0.6, coast=True, coast_written=2, appearance=True,
         ),
         train=TrainConfig(
             steps=1100, clip_frames=(2, 3, 4), clip_milestones=(0.5, 0.75), stride_max=5, reverse_probability=0.5,

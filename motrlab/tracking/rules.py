@@ -6,19 +6,26 @@ import numpy as np
 
 from motrlab.config import ModelConfig, TrackerConfig
 from motrlab.tracking.camera import CameraMotion, grey_pictures
+from motrlab.tracking.identity import Identities, signatures
 from motrlab.tracking.step import FrameOutput, Shapes
 from motrlab.tracking.tracker import Decision, Tracker
 
 
 class Rules:
-    """A `Tracker` of `batch` parallel streams that is shown each frame's outputs, and, with `camera_motion`, told how
-    the picture moved; `Rules(...)` is what `frame_step` takes as `decide`.
+    """A `Tracker` of `batch` parallel streams that is shown each frame's outputs; `Rules(...)` is what `frame_step`
+    takes as `decide`.
+
+    With `camera_motion` the tracker is told how the picture moved; with `appearance`, where tracks coast, ids are put right by
+    colours.
     """
 
     def __init__(self, config: TrackerConfig, shapes: Shapes | ModelConfig, batch: int = 1) -> None:
         self.tracker = Tracker(config, shapes.num_detect, shapes.num_track, batch, shapes.num_classes)
         self._several = shapes.num_classes > 1
         self._cameras = [CameraMotion() for _ in range(batch)] if config.coast and config.camera_motion else []
+        self._identities = (
+            [Identities(shapes.num_track) for _ in range(batch)] if config.coast and config.appearance else []
+        )
 
     def __call__(self, output: FrameOutput) -> Decision:
         return self.decide(output)[0]
@@ -31,4 +38,9 @@ class Rules:
             greys = grey_pictures(output.frame)
             motion = np.stack([camera.update(grey) for camera, grey in zip(self._cameras, greys, strict=True)])
         kinds = output.kinds() if self._several else None
-        return self.tracker.update(scores, boxes, motion, kinds), scores, boxes
+        decision = self.tracker.update(scores, boxes, motion, kinds)
+        if self._identities:
+            for stream, live in enumerate(self.tracker.live(decision, scores, boxes)):
+                colours = signatures(output.frame, stream, live.cxcywh)
+                self.tracker.track_id[stream, live.slot] = self._identities[stream].update(colours, live)
+        return decision, scores, boxes

@@ -1,0 +1,224 @@
+"""Who a track is, by colours: who returns gets the old id back, and ids that were mixed up are put right.
+
+A track query follows a place. Where people cross, it may leave with the wrong one, and a newborn takes the person it
+left; who was away for longer than `max_misses` comes back as a newborn. Both show in the colours of what the boxes
+hold. So a histogram of each box is kept (a colour histogram and its Bhattacharyya coefficient, as Comaniciu, Ramesh and
+Meer track by, IEEE TPAMI 25(5), 2003), from frames in which no other box is on it, and compared where a mistake is
+possible: at a birth, and between tracks that have just been on top of each other. Only ids change: the networks see
+the same queries as without.
+
+Every stage takes the colours from the bytes of the network's input, so all stages see the same ones.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from motrlab.boxes import box_cxcywh_to_xyxy, pairwise_iou
+from motrlab.tracking.tracker import EMPTY, Float, Int, LiveTracks
+
+# Chosen on train halves, forwards and backwards, of the real videos by three models: docs/LOG.md.
+REMEMBERED = 200  # frames for which somebody lost is remembered
+_ROWS, _COLUMNS = 16, 8  # pixels of a box that are looked at
+_HEIGHT, _WIDTH = 0.8, 0.6  # of the middle of a box in which they lie
+_LUMA_BINS, _CHROMA_BINS, _CHROMA_REACH = 8, 4, 24  # U and V lie within 128 ± 24, or in the outermost bin
+_BINS = 2 * _LUMA_BINS * _CHROMA_BINS**2  # of the upper and the lower half of a box
+_TOUCHES = 0.3  # IoU from which on two boxes hide each other's colours
+_SUSPECT = 30  # frames after a touch in which ids may be put right
+_SETTLED = 5  # clear frames after a touch until the colours are believed to be the track's own
+_FEWEST = 3  # clear frames until they are compared; also, frames in which somebody must have been seen
+_SLOW, _FAST = 0.05, 0.3  # least weights of the newest frame in a track's colours, and in those since the last touch
+_ALIKE = 0.6  # least similarity of a newborn to whom it is taken for
+_BETTER = 0.05  # what each id that changes its track must gain in similarity
+_NEAR = 2.0  # box widths, and half as many heights, between a newborn and where that one was
+_SIZE = 2.0  # largest ratio of their heights
+
+_DOWN = np.linspace(-_HEIGHT / 2, _HEIGHT / 2, _ROWS, dtype=np.float32)
+_ACROSS = np.linspace(-_WIDTH / 2, _WIDTH / 2, _COLUMNS, dtype=np.float32)
+_HALF = np.arange(_ROWS)[:, None] * 2 // _ROWS * (_BINS // 2)
+_ROOTS = np.sqrt(np.arange(_ROWS * _COLUMNS + 1, dtype=np.float32) / (_ROWS * _COLUMNS))  # of the share of n pixels
+_LUMA_BIN = np.arange(256) * _LUMA_BINS // 256
+_CHROMA_BIN = np.clip((np.arange(256) - 128 + _CHROMA_REACH) * _CHROMA_BINS // (2 * _CHROMA_REACH), 0, _CHROMA_BINS - 1)
+_BIN_OF = _LUMA_BIN * _CHROMA_BINS**2, _CHROMA_BIN * _CHROMA_BINS, _CHROMA_BIN  # of Y, U and V, from 0 to 127
+
+
+def signatures(frame: Any, stream: int, boxes: Float) -> Float:
+    """Colours of `boxes` `[n, 4]` (cxcywh, fractions) in one picture of a batch: `[n, 256]`, each of length 1.
+
+    The products of two are between 0 and 1, the Bhattacharyya coefficient of two histograms. `frame`: what a base graph
+    is given, bytes `uint8 [B, H, W, 3]` or input `[B, 3, H, W]` from -1 to 1, any array.
+    """
+    is_bytes = isinstance(frame, np.ndarray) and frame.dtype == np.uint8
+    height, width = frame.shape[1:3] if is_bytes else frame.shape[2:4]
+    down, across = boxes[:, 1:2] + boxes[:, 3:4] * _DOWN, boxes[:, 0:1] + boxes[:, 2:3] * _ACROSS
+    row = np.minimum(np.maximum(down * height, 0), height - 1).astype(np.int64)
+    column = np.minimum(np.maximum(across * width, 0), width - 1).astype(np.int64)
+    pixel = (row[:, :, None] * width + column[:, None, :]).ravel()
+    yuv = frame[stream].reshape(-1, 3).take(pixel, 0) if is_bytes else _bytes_at(frame[stream], pixel)
+    colour = _BIN_OF[0].take(yuv[:, 0]) + _BIN_OF[1].take(yuv[:, 1]) + _BIN_OF[2].take(yuv[:, 2])
+    place = colour.reshape(len(boxes), _ROWS, _COLUMNS) + _HALF
+    place += np.arange(0, len(boxes) * _BINS, _BINS)[:, None, None]
+    counts = np.bincount(place.ravel(), minlength=len(boxes) * _BINS).reshape(-1, _BINS)
+    return _ROOTS.take(counts)
+
+
+def _bytes_at(planes: Any, pixel: Int) -> Any:
+    """Bytes `[n, 3]` at places `[n]` of input `[3, H, W]`."""
+    if isinstance(planes, np.ndarray):
+        found = planes.reshape(3, -1).take(pixel, 1)
+    else:
+        import torch
+
+        found = planes.flatten(1)[:, torch.from_numpy(pixel).to(planes.device)].detach().float().cpu().numpy()
+    return np.clip(np.rint(found * 128) + 128, 0, 255).astype(np.uint8).T
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """Somebody who is not tracked any more: colours, where and in which frame last seen, class.
+
+    `touched` `[T]`: the frame in which the track and that of each slot were last on each other.
+    """
+
+    colours: Float
+    box: Float
+    frame: int
+    kind: int
+    touched: Int
+
+
+class Identities:
+    """The ids of one stream of `num_track` slots, frame by frame."""
+
+    def __init__(self, num_track: int) -> None:
+        self._frame = 0
+        self._id: Int = np.full(num_track, EMPTY, np.int64)
+        self._kind, self._born, self._last, self._seen, self._clear = np.zeros((5, num_track), np.int64)
+        self._box: Float = np.zeros((num_track, 4), np.float32)
+        # Of each slot's track: how it looks in this frame, since it last touched another, and by all that is known.
+        self._now, self._recent, self._own = np.zeros((3, num_track, _BINS), np.float32)
+        self._touched: Int = np.full((num_track, num_track), -_SUSPECT, np.int64)  # the frame in which two last did
+        self._lost: dict[int, _Lost] = {}
+
+    def update(self, colours: Float, live: LiveTracks) -> Int:
+        """The ids of the `n` live tracks of a frame, whose `live.track_id` are those of the frame before, or new.
+
+        `colours` `[n, 256]`: their `signatures`; `live` is in the order of slots. No id stands twice in a frame.
+        """
+        self._frame += 1
+        before = self._id.copy()
+        self._id = np.full_like(before, EMPTY)
+        self._id[live.slot] = live.track_id
+        for slot in np.flatnonzero((before != EMPTY) & (before != self._id)).tolist():
+            self._lose(slot, int(before[slot]))
+        oldest = self._frame - REMEMBERED
+        self._lost = {track: lost for track, lost in self._lost.items() if lost.frame >= oldest}
+        self._now[live.slot], self._kind[live.slot] = colours, live.kind
+        self._box[live.slot] = np.where(live.unseen[:, None], live.believed, live.cxcywh)
+        born = before[live.slot] != live.track_id
+        if born.any():
+            self._welcome(live.slot[born], live.slot[~born], live.slot[live.unseen])
+        seen = live.slot[~live.unseen]
+        if len(seen):
+            self._look(seen, live.slot)
+        clear = seen[(self._clear[seen] >= _FEWEST) & (self._seen[seen] >= _FEWEST)]
+        self._exchange(clear)
+        self._reclaim(clear)
+        return self._id[live.slot]
+
+    def _lose(self, slot: int, track: int) -> None:
+        """Remember `track`, who was in `slot`."""
+        if self._seen[slot] >= _FEWEST:
+            own = self._own[slot].copy(), self._box[slot].copy(), int(self._last[slot]), int(self._kind[slot])
+            self._lost[track] = _Lost(*own, self._touched[slot].copy())
+
+    def _welcome(self, slots: Int, others: Int, unseen: Int) -> None:
+        """Newborns in `slots` that are somebody known get that id and those colours, the most similar first.
+
+        Known are the lost, and of the `others` those that coast, or look less like themselves than the newborn does.
+        """
+        self._born[slots] = self._last[slots] = self._frame
+        self._start(slots)
+        known = [(track, lost.colours, lost.box, lost.kind, -1.0) for track, lost in self._lost.items()]
+        for other in others[self._seen[others] >= _FEWEST]:
+            likeness = -1.0 if other in unseen else float(self._now[other] @ self._own[other])
+            known.append((int(self._id[other]), self._own[other], self._box[other], int(self._kind[other]), likeness))
+        boxes, pairs = self._box[slots], list[tuple[float, int, int]]()
+        for track, colours, box, kind, likeness in known:
+            away = np.abs(boxes[:, :2] - box[:2]) / np.maximum((boxes[:, 2:] + box[2:]) / 2, 1e-6)
+            ratio = np.maximum(boxes[:, 3], 1e-6) / max(box[3], 1e-6)
+            similarity = self._now[slots] @ colours
+            alike = (similarity > max(_ALIKE, likeness + _BETTER)) & (self._kind[slots] == kind)
+            alike &= (np.maximum(away[:, 0], 2 * away[:, 1]) < _NEAR) & (np.maximum(ratio, 1 / ratio) < _SIZE)
+            pairs += [(float(similarity[i]), track, int(slots[i])) for i in np.flatnonzero(alike)]
+        free, new = {track for track, *_ in known}, set(slots.tolist())
+        for _, track, slot in sorted(pairs, reverse=True):
+            if track in free and slot in new:
+                free.remove(track)
+                new.remove(slot)
+                self._become(slot, track)
+
+    def _start(self, slots: Any) -> None:
+        """Nothing is known of the tracks of `slots` but how they look now."""
+        self._seen[slots], self._clear[slots] = 0, _SETTLED
+        self._touched[slots] = self._touched[:, slots] = -_SUSPECT
+        self._recent[slots] = self._own[slots] = self._now[slots]
+
+    def _become(self, slot: int, track: int) -> None:
+        """The track of `slot` is `track`, who was lost, or for whom another slot's was taken, which gets the id."""
+        lost = self._lost.pop(track, None)
+        if lost is not None:
+            self._own[slot] = lost.colours
+        else:
+            other = np.flatnonzero(self._id == track)[0]
+            self._id[other], self._own[slot] = self._id[slot], self._own[other]
+            self._start(other)
+        self._id[slot] = track
+        self._seen[slot] = max(self._seen[slot], round(1 / _SLOW))  # its colours are well known
+
+    def _look(self, seen: Int, live: Int) -> None:
+        """Who of the `seen` is on whom of the `live`, and the colours of those whom nobody is on; all are slots."""
+        boxes = box_cxcywh_to_xyxy(self._box[live])
+        own = np.searchsorted(live, seen)
+        touch = pairwise_iou(boxes[own], boxes) > _TOUCHES
+        touch[np.arange(len(seen)), own] = False
+        row, column = np.nonzero(touch)
+        self._touched[seen[row], live[column]] = self._touched[live[column], seen[row]] = self._frame
+        self._last[seen] = self._frame
+        self._seen[seen] += 1
+        hidden = touch.any(1)
+        self._clear[seen] = np.where(hidden, 0, self._clear[seen] + 1)
+        clear = seen[~hidden]
+        self._mix(self._recent, clear, self._clear, _FAST)
+        self._mix(self._own, clear[self._clear[clear] > _SETTLED], self._seen, _SLOW)
+
+    def _mix(self, kept: Float, slots: Int, count: Int, least: float) -> None:
+        """The mean of the first frames, then one in which the newest has the weight `least`; `count` includes it."""
+        weight = np.maximum(1 / np.maximum(count[slots], 1), least)[:, None].astype(np.float32)
+        kept[slots] += weight * (self._now[slots] - kept[slots])
+
+    def _exchange(self, clear: Int) -> None:
+        """Two tracks that were on each other and now have each other's colours exchange ids; `clear`: slots."""
+        if len(clear) < 2:
+            return
+        suspect = self._touched[np.ix_(clear, clear)] > self._frame - _SUSPECT
+        suspect &= self._kind[clear, None] == self._kind[clear]
+        for i, j in np.argwhere(np.triu(suspect, 1)):
+            pair = clear[[i, j]]
+            likeness = self._recent[pair] @ self._own[pair].T
+            if likeness[0, 1] + likeness[1, 0] - likeness[0, 0] - likeness[1, 1] > 2 * _BETTER:
+                self._id[pair], self._own[pair] = self._id[pair[::-1]], self._own[pair[::-1]]
+
+    def _reclaim(self, clear: Int) -> None:
+        """A track that was on one which then ended, and now has its colours, is that one; `clear`: slots."""
+        for track, lost in list(self._lost.items()):
+            since = np.maximum(self._born[clear], self._frame - _SUSPECT + 1)
+            slots = clear[(lost.touched[clear] >= since) & (self._kind[clear] == lost.kind)]
+            slots = slots[self._clear[slots] >= _FEWEST]  # not one that changed in this frame
+            gain = ((lost.colours - self._own[slots]) * self._recent[slots]).sum(1)
+            if gain.max(initial=0) > _BETTER:
+                slot = int(slots[gain.argmax()])
+                self._lose(slot, int(self._id[slot]))
+                self._become(slot, track)
+                self._clear[slot] = 0
