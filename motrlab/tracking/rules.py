@@ -15,8 +15,8 @@ class Rules:
     """A `Tracker` of `batch` parallel streams that is shown each frame's outputs; `Rules(...)` is what `frame_step`
     takes as `decide`.
 
-    With `camera_motion` the tracker is told how the picture moved; with `appearance`, where tracks coast, ids are put right by
-    colours.
+    With `camera_motion` the tracker is told how the picture moved. With `appearance`, where tracks coast, colours put
+    ids right.
     """
 
     def __init__(self, config: TrackerConfig, shapes: Shapes | ModelConfig, batch: int = 1) -> None:

@@ -227,9 +227,12 @@ def tracker_rules(config: Config) -> Figure:
         "ended": Box((2.6, 0), "host", f"not seen: a miss\n{rules.max_misses} misses:\nthe track ends"),
         "double": Box((2.6, 1.25), "host", f"duplicates removed\n{suppress}"),
         "next": Box((3.9, 0.62), "host", f"slots of the next\nframe: {m.num_track} indices"),
-        "written": Box((5.2, 0.62), "data", f"boxes written\nscore > {rules.output_score:g}"),
+        "ids": Box(
+            (5.2, 0), "host", f"ids put right\nby colours:\n{'on' if rules.coast and rules.appearance else 'off'}"
+        ),
+        "written": Box((5.2, 1.25), "data", f"boxes written\nscore > {rules.output_score:g}"),
     }
-    arrows = "out > seen, out > new, seen > ended, new > double, ended > next, double > next, next > written"
+    arrows = "out > seen, out > new, seen > ended, new > double, ended > next, double > next, next > ids, ids > written"
     return draw(boxes, arrows, "What the tracker decides")
 
 
