@@ -11,7 +11,7 @@ parts. `tracker`, `gather` and `state` are the laps of the frame step; `around` 
 
 People stand in a grid in which neighbours overlap, less than duplicates do, and tremble. One track in ten is not seen
 in every other frame. Where duplicates are suppressed, ten detect slots fire on top of tracks in every frame; with all
-track slots live that costs less, for there is no slot to be had. The networks do not run, so caches are warm.
+track slots live that costs less, because no slot is free. The networks do not run, so caches are warm.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Frames of an embedded video, forwards and backwards for ever, and dark for 50 frames in every 500, so that all tracks
 end and others begin. Prints how long the import took, resident memory after a warm-up of 1000 frames, its largest and
 smallest value after that (sampled every 100 frames), frames a second, and the number of ids. Ends with status 1 where
-memory moved by more than 5 MB after the warm-up, or an id came back after it was gone for 100 frames of darkness.
+memory moved by more than 5 MB after the warm-up, or an id came back after 100 frames of darkness.
 """
 
 from __future__ import annotations
