@@ -46,7 +46,7 @@ EXECUTED = {
     "sensitivity": "notebooks/test_chain.py::test_commands_of_the_pages_on_this_run",
     "compile": "notebooks/test_chain.py::test_commands_of_the_pages_on_this_run",
     "handover": "notebooks/test_chain.py::test_commands_of_the_pages_on_this_run",
-    "compare": "notebooks/test_chain.py::test_commands_of_the_pages_on_this_run",
+    "compare": "notebooks/test_chain.py::test_a_copy_compares_with_its_run",
     "ship": "it writes into the package; stages/test_shipping.py looks at what it wrote",
     "doctor": "test_main.py::test_doctor",
 }

@@ -75,8 +75,3 @@ def test_papers_are_cited_whole() -> None:
         assert all(author.keys() == {"family-names", "given-names"} for author in paper["authors"]), paper["title"]
         assert len(paper["authors"]) >= 4
         assert 2020 <= paper["year"] <= 2023
-
-
-def test_the_conda_environment_has_a_python_of_the_package() -> None:
-    needs = [d for d in parsed("environment.yml")["dependencies"] if isinstance(d, str)]
-    assert any(need.startswith("python") for need in needs)
