@@ -62,8 +62,8 @@ class QuantExplorer:
 
     @staticmethod
     def of_run(run: Run, stage: str = "calibration", num_frames: int = 3, sequence: str = "") -> QuantExplorer:
-        """Of `calibration` or `qat`, on frames of a train half, spread evenly over its first 32: a range is chosen here,
-        and the test halves are not for choosing.
+        """Of `calibration` or `qat`, on frames of a train half, spread evenly over its first 32: a range is chosen
+        here, and the test halves are not for choosing.
 
         Raises UserError where the stage has no model.
         """

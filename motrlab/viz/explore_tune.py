@@ -124,8 +124,8 @@ class TuneExplorer:
         return {across: self._axis(across).values[place[1]], down: self._axis(down).values[place[0]]}
 
     def describe(self, metric: str = "mota", **values: float) -> str:
-        """What two thresholds give beside the present rules, and how exact that is: on the train halves, and on the test
-        halves for the best `metric` of the train halves alone, so that nothing can be chosen on test.
+        """What two thresholds give beside the present rules, and how exact that is: on the train halves, and on the
+        test halves for the best `metric` of the train halves alone, so that nothing can be chosen on test.
         """
         chosen = len(values) == 2 and values == self.best(*values, metric)
         lines = [f"{'':<8}{'':<8}" + "".join(f"{name:>9}" for name in SCORES)]
