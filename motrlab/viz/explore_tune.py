@@ -127,7 +127,8 @@ class TuneExplorer:
         """What two thresholds give beside the present rules, and how exact that is: on the train halves, and on the
         test halves for the best `metric` of the train halves alone, so that nothing can be chosen on test.
         """
-        chosen = len(values) == 2 and values == self.best(*values, metric)
+        names = list(values)
+        chosen = len(names) == 2 and values == self.best(names[0], names[1], metric)
         lines = [f"{'':<8}{'':<8}" + "".join(f"{name:>9}" for name in SCORES)]
         for half in ("train", "test") if chosen else ("train",):
             for label, changed in (("now", {}), ("chosen", values)):
