@@ -124,7 +124,7 @@ def sequence_table(records: Sequence[Record], protocol: str) -> Table | None:
             rows.append(Row(head.removeprefix(f"{protocol}."), [Cell(row.label), *row.cells], emphasis=row.emphasis))
     names = ["stage", *(METRIC_NAMES[m] for m in METRICS)]
     title = f"By sequence, protocol {protocol}"
-    return Table(names, [("", rows)], "Sequence", title, sortable=True, num_texts=1) if rows else None
+    return Table(names, [("", rows)], "Sequence", title, num_texts=1) if rows else None
 
 
 def _table(groups: Sequence[tuple[str, Sequence[Row]]], title: str, note: str) -> Table | None:

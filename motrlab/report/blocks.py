@@ -16,6 +16,7 @@ from motrlab.report.values import Record, last, plain, signed
 from motrlab.run import Run
 
 T = TypeVar("T")
+MANY_ROWS = 8  # a table from here on is sorted and filtered
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,16 @@ class Table:
     corner: str = ""  # above the labels
     title: str = ""  # above the table
     note: str = ""  # small print between both
-    sortable: bool = False  # by a click on a heading, and filtered by text, where the page has its script
     num_texts: int = 0  # of the columns, the first so many hold words
 
     @property
     def rows(self) -> list[Row]:
         return [row for _, rows in self.groups for row in rows]
+
+    @property
+    def sortable(self) -> bool:
+        """By a click on a heading, and filtered by text, where the page has its script: a table of many rows."""
+        return len(self.rows) >= MANY_ROWS
 
     @property
     def delta_columns(self) -> set[int]:

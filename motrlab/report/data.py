@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from motrlab.report.blocks import Section, Source, Table, pivot
-from motrlab.report.values import words
+from motrlab.report.values import value_text, words
 
 
 def section(source: Source) -> Section:
@@ -21,6 +21,7 @@ def data_source(source: Source) -> str:
 def plain_tables(metrics: Mapping[str, Any]) -> list[Table]:
     """Any flat metrics: `A.B` keys as a table of A against B, the others as name and value."""
     parts = {key: key.rpartition(".") for key in metrics}
-    dotted = pivot({(head, words(tail)): metrics[key] for key, (head, _, tail) in parts.items() if head})
-    single = pivot({(words(key), ""): metrics[key] for key, (head, _, _) in parts.items() if not head})
+    cells = {key: value_text(key, value) for key, value in metrics.items()}
+    dotted = pivot({(head, words(tail)): cells[key] for key, (head, _, tail) in parts.items() if head}, str)
+    single = pivot({(words(key), ""): cells[key] for key, (head, _, _) in parts.items() if not head}, str)
     return [found for found in (dotted, single) if found]

@@ -9,8 +9,8 @@ from typing import Any
 
 from motrlab.quantization.analysis.layers import FORMS, SplitRow, read_table
 from motrlab.report.blocks import Block, Cell, Drawing, Explorer, Section, Source, Table, table
-from motrlab.report.svg import LEFT, Plot
 from motrlab.report.values import decibels, plain
+from motrlab.viz.svg import LEFT, Plot
 
 _WIDTH, _MAX_CHANNELS, _NUM_DRAWN, _NUM_ROWS = 920.0, 128, 3, 20
 _TOP_DB = 80.0  # what is better is drawn at the upper edge

@@ -12,8 +12,8 @@ from motrlab.names import EVALUATED
 from motrlab.quantization.analysis.layers import read_table
 from motrlab.report.blocks import Block, Cell, Drawing, Picture, Row, Section, Source, Table, table
 from motrlab.report.frames import shrunk
-from motrlab.report.svg import Plot
 from motrlab.report.values import percent, plain, stage_word
+from motrlab.viz.svg import Plot
 
 _WIDTH, _STEP, _LABELS = 920.0, 19.0, 260.0  # pixels: all, a bar's room, the room for levels' names
 _PICTURE_BYTES = 200_000
@@ -65,7 +65,7 @@ def error_table(rows: Sequence[ErrorRow]) -> Table:
     columns = ["boxes", "of all boxes", "missed", "of these boxes", "of all misses"]
     columns += ["switches", "per 1000 boxes", "of all switches"]
     groups = {row.factor: [Row(r.level, cells(r)) for r in rows if r.factor == row.factor] for row in rows}
-    return Table(columns, list(groups.items()), "Level", "Where errors come from", sortable=True)
+    return Table(columns, list(groups.items()), "Level", "Where errors come from")
 
 
 def error_drawing(rows: Sequence[ErrorRow]) -> Drawing:
@@ -100,5 +100,5 @@ def event_table(events: Sequence[Event]) -> Table | None:
         "frames since its last track": lambda e: str(e.length) if e.kind == "switch" else "–",
         "visibility": lambda e: f"{e.visibility:.2f}",
     }
-    told = {"title": "The worst, as numbers", "sortable": True, "num_texts": 1}
+    told = {"title": "The worst, as numbers", "num_texts": 1}
     return table(events, columns, lambda e: e.kind, corner="What", **told)

@@ -19,7 +19,7 @@ from motrlab.report.blocks import Block, Cell, Listing, Part, Section, Sliders, 
 from motrlab.report.latency_layers import layer_table, module_table, ms
 from motrlab.report.latency_pictures import Values, memory_curve, memory_split, roofline, timeline, usage
 from motrlab.report.pages import Card, Page, page_html
-from motrlab.report.values import GRAPHS, Record, number, percent, plain, signed
+from motrlab.report.values import GRAPHS, Record, number, percent, plain, signed, value_line, words
 from motrlab.run import Run
 
 MEASURED = "onnxruntime-cpu"  # the target whose kernels micro-benchmarks describe
@@ -113,7 +113,7 @@ def summary(source: Source) -> Section:
     columns: dict[str, Callable[[Result], str | Cell]] = {
         "frame, ms": lambda r: ms(r.values["frame"]["latency_ms"]),
         "frames a second": lambda r: f"{r.values['frame']['fps']:.0f}",
-        **{f"{name}, ms": lambda r, n=name: _frame_part(r.values, n) for name in _FRAME},  # type: ignore[misc]
+        **{words(f"{name}_ms"): lambda r, n=name: _frame_part(r.values, n) for name in _FRAME},  # type: ignore[misc]
         "peak memory, MB": _peak_memory,
         "off-chip, MB a frame": lambda r: _mega((r.values.get("traffic") or {}).get("off_chip_bytes_per_frame")),
         "figures assumed": lambda r: _assumed(r) or "–",
@@ -179,10 +179,8 @@ def _remarks(result: Result) -> Part | None:
     values = result.values
     blocks: list[Block | None] = [bounds(values)]
     if limited := values.get("rate_limited"):
-        told = [
-            f"{name.replace('_', ' ')}: {plain(value)}" for name, value in limited.items() if number(value) is not None
-        ]
-        blocks.append(Listing(told, "At the camera's rate"))
+        said = [value_line(name, value) for name, value in limited.items() if number(value) is not None]
+        blocks.append(Listing(said, "At the camera's rate"))
     advice = [
         f"{a.get('severity', 'note')}: {a.get('layer') or a.get('module') or ''}: {a['text']}"
         + (f" ({a['file']}:{a['line']})" if a.get("file") else "")
@@ -210,25 +208,21 @@ def bounds(values: Values) -> Table | None:
     }
     keys = [key for key, _ in times.most_common()]
     return table(
-        keys, columns, lambda k: f"{k[0]}, {k[1].replace('_', '-')}", corner="Bound by", title="What bounds it"
+        keys, columns, lambda k: f"{words(k[0])}, {k[1].replace('_', '-')}", corner="Bound by", title="What bounds it"
     )
 
 
 def _distribution(forms: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table | None:
     rows = {
-        f"{form.replace('_', ' ')}, {graph}": stats for form, graphs in forms.items() for graph, stats in graphs.items()
+        f"{words(form)}, {words(graph)}": stats for form, graphs in forms.items() for graph, stats in graphs.items()
     }
     names = dict.fromkeys(name for stats in rows.values() for name in stats)
-    columns = {_words(name): _stat(rows, name) for name in names}
+    columns = {words(name): _stat(rows, name) for name in names}
     return table(rows, columns, str, corner="Form, graph", title="Distribution")
 
 
 def _stat(rows: Mapping[str, Mapping[str, float]], name: str) -> Callable[[str], str | Cell]:
     return lambda row: plain(rows[row].get(name))
-
-
-def _words(name: str) -> str:
-    return name.removesuffix("_ms").replace("p50", "median") + (", ms" if name.endswith("_ms") else "")
 
 
 def shown(source: Source) -> list[Result]:

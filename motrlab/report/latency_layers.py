@@ -45,7 +45,7 @@ def layer_table(values: Values) -> Table | None:
     used = {key: said for key, said in _COLUMNS.items() if any(row.get(key) is not None for row in rows)}
     columns = {heading: _cell(key, say) for key, (heading, say) in used.items()}
     num_texts = sum(key in used for key in _TEXTS)
-    return table(rows, columns, lambda row: row["name"], corner="Layer", note=_NOTE, sortable=True, num_texts=num_texts)
+    return table(rows, columns, lambda row: row["name"], corner="Layer", note=_NOTE, num_texts=num_texts)
 
 
 def _cell(key: str, say: Callable[[Any], str]) -> Callable[[Values], str | Cell]:

@@ -8,7 +8,8 @@ from itertools import chain
 from typing import Any
 
 from motrlab.report.blocks import Drawing
-from motrlab.report.svg import LEFT, RIGHT, Plot, data_size
+from motrlab.viz.roofline import has_roofs, layer_dots, roofline_plot
+from motrlab.viz.svg import LEFT, RIGHT, Plot, data_size
 
 Values = Mapping[str, Any]
 LANES = {  # lane or unit → number of its colour
@@ -162,40 +163,13 @@ def memory_curve(values: Values) -> Drawing | None:
 
 def roofline(values: Values) -> Drawing | None:
     """Speed of every layer with products over its operations per byte, under the target's roofs; None without roofs."""
-    roof = values.get("roofline") or {}
-    peaks = {n: p for n, p in (roof.get("peak_gops") or {}).items() if n.partition(" ")[0] in ("matrix", "depthwise")}
-    bandwidths = roof.get("bandwidth_gbs") or {}
-    dots = [
-        (2 * row["macs"] / moved, 2 * row["macs"] / row["latency_ms"] / 1e6, row)
-        for row in values["layers"]
-        if row["macs"] and row["latency_ms"] > 0 and (moved := row["bytes_read"] + row["bytes_written"])
-    ]
-    if not peaks or not bandwidths or not dots:
+    dots = layer_dots(values)
+    if not dots or not has_roofs(values.get("roofline")):
         return None
-    xs, ys = [x for x, *_ in dots], [y for _, y, _ in dots]
-    span = (min(xs) / 2, max(*xs, *(p / min(bandwidths.values()) for p in peaks.values())) * 2)
-    plot = Plot(_WIDTH, 400, span, (min(ys) / 2, max(*ys, *peaks.values()) * 2), log=True, top=28)
-    plot.axes("operations per byte read or written (a multiply-accumulate is two)", "billion operations a second")
-    top = max(peaks.values())
-    for name, peak in peaks.items():
-        plot.line([(plot.x(span[0]), plot.y(peak)), (plot.x(span[1]), plot.y(peak))], f"roof s{_colour(name)}")
-        plot.text(_WIDTH - RIGHT - 4, plot.y(peak) - 4, f"{name}: {peak:,.0f}", anchor="end")
-    for name, rate in bandwidths.items():
-        ends = [max(span[0], plot.y_range[0] / rate), min(span[1], top / rate)]
-        plot.line([(plot.x(x), plot.y(x * rate)) for x in ends], "roof axis")
-        at = ends[0] * 1.3
-        plot.text(plot.x(at) + 8, plot.y(at * rate) + 12, f"{name.replace('_', '-')}: {rate:.4g} GB/s")
-    longest = max(row["latency_ms"] for *_, row in dots)
-    for x, y, row in dots:
-        told = (
-            f"{row['name']}: {row['latency_ms']:.4g} ms, {y:.3g} billion operations a second, bound by {row['bound']}"
-        )
-        unit = "depthwise" if row.get("unit") == "depthwise" else "matrix"
-        plot.dot(plot.x(x), plot.y(y), 2 + 8 * (row["latency_ms"] / longest) ** 0.5, f"k{_colour(unit)}", told)
-    hit = max(dots, key=lambda dot: dot[1])
-    told = f"{len(dots)} layers with products; the fastest, {hit[2]['name']}, does {hit[1]:.4g} billion a second"
+    hit = max(dots, key=lambda dot: dot.y)
+    told = f"{len(dots)} layers with products; the fastest, {hit.name}, does {hit.y:,.0f} billion a second"
     caption = (
         "Each dot is a layer with products, its area its time. A layer cannot be above the slope of a memory that it "
         f"reads from, nor above the roof of its unit: speed = min(roof, bandwidth × operations per byte). {told}."
     )
-    return Drawing(plot.svg(f"Roofline. {told}; roofs: {', '.join(peaks)}."), caption)
+    return Drawing(roofline_plot(dots, values["roofline"]).svg(f"Roofline. {told}."), caption)

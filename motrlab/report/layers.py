@@ -49,7 +49,7 @@ def section(source: Source) -> Section:
     rows = read_rows(files["layers.csv"]) if "layers.csv" in files else []
     pictures = [Picture(files[n].read_bytes(), _alt(n, rows), text) for n, text in _CAPTIONS.items() if n in files]
     told = Listing(advice(rows), "What to do about it")
-    every = layer_table(rows, title="All tensors, in graph order", sortable=True, num_texts=2)
+    every = layer_table(rows, title="All tensors, in graph order", num_texts=2)
     return Section([_INTRO, *pictures, told if told.items else None, layer_table(worst(rows)), every], gone)
 
 

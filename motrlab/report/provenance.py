@@ -14,7 +14,7 @@ from motrlab.errors import UserError
 from motrlab.lineage import MAKING
 from motrlab.names import STAGE_TITLES
 from motrlab.report.blocks import Cell, Listing, Section, Source, table
-from motrlab.report.values import Record
+from motrlab.report.values import Record, words
 from motrlab.run import Run
 
 _PARAMETERS = {  # stage → its notebook, and the parameters there that stand for fields of the config
@@ -35,7 +35,7 @@ def section(source: Source) -> Section:
     run, records = source.run, source.records
     facts, changes = provenance(run, records), config_changes(run, records)
     columns: dict[str, Callable[[Record], str | Cell]] = {
-        "kind": lambda r: r["kind"],
+        "kind": lambda r: words(r["kind"]),
         "started, UTC": lambda r: r["started"].replace("T", " ").removesuffix("+00:00"),
         "config": lambda r: r["config_hash"],
         "seconds": lambda r: str(r["duration_s"]),
@@ -52,7 +52,7 @@ def stale(run: Run) -> str:
     lost: dict[str, dict[str, None]] = {}
     for record in old:
         if (record["stage"], record["kind"]) not in shown:
-            lost.setdefault(STAGE_TITLES[record["stage"]], {})[record["kind"].replace("_", " ")] = None
+            lost.setdefault(STAGE_TITLES[record["stage"]], {})[words(record["kind"])] = None
     told = "; ".join(f"{stage} ({', '.join(kinds)})" for stage, kinds in lost.items())
     by_older = sum("made_from" not in record for record in old)
     told += f" ({by_older} records are of an older motrlab)" if by_older and lost else ""

@@ -39,5 +39,5 @@ def section(source: Source) -> Section:
     groups = len({t.group for t in tensors} - {None})
     counted = f"{kinds['activation']} activations on {groups} grids, {kinds['weight']} weights, "
     counted += f"{kinds['function']} grids inside functions."
-    listing = table(tensors, _COLUMNS, lambda t: t.tensor, corner="Tensor", sortable=True, num_texts=5)
+    listing = table(tensors, _COLUMNS, lambda t: t.tensor, corner="Tensor", num_texts=5)
     return Section([f"{_INTRO} {counted}", listing], gone)

@@ -32,13 +32,18 @@ def section(source: Source) -> Section:
     """What was measured of both."""
     measured = [source.last("calibration", kind) for kind in ("sensitivity", "calibration_sweep")]
     if measured == [None, None]:
-        return Section(["Not measured: notebook 03 does it with -p sweep true -p sensitivity true."])
+        return Section([f"Not measured; some minutes: `{command(source.run.name)}`."])
     files, gone = source.files("the sensitivity analysis", *measured)
     rows: list[Any] = [read_table(files[n], kind) if (n := f"{x}.csv") in files else [] for x, kind in _TABLES.items()]
     told = {f"{name}.png": text for name, text in _captions(*rows).items()}
     pictures = [Picture(files[name].read_bytes(), *text) for name, text in told.items() if name in files]
     groups, path, sweep = rows
     return Section([*pictures, group_table(groups), path_table(path), sweep_table(sweep)], gone)
+
+
+def command(run: str) -> str:
+    """The command line that measures both."""
+    return f"python -m motrlab run --run {run} --from 03 --to 03 -p sweep=true -p sensitivity=true"
 
 
 def _captions(

@@ -6,18 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from motrlab.report.blocks import Section, Source, Table, pivot
-from motrlab.report.values import GRAPHS, number, percent, plain, words
-
-_COLUMNS = {
-    "params": "parameters",
-    "macs": "multiply-accumulates of convolutions and matrix products",
-    "integer_macs_share": "products in integers, by multiply-accumulates",
-    "integer_nodes_share": "by number",
-    "num_products": "products",
-    "num_float_products": "products in float",
-    "num_nodes": "nodes",
-    "float_nodes_share": "nodes that touch float32",
-}
+from motrlab.report.values import GRAPHS, number, value_text, words
 
 
 def section(source: Source) -> Section:
@@ -37,8 +26,6 @@ def graph_table(metrics: Mapping[str, Any], **fields: str) -> Table | None:
     found = {}
     for graph, title in GRAPHS.items():
         for name in (key.removeprefix(f"{graph}.") for key in metrics if key.startswith(f"{graph}.")):
-            value = number(metrics[f"{graph}.{name}"])
-            if value is not None:
-                text = f"{percent(value)} %" if name.endswith("share") else plain(value)
-                found[title, _COLUMNS.get(name) or words(name)] = text
+            if (value := number(metrics[f"{graph}.{name}"])) is not None:
+                found[title, words(name)] = value_text(name, value)
     return pivot(found, str, **fields)

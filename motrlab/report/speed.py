@@ -45,7 +45,7 @@ def latency_tables(metrics: Mapping[str, Any]) -> list[Table]:
     for (threads, key), value in _by_threads(metrics).items():
         if key.count(".") == 2:
             head, part, stat = key.split(".")
-            trees.setdefault(head, {})[f"{part.replace('_', '-')}, {threads}", words(stat)] = value
+            trees.setdefault(head, {})[f"{words(part)}, {threads}", words(stat)] = value
     tables = [pivot(tree, _latency, title=_HEADINGS.get(head, head)) for head, tree in trees.items()]
     return [found for found in tables if found]
 
@@ -64,12 +64,8 @@ def _latency(value: float) -> str:
 
 def _picture(metrics: Mapping[str, Any]) -> Picture | None:
     """Median latencies of both graphs by runtime and of the parts of the frame step."""
-    graphs = {"base": "base graph, ", "qim": "QIM, ", "step": "step: "}
-    bars = {
-        title + name.replace("_", " " if head == "step" else "-"): value
-        for head, title in graphs.items()
-        for name, value in medians(metrics, head).items()
-    }
+    heads = ("base", "qim", "step")
+    bars = {f"{words(h)}: {words(name)}": value for h in heads for name, value in medians(metrics, h).items()}
     if not bars:
         return None
     return Picture(

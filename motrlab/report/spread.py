@@ -84,7 +84,7 @@ def _by_sequence(records: Mapping[str, Sequence[Record]], protocol: str, columns
             )
             rows.append(Row(row.label, [Cell(STAGE_TITLES[stage]), *row.cells]))
     title = f"Spread by sequence, protocol {protocol}"
-    return Table(["stage", *columns], [("", rows)], "Sequence", title, sortable=True, num_texts=1)
+    return Table(["stage", *columns], [("", rows)], "Sequence", title, num_texts=1)
 
 
 def _scores(records: Sequence[Record], head: str) -> Scores:

@@ -9,7 +9,7 @@ import numpy as np
 
 from motrlab.names import STAGE_TITLES
 from motrlab.report.blocks import Cell, Picture, Row, Section, Source, Table
-from motrlab.report.values import Record, last, plain, stage_word, words
+from motrlab.report.values import Record, last, plain, stage_word, value_text, words
 from motrlab.training.curve import loss_terms
 from motrlab.viz.curves import figure_png, loss_curves, read_columns
 
@@ -23,7 +23,7 @@ def section(source: Source) -> Section:
         missing += [f"training of {stage_word(stage)}"] * (record is None and stage != "float_extra")
         files, gone = source.files(f"the losses of {STAGE_TITLES[stage]}", record)
         missing += gone
-        pictures += [picture for file in files.values() if (picture := _picture(stage, file))]
+        pictures += [picture for file in files.values() if (picture := _picture(stage, file, record))]
     found = training_table(source.records)
     return Section([*pictures, "Where each training ended.", found] if found else [], missing)
 
@@ -44,7 +44,7 @@ def training_table(records: Sequence[Record]) -> Table | None:
     for stage in TRAINED:
         if record := _last(records, stage):
             values = {**record["metrics"], "duration_s": round(record["duration_s"])}
-            groups.append((STAGE_TITLES[stage], [Row(words(n), [Cell(plain(v))]) for n, v in values.items()]))
+            groups.append((STAGE_TITLES[stage], [Row(words(n), [Cell(value_text(n, v))]) for n, v in values.items()]))
     note = (
         "Loss and terms: means over the last tenth of the steps. The terms of a training add up to its loss; denoising "
         "is of queries that only float training has."
@@ -57,18 +57,19 @@ def _last(records: Sequence[Record], stage: str) -> Record | None:
     return last([r for r in records if "validation_step" not in r["metrics"]], stage, "training")
 
 
-def _picture(stage: str, file: Path) -> Picture | None:
+def _picture(stage: str, file: Path, record: Record | None) -> Picture | None:
     columns = read_columns(file) if file.suffix == ".csv" else {}
     steps = columns.get("step", [])
-    terms = {name: columns[name] for name in loss_terms(columns)}
+    terms = {words(name): columns[name] for name in loss_terms(columns)}
     if len(steps) < 2 or not terms:
         return None
-    window, first, last_step = max(1, len(steps) // 40), next(iter(terms)), int(steps[-1])
+    window, first = max(1, len(steps) // 40), next(iter(terms))
+    number = plain((record or {"metrics": {}})["metrics"].get("steps", int(steps[-1]) + 1))
     start, end = float(np.nanmean(terms[first][:window])), float(np.nanmean(terms[first][-window:]))
     title = f"{STAGE_TITLES[stage]} training" if stage != "float_extra" else STAGE_TITLES[stage]
     bold = f"; bold lines are means over {window} recorded points" if window > 1 else ""
     return Picture(
         figure_png(loss_curves(steps, terms, title=title, window=window)),
-        f"Curves of {', '.join(terms)} over {last_step} steps of {title.lower()}.",
-        f"{title}: {first} goes from {start:.3g} to {end:.3g} in {last_step} steps{bold}.",
+        f"Curves of {', '.join(terms)} over {number} steps of {title.lower()}.",
+        f"{title}: {first} goes from {start:.3g} to {end:.3g} in {number} steps{bold}.",
     )

@@ -15,6 +15,38 @@ COUNTS = ("fp", "fn", "idsw", "frag", "mt", "pt", "ml", "num_gt")
 METRICS = (*COMPARED, "deta", "assa", "idp", "idr", "motp", *COUNTS)
 METRIC_NAMES = {m: m.upper() for m in METRICS} | {"deta": "DetA", "assa": "AssA", "frag": "Frag", "num_gt": "boxes"}
 GRAPHS = {"base": "Base graph", "qim": "QIM"}
+TITLES = {  # of a metric's last name, without its unit, where its words alone would not tell
+    # data
+    "num_sequences": "videos", "num_frames": "frames", "num_people": "people", "num_boxes": "boxes",
+    "empty_frames": "frames without people", "boxes_outside": "boxes over the image's border",
+    "boxes_ignored": "boxes ignored", "boxes_per_frame": "boxes a frame",
+    "fraction_below_03": "boxes of visibility under 0.3", "fraction_below_07": "boxes of visibility under 0.7",
+    # training
+    "l1": "L1", "giou": "GIoU", "late_entrant_auc": "late entrants: AUC of their scores",
+    "late_entrants": "late entrants: people without a query", "late_entrant_tracked": "late entrants: people with one",
+    "init": "initial weights", "matched": "tensors taken", "mismatched": "tensors of another shape",
+    "unused": "tensors of the source unused", "random": "tensors left random",
+    "parameter_share": "parameters taken", "backbone_share": "of the backbone's parameters taken",
+    # graphs
+    "params": "parameters", "macs": "multiply-accumulates of convolutions and matrix products",
+    "integer_macs_share": "products in integers, by multiply-accumulates", "integer_nodes_share": "by number",
+    "num_products": "products", "num_float_products": "products in float", "num_nodes": "nodes",
+    "float_nodes_share": "nodes that touch float32", "portable_size": "portable file", "fp32_size": "fp32 file",
+    # time
+    "p50": "median", "min": "shortest", "max": "longest", "std": "standard deviation",
+    "jitter": "jitter (standard deviation)", "fps": "frames a second", "deadline_misses": "later than the next frame",
+    "miss_share": "share of these",
+    # forms of the networks and parts of the frame step
+    "fixed_point": "fixed-point", "openvino_fixed_point": "OpenVINO fixed-point",
+    "openvino_portable": "OpenVINO portable", "openvino_fp32": "OpenVINO fp32",
+    "quantize_static": "ONNX Runtime's own int8", "torch": "PyTorch", "step": "frame step", "base": "base graph",
+    "qim": "QIM", "preprocess": "pre-processing", "gather": "gathering of slots", "state": "next state",
+    "fp32_total": "total in fp32",
+    # kinds of records
+    "accuracy_raw": "accuracy without duplicate suppression", "accuracy_unseen": "accuracy on unseen videos",
+    "baseline_unseen": "baseline on unseen videos", "integer": "share of integers",
+}  # fmt: skip
+_UNITS = {"ms": "ms", "mb": "MB", "us": "µs", "s": "s", "px": "px"}
 
 
 def last(records: Iterable[Record], stage: str, kind: str) -> Record | None:
@@ -81,8 +113,27 @@ def plain(value: Any) -> str:
 
 
 def words(name: str) -> str:
-    """A metric's name as a heading: `p90_ms` → `p90, ms`."""
-    stem, _, unit = name.rpartition("_")
-    if stem and unit in ("ms", "mb", "us", "s", "px"):
-        return f"{ {'p50': 'median'}.get(stem, stem.replace('_', ' ')) }, {unit.replace('mb', 'MB')}"
-    return name.replace("_", " ")
+    """A metric's name as a heading: `p90_ms` → `p90, ms`; `memory.total_mb` → `memory: total, MB`."""
+    return ", ".join(filter(None, _titled(name)))
+
+
+def value_line(name: str, value: Any) -> str:
+    """A metric by its title, with its value and unit: `median: 6.872 ms`."""
+    title, unit = _titled(name)
+    return f"{title}: {' '.join(filter(None, (value_text(name, value), unit)))}"
+
+
+def value_text(name: str, value: Any) -> str:
+    """`plain`; a share as percent."""
+    share = name.endswith("share") or name.rpartition(".")[2].startswith("fraction")
+    return f"{percent(value)} %" if share and number(value) is not None else plain(value)
+
+
+def _titled(name: str) -> tuple[str, str]:
+    """Title, and unit where the name ends in one."""
+    head, _, last_name = name.rpartition(".")
+    stem, _, unit = last_name.rpartition("_")
+    if not stem or unit not in _UNITS:
+        stem, unit = last_name, ""
+    title = TITLES.get(last_name) or TITLES.get(stem) or stem.replace("_", " ")
+    return f"{words(head)}: {title}" if head else title, _UNITS.get(unit, "")

@@ -1,4 +1,4 @@
-"""`PerfExplorer`: what `perf` found, module by module: time measured and predicted side by side, and the roofline."""
+"""`PerfExplorer`: what `perf` found, by module or layer: time measured and predicted side by side, and the roofline."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import ipywidgets as widgets
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from motrlab.data.pictures import Image
 from motrlab.deploy.performance import read_performance
 from motrlab.errors import UserError
 from motrlab.run import Run
 from motrlab.viz.curves import COLOURS, figure_png, heading, note, panels, rows_downwards
-from motrlab.viz.explore import live_picture
 from motrlab.viz.latency import draw_roofs
-from motrlab.viz.raster import Raster, bgr, jpeg
+from motrlab.viz.roofline import Dot, roofline_plot
+from motrlab.viz.svg import STYLE
 
 Values = Mapping[str, Any]  # of `Performance.json()`
+LEVELS = {"module": "module", "layer": "name"}  # what a row is → where a layer says so
 SORTS = ("time", "time beside", "ratio", "multiply-accumulates", "bytes", "order")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A module of a graph, all its layers together.
+    """A module of a graph, all its layers together, or one layer; `module` is its name.
 
     `ms`: of each result that is shown, NaN where it has no such layer. `macs` and `num_bytes`, read and written, are of
     the first, or else of the second. `bound`: what the prediction says of its longest layer, or `measured`.
@@ -55,13 +54,16 @@ class Row:
         return self.ms[1] / self.ms[0] if len(self.ms) > 1 and self.ms[0] > 0 else np.nan
 
 
-def module_rows(results: Sequence[Values]) -> list[Row]:
-    """A row for each module of one result, or of two beside each other, in order of execution."""
+def module_rows(results: Sequence[Values], by: str = "module") -> list[Row]:
+    """A row for each module (or layer) of one result, or of two beside each other, in order of execution.
+
+    Two targets compile to other layers: few have the same name on both.
+    """
     sums: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for number, values in enumerate(results):
         for layer in values["layers"]:
             empty: list[dict[str, Any]] = [{"ms": 0.0, "macs": 0, "num_bytes": 0, "num_layers": 0} for _ in results]
-            own = sums.setdefault((layer["graph"], layer["module"]), empty)[number]
+            own = sums.setdefault((layer["graph"], layer[LEVELS[by]]), empty)[number]
             own["macs"] += layer["macs"]
             own["num_bytes"] += layer["bytes_read"] + layer["bytes_written"]
             own["num_layers"] += 1
@@ -85,8 +87,7 @@ class PerfExplorer:
         if not results:
             raise UserError("no result of `perf`; run `python -m motrlab perf --run NAME`, also with --target")
         self.results = dict(results)
-        self._rows = lru_cache(None)(lambda shown: module_rows([self.results[name] for name in shown]))
-        self._roofline = lru_cache(8)(lambda name: Raster.of(self.roofline(name)))
+        self._rows = lru_cache(None)(lambda shown, by: module_rows([self.results[name] for name in shown], by))
 
     @staticmethod
     def of_run(run: Run) -> PerfExplorer:
@@ -114,11 +115,15 @@ class PerfExplorer:
             raise UserError(f"performance: {unknown[0] if unknown else 'more than two'}; show one or two of: {known}")
         return tuple(dict.fromkeys(shown)) or self.default
 
-    def rows(self, shown: Sequence[str] = (), sort: str = "time", find: str = "", graph: str = "") -> list[Row]:
-        """Modules whose name or bound has `find` in it, sorted by one of `SORTS`, the largest first."""
+    def rows(
+        self, shown: Sequence[str] = (), sort: str = "time", find: str = "", graph: str = "", by: str = "module"
+    ) -> list[Row]:
+        """Modules or layers whose name or bound has `find` in it, sorted by one of `SORTS`, the largest first."""
+        if by not in LEVELS:
+            raise UserError(f"performance: no rows of {by!r}; of one of {', '.join(LEVELS)}")
         if sort not in SORTS:
             raise UserError(f"performance: cannot sort by {sort!r}; by one of {', '.join(SORTS)}")
-        rows: list[Row] = self._rows(self._chosen(shown))
+        rows: list[Row] = self._rows(self._chosen(shown), by)
         known = [r for r in rows if find.lower() in f"{r.name} {r.bound}".lower() and graph in ("", r.graph)]
         keys = {
             "time": lambda r: r.ms[0],
@@ -155,7 +160,7 @@ class PerfExplorer:
             told = html.escape(self.describe(row, names), quote=True)
             body.append(f"<tr title='{told}'><td>{html.escape(row.name)}</td>{cells}<td>{row.bound}</td></tr>")
         left = f"<p>{len(rows) - most} more rows</p>" if len(rows) > most else ""
-        return f"<table><tr><th>module</th>{head}<th>bound</th></tr>{''.join(body)}</table>{left}"
+        return f"<table><tr><th>name</th>{head}<th>bound</th></tr>{''.join(body)}</table>{left}"
 
     def describe(self, row: Row, shown: Sequence[str] = ()) -> str:
         """All of a module, one line."""
@@ -183,16 +188,17 @@ class PerfExplorer:
         """The last of these results whose target has roofs, else the first."""
         return next((name for name in reversed(names) if self.results[name].get("roofline")), names[0])
 
-    def roofline(self, name: str) -> Figure:
-        """Speed of every module with products over its operations per byte, under the roofs of its target if known."""
-        figure, (ax,) = panels(6.0, 4.0, grid="")
-        self._draw_roofline(ax, name)
-        return figure
+    def roofline(self, name: str, marked: str = "", by: str = "module") -> str:
+        """Speed of every module (or layer) with products over its operations per byte, under the roofs of its target if
+        known: SVG, in which a pointer that rests on a dot is told its name. `marked` gets a ring; "" without products.
+        """
+        dots = self._dots(name, by)
+        told = f"Roofline of {name}: {len(dots)} {by}s with products."
+        return roofline_plot(dots, self.results[name].get("roofline"), marked).svg(told, STYLE) if dots else ""
 
-    def _dots(self, name: str) -> dict[str, tuple[float, float, float]]:
-        """Name of a module with products → operations per byte, 10⁹ operations a second, milliseconds."""
-        rows = [r for r in self._rows((name,)) if r.macs and r.num_bytes and r.ms[0] > 0]
-        return {r.name: (2 * r.macs / r.num_bytes, 2 * r.macs / r.ms[0] / 1e6, r.ms[0]) for r in rows}
+    def _dots(self, name: str, by: str = "module") -> list[Dot]:
+        found = (Dot.of(r.name, r.macs, r.num_bytes, r.ms[0], r.bound) for r in self._rows((name,), by))
+        return [dot for dot in found if dot]
 
     def _draw_roofline(self, ax: Axes, name: str, named: Sequence[str] = ()) -> None:
         roof, dots = self.results[name].get("roofline"), self._dots(name)
@@ -200,25 +206,17 @@ class PerfExplorer:
         ax.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="10⁹ operations a second")
         if not dots:
             return
-        x, y, ms = np.array(list(dots.values())).T
+        x, y, ms = np.array([(dot.x, dot.y, dot.ms) for dot in dots]).T
         ax.scatter(x, y, s=8 + 120 * ms / ms.max(), color=COLOURS[0], alpha=0.7, label="a module, area: time")
-        for each in named:
-            if each in dots:
-                note(ax, each, dots[each][:2], (6, 4), fontsize=7)
+        for dot in dots:
+            if dot.name in named:
+                note(ax, dot.name, (dot.x, dot.y), (6, 4), fontsize=7)
         if roof:
             draw_roofs(ax, roof, x)
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
         ax.legend(frameon=False, fontsize=7, loc="lower right")
-
-    def marked_roofline(self, name: str, module: str = "") -> Image:
-        """`roofline` with a ring around `module`; BGR."""
-        raster = self._roofline(name)
-        image, dot = raster.image.copy(), self._dots(name).get(module)
-        if dot is not None:
-            cv2.circle(image, raster.place(*dot[:2]), 9, bgr(COLOURS[3]), 2, cv2.LINE_AA)
-        return image
 
     def png(
         self, shown: Sequence[str] = (), sort: str = "time", find: str = "", graph: str = "", most: int = 20
@@ -237,14 +235,15 @@ class PerfExplorer:
         sort = widgets.Dropdown(options=SORTS, value="time", description="sort by")
         find = widgets.Text("", description="filter", placeholder="such as decoder.0 or off_chip")
         most = widgets.IntSlider(20, 5, 100, description="rows", continuous_update=False)
-        module = widgets.Dropdown(description="module")
-        table, words = widgets.HTML(), widgets.HTML()
+        level = widgets.Dropdown(options=list(LEVELS), description="rows are")
+        module = widgets.Dropdown(description="marked")
+        table, words, picture = widgets.HTML(), widgets.HTML(), widgets.HTML()
 
         def shown() -> tuple[str, ...]:
             return tuple(dict.fromkeys(name for name in (first.value, second.value) if name))
 
         def rows() -> list[Row]:
-            return self.rows(shown(), sort.value, find.value)
+            return self.rows(shown(), sort.value, find.value, by=level.value)
 
         def fill(_: object = None) -> None:
             found = rows()
@@ -253,16 +252,18 @@ class PerfExplorer:
             module.options = [row.name for row in found]
             module.value = kept if kept in module.options else next(iter(module.options), None)
 
-        def draw() -> bytes:
+        def draw(_: object = None) -> None:
             row = next((row for row in rows() if row.name == module.value), None)
-            words.value = html.escape(self.describe(row, shown())) if row else "no module has that in its name"
-            return jpeg(self.marked_roofline(self._roof_of(shown()), module.value or ""))
+            words.value = html.escape(self.describe(row, shown())) if row else f"no {level.value} has that in its name"
+            picture.value = self.roofline(self._roof_of(shown()), module.value or "", level.value)
 
-        for control in (first, second, sort, find, most):
+        for control in (first, second, sort, find, most, level):
             control.observe(fill, names="value")
+        for control in (first, second, level, module):
+            control.observe(draw, names="value")
         fill()
-        picture = live_picture(draw, first, second, module, format="jpeg")
-        above = [widgets.HBox([first, second, sort]), widgets.HBox([find, most, module])]
+        draw()
+        above = [widgets.HBox([first, second, sort]), widgets.HBox([find, most, module, level])]
         return widgets.VBox([*above, words, widgets.HBox([table, picture])])
 
 

@@ -47,7 +47,7 @@ class Trial:
 
 
 class QuantExplorer:
-    """The fake-quantised model of a stage on a few frames of the test halves, of which it holds everything.
+    """The fake-quantised model of a stage on a few frames of the train halves, of which it holds everything.
 
     What is changed is one grid, for as long as it is looked at; neither the run nor the model are.
     """
@@ -62,11 +62,12 @@ class QuantExplorer:
 
     @staticmethod
     def of_run(run: Run, stage: str = "calibration", num_frames: int = 3, sequence: str = "") -> QuantExplorer:
-        """Of `calibration` or `qat`, on frames of a test video, spread evenly over its first 32.
+        """Of `calibration` or `qat`, on frames of a train half, spread evenly over its first 32: a range is chosen
+        here, and the test halves are not for choosing.
 
         Raises UserError where the stage has no model.
         """
-        config, store = run.config, FrameStore(run.data / "test_lmdb")
+        config, store = run.config, FrameStore(run.data / "train_lmdb")
         info = store.info(sequence or store.sequences[0].name)
         every = max(1, min(32, info.num_frames) // max(1, num_frames))
         quantised = QuantizedMotr.load(config, run.model_file(stage))
@@ -78,7 +79,9 @@ class QuantExplorer:
         quantised.mode("float")
         probe = Probe(quantised.graphs, [frames], config)
         quantised.mode("evaluate")
-        return QuantExplorer(quantised, probe, f"{stage} of run {run.name}, {len(frames)} frames of {info.name}")
+        return QuantExplorer(
+            quantised, probe, f"{stage} of run {run.name}, {len(frames)} frames of the train half of {info.name}"
+        )
 
     def ranked(self, by: str = "error so far") -> list[Key]:
         """The tensors, the worst first; `by` is one of `RANKS`."""

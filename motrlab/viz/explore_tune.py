@@ -38,6 +38,7 @@ EXCLUDED = (
 )
 _FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _NUM_VALUES = 7
+SHOWN = ("mota", "idf1", "idsw")  # side by side
 ClosedLoop = Callable[[TrackerConfig, int], Mapping[str, float]]  # rules, frames of each video → scores
 
 
@@ -122,13 +123,18 @@ class TuneExplorer:
         assert place is not None, "the present rules are on every grid"
         return {across: self._axis(across).values[place[1]], down: self._axis(down).values[place[0]]}
 
-    def describe(self, **values: float) -> str:
-        """What the thresholds give on the halves, beside the present rules, and how exact that is."""
+    def describe(self, metric: str = "mota", **values: float) -> str:
+        """What two thresholds give beside the present rules, and how exact that is: on the train halves, and on the
+        test halves for the best `metric` of the train halves alone, so that nothing can be chosen on test.
+        """
+        names = list(values)
+        chosen = len(names) == 2 and values == self.best(names[0], names[1], metric)
         lines = [f"{'':<8}{'':<8}" + "".join(f"{name:>9}" for name in SCORES)]
-        for half in self.halves:
+        for half in ("train", "test") if chosen else ("train",):
             for label, changed in (("now", {}), ("chosen", values)):
                 found = self.scores(half, **changed)
                 lines.append(f"{half:<8}{label:<8}" + "".join(f"{_told(name, found[name]):>9}" for name in SCORES))
+        lines += [] if chosen else [f"test    only for the cell with the best {metric} on the train halves"]
         lines += [f"{name} {values[name]:g} (now {getattr(self.rules, name):g}): {KINDS[name]}" for name in values]
         return "\n".join((*lines, EXCLUDED))
 
@@ -153,11 +159,16 @@ class TuneExplorer:
         corner = html.escape(f"{metric}: {down} ↓, {across} →")
         return f"<table><tr><th>{corner}</th>{head}</tr>{''.join(body)}</table>"
 
+    def tables(self, rows: Sequence[Mapping[str, np.ndarray]], across: str, down: str, metric: str = "mota") -> str:
+        """`html` of `metric` and of MOTA, IDF1 and switches, side by side."""
+        each = (self.html(rows, across, down, name) for name in dict.fromkeys((metric, *SHOWN)))
+        return f"<div style='display:flex;flex-wrap:wrap;gap:16px'>{''.join(each)}</div>"
+
     def figure(self, across: str = "output_score", down: str = "min_area_px") -> Figure:
         """MOTA, IDF1 and switches of the train halves over the grid; a ring: the best, a star: the present rules."""
         figure, axes = panels(13.0, 4.0, 3, grid="")
         grids = self.grid(across, down)
-        for ax, metric in zip(axes, ("mota", "idf1", "idsw"), strict=True):
+        for ax, metric in zip(axes, SHOWN, strict=True):
             self._draw(ax, grids[metric], metric, across, down)
         return figure
 
@@ -182,7 +193,7 @@ class TuneExplorer:
         return figure_png(self.figure(across, down), dpi=100)
 
     def widget(self) -> Any:
-        """The live form (`ipywidgets.VBox`): the axes, the grid, which fills row by row, and a cell to look at."""
+        """The live form (`ipywidgets.VBox`): the axes, the grids, which fill row by row, and a cell to look at."""
         names = [(f"{name} ({KINDS[name].partition(',')[0].partition(':')[0]})", name) for name in KINDS]
         across = widgets.Dropdown(options=names, value="output_score", description="across")
         down = widgets.Dropdown(options=names, value="min_area_px", description="down")
@@ -202,12 +213,13 @@ class TuneExplorer:
             rows: list[Mapping[str, np.ndarray]] = []
             for row in self.rows(across.value, down.value):
                 rows.append(row)
-                table.value = self.html(rows, across.value, down.value, metric.value)
+                table.value = self.tables(rows, across.value, down.value, metric.value)
             say()
 
         def say(_: object = None) -> None:
             if across.value != down.value:
-                words.value = f"<pre>{html.escape(self.describe(**{across.value: x.value, down.value: y.value}))}</pre>"
+                told = self.describe(metric.value, **{across.value: x.value, down.value: y.value})
+                words.value = f"<pre>{html.escape(told)}</pre>"
 
         for control in (across, down, metric):
             control.observe(fill, names="value")

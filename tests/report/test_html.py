@@ -155,6 +155,7 @@ def test_every_page_says_how_to_make_it_again(page: Page) -> None:
         "1 activations on 2 grids, 1 weights, 1 grids inside functions.",
         "tensor.1 base weight conv min_max – 8 −63.5 63.5 0.5 1",
         "Trained: float 2 000 steps",
+        "in 2 000 steps; bold lines",
         "Protocol motchallenge",
         "Protocol hat",
         "Test halves, without duplicate suppression",

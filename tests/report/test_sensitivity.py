@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 
+import nbformat
 import pytest
 
+from motrlab.__main__ import _parser
 from motrlab.quantization.analysis.layers import write_csv
 from motrlab.quantization.analysis.sensitivity_tables import GroupRow, PathPoint, SweepRow
 from motrlab.report.blocks import Row, Source, Table
@@ -13,6 +17,7 @@ from motrlab.run import Run
 from motrlab.viz.curves import figure_png
 from motrlab.viz.sensitivity import calibration_bars, group_ranking, pareto_plot
 
+ROOT = Path(__file__).parents[2]
 GROUPS = [
     GroupRow("encoder 0", 12, 0.2, 25.0, 40.0, math.inf, math.nan, 0.7, 0.4, 0.5, 0.45),
     GroupRow("inputs", 3, 0.0, math.inf, math.inf, math.inf, math.nan, 0.0, 1.0, math.nan, math.nan),
@@ -55,7 +60,15 @@ def test_section(measured: Run) -> None:
 
 def test_nothing_measured_says_how(new_run: Callable[..., Run]) -> None:
     run = new_run("demo", "smoke")
-    assert section(Source(run)).blocks == ["Not measured: notebook 03 does it with -p sweep true -p sensitivity true."]
+    (told,) = section(Source(run)).blocks
+    assert isinstance(told, str)
+    options = _parser().parse_args(shlex.split(told.split("`")[1])[3:])
+    assert (options.run, options.first, options.last) == ("demo", "03", "03")
+    cells = nbformat.read(ROOT / "notebooks" / "03_calibration.ipynb", as_version=4).cells
+    parameters = next(cell.source for cell in cells if cell.cell_type == "code")
+    assert options.parameters == ["sweep=true", "sensitivity=true"]
+    assert "sweep: bool" in parameters
+    assert "sensitivity: bool" in parameters
 
 
 def test_lost_assets_are_named_and_the_rest_is_shown(measured: Run) -> None:

@@ -44,6 +44,29 @@ def test_delta(value: float, reference: float, expected: tuple[str, str]) -> Non
     assert blocks.delta(value, reference) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected", "line"),
+    [
+        ("fraction_below_03", 0.0904, "boxes of visibility under 0.3", "boxes of visibility under 0.3: 9.0 %"),
+        ("p50_ms", 6.872, "median, ms", "median: 6.872 ms"),
+        ("num_frames", 90, "frames", "frames: 90"),
+        ("memory.total_mb", 109.0, "memory: total, MB", "memory: total: 109 MB"),
+        ("late_entrant_auc", None, "late entrants: AUC of their scores", "late entrants: AUC of their scores: "),
+        ("a_new_name", 1, "a new name", "a new name: 1"),
+    ],
+)
+def test_titles(name: str, value: Any, expected: str, line: str) -> None:
+    assert values.words(name) == expected
+    assert values.value_line(name, value) == line
+
+
+def test_tables_of_many_rows_sort() -> None:
+    long, short = (blocks.table(range(n), {"a": str}, str) for n in (blocks.MANY_ROWS, blocks.MANY_ROWS - 1))
+    assert long is not None
+    assert short is not None
+    assert (long.sortable, short.sortable) == (True, False)
+
+
 def test_last_record_counts() -> None:
     records = [record("float", "accuracy", a=1), record("qat", "accuracy", a=2), record("float", "accuracy", a=3)]
     found = values.last(records, "float", "accuracy")
@@ -223,6 +246,6 @@ def test_a_training_has_a_block_of_its_own_whose_terms_add_up_and_validations_no
     assert [heading for heading, _ in table.groups] == ["Float", "QAT"]
     (_, rows), _ = table.groups
     shown = {row.label: row.cells[0].text for row in rows}
-    assert sum(float(shown[name]) for name in terms) == pytest.approx(float(shown["loss"]))
+    assert sum(float(shown[values.words(name)]) for name in terms) == pytest.approx(float(shown["loss"]))
     assert shown["duration, s"] == "12"
     assert training.training_table([]) is None

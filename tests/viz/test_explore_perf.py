@@ -49,6 +49,19 @@ def test_rows_by_module() -> None:
     assert (head.graph, head.macs, head.bound) == ("qim", 200, "overhead")
 
 
+def test_rows_by_layer(explorer: PerfExplorer) -> None:
+    by_layer = {**MEASURED, "layers": [layer("stem", 1.0, 1000) | {"name": "stem/A"}, layer("stem", 0.25)]}
+    rows = module_rows([by_layer], "layer")
+    assert [(row.name, row.ms, row.num_layers) for row in rows] == [
+        ("base stem/A", (1.0,), 1),
+        ("base stem/Op", (0.25,), 1),
+    ]
+    assert [row.name for row in explorer.rows(find="head", by="layer")] == ["qim head/Op"]
+    assert "<title>base stem/Op" in explorer.roofline("chip, predicted", by="layer")
+    with pytest.raises(UserError, match="no rows of 'operator'; of one of module, layer"):
+        explorer.rows(by="operator")
+
+
 def test_sort_and_filter(explorer: PerfExplorer) -> None:
     def names(**how: str) -> list[str]:
         return [row.module for row in explorer.rows(**how)]
@@ -79,18 +92,20 @@ def test_words_and_table(explorer: PerfExplorer) -> None:
 def test_pictures(explorer: PerfExplorer) -> None:
     assert cv2.imdecode(np.frombuffer(explorer.png(), np.uint8), cv2.IMREAD_COLOR).shape[1] == 1100
     assert explorer.png() != explorer.png(sort="time beside")
-    bare, marked = (explorer.marked_roofline("chip, predicted", name) for name in ("", "base stem"))
-    assert not np.array_equal(bare, marked)
+    bare, marked = (explorer.roofline("chip, predicted", name) for name in ("", "base stem"))
+    assert bare.count("<circle") + 1 == marked.count("<circle") == 3
+    assert "<title>base stem: 0.1 ms" in bare
+    assert "matrix int8: 10" in bare
+    assert "roof" not in explorer.roofline("host, measured").replace("Roofline", "")
     only = PerfExplorer({"host, measured": result("measured", "host", [layer("norm", 0.5)])})
     assert only.default == ("host, measured",)
+    assert only.roofline("host, measured") == ""
     assert only.png()  # no products, no roofs, nothing beside
 
 
 def test_widget_follows_its_controls(explorer: PerfExplorer) -> None:
-    (first, second, sort), (find, _, module) = (row.children for row in explorer.widget().children[:2])
-    _, _, words, below = explorer.widget().children
     widget = explorer.widget()
-    (first, second, sort), (find, _, module) = (row.children for row in widget.children[:2])
+    (first, second, sort), (find, _, module, level) = (row.children for row in widget.children[:2])
     _, _, words, below = widget.children
     table, picture = below.children
     before = picture.value
@@ -105,6 +120,9 @@ def test_widget_follows_its_controls(explorer: PerfExplorer) -> None:
     assert "no module" in words.value
     find.value, second.value = "", ""
     assert table.value.count("<td") == 2 * 3  # no column beside
+    level.value = "layer"
+    assert "base stem/Op" in table.value
+    assert "stem/Op" in picture.value
     sort.value = "order"
     first.value = "chip, predicted"
     assert "chip" in table.value

@@ -89,7 +89,7 @@ def test_widget_follows_its_controls(explorer: QuantExplorer) -> None:
 def test_of_a_run(home: Path) -> None:
     run = Run.open("demo", "smoke")
     run.data.mkdir()
-    write_store(run.data / "test_lmdb", [source(home, "walk", 2)])
+    write_store(run.data / "train_lmdb", [source(home, "walk", 2)])  # and no test half: it is not looked at
     with pytest.raises(UserError, match="calibration"):
         QuantExplorer.of_run(run)
 

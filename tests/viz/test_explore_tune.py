@@ -46,6 +46,20 @@ def test_chosen_on_train_shown_on_test(explorer: TuneExplorer) -> None:
     assert f"{100 * explorer.scores('test', **chosen)['mota']:.2f}" in told
 
 
+def test_test_halves_only_for_what_train_chose(explorer: TuneExplorer) -> None:
+    """A slider over the cells must not be a way to choose on test."""
+    chosen = explorer.best("output_score", "min_area_px", "idf1")
+    told = {}
+    for x in explorer.axes["output_score"].values:
+        values = {"output_score": x, "min_area_px": chosen["min_area_px"]}
+        told[x] = [line for line in explorer.describe("idf1", **values).splitlines() if line.startswith("test")]
+    assert [x for x, lines in told.items() if len(lines) == 2] == [chosen["output_score"]]
+    others = [lines for x, lines in told.items() if x != chosen["output_score"]]
+    assert others
+    assert all(lines == ["test    only for the cell with the best idf1 on the train halves"] for lines in others)
+    assert "\ntest    only" in explorer.describe(output_score=0.5)
+
+
 def test_cells_that_make_no_sense(explorer: TuneExplorer) -> None:
     assert np.isnan(explorer.scores(miss_score=0.9)["mota"])  # above reset_score
     with pytest.raises(UserError, match=r"reset_score 0\.1 cannot be replayed, recorded with 0\.3"):
@@ -64,6 +78,8 @@ def test_table_and_picture(explorer: TuneExplorer) -> None:
     whole = explorer.html(rows, "output_score", "min_area_px")
     assert whole.count("<td") == len(rows) * 7
     assert whole.count("★") == whole.count("outline") == 1
+    assert explorer.tables(rows, "output_score", "min_area_px").count("<table") == 3
+    assert explorer.tables(rows, "output_score", "min_area_px", "fp").count("<table") == 4
     assert explorer.html(rows[:1], "output_score", "min_area_px").count("<td") == 7
     assert explorer.png()[:4] == b"\x89PNG"
 

@@ -2,13 +2,14 @@
 // What the page can do beyond being read: choose a part, sort and filter tables, play with the sliders.
 
 function numberOf(text) {
+  if (/^\d{4}-\d\d-/.test(text)) return null;  // a date sorts as text
   const value = parseFloat(text.replace(/[\u202f\s,]/g, "").replace("\u2212", "-"));
   return Number.isNaN(value) ? null : value;
 }
 
 function compare(a, b) {
   const x = numberOf(a), y = numberOf(b);
-  return x !== null && y !== null ? x - y : x === null && y === null ? a.localeCompare(b) : x === null ? 1 : -1;
+  return x !== null && y !== null ? x - y : x === null && y === null ? a.localeCompare(b, "en", {numeric: true}) : x === null ? 1 : -1;
 }
 
 // Groups of rows stay together, each under its heading.
@@ -102,8 +103,12 @@ function chooser() {
   select.value = names[0];
   label.append("Show ", select);
   document.querySelector("header").append(label);
-  const show = () => {
-    for (const part of parts) part.hidden = ![part.dataset.part, "all of them"].includes(select.value);
+  const sections = [...new Set(parts.map(part => part.closest("section")))];
+  const show = () => {  // a section that has nothing of the chosen one shows what it has
+    for (const own of sections.map(section => [...section.querySelectorAll("[data-part]")])) {
+      const some = own.some(part => part.dataset.part === select.value);
+      for (const part of own) part.hidden = some && part.dataset.part !== select.value;
+    }
   };
   select.addEventListener("change", show);
   show();

@@ -10,6 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#6b7480", "#8a7a00")
+STYLE = (  # for a drawing where `style.css` is not, such as a notebook: `svg(..., style=STYLE)`
+    "".join(f".plot .k{i}{{fill:{c}}}.plot .s{i}{{stroke:{c}}}" for i, c in enumerate(COLOURS))
+    + ".plot .line{fill:none;stroke-width:1.6}.plot .line.axis{stroke:#6b7480}.plot .line.grid{stroke:#8884}"
+    ".plot text{fill:currentColor;font-size:12px}.plot .dot{stroke:#fff;stroke-width:.8;fill-opacity:.85}"
+)
 LEFT, RIGHT, BOTTOM = 96.0, 14.0, 34.0  # margins of a plot
 
 
@@ -91,10 +97,11 @@ class Plot:
             self.text(at + 17, 18, name)
             at += 34 + 7 * len(name)
 
-    def svg(self, told: str) -> str:
-        """The picture; `told` says in words what it shows."""
+    def svg(self, told: str, style: str = "") -> str:
+        """The picture; `told` says in words what it shows. `style`: `STYLE` where no page has it."""
         size = f'viewBox="0 0 {thin(self.width)} {thin(self.height)}" width="{thin(self.width)}"'
-        return f'<svg role="img" aria-label="{escape(told)}" {size}>{"".join(self.parts)}</svg>'
+        inside = (f"<style>{style}</style>" if style else "") + "".join(self.parts)
+        return f'<svg class="plot" role="img" aria-label="{escape(told)}" {size}>{inside}</svg>'
 
 
 def _share(value: float, span: tuple[float, float], log: bool) -> float:
