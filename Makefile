@@ -64,10 +64,13 @@ ifneq ($(NOTEBOOKS),)
 		--nbval-current-env --nbval-cell-timeout 900 $(addprefix --nbval-sanitize-with ,$(SANITIZE)) $(sort $(NOTEBOOKS))
 endif
 
-# Execute the notebooks on the smoke preset and store their outputs, which nbval compares with.
+# Execute the notebooks on the smoke preset and store their outputs, which nbval compares with; of cells' metadata only
+# tags stay, so that times of execution change nothing.
 notebooks-outputs: $(STAMP)
 	home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && MOTRLAB_HOME=$$home OMP_NUM_THREADS=1 $(BIN)/python -m nbconvert \
-		--to notebook --execute --inplace --ExecutePreprocessor.extra_arguments=--log-level=ERROR $(sort $(NOTEBOOKS))
+		--to notebook --execute --inplace --ExecutePreprocessor.extra_arguments=--log-level=ERROR \
+		--ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_notebook_metadata=False \
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags $(sort $(NOTEBOOKS))
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@
 The run has tracks of two stages, a quantised model, results of `perf` and an artefact. What opening takes is printed
 once; of each step the median and the largest over `--repeats` steps, each with another value, as a person would choose
 it: wall clock, and the processor's own time, which other programs on the machine do not lengthen. `before`: the same
-step as it was drawn before the explorers (the whole figure through matplotlib into PNG, the frame decoded anew). The
+step as it was drawn before the explorers (the whole figure through matplotlib into PNG, the frame decoded again). The
 target of issue 13 is 200 ms a step on `street`: the exit status is 1 where a step's median is above it.
 """
 

@@ -11,7 +11,7 @@ parts. `tracker`, `gather` and `state` are the laps of the frame step; `around` 
 
 People stand in a grid in which neighbours overlap, less than duplicates do, and tremble. One track in ten is not seen
 in every other frame. Where duplicates are suppressed, ten detect slots fire on top of tracks in every frame; with all
-track slots live that costs less, for there is no slot to be had. The networks do not run, so caches are warm.
+track slots live that costs less, because no slot is free. The networks do not run, so caches are warm.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def measure(sizes: Shapes, rules: TrackerConfig, num_live: int, num_frames: int)
     """Milliseconds of every counted frame: `host` and its parts."""
     graphs = PreparedGraphs(sizes, num_live, duplicates=rules.suppress_iou is not None)
     image = np.zeros((1080, 1920, 3), np.uint8)
-    # Two pictures in turn with corners to follow, as large as the network's input; only brightness is looked at.
+    # Two pictures in turn with corners to follow, as large as the network's input, without colours.
     coarse = np.random.default_rng(0).integers(0, 256, (30, 50), np.uint8)
     grey = cv2.resize(coarse, (sizes.width, sizes.height), interpolation=cv2.INTER_CUBIC)
     inputs = itertools.cycle([np.stack([np.roll(grey, shift, 1)] * 3, -1)[None] for shift in (0, 2)])
@@ -131,7 +131,7 @@ def main() -> None:
     for sizes in SIZES:
         street_rules = street().tracker
         all_rules = {"mot17": mot17().tracker, "street": street_rules}
-        all_rules["no ids"] = replace(street_rules, appearance=False)
+        all_rules["plain"] = replace(street_rules, appearance=False)
         all_rules["camera"] = replace(street_rules, camera_motion=True)
         for name, rules in all_rules.items():
             for num_live in (0, 10, sizes.num_track * 3 // 4, sizes.num_track):

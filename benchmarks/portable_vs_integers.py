@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -86,10 +85,11 @@ def one_step(ours: Runtime, other: Runtime, images: Images) -> Iterator[FrameTra
     state = empty_state(1, shapes.d_model, shapes.num_track, shapes.slot_columns)
     for image in images:
         (height, width), fork = image.shape[:2], copy.deepcopy(rules)
-        logits, boxes, embedding = other.graphs.base(other.preprocess(image), state.query, state.mask, state.reference)
+        frame = other.preprocess(image)
+        logits, boxes, embedding = other.graphs.base(frame, state.query, state.mask, state.reference)
         decoded = tuple(other.graphs.decode(b) for b in boxes)
-        decision, scores, cxcywh = fork.decide(FrameOutput(logits, decoded, embedding))
-        (found,) = fork.tracker.written(decision, scores, cxcywh, np.array([math.prod((height, width))]))
+        _, (live,) = fork.decide(FrameOutput(logits, decoded, embedding, frame))
+        found = live.written(ours.tracker, height * width)
         pixels = found.cxcywh * np.array([width, height, width, height], np.float64)
         yield FrameTracks(found.track_id, box_cxcywh_to_ltwh(pixels), found.score)
         state = frame_step(ours.graphs, ours.preprocess(image), state, rules).state

@@ -36,7 +36,8 @@ PIXELS = ("bgr", "nv12", "nv12-video")  # NV12 of full range; of video range, Y 
 class Tracker:
     """One stream at a time through an artefact, frame by frame: the tracks of `track` and of the evaluation.
 
-    Within a sequence an id is never used again. They count from 1, again after `reset`.
+    Within a sequence an id is of one person: who returns within 200 frames may get it back, nobody else does. Ids count
+    from 1, again after `reset`.
     """
 
     def __init__(

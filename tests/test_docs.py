@@ -1,95 +1,101 @@
-"""Pages: every command parses, every link inside the repository leads somewhere, words are plain."""
+"""Pages: every link inside the repository leads somewhere, words are plain, numbers are those of the reports."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
-import shlex
-from collections.abc import Iterator
+import tokenize
+from collections import Counter
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from motrlab.__main__ import _parser
-from motrlab.pipeline import NOTEBOOKS, find_notebook, parse_parameters
+from motrlab.config import load_preset
+from motrlab.pipeline import NOTEBOOKS
 from motrlab.report.html import PAGES as REPORT_PAGES
 from motrlab.report.numbers import SAMPLE, readme_block, stored_block
+from tests.pages import ROOT, TEXTS, without_blocks
 
-ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-UNUSUAL = ("is had from", "mend", "anew", "be had", "henceforth", "thereof", "herein", "whilst")
-
-
-def fenced(text: str) -> Iterator[str]:
-    """Lines of code blocks without their comments; what ends in a backslash goes on."""
-    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
-        for line in block.replace("\\\n", " ").splitlines():
-            command = re.sub(r"\s+#.*$", "", line).strip()
-            if command and not command.startswith("#"):
-                yield command
+CODE = sorted([*(ROOT / "motrlab").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+TEMPLATES = sorted((ROOT / "motrlab" / "report" / "templates").iterdir())
+# Words that learners of English have to look up, or old forms; each has a plain one: fix, again, missing, so, while.
+UNUSUAL = re.compile(
+    r"\b(mend(s|ed|ing)?|anew|gone|whilst|amongst|(is|are|was|were|be|been) had|hence(forth)?|hitherto|heretofore"
+    r"|whence|thence|(here|there|where)(of|in|upon|with|unto|after)|wherefore|aforementioned|aforesaid|albeit|notwithstanding"
+    r"|forthwith|erstwhile|naught|nought|betwixt)\b",
+    re.I,
+)
 
 
-COMMANDS = sorted({(page.name, c) for page in PAGES for c in fenced(page.read_text(encoding="utf-8"))})
-OURS = [(page, c) for page, c in COMMANDS if "-m motrlab " in c or c.startswith("motrlab ")]
+def anchors(text: str) -> set[str]:
+    """`#anchors` of a page's headings, as GitHub makes them."""
+    found: Counter[str] = Counter()
+    slugs = set()
+    for heading in re.findall(r"^#{1,6} +(.*?)[ #]*$", without_blocks(text), re.M):
+        plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        slugs.add(slug if not found[slug] else f"{slug}-{found[slug]}")
+        found[slug] += 1
+    return slugs
 
 
-def test_there_are_commands() -> None:
-    assert len(OURS) >= 15
+def test_anchors_are_those_of_github() -> None:
+    text = "# Speed, of `perf`\n```\n# no heading\n```\n## A [link](x.md)\n## Fixed-point: yes\n## A link\n"
+    assert anchors(text) == {"speed-of-perf", "a-link", "fixed-point-yes", "a-link-1"}
 
 
-@pytest.mark.parametrize(("page", "command"), OURS, ids=lambda value: str(value)[:60])
-def test_every_command_of_ours_parses(page: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = shlex.split(re.sub(r"^.*?-m motrlab |^motrlab ", "", command.partition(" | ")[0]))
-    words = [word.partition("|")[0] for word in words]  # `VIDEO|DIR`: the first
-    try:
-        _, rest = _parser().parse_known_args(words)
-    except SystemExit as stopped:
-        pytest.fail(f"{page}: {command}: {stopped.code} {capsys.readouterr().err}")
-    assert not rest, f"{page}: {command}: {rest}"
+def broken_links(page: Path, text: str) -> list[str]:
+    """Targets inside the repository that are not there; of Markdown pages their headings, too."""
+    broken = []
+    for target in re.findall(r"\]\(<?([^)\s>]+)", re.sub(r"`[^`\n]+`", "", without_blocks(text))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        inside = file.resolve().is_relative_to(ROOT) and file.exists()
+        if not inside or (anchor and anchor not in anchors(text if file == page else file.read_text(encoding="utf-8"))):
+            broken.append(target)
+    return broken
 
 
-@pytest.mark.parametrize(("page", "command"), [c for c in COMMANDS if "papermill " in c[1]], ids=str)
-def test_every_papermill_command_names_a_notebook_and_its_parameters(page: str, command: str) -> None:
-    words = shlex.split(command.rpartition("papermill ")[2])
-    name = find_notebook(Path(words[0]).stem)
-    cell = next(
-        c for c in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells if c.cell_type == "code"
-    )
-    known = {line.partition(":")[0]: "" for line in cell.source.splitlines()}
-    given = [words[i + 1] for i, word in enumerate(words) if word == "-p"]
-    assert set(given) <= set(known), f"{page}: {command}"
-    parse_parameters([], {name: known})
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_inside_the_repository_resolve(page: str) -> None:
+    assert broken_links(ROOT / page, TEXTS[page]) == []
 
 
-def test_every_make_command_is_a_target() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    asked = {
-        word for _, c in COMMANDS if c.startswith("make ") for word in c.split()[1:] if re.fullmatch("[a-z-]+", word)
-    }
-    assert asked <= targets
-    assert {"demo", "test"} <= asked
+def test_broken_links_are_found() -> None:
+    text = "# Here\n[a](#here) [b](#there) [c](README.md#no-such) [d](docs/none.md) [e](https://x.org/#y) [f](LICENSE)"
+    assert broken_links(ROOT / "README.md", text) == ["#there", "README.md#no-such", "docs/none.md"]
 
 
-def test_every_benchmark_that_is_named_is_there() -> None:
-    for page in PAGES:
-        for name in re.findall(r"`?(?:benchmarks/)(\w+\.py)", page.read_text(encoding="utf-8")):
-            if page.name != "LOG.md":  # the log names what was there then
-                assert (ROOT / "benchmarks" / name).is_file(), f"{page.name}: {name}"
+def told(code: str) -> str:
+    """Comments and strings of Python code: what it says to readers and users."""
+    kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    return "\n".join(token.string for token in tokens if token.type in kinds)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_inside_the_repository_resolve(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
-        if not target.startswith(("http", "mailto:")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+def unusual(text: str) -> list[str]:
+    return [" ".join(text[max(0, m.start() - 40) : m.end() + 20].split()) for m in UNUSUAL.finditer(text)]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=lambda page: page.name)
-def test_words_are_the_usual_ones(page: Path) -> None:
-    text = page.read_text(encoding="utf-8").lower()
-    found = [word for word in UNUSUAL if re.search(rf"\b{word}\b", text)]
-    assert not found or page.name == "CONTRIBUTING.md", found
+@pytest.mark.parametrize("page", TEXTS)
+def test_words_of_pages_are_the_usual_ones(page: str) -> None:
+    assert unusual(TEXTS[page]) == []
+
+
+def test_words_of_the_code_are_the_usual_ones() -> None:
+    """Of the package and the benchmarks; a variable may have any name."""
+    texts = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in [*CODE, *TEMPLATES]}
+    suspects = {name: told(text) if name.endswith(".py") else text for name, text in texts.items() if unusual(text)}
+    assert {name: found for name, text in suspects.items() if (found := unusual(text))} == {}
+
+
+def test_unusual_words_are_found() -> None:
+    assert len(unusual("It is to be had, mended anew; hence gone. Wherein? Therefore the recommended amendment.")) == 6
+    assert unusual(told('gone = "x"  # whilst')) == ['"x" # whilst']
 
 
 def test_headline_of_the_readme_is_that_of_the_sample_report() -> None:
@@ -118,3 +124,23 @@ def test_sample_report_is_whole() -> None:
 def test_every_notebook_is_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(f"notebooks/{name}.ipynb" in text for name in NOTEBOOKS)
+
+
+def test_every_benchmark_that_is_named_is_there() -> None:
+    for page, text in TEXTS.items():
+        for name in re.findall(r"`?(?:benchmarks/)(\w+\.py)", text):
+            if page != "docs/LOG.md":  # the log names what was there then
+                assert (ROOT / "benchmarks" / name).is_file(), f"{page}: {name}"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_stored_outputs_are_of_the_present_smoke_preset(name: str) -> None:
+    """`make notebooks-outputs` stores them again."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    printed = "".join(o.get("text", "") for c in cells if c.cell_type == "code" for o in c.outputs)
+    assert re.findall(r"preset smoke, config (\w+)", printed) == [load_preset("smoke").hash]
+
+
+def test_sample_report_is_of_the_present_street_preset() -> None:
+    """`make demo` makes it again."""
+    assert json.loads((ROOT / SAMPLE).read_text(encoding="utf-8"))["config_hash"] == load_preset("street").hash

@@ -192,7 +192,7 @@ def test_post_processing_does_not_loop_over_slots(rules: TrackerConfig) -> None:
         def decide(output: FrameOutput) -> Decision:
             scores, boxes = output.scores_and_boxes()
             decision = tracker.update(scores, boxes)
-            written.append(len(tracker.written(decision, scores, boxes, 1e6)[0].track_id))
+            written.append(len(tracker.live(decision, scores, boxes)[0].written(rules, 1e6).track_id))
             return decision
 
         state = frame_step(graphs, None, empty_state(1, 4, slots, 8), decide).state

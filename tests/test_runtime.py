@@ -18,6 +18,7 @@ from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
 from motrlab.runtime import PIXELS, Tracker, Tracks
 from motrlab.shipped import shipped_artifact
+from motrlab.tracking.identity import REMEMBERED
 
 ALONE = """
 import sys
@@ -119,15 +120,16 @@ def test_a_verb_that_needs_more_says_so(tmp_path: Path) -> None:
 
 
 def test_ids_are_never_used_again(frames: list[Any]) -> None:
-    """Hundreds of frames in which everybody is lost again and again."""
+    """Hundreds of frames in which everybody is lost again and again, too long to be remembered."""
     tracker, last = Tracker(), 0
     gone: set[int] = set()
     present: set[int] = set()
     blank = np.zeros_like(frames[0])
-    for index in range(160):
-        ids = set(tracker.update(frames[index % 8] if index % 40 < 10 else blank).track_id.tolist())
+    cycle = 10 + REMEMBERED + 30
+    for index in range(3 * cycle):
+        ids = set(tracker.update(frames[index % 8] if index % cycle < 10 else blank).track_id.tolist())
         assert not ids & gone
-        gone |= present - ids if index % 40 == 39 else set()  # thirty dark frames end every track
+        gone |= present - ids if index % cycle == cycle - 1 else set()
         present = ids or present
         last = max(ids | {last})
     assert last > 10

@@ -174,7 +174,7 @@ def check_frame(info: SequenceInfo, file: Path) -> None:
 def validate_sequence(folder: Path, *, frame_map: Map = map) -> CheckedSequence:
     """Check seqinfo, every frame, gt and detections. Raises UserError with the first fault found.
 
-    `frame_map` is how the frames are gone through: `map`, or what `frame_workers` gives.
+    `frame_map` is how the frames are visited: `map`, or what `frame_workers` gives.
     """
     info, frames = open_sequence(folder)
     files, notes = tuple(frames.files.values()), [frames.note] * bool(frames.note)

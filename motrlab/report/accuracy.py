@@ -30,7 +30,7 @@ _NOTES = {
     "hat": "Ground truth of flag ≠ 0, nothing removed: a box on a distractor counts as a false positive.",
 }
 _SEVERAL = (
-    "Ground truth of flag ≠ 0 and a tracked class; each class is evaluated by itself. Here stand the means of their "
+    "Ground truth of flag ≠ 0 and a tracked class; each class is evaluated by itself. These are the means of their "
     "scores and the sums of their counts."
 )
 _BLOCKS = (  # heading, kind of the stages' records, kind of the baseline's

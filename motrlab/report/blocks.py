@@ -21,7 +21,7 @@ MANY_ROWS = 8  # a table from here on is sorted and filtered
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table's cell; `delta` is a signed distance set beside it."""
+    """The content of a table's cell; `delta` is a signed distance shown beside it."""
 
     text: str
     delta: str = ""
@@ -80,7 +80,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Listing:
-    """Short texts, one below the other; `terms` stand before them."""
+    """Short texts, one below the other; `terms` come before them."""
 
     items: Sequence[str]
     title: str = ""
@@ -126,7 +126,7 @@ class Explorer:
 
 @dataclass(frozen=True)
 class Part:
-    """Blocks about one thing of several, of which a reader may choose one; `name` stands above them."""
+    """Blocks about one thing of several, of which a reader may choose one; `name` is above them."""
 
     name: str
     parts: Sequence[Block | None]
@@ -137,8 +137,8 @@ Block = str | Table | Picture | Listing | Drawing | Sliders | Explorer | Part  #
 
 @dataclass(frozen=True)
 class Section:
-    """`missing`: what a full report has here, and this run has not recorded or not kept. `folded`: a line that stands
-    for the blocks until a reader opens it; on paper they are there.
+    """`missing`: what a full report has here, and this run has not recorded or not kept. `folded`: a line shown
+    instead of the blocks until a reader opens it; on paper they are there.
     """
 
     blocks: Sequence[Block | None] = ()
@@ -183,7 +183,7 @@ class Source:
         return record["metrics"] if record else {}
 
     def files(self, what: str, *records: Record | None) -> tuple[dict[str, Path], list[str]]:
-        """The records' assets by file name, and those that are gone."""
+        """The records' assets by file name, and those that are missing."""
         paths = [self.run.path / name for record in records if record for name in record["assets"]]
         gone = [f"{path.name} of {what} (missing)" for path in paths if not path.is_file()]
         return {path.name: path for path in paths if path.is_file()}, gone
@@ -213,7 +213,7 @@ def delta(value: float, reference: float) -> tuple[str, str]:
 
 
 def table_text(found: Table | None, columns: Sequence[str] = ()) -> str:
-    """For notebooks and terminals: columns aligned to the right; a delta stands in parentheses after its value.
+    """For notebooks and terminals: columns aligned to the right; a delta is in parentheses after its value.
 
     `columns`: only these, in this order; all, if none is named. Raises ValueError for one that the table lacks.
     """

@@ -13,7 +13,7 @@ from motrlab.report.values import decibels, plain
 from motrlab.viz.svg import LEFT, Plot
 
 _WIDTH, _MAX_CHANNELS, _NUM_DRAWN, _NUM_ROWS = 920.0, 128, 3, 20
-_TOP_DB = 80.0  # what is better stands at the upper edge
+_TOP_DB = 80.0  # what is better is drawn at the upper edge
 _COLOURS, _RADIUS = (dict(zip(FORMS, values, strict=True)) for values in ((0, 1, 3), (3, 5, 2.5)))
 _INTRO = (
     "The calibrated network, before QAT, on the inputs of the float run: with only its weights on their grid, only "
@@ -86,7 +86,7 @@ def split_drawing(rows: Sequence[SplitRow]) -> Drawing:
     told = (
         f"the lowest with all in integers is {_name(worst)}, {decibels(worst.all_db)} dB" if worst else "none differs"
     )
-    caption = f"SQNR of every tensor against float; {told}. What is exact stands at the upper edge."
+    caption = f"SQNR of every tensor against float; {told}. What is exact is at the upper edge."
     return Drawing(plot.svg(f"Dots of SQNR for {len(rows)} tensors, {', '.join(FORMS)}; {told}."), caption)
 
 

@@ -38,7 +38,7 @@ from motrlab.run import Run
 
 
 def render_report(run: Run, *, numbers_only: bool = False, path: Path | None = None) -> Path:
-    """Write the report of `run` to `path` (default `reports/RUN/index.html`) and all that stands beside it; its path.
+    """Write the report of `run` to `path` (default `reports/RUN/index.html`) and all files beside it; its path.
 
     `numbers_only` leaves out every picture made from frames, and the notebooks: for data whose frames must not be
     passed on.
@@ -71,7 +71,7 @@ def headline(records: Sequence[Record]) -> str:
 
 
 def cards(records: Sequence[Record]) -> list[Card]:
-    """The few numbers that stand large at the top: label, value, note, tone."""
+    """The few numbers shown large at the top: label, value, note, tone."""
     evaluated, found = scores(records, CHAIN[1:], PROTOCOLS[0]), []
 
     def add(label: str, value: str, note: str, tone: str = "") -> None:

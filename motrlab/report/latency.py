@@ -45,7 +45,7 @@ class Result:
 
 
 def results(source: Source) -> list[Result]:
-    """The last of each target and kind, measured ones first, then the newest; without files that are gone."""
+    """The last of each target and kind, measured ones first, then the newest; without missing files."""
     found: dict[tuple[str, str], Result] = {}
     for record in source.records:
         if record["stage"] == "perf" and record["kind"] in ("latency", "prediction"):
@@ -87,7 +87,7 @@ def headline(source: Source) -> str:
 
 
 def _assumed(result: Result) -> str:
-    """`23 of 25`, of the figures that a prediction stands on; empty where it is none, or an old file does not say."""
+    """`23 of 25`, of the figures that a prediction is based on; empty where it is none, or an old file does not say."""
     figures = result.values.get("figures")
     return f"{figures['assumed']} of {figures['number']}" if figures else ""
 

@@ -112,7 +112,7 @@ def _colour(name: str) -> int:
 
 
 def memory_split(values: Values) -> Drawing | None:
-    """Weights, inputs, outputs and what stands between, a bar for each graph; None where nothing says."""
+    """Weights, inputs, outputs and intermediate tensors, a bar for each graph; None where nothing says."""
     graphs = {name: m for name, m in (values.get("memory") or {}).items() if isinstance(m, Mapping)}
     sums = {name: sum(m.get(f"{part}_bytes", 0) for part in _MEMORY) for name, m in graphs.items()}
     if not sums or not max(sums.values()):

@@ -44,6 +44,7 @@ def numbers(source: Source) -> dict[str, Any]:
         "schema": 1,
         "run": run.name,
         "preset": run.config.preset,
+        "config_hash": run.config.hash,
         "seed": run.config.seed,
         "command": provenance.command(run),
         "git_commit": last.get("git_commit", ""),
@@ -102,6 +103,6 @@ def write_readme(root: Path) -> Path:
 
 
 def stored_block(readme: str) -> str:
-    """What stands between the markers; "" where there are none."""
+    """The text between the markers; "" where there are none."""
     found = _BLOCK.search(readme)
     return found[0].removeprefix(found[1]).removesuffix(found[2]) if found else ""

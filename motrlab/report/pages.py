@@ -17,7 +17,7 @@ from motrlab.report import data, provenance
 from motrlab.report.blocks import Section, Source
 
 _TEMPLATES = Path(__file__).parent / "templates"
-Card = dict[str, str]  # label, value, note, tone: a number that stands large at the top
+Card = dict[str, str]  # label, value, note, tone: a number shown large at the top
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def environment() -> jinja2.Environment:
 
 def render_page(title: str, kicker: str, sections: Mapping[str, Section], **more: Any) -> str:
     """A page of sections as text. `more`: `headline`, `cards`, `stale`, `missing`, `preset`, `pages`, `notebooks` and
-    `contents` (the sections to list, default all) stand before them, `script` behind; `kind` is the page's class.
+    `contents` (the sections to list, default all) come before them, `script` after; `kind` is the page's class.
     """
     values = {"headline": "", "cards": [], "stale": "", "missing": [], "preset": "", "kind": "", **more}
     values = {"pages": {}, "notebooks": {}, "script": "", "contents": tuple(sections), **values}

@@ -1,4 +1,4 @@
-"""Tables of runs that differ in the seed alone: means and how far the runs lie apart."""
+"""Tables of runs that differ in the seed alone: means and how far the runs are apart."""
 
 from __future__ import annotations
 

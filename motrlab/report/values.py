@@ -1,4 +1,4 @@
-"""What stands in records, and numbers as text."""
+"""What is in records, and numbers as text."""
 
 from __future__ import annotations
 

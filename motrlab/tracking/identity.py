@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from motrlab.boxes import box_cxcywh_to_xyxy, pairwise_iou
+from motrlab.data.preprocess import input_bytes
 from motrlab.tracking.tracker import EMPTY, Float, Int, LiveTracks
 
 # Chosen on train halves, forwards and backwards, of the real videos by three models: docs/LOG.md.
@@ -27,10 +28,10 @@ _BINS = 2 * _LUMA_BINS * _CHROMA_BINS**2  # of the upper and the lower half of a
 _TOUCHES = 0.3  # IoU from which on two boxes hide each other's colours
 _SUSPECT = 30  # frames after a touch in which ids may be put right
 _SETTLED = 5  # clear frames after a touch until the colours are believed to be the track's own
-_FEWEST = 3  # clear frames until they are compared; also, frames in which somebody must have been seen
+_FEWEST = 3  # frames that colours must be of to be compared
 _SLOW, _FAST = 0.05, 0.3  # least weights of the newest frame in a track's colours, and in those since the last touch
 _ALIKE = 0.6  # least similarity of a newborn to whom it is taken for
-_BETTER = 0.05  # what each id that changes its track must gain in similarity
+_BETTER = 0.05  # least gain in similarity, for each of the ids that change
 _NEAR = 2.0  # box widths, and half as many heights, between a newborn and where that one was
 _SIZE = 2.0  # largest ratio of their heights
 
@@ -51,6 +52,7 @@ def signatures(frame: Any, stream: int, boxes: Float) -> Float:
     """
     is_bytes = isinstance(frame, np.ndarray) and frame.dtype == np.uint8
     height, width = frame.shape[1:3] if is_bytes else frame.shape[2:4]
+    boxes = np.nan_to_num(boxes)
     down, across = boxes[:, 1:2] + boxes[:, 3:4] * _DOWN, boxes[:, 0:1] + boxes[:, 2:3] * _ACROSS
     row = np.minimum(np.maximum(down * height, 0), height - 1).astype(np.int64)
     column = np.minimum(np.maximum(across * width, 0), width - 1).astype(np.int64)
@@ -71,21 +73,27 @@ def _bytes_at(planes: Any, pixel: Int) -> Any:
         import torch
 
         found = planes.flatten(1)[:, torch.from_numpy(pixel).to(planes.device)].detach().float().cpu().numpy()
-    return np.clip(np.rint(found * 128) + 128, 0, 255).astype(np.uint8).T
+    return input_bytes(found[..., None])[:, 0]
+
+
+def _similarity(one: Float, other: Float) -> Float:
+    """Products of signatures, summed over the last axis; the same bits on every processor, which `@` does not give."""
+    return (one * other).sum(-1)
 
 
 @dataclass(frozen=True)
 class _Lost:
-    """Somebody who is not tracked any more: colours, where and in which frame last seen, class.
+    """Somebody who is not tracked any more: colours, class, where believed to be in the end, last frame seen.
 
-    `touched` `[T]`: the frame in which the track and that of each slot were last on each other.
+    `touched` `[T]`: the frame of the last touch with the track in each slot; `last_touch`: of the last of all.
     """
 
     colours: Float
+    kind: int
     box: Float
     frame: int
-    kind: int
     touched: Int
+    last_touch: int
 
 
 class Identities:
@@ -93,80 +101,60 @@ class Identities:
 
     def __init__(self, num_track: int) -> None:
         self._frame = 0
-        self._id: Int = np.full(num_track, EMPTY, np.int64)
-        self._kind, self._born, self._last, self._seen, self._clear = np.zeros((5, num_track), np.int64)
+        self._life, self._id = np.full((2, num_track), EMPTY, np.int64)
+        self._kind, self._born, self._last, self._clear = np.zeros((4, num_track), np.int64)
         self._box: Float = np.zeros((num_track, 4), np.float32)
         # Of each slot's track: how it looks in this frame, since it last touched another, and by all that is known.
         self._now, self._recent, self._own = np.zeros((3, num_track, _BINS), np.float32)
+        self._known: Int = np.zeros(num_track, np.int64)  # frames that `_own` is of
         self._touched: Int = np.full((num_track, num_track), -_SUSPECT, np.int64)  # the frame in which two last did
         self._lost: dict[int, _Lost] = {}
 
     def update(self, colours: Float, live: LiveTracks) -> Int:
-        """The ids of the `n` live tracks of a frame, whose `live.track_id` are those of the frame before, or new.
+        """The ids of the `n` live tracks of a frame: `live.life` of each, or that of an earlier one.
 
-        `colours` `[n, 256]`: their `signatures`; `live` is in the order of slots. No id stands twice in a frame.
+        `colours` `[n, 256]`: their `signatures`. No id stands twice in a frame.
         """
         self._frame += 1
-        before = self._id.copy()
-        self._id = np.full_like(before, EMPTY)
-        self._id[live.slot] = live.track_id
-        for slot in np.flatnonzero((before != EMPTY) & (before != self._id)).tolist():
-            self._lose(slot, int(before[slot]))
-        oldest = self._frame - REMEMBERED
-        self._lost = {track: lost for track, lost in self._lost.items() if lost.frame >= oldest}
+        self._lost = {track: lost for track, lost in self._lost.items() if lost.frame >= self._frame - REMEMBERED}
+        life = np.full_like(self._life, EMPTY)
+        life[live.slot] = live.life
+        changed = np.flatnonzero(life != self._life)
+        for slot in changed[self._life[changed] != EMPTY].tolist():
+            self._lose(slot)
+        self._life, self._id[changed] = life, life[changed]
+        if not len(live.slot):
+            return live.life
         self._now[live.slot], self._kind[live.slot] = colours, live.kind
         self._box[live.slot] = np.where(live.unseen[:, None], live.believed, live.cxcywh)
-        born = before[live.slot] != live.track_id
-        if born.any():
-            self._welcome(live.slot[born], live.slot[~born], live.slot[live.unseen])
+        born = changed[life[changed] != EMPTY]
+        self._born[born] = self._last[born] = self._frame
+        self._start(born)
         seen = live.slot[~live.unseen]
-        if len(seen):
-            self._look(seen, live.slot)
-        clear = seen[(self._clear[seen] >= _FEWEST) & (self._seen[seen] >= _FEWEST)]
+        hidden = self._touch(seen, live.slot)
+        if len(born):
+            self._welcome(born, np.setdiff1d(live.slot, born), live.slot[live.unseen])
+        self._look(seen, hidden)
+        clear = seen[(self._clear[seen] >= _FEWEST) & (self._known[seen] >= _FEWEST)]
         self._exchange(clear)
         self._reclaim(clear)
         return self._id[live.slot]
 
-    def _lose(self, slot: int, track: int) -> None:
-        """Remember `track`, who was in `slot`."""
-        if self._seen[slot] >= _FEWEST:
-            own = self._own[slot].copy(), self._box[slot].copy(), int(self._last[slot]), int(self._kind[slot])
-            self._lost[track] = _Lost(*own, self._touched[slot].copy())
-
-    def _welcome(self, slots: Int, others: Int, unseen: Int) -> None:
-        """Newborns in `slots` that are somebody known get that id and those colours, the most similar first.
-
-        Known are the lost, and of the `others` those that coast, or look less like themselves than the newborn does.
-        """
-        self._born[slots] = self._last[slots] = self._frame
-        self._start(slots)
-        known = [(track, lost.colours, lost.box, lost.kind, -1.0) for track, lost in self._lost.items()]
-        for other in others[self._seen[others] >= _FEWEST]:
-            likeness = -1.0 if other in unseen else float(self._now[other] @ self._own[other])
-            known.append((int(self._id[other]), self._own[other], self._box[other], int(self._kind[other]), likeness))
-        boxes, pairs = self._box[slots], list[tuple[float, int, int]]()
-        for track, colours, box, kind, likeness in known:
-            away = np.abs(boxes[:, :2] - box[:2]) / np.maximum((boxes[:, 2:] + box[2:]) / 2, 1e-6)
-            ratio = np.maximum(boxes[:, 3], 1e-6) / max(box[3], 1e-6)
-            similarity = self._now[slots] @ colours
-            alike = (similarity > max(_ALIKE, likeness + _BETTER)) & (self._kind[slots] == kind)
-            alike &= (np.maximum(away[:, 0], 2 * away[:, 1]) < _NEAR) & (np.maximum(ratio, 1 / ratio) < _SIZE)
-            pairs += [(float(similarity[i]), track, int(slots[i])) for i in np.flatnonzero(alike)]
-        free, new = {track for track, *_ in known}, set(slots.tolist())
-        for _, track, slot in sorted(pairs, reverse=True):
-            if track in free and slot in new:
-                free.remove(track)
-                new.remove(slot)
-                self._become(slot, track)
-
     def _start(self, slots: Any) -> None:
         """Nothing is known of the tracks of `slots` but how they look now."""
-        self._seen[slots], self._clear[slots] = 0, _SETTLED
+        self._known[slots], self._clear[slots] = 0, _SETTLED
         self._touched[slots] = self._touched[:, slots] = -_SUSPECT
         self._recent[slots] = self._own[slots] = self._now[slots]
 
+    def _lose(self, slot: int) -> None:
+        """Remember who is in `slot`."""
+        if self._known[slot] >= _FEWEST:
+            colours, box, touched = (x[slot].copy() for x in (self._own, self._box, self._touched))
+            told = int(self._kind[slot]), box, int(self._last[slot]), touched, int(touched.max())
+            self._lost[int(self._id[slot])] = _Lost(colours, *told)
+
     def _become(self, slot: int, track: int) -> None:
-        """The track of `slot` is `track`, who was lost, or for whom another slot's was taken, which gets the id."""
+        """`slot` gets id and colours of `track`, who was lost or is in another slot, which then gets this one's id."""
         lost = self._lost.pop(track, None)
         if lost is not None:
             self._own[slot] = lost.colours
@@ -175,28 +163,57 @@ class Identities:
             self._id[other], self._own[slot] = self._id[slot], self._own[other]
             self._start(other)
         self._id[slot] = track
-        self._seen[slot] = max(self._seen[slot], round(1 / _SLOW))  # its colours are well known
+        self._known[slot] = max(self._known[slot], round(1 / _SLOW))
 
-    def _look(self, seen: Int, live: Int) -> None:
-        """Who of the `seen` is on whom of the `live`, and the colours of those whom nobody is on; all are slots."""
+    def _touch(self, seen: Int, live: Int) -> Any:
+        """Which of the `seen` another of the `live` is on; all are slots."""
         boxes = box_cxcywh_to_xyxy(self._box[live])
         own = np.searchsorted(live, seen)
         touch = pairwise_iou(boxes[own], boxes) > _TOUCHES
         touch[np.arange(len(seen)), own] = False
         row, column = np.nonzero(touch)
         self._touched[seen[row], live[column]] = self._touched[live[column], seen[row]] = self._frame
-        self._last[seen] = self._frame
-        self._seen[seen] += 1
-        hidden = touch.any(1)
-        self._clear[seen] = np.where(hidden, 0, self._clear[seen] + 1)
-        clear = seen[~hidden]
-        self._mix(self._recent, clear, self._clear, _FAST)
-        self._mix(self._own, clear[self._clear[clear] > _SETTLED], self._seen, _SLOW)
+        self._clear[seen[row]] = self._clear[live[column]] = 0
+        return touch.any(1)
 
-    def _mix(self, kept: Float, slots: Int, count: Int, least: float) -> None:
-        """The mean of the first frames, then one in which the newest has the weight `least`; `count` includes it."""
-        weight = np.maximum(1 / np.maximum(count[slots], 1), least)[:, None].astype(np.float32)
-        kept[slots] += weight * (self._now[slots] - kept[slots])
+    def _welcome(self, born: Int, others: Int, unseen: Int) -> None:
+        """Newborns that are somebody known get that id and those colours, the most similar first; all are slots.
+
+        Known are the lost, and of the `others` those that coast, or look less like themselves than the newborn does.
+        """
+        others = others[self._known[others] >= _FEWEST]
+        lost = list(self._lost.values())
+        tracks = [*self._lost, *self._id[others].tolist()]
+        if not tracks:
+            return
+        colours = np.concatenate([[one.colours for one in lost] or self._own[:0], self._own[others]])
+        boxes = np.concatenate([[one.box for one in lost] or self._box[:0], self._box[others]])
+        kinds = np.array([one.kind for one in lost] + self._kind[others].tolist())
+        likeness = np.where(np.isin(others, unseen), -1, _similarity(self._now[others], self._own[others]))
+        least = np.maximum(_ALIKE, np.concatenate([np.full(len(lost), -1), likeness]) + _BETTER)
+        new = self._box[born][:, None]
+        away = np.abs(new[..., :2] - boxes[:, :2]) / np.maximum((new[..., 2:] + boxes[:, 2:]) / 2, 1e-6)
+        ratio = np.maximum(new[..., 3], 1e-6) / np.maximum(boxes[:, 3], 1e-6)
+        similarity = _similarity(self._now[born][:, None], colours)
+        alike = (similarity > least) & (self._kind[born][:, None] == kinds)
+        alike &= (np.maximum(away[..., 0], 2 * away[..., 1]) < _NEAR) & (np.maximum(ratio, 1 / ratio) < _SIZE)
+        slots, free = set(born.tolist()), set(tracks)
+        for i, j in sorted(np.argwhere(alike).tolist(), key=lambda pair: -similarity[tuple(pair)]):
+            slot, track = int(born[i]), tracks[j]
+            if slot in slots and track in free:
+                slots.remove(slot)
+                free.remove(track)
+                self._become(slot, track)
+
+    def _look(self, seen: Int, hidden: Any) -> None:
+        """The colours of those `seen` whom nobody is on; slots, and `hidden` of each."""
+        self._last[seen] = self._frame
+        clear = seen[~hidden]
+        self._clear[clear] += 1
+        _mix(self._recent, self._now, clear, self._clear[clear], _FAST)
+        settled = clear[self._clear[clear] > _SETTLED]
+        self._known[settled] += 1
+        _mix(self._own, self._now, settled, self._known[settled], _SLOW)
 
     def _exchange(self, clear: Int) -> None:
         """Two tracks that were on each other and now have each other's colours exchange ids; `clear`: slots."""
@@ -206,19 +223,26 @@ class Identities:
         suspect &= self._kind[clear, None] == self._kind[clear]
         for i, j in np.argwhere(np.triu(suspect, 1)):
             pair = clear[[i, j]]
-            likeness = self._recent[pair] @ self._own[pair].T
-            if likeness[0, 1] + likeness[1, 0] - likeness[0, 0] - likeness[1, 1] > 2 * _BETTER:
-                self._id[pair], self._own[pair] = self._id[pair[::-1]], self._own[pair[::-1]]
+            gain = _similarity(self._recent[pair], self._own[pair[::-1]] - self._own[pair]).sum()
+            if gain > 2 * _BETTER:
+                for kept in (self._id, self._own, self._known):
+                    kept[pair] = kept[pair[::-1]]
 
     def _reclaim(self, clear: Int) -> None:
         """A track that was on one which then ended, and now has its colours, is that one; `clear`: slots."""
-        for track, lost in list(self._lost.items()):
-            since = np.maximum(self._born[clear], self._frame - _SUSPECT + 1)
-            slots = clear[(lost.touched[clear] >= since) & (self._kind[clear] == lost.kind)]
-            slots = slots[self._clear[slots] >= _FEWEST]  # not one that changed in this frame
-            gain = ((lost.colours - self._own[slots]) * self._recent[slots]).sum(1)
+        since = self._frame - _SUSPECT + 1
+        for track, lost in [(track, lost) for track, lost in self._lost.items() if lost.last_touch >= since]:
+            touched = lost.touched[clear] >= np.maximum(self._born[clear], since)
+            slots = clear[touched & (self._kind[clear] == lost.kind) & (self._clear[clear] >= _FEWEST)]
+            gain = _similarity(self._recent[slots], lost.colours - self._own[slots])
             if gain.max(initial=0) > _BETTER:
                 slot = int(slots[gain.argmax()])
-                self._lose(slot, int(self._id[slot]))
+                self._lose(slot)
                 self._become(slot, track)
                 self._clear[slot] = 0
+
+
+def _mix(kept: Float, now: Float, slots: Int, count: Int, least: float) -> None:
+    """The mean of the first frames, then one in which the newest has the weight `least`; `count` includes it."""
+    weight = np.maximum(1 / np.maximum(count, 1), least)[:, None].astype(np.float32)
+    kept[slots] += weight * (now[slots] - kept[slots])

@@ -3,10 +3,11 @@
 What a track slot is given depends on the tracker: a track that it ends, moves or never begins gives the network another
 query in the next frame, and other outputs. So a replay is exact only for rules that decide nothing but what is written:
 `EXACT`. For rules that make tracks end sooner (`STRICTER`) it is an approximation: a track that ends leaves its slot's
-recorded outputs as they were, and is born again under a new id where its score allows; what the network would have
-found instead is not known. Held against the networks on `street` (30 frames of each train half, MOTA in percent):
-91.3 as recorded; `max_misses` 3 instead of 20: replayed 91.1, networks 90.9; `miss_score` and `reset_score` 0.7 instead
-of 0.5: replayed 91.1, networks 92.0. So an approximation may have the wrong sign; try what it finds in a closed loop.
+recorded outputs as they were, and is born again under a new id where its score allows, whatever its colours; what the
+network would have found instead is not known. Held against the networks on `street` (30 frames of each train half, MOTA
+in percent): 91.3 as recorded; `max_misses` 3 instead of 20: replayed 91.1, networks 90.9; `miss_score` and
+`reset_score` 0.7 instead of 0.5: replayed 91.1, networks 92.0. So an approximation may have the wrong sign; try what it
+finds in a closed loop.
 
 What would let tracks live longer than in the recording cannot be replayed, for there was no slot; nor can another
 suppression, another motion, or another `birth_score`: who is not born is looked for again by the detect slots, whose
@@ -30,6 +31,7 @@ from motrlab.tracking.rules import Rules
 from motrlab.tracking.step import Array, FrameOutput, Graphs, Shapes, frame_loop
 from motrlab.tracking.tracker import Decision, Int, LiveTracks, TrackedBoxes, threshold
 
+# Also `appearance`, from on to off.
 EXACT = ("output_score", "min_area_px", "coast_written")
 STRICTER = {"miss_score": 1, "reset_score": 1, "max_misses": -1}  # which way is stricter
 T = TypeVar("T")
@@ -76,8 +78,8 @@ def record_video(
             yield preprocess(image)
 
     def decide(output: FrameOutput) -> Decision:
-        decision, scores, boxes = decided.decide(output)
-        found.extend(decided.tracker.live(decision, scores, boxes))
+        decision, live = decided.decide(output)
+        found.extend(live)
         return decision
 
     for _ in frame_loop(graphs, inputs(), decide, model):
@@ -92,8 +94,11 @@ def record_video(
 def join(recordings: Sequence[Recording]) -> Recording:
     """Videos recorded under one set of rules, one behind the other."""
     frames = np.cumsum([0, *(r.num_frames for r in recordings)])
-    ids = np.cumsum([0, *(int(r.live.track_id.max(initial=0)) for r in recordings)])
-    live = [replace(r.live, track_id=r.live.track_id + first) for r, first in zip(recordings, ids, strict=False)]
+    ids = np.cumsum([0, *(int(r.live.life.max(initial=0)) for r in recordings)])
+    live = [
+        replace(r.live, track_id=r.live.track_id + first, life=r.live.life + first)
+        for r, first in zip(recordings, ids, strict=False)
+    ]
     frame = np.concatenate([r.frame + first for r, first in zip(recordings, frames, strict=False)])
     size = np.concatenate([r.size for r in recordings])
     return Recording(recordings[0].rules, int(frames[-1]), frame, size, _joined(live))
@@ -106,6 +111,9 @@ def replay(recording: Recording, rules: TrackerConfig) -> tuple[Int, TrackedBoxe
     Raises UserError where nothing can be said without the networks.
     """
     kept, frame, size = recording.live, recording.frame, recording.size
+    if not rules.appearance:
+        recording = replace(recording, live=replace(kept, track_id=kept.life))
+        kept = recording.live
     if not is_exact(recording.rules, rules):
         kept, rows = _lived(recording, rules)
         frame, size = frame[rows], size[rows]
@@ -117,22 +125,22 @@ def replay(recording: Recording, rules: TrackerConfig) -> tuple[Int, TrackedBoxe
 def is_exact(recorded: TrackerConfig, rules: TrackerConfig) -> bool:
     """Whether a replay is exact. Raises UserError where it is not even an approximation."""
     changed = {f.name for f in fields(rules) if getattr(rules, f.name) != getattr(recorded, f.name)}
-    changed -= {*EXACT, "output_scores"}
+    changed -= {*EXACT, "output_scores"} | ({"appearance"} if recorded.appearance else set())
     for name in sorted(changed):
         before, now = getattr(recorded, name), getattr(rules, name)
         if name not in STRICTER or (now - before) * STRICTER[name] < 0:
             raise UserError(
-                f"tracker.{name}: {now} cannot be replayed on a recording with {before}, the networks would have been"
-                " given other queries; run the closed loop"
+                f"tracker.{name}: {now} cannot be replayed on a recording with {before}: the networks would have been"
+                " given other queries, or colours were not recorded; run the closed loop"
             )
     return not changed
 
 
 def _lived(recording: Recording, rules: TrackerConfig) -> tuple[LiveTracks, Int]:
-    """The rows in which a track lives under stricter rules, and their numbers; ids count from 1 by first row."""
+    """The rows in which a track lives under stricter rules, and their numbers; who is born again gets a new id."""
     live = recording.live
-    order = np.lexsort((recording.frame, live.track_id))
-    first = np.flatnonzero(np.diff(live.track_id[order], prepend=-1))  # of every track
+    order = np.lexsort((recording.frame, live.life))
+    first = np.flatnonzero(np.diff(live.life[order], prepend=-1))  # of every life
     length = np.diff(np.append(first, len(order)))
     claimed = live.unseen & (
         live.score >= threshold(recording.rules, "miss_score", live.kind)
@@ -140,7 +148,8 @@ def _lived(recording: Recording, rules: TrackerConfig) -> tuple[LiveTracks, Int]
     missed = claimed | (live.score < threshold(rules, "miss_score", live.kind))
     reset, birth = (threshold(rules, name, live.kind) + 0 * live.score for name in ("reset_score", "birth_score"))
     alive, misses = np.zeros(len(first), bool), np.zeros(len(first), np.int64)
-    identity: Int = np.zeros(len(first), np.int64)
+    lives: Int = np.zeros(len(first), np.int64)  # begun so far
+    again: Int = np.zeros(len(first), np.int64)  # the new id of a track that was born again
     result = {"on": np.zeros(len(order), bool), "id": np.zeros(len(order), np.int64)}
     counted = np.zeros(len(order), np.int64)
     for age in range(int(length.max(initial=0))):
@@ -151,8 +160,10 @@ def _lived(recording: Recording, rules: TrackerConfig) -> tuple[LiveTracks, Int]
         born = ~was & ~claimed[rows] & (score >= birth[rows])
         alive[tracks] = on = born | (was & (count < rules.max_misses))
         misses[tracks] = counted[rows] = np.where(born, 0, count)
-        identity[tracks[born]] = rows[born] + 1
-        result["on"][rows], result["id"][rows] = on, identity[tracks]
+        lives[tracks[born]] += 1
+        again[tracks[born]] = live.life.max() + 1 + rows[born]
+        result["on"][rows] = on
+        result["id"][rows] = np.where(lives[tracks] > 1, again[tracks], live.track_id[rows])
         missed[rows[born]] = False
     rows = np.flatnonzero(result["on"])
     names = {f.name: getattr(live, f.name)[rows] for f in fields(live)}

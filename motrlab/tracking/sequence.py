@@ -91,9 +91,9 @@ def track_streams(
             yield frame
 
     def decide(output: FrameOutput) -> Decision:
-        decision, scores, cxcywh = rules.decide(output)
-        areas = np.array([math.prod(image_size(image)) for image in images])
-        written[:] = rules.tracker.written(decision, scores, cxcywh, areas)
+        decision, live = rules.decide(output)
+        areas = [math.prod(image_size(image)) for image in images]
+        written[:] = [tracks.written(tracker_config, area) for tracks, area in zip(live, areas, strict=True)]
         return decision
 
     for _ in frame_loop(graphs, frames(), decide, model, clock=clock):

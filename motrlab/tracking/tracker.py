@@ -51,12 +51,14 @@ class TrackedBoxes:
 class LiveTracks:
     """The tracks that live in one frame of one stream, written or not, n of them.
 
-    `slot` `[n]` of the T. `score` `[n]` and `cxcywh` `[n, 4]` are the network's. `believed` `[n, 4]`: where the rules
-    believe a coasting track to be; `unseen` `[n]`: it coasts in this frame; `misses` `[n]` so far; `kind` `[n]`: its
-    class, counted from 0.
+    `life` `[n]`: the tracker's own number of each, from 1 in order of birth; `track_id` `[n]` is another one where
+    colours put it right (`identity`). `slot` `[n]` of the T, ascending. `score` `[n]` and `cxcywh` `[n, 4]` are the
+    network's. `believed` `[n, 4]`: where the rules believe a coasting track to be; `unseen` `[n]`: it coasts in this
+    frame; `misses` `[n]` so far; `kind` `[n]`: its class, counted from 0.
     """
 
     track_id: Int
+    life: Int
     slot: Int
     score: Float
     cxcywh: Float
@@ -66,7 +68,10 @@ class LiveTracks:
     kind: Int
 
     def written(self, config: TrackerConfig, image_area_px: Any) -> TrackedBoxes:
-        """What is written of them; `image_area_px`: one number, or one for each."""
+        """What is written of them: those seen now that score high enough and are large enough.
+
+        `image_area_px` is of the original image: one number, or one for each.
+        """
         keep, box = self.score > threshold(config, "output_score", self.kind), self.cxcywh
         if config.coast:  # without, only the score decides
             coasting = self.unseen & (self.misses <= config.coast_written)
@@ -242,23 +247,14 @@ class Tracker:
         shift[live[0], :, live[1]] = np.where(unseen, box - found, 0)
         return Decision(source, shift, self.unseen.copy())
 
-    def written(self, decision: Decision, scores: Float, boxes: Float, image_area_px: Any) -> list[TrackedBoxes]:
-        """What is written for this frame, per stream: tracks seen now that score high enough and are large enough.
-
-        `image_area_px` `[B]`, or one number for all: areas of the original images.
-        """
-        areas = np.full(len(scores), image_area_px)
-        live = zip(self.live(decision, scores, boxes), areas, strict=True)
-        return [tracks.written(self.config, area) for tracks, area in live]
-
     def live(self, decision: Decision, scores: Float, boxes: Float) -> list[LiveTracks]:
         """All that live after `decision`, per stream, in the order of their slots."""
         result = []
         for stream, source in enumerate(decision.source):
             slots = np.flatnonzero(source != EMPTY)
             own = (state[stream, slots] for state in (self.box, self.unseen, self.misses, self.kind))
-            place = stream, source[slots]
-            result.append(LiveTracks(self.track_id[stream, slots], slots, scores[place], boxes[place], *own))
+            place, life = (stream, source[slots]), self.track_id[stream, slots]
+            result.append(LiveTracks(life, life, slots, scores[place], boxes[place], *own))
         return result
 
 

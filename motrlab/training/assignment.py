@@ -163,7 +163,7 @@ class ClipAssignment:
         slots, which = pair
         rng, num_detect = self.rngs[b], self.model.num_detect
         good = box_iou(box_cxcywh_to_xyxy(boxes[slots]), box_cxcywh_to_xyxy(frame.boxes[which])) > self.config.keep_iou
-        # A track whose object is hidden or gone goes on, so that it is there when the object comes back.
+        # A track whose object is hidden or out of view goes on, so that it is there when the object comes back.
         lost = self.live[b] & (self.object_id[b] != NO_OBJECT)
         lost[slots[slots >= num_detect] - num_detect] = False
         hidden = np.flatnonzero(lost)
@@ -176,7 +176,7 @@ class ClipAssignment:
         jitter = rng.normal(0, self.config.reference_jitter, (len(source) + len(false_positives), 4))
         clone_shift = np.zeros((len(clones), 4))
         clone_shift[:, :2] = rng.uniform(0.3, 1.0, (len(clones), 2)) * rng.choice((-1, 1), (len(clones), 2))
-        rng.random(len(source))  # numbers that an augmentation took which is gone: presets train as they did with it
+        rng.random(len(source))  # numbers of a removed augmentation: presets train as they did with it
         source = np.concatenate((source, false_positives, clones))
         shift = np.concatenate((jitter, clone_shift)) * boxes[source][:, [2, 3, 2, 3]]
         ids = np.concatenate((ids, np.full(len(source) - len(ids), NO_OBJECT)))

@@ -117,7 +117,8 @@ def loss_by_layer(terms: Mapping[str, ArrayLike]) -> Figure:
             values = np.atleast_1d(np.asarray(value, np.float64))
             row[int(found[1])] = row.get(int(found[1]), 0.0) + float(values[-max(1, len(values) // 10) :].mean())
     layers = sorted({layer for row in sums.values() for layer in row})
-    figure, (ax,) = panels(5.6, 3.2)
+    figure, (ax,) = panels(5.6, 3.4)
+    heading(ax, "Loss of each decoder layer")
     if not layers:
         note(ax, "no loss by layer: this curve does not keep it", (0.5, 0.5), (0, 0), ha="center")
     below = np.zeros(len(layers))
@@ -130,7 +131,8 @@ def loss_by_layer(terms: Mapping[str, ArrayLike]) -> Figure:
     ax.set_xticks(range(len(layers)), [str(layer) for layer in layers])
     ax.set(xlabel="decoder layer", ylabel="loss")
     if sums:
-        legend_above(ax, ncols=len(sums))
+        ax.set_ylim(top=1.25 * ax.get_ylim()[1])
+        ax.legend(frameon=False, fontsize=9, loc="upper center", ncols=len(sums))
     return figure
 
 

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from motrlab.config import Config, street
+from motrlab.config import Config, ModelConfig, street
 from motrlab.files import write_text
 from motrlab.viz.curves import COLOURS, INK
 
@@ -90,10 +90,15 @@ def _draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]
         axes.text(middle[0] + offset[0], middle[1] + offset[1], label, fontsize=6.5, color=INK, **place)
 
 
+def _slots(model: ModelConfig, num: int) -> str:
+    """Shape of the embeddings of `num` slots: channels, rows, columns."""
+    return f"{model.d_model}×{num // model.slot_columns}×{model.slot_columns}"
+
+
 def frame_loop(config: Config) -> Figure:
     """One frame after the other: what goes into the two graphs, what the tracker decides, what comes back."""
     m = config.model
-    state = f"1×{m.d_model}×{m.num_track // m.slot_columns}×{m.slot_columns}"
+    state = f"1×{_slots(m, m.num_track)}"
     boxes = {
         "image": Box((0, 0), "data", f"image\n1×3×{m.height}×{m.width}\nYUV"),
         "base": Box((1.3, 0), "graph", f"base graph\n{m.num_detect} detect +\n{m.num_track} track slots"),
@@ -112,14 +117,15 @@ def frame_loop(config: Config) -> Figure:
 
 def query_life(config: Config) -> Figure:
     """What becomes of one query, from a detect slot to the end of its track (MOTR, arXiv 2105.03247, section 3)."""
-    rules, layers = config.tracker, config.model.decoder_layers
+    m, rules = config.model, config.tracker
+    decoder = f"{m.decoder_layers} decoder layers\n1×{_slots(m, m.num_slots)}\nsee image and slots"
     boxes = {
-        "detect": Box((0, 0), "data", "detect query\nlearned"),
-        "decoder": Box((1.25, 0), "graph", f"{layers} decoder layers\nsee the image and\nall other slots"),
+        "detect": Box((0, 0), "data", f"detect queries\n{m.num_detect}×{m.d_model}, learned"),
+        "decoder": Box((1.25, 0), "graph", decoder),
         "born": Box((2.5, 0), "host", f"born\nscore ≥ {rules.birth_score:g}"),
-        "track": Box((3.75, 0), "data", "track query\nown id"),
+        "track": Box((3.75, 0), "data", f"track queries\n1×{_slots(m, m.num_track)}\nown ids"),
         "kept": Box((3.75, 1.25), "host", f"kept\nscore ≥ {rules.miss_score:g}"),
-        "qim": Box((2.5, 1.25), "graph", "QIM\nquery + embedding\n→ next query"),
+        "qim": Box((2.5, 1.25), "graph", f"QIM\n1×{m.d_model}×1×{m.num_track}\n→ next queries"),
         "ended": Box((5, 1.25), "host", f"ended\nafter {rules.max_misses} misses"),
     }  # fmt: skip
     arrows = (
@@ -131,13 +137,15 @@ def query_life(config: Config) -> Figure:
 
 def training_clip(config: Config) -> Figure:
     """Who is supervised by what in a clip, and what only training has."""
-    train, layers = config.train, config.model.decoder_layers
+    m, train = config.model, config.train
+    loss = f"loss of {m.decoder_layers} layers\nlogits {m.num_slots}×{m.num_classes}, boxes ×4\nfocal 2, L1 5, GIoU 2"
+    keep = f"{m.num_track} track slots\nkeep their people\nwhile IoU > {train.keep_iou:g}"
     boxes = {
-        "first": Box((0, 0), "data", "frame 1\nall people are new"),
-        "match": Box((1.3, 0), "host", "Hungarian matching\nof new people only"),
-        "loss": Box((2.6, 0), "graph", f"loss of every layer\nfocal 2, L1 5, GIoU 2\n({layers} layers)"),
+        "first": Box((0, 0), "data", f"frame 1\n3×{m.height}×{m.width}\nall people are new"),
+        "match": Box((1.3, 0), "host", f"Hungarian matching\nnew people ×\n{m.num_detect} detect slots"),
+        "loss": Box((2.6, 0), "graph", loss),
         "next": Box((0, 1.25), "data", f"frames 2 to {train.clip_frames[-1]}\nqueries carried on"),
-        "keep": Box((1.3, 1.25), "host", f"a track keeps\nits person while\nIoU > {train.keep_iou:g}"),
+        "keep": Box((1.3, 1.25), "host", keep),
         "extra": Box((2.6, 1.25), "train", "dropped tracks,\nfalse positives,\ndenoising"),
         "sum": Box((3.9, 0.62), "graph", "sum of the clip /\nits people\n→ one gradient"),
     }  # fmt: skip
@@ -147,17 +155,21 @@ def training_clip(config: Config) -> Figure:
 
 def quantisers(config: Config) -> Figure:
     """Where tensors go onto their grids, in one layer of the decoder and at the ends."""
-    bits, levels = config.scheme.weight_bits, config.scheme.levels
+    m, bits, levels = config.model, config.scheme.weight_bits, config.scheme.levels
+    image, slots = f"1×3×{m.height}×{m.width}", f"1×{_slots(m, m.num_slots)}"
+    stem = f"1×{m.stem_channels}×{-(-m.height // 2)}×{-(-m.width // 2)}"
     boxes = {
-        "image": Box((0, 0), "data", "image bytes\nscale 1/128, fixed"),
+        "image": Box((0, 0), "data", f"image bytes\n{image}\nscale 1/128, fixed"),
         "conv": Box((1.25, 0), "graph", f"convolution\nint8 × int{bits}\n→ int32 sums"),
-        "relu": Box((2.5, 0), "data", f"behind a ReLU\n0 to {levels}\nrange observed"),
+        "relu": Box((2.5, 0), "data", f"behind a ReLU\n{stem}\n0 to {levels}, observed"),
         "norm": Box((3.75, 0), "integer", "LayerNorm of a sum\nnine bits inside"),
-        "token": Box((5, 0), "data", "tokens\n−128 to 127\nrange observed"),
-        "qk": Box((5, 1.25), "graph", "query · key\nint8 × int8"),
+        "token": Box((5, 0), "data", f"tokens\n{slots}\n−128 to 127, observed"),
+        "qk": Box((5, 1.25), "graph", f"query · key, int8\n{m.num_heads}×{m.num_slots}×{m.num_slots}"),
         "soft": Box((3.75, 1.25), "integer", "softmax\nlogits in 1/16,\na table of exp"),
-        "box": Box((2.5, 1.25), "integer", "boxes\nint16, 1/16384"),
-        "state": Box((1.25, 1.25), "data", "next queries\non the base\ngraph's grid"),
+        "box": Box(
+            (2.5, 1.25), "integer", f"boxes\n1×4×{m.num_slots // m.slot_columns}×{m.slot_columns}\nint16, 1/16384"
+        ),
+        "state": Box((1.25, 1.25), "data", f"next queries\n1×{_slots(m, m.num_track)}\non the base's grid"),
     }
     arrows = "image > conv, conv > relu, relu > norm, norm > token, token > qk, qk > soft, soft > box, box > state: QIM"
     return draw(boxes, arrows, "Where the grids are")
@@ -165,14 +177,17 @@ def quantisers(config: Config) -> Figure:
 
 def integer_forms(config: Config) -> Figure:
     """One description of the network, several interpreters; which of them give the same bits."""
+    m, bits = config.model, config.scheme.weight_bits
+    model = f"base.py, qim.py\nimage 3×{m.height}×{m.width},\n{m.num_slots} slots of {m.d_model}"
+    functions = f"functions.py\nsums of int8 × int{bits}\nbelow 2²⁴, tables"
     boxes = {
-        "model": Box((0, 0.65), "graph", "model/base.py\nmodel/qim.py\nwhat follows what"),
-        "functions": Box((1.4, 1.6), "integer", "functions.py\nevery operation\nin integers"),
+        "model": Box((0, 0.65), "graph", model),
+        "functions": Box((1.4, 1.6), "integer", functions),
         "torch": Box((2.8, 0), "program", "PyTorch\nQAT, evaluation"),
         "kernels": Box((2.8, 0.9), "program", "*.ort.onnx\nONNX Runtime's\ninteger kernels"),
         "plain": Box((2.8, 1.8), "program", "plain operators\nOpenVINO"),
-        "tracks": Box((4.2, 0.9), "data", "track files\nequal byte for byte"),
-    }
+        "tracks": Box((4.2, 0.9), "data", f"≤ {m.num_track} tracks a frame;\nfiles equal\nbyte for byte"),
+    }  # fmt: skip
     arrows = (
         "model > torch, model > kernels, functions > torch, functions > kernels, "
         "kernels > plain: when loaded, torch > tracks, kernels > tracks, plain > tracks"

@@ -104,7 +104,7 @@ class TuneExplorer:
     def rows(self, across: str, down: str) -> Iterator[dict[str, np.ndarray]]:
         """The grid of the train halves, row after row: each of `SCORES` `[values of across]`."""
         if across == down:
-            raise UserError(f"tuning: {across} stands on both axes; choose two")
+            raise UserError(f"tuning: {across} is on both axes; choose two")
         for y in self._axis(down).values:
             cells = [self.scores("train", **{across: x, down: y}) for x in self._axis(across).values]
             yield {name: np.array([cell[name] for cell in cells]) for name in SCORES}

@@ -28,7 +28,7 @@ def tensor_sqnr(rows: Sequence[LayerRow]) -> Figure:
     """SQNR of every tensor in graph order; the worst are named.
 
     Rings are fake-quant, dots fixed-point, short grey lines the rounding of that quantiser alone. What is
-    better than 60 dB, or without any error, stands at the upper edge; tensors without a signal are left out.
+    better than 60 dB, or without any error, is at the upper edge; tensors without a signal are left out.
     """
     figure, (ax,) = panels(10.0, 4.0)
     finite = [v for r in rows for v in (r.fake_sqnr_db, r.fixed_sqnr_db, r.own_sqnr_db) if math.isfinite(v)]

@@ -52,7 +52,7 @@ def _scored(rows: Sequence[Any]) -> bool:
 
 
 def _score_dots(ax: Axes, rows: Sequence[GroupRow | SweepRow], label: str) -> None:
-    """MOTA and IDF1 of each row, in a panel that stands beside the one with the rows' names."""
+    """MOTA and IDF1 of each row, in a panel beside the one with the rows' names."""
     for score, name, marker, colour in _SCORES:
         ax.plot(_percent(rows, name), range(len(rows)), marker, color=colour, markersize=5, label=score)
     rows_downwards(ax, [""] * len(rows), label)

@@ -31,7 +31,7 @@ def video(seed: int, num_people: int = 5, num_frames: int = 20) -> tuple[Recordi
     identity = person + 1 + num_people * (frame > num_frames // 2)
     none = np.zeros(n, np.int64)
     live = LiveTracks(
-        identity, person, random.uniform(0.3, 1, n).astype(np.float32), boxes, boxes, none > 0, none, none
+        identity, identity, person, random.uniform(0.3, 1, n).astype(np.float32), boxes, boxes, none > 0, none, none
     )
     return Recording(RULES, num_frames, frame, np.full((n, 2), 200), live), gt
 

@@ -192,6 +192,8 @@ def _agreement(gt: Tracks, pred: Tracks) -> float:
         "handover --run chain --target qnn-htp --samples 2",
         "debug --run chain --layer encoder.0.ffn.expand --frame 8",
         "report --run chain",
+        "sensitivity --run chain --max-drop-mota 50 --frames 2 --clip-frames 4",
+        "export --src {run}/data --dst back && track --artifact {run}/artifact --input back/STREET-01/img1 --out tracked",
     ],
 )
 def test_commands_of_the_pages_on_this_run(
@@ -199,5 +201,15 @@ def test_commands_of_the_pages_on_this_run(
 ) -> None:
     """What README and how-tos show, on smoke data: each ends well and says something."""
     monkeypatch.chdir(tmp_path)  # some write here
-    assert main(words.split()) == 0
-    assert capsys.readouterr().out.strip()
+    for command in words.format(run=run.path).split(" && "):
+        assert main(command.split()) == 0
+        assert capsys.readouterr().out.strip()
+
+
+def test_a_copy_compares_with_its_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.copy("copy")
+    assert main(["compare", "chain", "copy"]) == 0
+    table, page = capsys.readouterr().out.strip().rsplit("\n\n", 1)
+    assert "chain" in table
+    assert "copy" in table
+    assert Path(page).is_file()

@@ -46,7 +46,9 @@ def test_own_videos_give_the_same_numbers_by_the_command_in_the_report(
     for home in (first, second):
         monkeypatch.setenv("MOTRLAB_HOME", str(home))
         run = Run.open("own", create=False)
-        records = [run.last_record(*key) for key in [("data", "baseline"), *((stage, "accuracy") for stage in STAGES[1:])]]
+        records = [
+            run.last_record(*key) for key in [("data", "baseline"), *((stage, "accuracy") for stage in STAGES[1:])]
+        ]
         found[home] = [record["metrics"] for record in records if record is not None]
         assert run.last_record("float", "accuracy_unseen") is None
     assert len(found[first]) == len(STAGES)

@@ -99,6 +99,20 @@ def test_teaches(notebook: Any) -> None:
     assert text[-1].count("## Try it") == 1
     assert len([line for line in text[-1].splitlines() if line[:2] in ("1.", "2.")]) == 2
     assert sum(len(cell.split()) for cell in text) >= 120
+    assert any("](https://" in cell for cell in text), "no link to a paper that says why"
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    assert re.search(r"from motrlab\.viz\.drawings import|\broofline\(", code), "no drawing"
+
+
+def test_questions_come_before_the_cell_that_answers(notebook: Any) -> None:
+    """The question is in the usual words, and the next cell is code."""
+    asked = [i for i, cell in enumerate(notebook.cells) if "What do you expect" in cell.source]
+    assert asked
+    for index in asked:
+        assert notebook.cells[index].cell_type == "markdown"
+        assert notebook.cells[index + 1].cell_type == "code"
+        question = notebook.cells[index].source.partition("**What do you expect?**")[2]
+        assert "?" in question, "not a question, or not in the usual words"
 
 
 def test_stored_outputs_hold_no_chatter(notebook: Any) -> None:

@@ -24,6 +24,7 @@ def test_numbers_are_those_of_the_records(full_run: Run) -> None:
     assert (found["frame_ms"], found["base_speedup"], found["size_mb"]) == (8.9, 1.95, None)
     assert [b["value"] for b in found["budgets"]] == [0.42, 0.42, 8.9, None]
     assert len(found["git_commit"]) == 40
+    assert found["config_hash"] == full_run.config.hash
 
 
 def test_block_tells_them(full_run: Run) -> None:

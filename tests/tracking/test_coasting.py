@@ -75,7 +75,8 @@ def test_coasting_boxes_are_written_for_a_while(misses: int, expected: list[int]
     for _ in range(misses):
         inputs = frame({}, {0: (0.1, 0.3)})
         decision = tracker.update(*inputs)
-    (written,) = tracker.written(decision, *inputs, 1e6)
+    (live,) = tracker.live(decision, *inputs)
+    written = live.written(tracker.config, 1e6)
     assert written.track_id.tolist() == expected
     if expected:
         assert written.cxcywh[0, 0] == pytest.approx(tracker.box[0, 0, 0])

@@ -16,6 +16,7 @@ from tests.tracking.test_sequence import shrink, video
 
 RULES = TrackerConfig(birth_score=0.55, miss_score=0.5, reset_score=0.52, output_score=0.4, max_misses=2, min_area_px=1)
 COASTING = replace(RULES, coast=True, suppress_iou=0.6, coast_written=1, max_misses=4)
+COLOURS = replace(COASTING, appearance=True)
 
 
 def recorded(graphs: Any, sizes: Any, rules: TrackerConfig, seed: int = 1) -> Recording:
@@ -32,7 +33,7 @@ def replayed(recording: Recording, rules: TrackerConfig) -> list[tuple[int, int,
     return [(int(f), int(i), float(s)) for f, i, s in zip(frame, boxes.track_id, boxes.score, strict=True)]
 
 
-@pytest.mark.parametrize("rules", [RULES, COASTING], ids=["plain", "coasting"])
+@pytest.mark.parametrize("rules", [RULES, COASTING, COLOURS], ids=["plain", "coasting", "colours"])
 @pytest.mark.parametrize(
     "change", [{}, {"output_score": 0.6}, {"output_score": 0.0}, {"min_area_px": 900.0}, {"coast_written": 3}]
 )
@@ -45,7 +46,7 @@ def test_rules_of_output_are_replayed_exactly(numpy_graphs: Any, sizes: Any, rul
 
 
 def test_the_approximation_is_exact_for_the_recorded_rules(numpy_graphs: Any, sizes: Any, monkeypatch: Any) -> None:
-    for rules in (RULES, COASTING):
+    for rules in (RULES, COASTING, COLOURS):
         recording = recorded(numpy_graphs, sizes, rules)
         expected = replayed(recording, rules)
         with monkeypatch.context() as patch:
@@ -54,6 +55,15 @@ def test_the_approximation_is_exact_for_the_recorded_rules(numpy_graphs: Any, si
         assert [(f, s) for f, _, s in found] == [(f, s) for f, _, s in expected]
         names = {(b, a) for (_, a, _), (_, b, _) in zip(found, expected, strict=True)}
         assert len(names) == len({a for _, a in names}) == len({b for b, _ in names})  # ids are the same but for names
+
+
+def test_colours_can_be_left_out_but_not_added(numpy_graphs: Any, sizes: Any) -> None:
+    expected = in_closed_loop(numpy_graphs, sizes, COASTING)
+    recording = recorded(numpy_graphs, sizes, COLOURS)
+    assert replayed(recording, COASTING) == expected
+    assert replayed(recording, COLOURS) != expected
+    with pytest.raises(UserError, match=r"tracker\.appearance: .*colours were not recorded"):
+        replay(recorded(numpy_graphs, sizes, COASTING), COLOURS)
 
 
 @pytest.mark.parametrize("change", [{"max_misses": 1}, {"miss_score": 0.9, "reset_score": 0.9}, {"reset_score": 0.99}])

@@ -27,8 +27,8 @@ def shrink(image: Any) -> Any:
     return ((cells - 64) / 32).transpose(2, 0, 1)[None]
 
 
-def run(graphs: Any, images: Any, sizes: Any, preprocess: Any = shrink) -> list[FrameTracks]:
-    return list(track_frames(graphs, images, preprocess, sizes, RULES))
+def run(graphs: Any, images: Any, sizes: Any, preprocess: Any = shrink, rules: Any = RULES) -> list[FrameTracks]:
+    return list(track_frames(graphs, images, preprocess, sizes, rules))
 
 
 def assert_same(a: list[Any], b: list[Any], tolerance: float = 1e-4) -> None:
@@ -69,14 +69,25 @@ def test_every_sequence_starts_afresh(numpy_graphs: Any, sizes: Any) -> None:
     assert min(i for f in first for i in f.track_id.tolist()) == 1
 
 
-def test_streams_in_parallel_equal_streams_alone(numpy_graphs: Any, sizes: Any) -> None:
+def test_the_least_area_is_of_each_streams_image(numpy_graphs: Any, sizes: Any) -> None:
+    """The same frames in two sizes: what is too small in one is large enough in the other."""
+    small = video(1)
+    large = [image.repeat(4, 0).repeat(4, 1) for image in small]
+    rules = replace(RULES, min_area_px=40 * 60)
+    found = list(track_streams(numpy_graphs, [small, large], shrink, sizes, rules))
+    assert sum(len(frame[0].track_id) for frame in found if frame[0]) == 0
+    assert sum(len(frame[1].track_id) for frame in found if frame[1]) > 0
+
+
+@pytest.mark.parametrize("rules", [RULES, replace(RULES, coast=True, appearance=True)], ids=["plain", "colours"])
+def test_streams_in_parallel_equal_streams_alone(numpy_graphs: Any, sizes: Any, rules: TrackerConfig) -> None:
     videos = [video(1, 12), video(2, 5), video(3, 9, 80, 66), []]
-    together = list(track_streams(numpy_graphs, videos, shrink, sizes, RULES))
+    together = list(track_streams(numpy_graphs, videos, shrink, sizes, rules))
     assert len(together) == 12
     for stream, images in enumerate(videos):
         found = [frame[stream] for frame in together]
         assert all(boxes is None for boxes in found[len(images) :])
-        assert_same(found[: len(images)], run(numpy_graphs, images, sizes))
+        assert_same(found[: len(images)], run(numpy_graphs, images, sizes, rules=rules))
 
 
 @pytest.mark.parametrize("videos", [[], [[]], [[], []]], ids=["none", "one empty", "two empty"])

@@ -147,13 +147,13 @@ def test_batch_of_two_equals_two_singles(coast: bool) -> None:
     singles = [Tracker(config, NUM_DETECT, NUM_TRACK) for _ in range(2)]
     for score, box in zip(scores, boxes, strict=True):
         decision = together.update(score, box)
-        written = together.written(decision, score, box, 1e6)
+        written = [live.written(config, 1e6) for live in together.live(decision, score, box)]
         for stream, single in enumerate(singles):
             one = slice(stream, stream + 1)
             alone = single.update(score[one], box[one])
             assert decision.source[stream].tolist() == alone.source[0].tolist()
             assert together.track_id[stream].tolist() == single.track_id[0].tolist()
-            expected = single.written(alone, score[one], box[one], 1e6)[0]
+            expected = single.live(alone, score[one], box[one])[0].written(config, 1e6)
             assert written[stream].track_id.tolist() == expected.track_id.tolist()
             np.testing.assert_array_equal(written[stream].cxcywh, expected.cxcywh)
     assert together.next_id.min() > 5  # both streams lived
@@ -193,23 +193,15 @@ def test_what_is_written(name: str, coast: bool) -> None:
     tracker = Tracker(replace(CONFIG, coast=coast), 1, 1)
     tracker.track_id[:] = 4
     scores, boxes = np.array([[LOW, score]]), np.array([[(0.5, 0.5, side, side)] * 2])
-    found = tracker.written(Decision(np.array([[1]])), scores, boxes, 80.0 * 80.0)[0]
+    found = tracker.live(Decision(np.array([[1]])), scores, boxes)[0].written(tracker.config, 80.0 * 80.0)
     assert found.track_id.tolist() == ([4] if expected else [])
     assert len(found.cxcywh) == len(found.score) == int(expected)
-
-
-def test_areas_are_of_each_streams_image() -> None:
-    tracker = Tracker(CONFIG, 1, 1, batch=2)
-    tracker.track_id[:] = 1
-    scores, boxes = np.full((2, 2), 0.9), np.full((2, 2, 4), 0.5)
-    found = tracker.written(Decision(np.array([[1], [1]])), scores, boxes, np.array([100.0, 1000.0]))
-    assert [len(f.track_id) for f in found] == [0, 1]
 
 
 def test_a_newborn_is_written_in_its_first_frame() -> None:
     tracker = Tracker(CONFIG, NUM_DETECT, NUM_TRACK)
     scores = np.array([[LOW, 0.9, LOW, LOW, LOW]])
     decision = tracker.update(scores, spread_boxes())
-    found = tracker.written(decision, scores, spread_boxes(), 1e6)[0]
+    found = tracker.live(decision, scores, spread_boxes())[0].written(tracker.config, 1e6)
     assert found.track_id.tolist() == [1]
     np.testing.assert_array_equal(found.cxcywh, spread_boxes()[0, 1:2])

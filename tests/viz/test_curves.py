@@ -104,6 +104,7 @@ def test_loss_by_layer_adds_up_frames() -> None:
     figure = loss_by_layer({**terms, "denoising": 9.0})
     heights = [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers]
     assert heights == [[3.0, 1.0], [0.0, 0.5]]
+    assert figure.axes[0].get_title(loc="left") == "Loss of each decoder layer"
     of_a_curve = loss_by_layer({"loss": [9.0] * 20, "layer_0.l1": [8.0] * 18 + [1.0, 2.0]})  # the last tenth counts
     assert of_a_curve.axes[0].containers[0][0].get_height() == 1.5
     assert "no loss by layer" in loss_by_layer({"loss": [9.0]}).axes[0].texts[0].get_text()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from motrlab.config import mot17, street
+from motrlab.config import Config, mot17, street
+from motrlab.model.motr import build_motr
 from motrlab.viz import drawings
 from motrlab.viz.drawings import DRAWINGS, Box, draw, write_drawings
 
@@ -51,8 +55,49 @@ def test_shapes_are_those_of_the_config() -> None:
     assert "1×3×800×1422" in texts(DRAWINGS["frame_loop"](mot17()))
     assert "1×256×2×128" in texts(DRAWINGS["frame_loop"](mot17()))  # as in the reference's table of the base graph
     assert "1×96×3×8" in texts(DRAWINGS["frame_loop"](street()))
+    assert "40×96" in (life := texts(DRAWINGS["query_life"](street())))
+    assert "1×96×8×8" in life  # all slots
+    assert "1×96×1×24" in life  # the QIM's row
+    assert "512×1, boxes ×4" in texts(DRAWINGS["training_clip"](mot17()))
+    assert "1×3×800×1422" in (grids := texts(DRAWINGS["quantisers"](mot17())))
+    assert "1×40×400×711" in grids  # behind the stem
+    assert "8×512×512" in grids
+    assert "512 slots of 256" in texts(DRAWINGS["integer_forms"](mot17()))
     seven = replace(street(), scheme=replace(street().scheme, weight_bits=7))
     assert "int8 × int7" in texts(DRAWINGS["quantisers"](seven))
+
+
+def test_shapes_are_those_that_the_network_has() -> None:
+    """Those of the base graph, by hooks on the network of `street`."""
+    config, seen = street(), {}
+    model = build_motr(config.model).eval()
+    model.base.backbone.stem.register_forward_hook(lambda *found: seen.update(stem=found[2].shape))
+    m = config.model
+    rows = m.num_track // m.slot_columns
+    with torch.no_grad():
+        _, boxes, embedding = model.base(
+            torch.zeros(1, 3, m.height, m.width), torch.zeros(1, m.d_model, rows, m.slot_columns),
+            torch.zeros(1, 1, 1, m.num_track), torch.full((1, 4, rows, m.slot_columns), 0.5),
+        )  # fmt: skip
+    found = texts(DRAWINGS["quantisers"](config))
+    for shape in (seen["stem"], embedding.shape, boxes[-1].shape):
+        assert "×".join(map(str, shape)) in found.split("\n")
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+@pytest.mark.parametrize("preset", [street, mot17])
+def test_words_stay_inside_their_box(name: str, preset: Callable[[], Config]) -> None:
+    figure = DRAWINGS[name](preset())
+    figure.set_canvas(FigureCanvasAgg(figure))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    patches = [p for p in axes.patches if isinstance(p, FancyBboxPatch)]
+    for patch in patches:
+        centre = (patch.get_x() + patch.get_width() / 2, patch.get_y() + patch.get_height() / 2)
+        (text,) = [t for t in axes.texts if np.allclose(t.get_position(), centre)]
+        inside, outside = text.get_window_extent(), patch.get_window_extent()
+        assert inside.width < outside.width, text.get_text()
+        assert inside.height < outside.height, text.get_text()
 
 
 def test_an_arrow_to_nowhere_is_an_error() -> None:

@@ -66,7 +66,7 @@ def test_cells_that_make_no_sense(explorer: TuneExplorer) -> None:
         explorer.scores(reset_score=0.1)
     with pytest.raises(UserError, match="cannot be replayed"):
         explorer.scores(velocity_gain=0.5)
-    with pytest.raises(UserError, match="stands on both axes"):
+    with pytest.raises(UserError, match="is on both axes"):
         explorer.grid("output_score", "output_score")
     other = replace(half(3).recording, rules=TrackerConfig())
     with pytest.raises(UserError, match="different rules"):
