@@ -27,6 +27,7 @@ FOLDER = "notebooks"
 _MAX_BYTES, _LARGE = 1_800_000, 60_000  # of a page; base64 characters of a picture that may become smaller
 _LEFT_OUT = ("application/vnd.jupyter.widget-view+json", "application/javascript")
 _FORMULA = re.compile(r"(`[^`]*`)|\$\$(.+?)\$\$|\$(?! )([^$\n]+?)(?<! )\$", re.S)
+_PROJECT_LINK = re.compile(r"\[([^\]]+)\]\((?!https?://|#)[^)\s]*\)")  # what it names is not beside a report
 
 
 def render(run: Run, folder: Path, *, only: str = "") -> dict[str, str]:
@@ -50,7 +51,7 @@ def notebook_html(file: Path, run_name: str, others: Mapping[str, str]) -> str:
     notebook = nbformat.read(file, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = with_formulas(cell.source)
+            cell.source = with_formulas(_PROJECT_LINK.sub(r"\1", cell.source))
         cell["outputs"] = [o for o in cell.get("outputs", ()) if not set(_LEFT_OUT) & set(o.get("data", ()))]
     budget = _MAX_BYTES
     for _ in range(4):

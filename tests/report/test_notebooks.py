@@ -34,7 +34,9 @@ def notebook(tmp_path: Path) -> Path:
         new_output("stream", name="stdout", text="\x1b[31mred\x1b[0m plain"),
     ]
     cells = [
-        new_markdown_cell("# Title\n\nScale $s = \\frac{r}{127}$."),
+        new_markdown_cell(
+            "# Title\n\nScale $s = \\frac{r}{127}$. See [the code](../motrlab/run.py) and [a paper](https://arxiv.org/abs/1)."
+        ),
         new_code_cell("x = 1  # one", outputs=outputs),
     ]
     path = tmp_path / "03_calibration.ipynb"
@@ -52,7 +54,9 @@ def test_page_is_whole(notebook: Path) -> None:
     assert {a["href"] for a in page.all("a")} >= {"../index.html", "04_qat.html"}
     for text in ("Title", "x = 1", "cell", "red"):
         assert text in page.text
-    for text in ("VBox", "alert(1)", "\x1b"):
+    assert "https://arxiv.org/abs/1" in {a["href"] for a in page.all("a")}
+    assert "See the code and" in page.text  # the project is not beside a report
+    for text in ("VBox", "alert(1)", "\x1b", "run.py"):
         assert text not in html
     policy = [m["content"] for m in page.all("meta") if m.get("http-equiv")]
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
