@@ -252,7 +252,7 @@ def test_what_came_from_an_older_float_model_is_left_out_and_named(full_run: Run
     assert "Float on the test halves: MOTA 41.2" in text
     assert "Fixed-point − QAT" not in text
     assert "Results that no longer count are left out: what they were made from has changed since: " in text
-    assert "Fixed-point (integer, accuracy, " in text
+    assert "Fixed-point (share of integers, accuracy, " in text
     assert "Performance (latency)" in text
     assert "accuracy of fixed-point" in text  # missing, then
     assert "412 330 112" in text  # calops are of the config alone
