@@ -12,6 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from motrlab.data.preprocess import input_bytes
+from motrlab.tracking.step import to_numpy
+
 Grey = NDArray[np.uint8]  # [H, W]
 # Chosen on train halves of `street` by benchmarks/camera_motion.py: 0.14 of 1.3 px a frame are left in the mean.
 _LARGEST_PX = 240  # a wider picture is halved until it is no wider
@@ -26,10 +29,7 @@ def grey_pictures(frame: Any) -> list[Grey]:
     """Of what a base graph is given: bytes `uint8 [B, H, W, 3]` or input `[B, 3, H, W]` from -1 to 1, any array."""
     if isinstance(frame, np.ndarray) and frame.dtype == np.uint8:
         return [np.asarray(cv2.extractChannel(image, 0), np.uint8) for image in frame]
-    planes = frame[:, 0]
-    if not isinstance(planes, np.ndarray):
-        planes = planes.detach().float().cpu().numpy()
-    return [np.clip(np.rint(plane * 128) + 128, 0, 255).astype(np.uint8) for plane in planes]
+    return [input_bytes(plane[None])[..., 0] for plane in to_numpy(frame[:, 0])]
 
 
 class CameraMotion:

@@ -17,6 +17,7 @@ import numpy as np
 
 from motrlab.boxes import box_cxcywh_to_xyxy, pairwise_iou
 from motrlab.data.preprocess import input_bytes
+from motrlab.tracking.step import to_numpy
 from motrlab.tracking.tracker import EMPTY, Float, Int, LiveTracks
 
 # Chosen on train halves, forwards and backwards, of the real videos by three models: docs/LOG.md.
@@ -67,13 +68,7 @@ def signatures(frame: Any, stream: int, boxes: Float) -> Float:
 
 def _bytes_at(planes: Any, pixel: Int) -> Any:
     """Bytes `[n, 3]` at places `[n]` of input `[3, H, W]`."""
-    if isinstance(planes, np.ndarray):
-        found = planes.reshape(3, -1).take(pixel, 1)
-    else:
-        import torch
-
-        found = planes.flatten(1)[:, torch.from_numpy(pixel).to(planes.device)].detach().float().cpu().numpy()
-    return input_bytes(found[..., None])[:, 0]
+    return input_bytes(to_numpy(planes.reshape(3, -1)[:, pixel])[..., None])[:, 0]
 
 
 def _similarity(one: Float, other: Float) -> Float:

@@ -149,7 +149,8 @@ def _lived(recording: Recording, rules: TrackerConfig) -> tuple[LiveTracks, Int]
     reset, birth = (threshold(rules, name, live.kind) + 0 * live.score for name in ("reset_score", "birth_score"))
     alive, misses = np.zeros(len(first), bool), np.zeros(len(first), np.int64)
     lives: Int = np.zeros(len(first), np.int64)  # begun so far
-    again: Int = np.zeros(len(first), np.int64)  # the new id of a track that was born again
+    again: Int = np.zeros(len(first), np.int64)  # the new id of a track that was born again, above all that are there
+    above = live.life.max(initial=0) + 1
     result = {"on": np.zeros(len(order), bool), "id": np.zeros(len(order), np.int64)}
     counted = np.zeros(len(order), np.int64)
     for age in range(int(length.max(initial=0))):
@@ -161,7 +162,7 @@ def _lived(recording: Recording, rules: TrackerConfig) -> tuple[LiveTracks, Int]
         alive[tracks] = on = born | (was & (count < rules.max_misses))
         misses[tracks] = counted[rows] = np.where(born, 0, count)
         lives[tracks[born]] += 1
-        again[tracks[born]] = live.life.max() + 1 + rows[born]
+        again[tracks[born]] = above + rows[born]
         result["on"][rows] = on
         result["id"][rows] = np.where(lives[tracks] > 1, again[tracks], live.track_id[rows])
         missed[rows[born]] = False

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from motrlab.deploy.performance import Performance, entities
 from motrlab.viz.curves import COLOURS, GREY, heading, legend_above, note, panels, rows_downwards
+from motrlab.viz.roofline import Dot
 
 _UNITS = ("matrix", "depthwise", "vector", "table", "move", "load", "store", "host")
 LANE_COLOURS = dict(zip(_UNITS, (COLOURS[i] for i in (0, 5, 1, 4, 7, 2, 3)), strict=False)) | {"host": GREY}
@@ -29,13 +30,11 @@ def timeline(performance: Performance) -> Figure:
 
 def layer_speeds(performance: Performance) -> list[tuple[str, float, float]]:
     """Of every layer with products: name, operations per byte, 10⁹ operations a second (two a multiply-accumulate)."""
-    found = []
-    for cost in performance.layers:
-        moved = cost.bytes_read + cost.bytes_written
-        if cost.layer.macs and cost.latency_ms > 0 and moved:
-            operations = 2 * cost.layer.macs
-            found.append((cost.layer.name, operations / moved, operations / cost.latency_ms / 1e6))
-    return found
+    dots = (
+        Dot.of(c.layer.name, c.layer.macs, c.bytes_read + c.bytes_written, c.latency_ms, c.bound)
+        for c in performance.layers
+    )
+    return [(dot.name, dot.x, dot.y) for dot in dots if dot]
 
 
 def roofline(performance: Performance) -> Figure:
