@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import html
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,19 +12,10 @@ import pytest
 from motrlab.config import smoke
 from motrlab.data.street import generate_street
 from motrlab.run import Run
+from tests.test_recipes import shell
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
 STAGES = ("baseline", "float", "calibration", "qat", "float_extra", "fixed_point")
-
-
-def shell(line: str, home: Path) -> str:
-    """What a line prints in which `python` is this one."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    around = {**os.environ, "MOTRLAB_HOME": str(home), "PYTHONPATH": str(ROOT), "PATH": path}
-    done = subprocess.run(["sh", "-c", line], cwd=home, env=around, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
 
 
 def test_own_videos_give_the_same_numbers_by_the_command_in_the_report(
