@@ -1,7 +1,7 @@
 """Calops: parameters and multiply-accumulates of both graphs, before anything is trained.
 
 Counted are convolutions and matrix products, and, apart from them, the bilinear samples of deformable attention (four
-multiply-accumulates a value); not element-wise work, norms, softmax and sine codes. The graphs run on torch's meta
+multiply-accumulates a value); not element-wise work, norms, softmax and sine positional encodings. The graphs run on torch's meta
 device, which knows shapes only.
 """
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MASKED = -1e4  # added to the logits of keys that must not be seen; exp(-1e4) is 0 in every precision
-TEMPERATURE = 20.0  # of the sine codes (DAB-DETR, arXiv 2201.12329, section 4.4)
+TEMPERATURE = 20.0  # of the sine positional encodings (DAB-DETR, arXiv 2201.12329, section 4.4)
 SIZE_LIMIT = 2.0  # |log| of one layer's change of size, relative boxes
 LEAST_SIZE, LARGEST_SIZE = 1e-3, 2.0  # a box of no size could never grow again, one far beyond ruins int8's ranges
 EPSILON = 1e-3  # keeps the logit of a box finite
@@ -27,13 +27,13 @@ EPSILON = 1e-3  # keeps the logit of a box finite
 
 @cache
 def sine_frequencies(channels: int, device: torch.device | str = "cpu") -> Tensor:
-    """Angles per unit of a sine code of `channels` values, half of them sines: `[channels / 2]`."""
+    """Angles per unit of a sine positional encoding of `channels` values, half of them sines: `[channels / 2]`."""
     half = channels // 2
     return 2 * math.pi * TEMPERATURE ** (-torch.arange(half, device=device) / half)
 
 
 def sine_code(positions: Tensor, channels: int) -> Tensor:
-    """Sine code of values: `[B, K, R, W]` in 0..1 → `[B, K·channels, R, W]`, half sines and half cosines."""
+    """Sine positional encoding of values: `[B, K, R, W]` in 0..1 → `[B, K·channels, R, W]`, half sines and half cosines."""
     frequencies = sine_frequencies(channels, positions.device)  # made there: a copy would wait, and break a graph
     angle = positions[:, :, None] * frequencies[:, None, None]  # [B, K, half, R, W]
     return torch.cat((angle.sin(), angle.cos()), 2).flatten(1, 2)
@@ -160,7 +160,7 @@ class Operations:
         return sample_map(attention, attention.offsets(query), attention.weights(query), reference, value, query.shape)
 
     def sine(self, reference: Any, channels: int) -> Any:
-        """Sine code of the four values of every box, `channels` each."""
+        """Sine positional encoding of the four values of every box, `channels` each."""
         return sine_code(reference.float(), channels)
 
     def refine(self, base: Any, delta: Any, reference: Any) -> Any:

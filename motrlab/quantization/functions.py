@@ -33,7 +33,7 @@ SAMPLE = 2**8  # where more than two samples are summed, they are rounded to mul
 REFERENCE = 2**14  # boxes
 DELTA = 2**10  # what a box head says, and box logits
 GROWTH = 2**12  # the factor by which a box grows
-SINE = 2**10  # coordinates at which the sine code is tabulated...
+SINE = 2**10  # coordinates at which the sine positional encoding is tabulated...
 SINE_RANGE = (-512, 2047)  # ...and from where to where
 LARGEST_LOGIT = 8 * DELTA
 LEAST_REACH = 1e-3  # two boxes without a size would be infinitely far apart
@@ -255,7 +255,7 @@ def box_of_logits(xp: Any, logits: Any) -> Any:
 
 @cache
 def sine_table(frequencies: tuple[float, ...]) -> Float32:
-    """Rows of a sine code in steps of 1/127, for coordinates i/1024 over `SINE_RANGE`: sines, then cosines."""
+    """Rows of a sine positional encoding in steps of 1/127, for coordinates i/1024 over `SINE_RANGE`: sines, then cosines."""
     angle = (np.arange(SINE_RANGE[0], SINE_RANGE[1] + 1) / SINE)[:, None] * np.array(frequencies)
     return np.rint(np.concatenate((np.sin(angle), np.cos(angle)), 1) * 127).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Who a track is, by colours: who returns gets the old id back, and ids that were mixed up are put right.
+"""Who a track is, by colours: who returns gets the old id back, and ids that were mixed up are corrected.
 
 A track query follows a place. Where people cross, it may leave with the wrong one, and a newborn takes the person it
 left; who was away for longer than `max_misses` comes back as a newborn. Both show in the colours of what the boxes
@@ -27,7 +27,7 @@ _HEIGHT, _WIDTH = 0.8, 0.6  # of the middle of a box in which they lie
 _LUMA_BINS, _CHROMA_BINS, _CHROMA_REACH = 8, 4, 24  # U and V lie within 128 ± 24, or in the outermost bin
 _BINS = 2 * _LUMA_BINS * _CHROMA_BINS**2  # of the upper and the lower half of a box
 _TOUCHES = 0.3  # IoU from which on two boxes hide each other's colours
-_SUSPECT = 30  # frames after a touch in which ids may be put right
+_SUSPECT = 30  # frames after a touch in which ids may be corrected
 _SETTLED = 5  # clear frames after a touch until the colours are believed to be the track's own
 _FEWEST = 3  # frames that colours must be of to be compared
 _SLOW, _FAST = 0.05, 0.3  # least weights of the newest frame in a track's colours, and in those since the last touch

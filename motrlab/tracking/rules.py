@@ -16,8 +16,8 @@ class Rules:
     """A `Tracker` of `batch` parallel streams that is shown each frame's outputs; `Rules(...)` is what `frame_step`
     takes as `decide`, where only decisions are of interest.
 
-    With `camera_motion` the tracker is told how the picture moved. With `appearance`, where tracks coast, colours put
-    ids right.
+    With `camera_motion` the tracker is told how the picture moved. With `appearance`, where tracks coast, colours
+    correct ids.
     """
 
     def __init__(self, config: TrackerConfig, shapes: Shapes | ModelConfig, batch: int = 1) -> None:

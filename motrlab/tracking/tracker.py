@@ -52,7 +52,7 @@ class LiveTracks:
     """The tracks that live in one frame of one stream, written or not, n of them.
 
     `life` `[n]`: the tracker's own number of each, from 1 in order of birth; `track_id` `[n]` is another one where
-    colours put it right (`identity`). `slot` `[n]` of the T, ascending. `score` `[n]` and `cxcywh` `[n, 4]` are the
+    colours correct it (`identity`). `slot` `[n]` of the T, ascending. `score` `[n]` and `cxcywh` `[n, 4]` are the
     network's. `believed` `[n, 4]`: where the rules believe a coasting track to be; `unseen` `[n]`: it coasts in this
     frame; `misses` `[n]` so far; `kind` `[n]`: its class, counted from 0.
     """
@@ -107,7 +107,7 @@ class Tracker:
 
     With several classes a slot's score is that of its best class. A newborn is judged by the thresholds of that class,
     a track by those of its own: the class with the largest sum of scores in the frames it was seen in, of equal ones
-    the first. So one frame's mistake does not change it, a mistake at birth is put right, and no frame is waited for.
+    the first. So one frame's mistake does not change it, a mistake at birth is corrected, and no frame is waited for.
     Only tracks and candidates of one class can be duplicates.
     """
 

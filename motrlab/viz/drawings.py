@@ -121,16 +121,16 @@ def query_life(config: Config) -> Figure:
     decoder = f"{m.decoder_layers} decoder layers\n1×{_slots(m, m.num_slots)}\nsee image and slots"
     boxes = {
         "detect": Box((0, 0), "data", f"detect queries\n{m.num_detect}×{m.d_model}, learned"),
-        "decoder": Box((1.25, 0), "graph", decoder),
-        "born": Box((2.5, 0), "host", f"born\nscore ≥ {rules.birth_score:g}"),
-        "track": Box((3.75, 0), "data", f"track queries\n1×{_slots(m, m.num_track)}\nown ids"),
-        "kept": Box((3.75, 1.25), "host", f"kept\nscore ≥ {rules.miss_score:g}"),
-        "qim": Box((2.5, 1.25), "graph", f"QIM\n1×{m.d_model}×1×{m.num_track}\n→ next queries"),
-        "ended": Box((5, 1.25), "host", f"ended\nafter {rules.max_misses} misses"),
+        "decoder": Box((1.3, 0), "graph", decoder),
+        "kept": Box((2.6, 0), "host", f"kept\nscore ≥ {rules.miss_score:g}"),
+        "ended": Box((3.9, 0), "host", f"ended\nafter {rules.max_misses} misses\n(score < {rules.miss_score:g})"),
+        "born": Box((2.6, 1.05), "host", f"born\nscore ≥ {rules.birth_score:g}\nin a free slot"),
+        "track": Box((1.3, 1.95), "data", f"track queries\n1×{_slots(m, m.num_track)}\nown ids"),
+        "qim": Box((3.9, 1.95), "graph", f"QIM\n1×{m.d_model}×1×{m.num_track}\n→ next queries"),
     }  # fmt: skip
     arrows = (
-        "detect > decoder, decoder > born, born > track: free slot, track > kept: next frame, kept > qim, "
-        "qim > decoder, kept > ended: score too low"
+        "detect > decoder, decoder > kept, decoder > born, kept > ended, kept > qim, born > qim, qim > track, "
+        "track > decoder: next frame"
     )
     return draw(boxes, arrows, "The life of a query")
 
@@ -143,13 +143,16 @@ def training_clip(config: Config) -> Figure:
     boxes = {
         "first": Box((0, 0), "data", f"frame 1\n3×{m.height}×{m.width}\nall people are new"),
         "match": Box((1.3, 0), "host", f"Hungarian matching\nnew people ×\n{m.num_detect} detect slots"),
-        "loss": Box((2.6, 0), "graph", loss),
+        "loss": Box((2.6, 0.62), "graph", loss),
         "next": Box((0, 1.25), "data", f"frames 2 to {train.clip_frames[-1]}\nqueries carried on"),
         "keep": Box((1.3, 1.25), "host", keep),
-        "extra": Box((2.6, 1.25), "train", "dropped tracks,\nfalse positives,\ndenoising"),
+        "extra": Box((2.6, 1.7), "train", "dropped tracks,\nfalse positives,\ndenoising slots"),
         "sum": Box((3.9, 0.62), "graph", "sum of the clip /\nits people\n→ one gradient"),
     }  # fmt: skip
-    arrows = "first > match, match > loss, first > next, next > keep, keep > extra, loss > sum, extra > sum"
+    arrows = (
+        "first > match, first > next, next > match, next > keep, match > loss, keep > loss, extra > loss, "
+        "loss > sum"
+    )
     return draw(boxes, arrows, "What a clip teaches")
 
 
@@ -161,7 +164,7 @@ def quantisers(config: Config) -> Figure:
     boxes = {
         "image": Box((0, 0), "data", f"image bytes\n{image}\nscale 1/128, fixed"),
         "conv": Box((1.25, 0), "graph", f"convolution\nint8 × int{bits}\n→ int32 sums"),
-        "relu": Box((2.5, 0), "data", f"behind a ReLU\n{stem}\n0 to {levels}, observed"),
+        "relu": Box((2.5, 0), "data", f"after a ReLU\n{stem}\n0 to {levels}, observed"),
         "norm": Box((3.75, 0), "integer", "LayerNorm of a sum\nnine bits inside"),
         "token": Box((5, 0), "data", f"tokens\n{slots}\n−128 to 127, observed"),
         "qk": Box((5, 1.25), "graph", f"query · key, int8\n{m.num_heads}×{m.num_slots}×{m.num_slots}"),
@@ -243,7 +246,7 @@ def tracker_rules(config: Config) -> Figure:
         "double": Box((2.6, 1.25), "host", f"duplicates removed\n{suppress}"),
         "next": Box((3.9, 0.62), "host", f"slots of the next\nframe: {m.num_track} indices"),
         "ids": Box(
-            (5.2, 0), "host", f"ids put right\nby colours:\n{'on' if rules.coast and rules.appearance else 'off'}"
+            (5.2, 0), "host", f"ids corrected\nby colours:\n{'on' if rules.coast and rules.appearance else 'off'}"
         ),
         "written": Box((5.2, 1.25), "data", f"boxes written\nscore > {rules.output_score:g}"),
     }
