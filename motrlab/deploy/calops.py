@@ -1,8 +1,8 @@
 """Calops: parameters and multiply-accumulates of both graphs, before anything is trained.
 
 Counted are convolutions and matrix products, and, apart from them, the bilinear samples of deformable attention (four
-multiply-accumulates a value); not element-wise work, norms, softmax and sine positional encodings. The graphs run on torch's meta
-device, which knows shapes only.
+multiply-accumulates a value); not element-wise work, norms, softmax and sine positional encodings. The graphs run on
+torch's meta device, which knows shapes only.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def sine_frequencies(channels: int, device: torch.device | str = "cpu") -> Tenso
 
 
 def sine_code(positions: Tensor, channels: int) -> Tensor:
-    """Sine positional encoding of values: `[B, K, R, W]` in 0..1 → `[B, K·channels, R, W]`, half sines and half cosines."""
+    """Sine positional encoding of `[B, K, R, W]` in 0..1: `[B, K·channels, R, W]`, half sines and half cosines."""
     frequencies = sine_frequencies(channels, positions.device)  # made there: a copy would wait, and break a graph
     angle = positions[:, :, None] * frequencies[:, None, None]  # [B, K, half, R, W]
     return torch.cat((angle.sin(), angle.cos()), 2).flatten(1, 2)

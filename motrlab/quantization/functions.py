@@ -255,7 +255,7 @@ def box_of_logits(xp: Any, logits: Any) -> Any:
 
 @cache
 def sine_table(frequencies: tuple[float, ...]) -> Float32:
-    """Rows of a sine positional encoding in steps of 1/127, for coordinates i/1024 over `SINE_RANGE`: sines, then cosines."""
+    """A sine positional encoding in steps of 1/127, a row for each i/1024 in `SINE_RANGE`: sines, then cosines."""
     angle = (np.arange(SINE_RANGE[0], SINE_RANGE[1] + 1) / SINE)[:, None] * np.array(frequencies)
     return np.rint(np.concatenate((np.sin(angle), np.cos(angle)), 1) * 127).astype(np.float32)
 

@@ -9,13 +9,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from motrlab.data.pictures import Image
+from motrlab.evaluation.mistakes import find_mistakes
 from motrlab.evaluation.tracks import read_tracks
 from motrlab.run import Run
 from motrlab.stages.accuracy import network_inputs, open_engine, read_frames, require_tracks
 from motrlab.stages.data import open_store
 from motrlab.tracking.replay import record_video
 from motrlab.viz.curves import COLOURS
-from motrlab.viz.overlay import draw_over_each_other, tracks_of_frame
+from motrlab.viz.overlay import AGREE_IOU, best_ious, draw_over_each_other, tracks_of_frame
 from motrlab.viz.raster import bgr
 from motrlab.viz.slots import SlotUse, slot_timeline, slot_use
 
@@ -64,13 +65,41 @@ def attend(run: Run, frame: int, sequence: str = "", layer: int = -1) -> tuple[Q
 
 
 def stages_over_each_other(
-    run: Run, frame: int, sequence: str = "", stages: tuple[str, str] = ("float", "fixed_point")
-) -> Image:
-    """A frame with the boxes of two stages in their colours (BGR)."""
-    store = open_store(run)
-    name = sequence or store.sequences[0].name
-    found = []
+    run: Run, frame: int = 0, sequence: str = "", stages: tuple[str, str] = ("float", "fixed_point")
+) -> tuple[Image, str]:
+    """A frame of the test halves with the boxes in which two stages differ, blue and orange, and how many these are.
+
+    `frame` from 1; 0: the frame of `sequence`, or of all videos, in which their boxes are farthest apart.
+    """
+    store, most = open_store(run), -1.0
     for stage in stages:
         require_tracks(run, stage)
-        found.append(tracks_of_frame(read_tracks(run.tracks(stage) / f"{name}.txt", store.classes), frame))
-    return draw_over_each_other(store.image(name, frame), found[0], found[1], [bgr(c) for c in COLOURS[:2]])
+    for name in [sequence] if sequence else [info.name for info in store.sequences]:
+        both = [read_tracks(run.tracks(stage) / f"{name}.txt", store.classes) for stage in stages]
+        for number in [frame] if frame else range(1, store.info(name).num_frames + 1):
+            first, second = (tracks_of_frame(tracks, number) for tracks in both)
+            ious = best_ious(first.ltwh, second.ltwh)
+            if (distance := float(sum((1 - own).sum() for own in ious))) > most:
+                most, shown, place = distance, (first, second), (name, number)
+                odd = [f"{(own < AGREE_IOU).sum()} of {len(own)} of {s}" for s, own in zip(stages, ious, strict=True)]
+    picture = draw_over_each_other(store.image(*place), *shown, [bgr(c) for c in COLOURS[:2]])
+    return picture, f"{place[0]}, frame {place[1]}: boxes that differ: {', '.join(odd)}"
+
+
+def mistakes_by_video(run: Run, stage: str = "fixed_point") -> dict[str, dict[str, int]]:
+    """Of each test video: frames, boxes and tracks written, and mistakes. The video with most switches comes first, of
+    those with as many the one with most other mistakes."""
+    require_tracks(run, stage)
+    store, found = open_store(run), {}
+    for info in store.sequences:
+        tracks = read_tracks(run.tracks(stage) / f"{info.name}.txt", store.classes)
+        wrong = find_mistakes(store.annotations(info.name), tracks, classes=store.classes)
+        found[info.name] = {
+            "frames": info.num_frames,
+            "boxes": len(tracks),
+            "tracks": len(np.unique(tracks.track_id)),
+            "missed": len(wrong.missed),
+            "false": len(wrong.false),
+            "switches": len(wrong.switched),
+        }
+    return dict(sorted(found.items(), key=lambda item: (-item[1]["switches"], -item[1]["missed"] - item[1]["false"])))

@@ -1,6 +1,7 @@
 """Training clips as pictures: what the network is shown, and what each transform does to a clip."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ from motrlab.boxes import box_cxcywh_to_ltwh
 from motrlab.data.clips import ClipDataset
 from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET
 from motrlab.data.summary import aligned
-from motrlab.data.transforms import ClipSample, Transform, network_input
+from motrlab.data.transforms import ClipSample, SeqRandomSizeCrop, Transform, network_input, seen_in_view
 from motrlab.tracking.sequence import FrameTracks
 from motrlab.viz.overlay import contact_sheet, draw_frame
 
@@ -62,6 +63,18 @@ def apply_each(sample: ClipSample, transforms: Mapping[str, Transform], seed: in
     """The clip as it is, called `before`, and what each transform alone makes of it with randomness of `seed`."""
     found = {name: transform(sample, np.random.default_rng(seed)) for name, transform in transforms.items()}
     return {"before": sample, **found}
+
+
+def colourful_crop(sample: ClipSample, size_px: int = 20, tries: int = 100) -> ClipSample:
+    """Of `tries` random crops the one whose colours change most from pixel to pixel; without its people's boxes."""
+    crop = SeqRandomSizeCrop(size_px, size_px)
+    best = max((crop(sample, np.random.default_rng(seed)) for seed in range(tries)), key=_colour_edges)
+    return replace(best, objects=[seen_in_view(people, (1, 1), (9, 9)) for people in best.objects])
+
+
+def _colour_edges(sample: ClipSample) -> float:
+    chroma = [cv2.cvtColor(image, cv2.COLOR_BGR2YUV)[..., 1:].astype(int) for image in sample.images]
+    return float(sum(np.abs(np.diff(uv, axis=axis)).mean() for uv in chroma for axis in (0, 1)))
 
 
 def sample_sheet(samples: Mapping[str, ClipSample], columns: int = 4, width: int = 320) -> NDArray[np.uint8]:

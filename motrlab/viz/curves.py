@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8A7A00")
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 INK, GREY, _FAINT = "#22272e", "#9aa1a9", "#d5d9de"
+TERM_TITLES = {"l1": "L1", "giou": "GIoU"}  # kinds of loss that are not written as they are named
 
 
 def panels(
@@ -92,7 +93,8 @@ def loss_curves(
         colour, dash = COLOURS[i % len(COLOURS)], _DASHES[i % len(_DASHES)]
         if window > 1:
             ax.plot(step, values, color=colour, alpha=0.22, linewidth=0.8)
-        ax.plot(step, smooth(values, window), color=colour, linestyle=dash, linewidth=1.7, label=name)
+        label = TERM_TITLES.get(name, name)
+        ax.plot(step, smooth(values, window), color=colour, linestyle=dash, linewidth=1.7, label=label)
     ax.set(xlabel="training step", ylabel="loss" + (f", mean of {window} points" if window > 1 else ""))
     if log:
         ax.set_yscale("log")
@@ -124,7 +126,7 @@ def loss_by_layer(terms: Mapping[str, ArrayLike]) -> Figure:
     below = np.zeros(len(layers))
     for (kind, row), colour in zip(sums.items(), itertools.cycle(COLOURS), strict=False):
         heights = np.array([row.get(layer, 0.0) for layer in layers])
-        ax.bar(range(len(layers)), heights, bottom=below, color=colour, width=0.62, label=kind)
+        ax.bar(range(len(layers)), heights, bottom=below, color=colour, width=0.62, label=TERM_TITLES.get(kind, kind))
         below += heights
     for index, total in enumerate(below):
         note(ax, f"{total:.3g}", (index, total), (0, 3), ha="center")

@@ -150,8 +150,7 @@ def training_clip(config: Config) -> Figure:
         "sum": Box((3.9, 0.62), "graph", "sum of the clip /\nits people\n→ one gradient"),
     }  # fmt: skip
     arrows = (
-        "first > match, first > next, next > match, next > keep, match > loss, keep > loss, extra > loss, "
-        "loss > sum"
+        "first > match, first > next, next > match, next > keep, match > loss, keep > loss, extra > loss, loss > sum"
     )
     return draw(boxes, arrows, "What a clip teaches")
 

@@ -25,12 +25,23 @@ from motrlab.evaluation.tracks import read_tracks
 from motrlab.names import STAGE_TITLES
 from motrlab.run import Run
 from motrlab.training.curve import loss_terms
-from motrlab.viz.curves import COLOURS, figure_png, loss_curves, panels, read_columns
-from motrlab.viz.raster import Raster, beside, bgr, jpeg, stacked
+from motrlab.viz.curves import COLOURS, TERM_TITLES, figure_png, loss_curves, panels, read_columns
+from motrlab.viz.raster import Raster, beside, bgr, caption, jpeg, stacked
 from motrlab.viz.track_view import MISTAKES, Shown, TrackView
 
 _PANE_PX = {1: 800, 2: 560}  # width of a picture, alone or one of two
 _CACHED_FRAMES = 64
+
+
+class Live(widgets.VBox):  # type: ignore[misc]
+    """What a `widget()` gives. Its text, which a page shows that has no kernel behind it, says what belongs there."""
+
+    def __init__(self, children: Sequence[Any], name: str) -> None:
+        super().__init__(children)
+        self._told = f"{name}: moves in Jupyter only; `explorer.png()` is its static form"
+
+    def __repr__(self) -> str:
+        return self._told
 
 
 class TrackExplorer:
@@ -106,9 +117,11 @@ class TrackExplorer:
         return beside([view.draw(image, frame, what, self._scale) for view in self.views])
 
     def jpeg(self, frame: int, **shown: Any) -> bytes:
-        """`image`, and below it the people and the mistakes of all frames: what the widget shows."""
+        """`image` under the names of the stages, and below it the people and the mistakes of all frames: what the
+        widget shows."""
+        names = beside([caption(STAGE_TITLES[stage], self._pane) for stage in self.stages])
         strip = self._strip.with_line(frame, bgr(COLOURS[3]))
-        return jpeg(stacked([self.image(frame, **shown), strip]))
+        return jpeg(stacked([names, self.image(frame, **shown), strip]))
 
     def next_error(self, frame: int) -> int | None:
         """The first frame after `frame`, of any stage, with a mistake; behind the last the first; None without any."""
@@ -133,7 +146,7 @@ class TrackExplorer:
         above.imshow(image[..., ::-1])
         above.set_axis_off()
         what = ", ".join(words for _, words in MISTAKES.values()) if shown.get("errors_only") else "white: ground truth"
-        stages = " | ".join(self.stages)
+        stages = " | ".join(STAGE_TITLES[stage] for stage in self.stages)
         place = f"{self.sequence}, frame {frame} of {self.num_frames}"
         above.set_title(f"{place}: {stages}; {what}", loc="left", fontsize=9)
         self._timeline(below)
@@ -143,7 +156,7 @@ class TrackExplorer:
     def _timeline(self, ax: Axes) -> None:
         frames, gt = np.arange(1, self.num_frames + 1), self.views[0].gt.counted(self.views[0].classes)
         rows = [(gt.frame, "ground truth", COLOURS[6], ":")]
-        rows += [(v.tracks.frame, v.stage, COLOURS[2 * i], "-") for i, v in enumerate(self.views)]
+        rows += [(v.tracks.frame, STAGE_TITLES[v.stage], COLOURS[2 * i], "-") for i, v in enumerate(self.views)]
         highest = 1
         for counted, label, colour, dash in rows:
             counts = np.bincount(counted, minlength=self.num_frames + 1)[1 : self.num_frames + 1]
@@ -209,7 +222,7 @@ class TrackExplorer:
         onward.on_click(next_error)
         picture = live_picture(draw, chosen, *stages, slider, gt, trails, errors, ids, format="jpeg")
         rows = [widgets.HBox([chosen, play, slider, onward]), widgets.HBox([*stages, gt, trails, errors, ids])]
-        return widgets.VBox([*rows, picture, words])
+        return Live([*rows, picture, words], "TrackExplorer")
 
 
 class LossExplorer:
@@ -229,22 +242,28 @@ class LossExplorer:
             raise UserError(f"{path}: no losses of stage {stage!r}; train it first")
         return LossExplorer(read_columns(path), title=f"{STAGE_TITLES[stage]}, run {run.name}: training")
 
+    @property
+    def _longest(self) -> int:
+        return max(2, len(self.columns["step"]) // 4)
+
     def png(self, terms: Sequence[str] = (), window: int = 1, *, log: bool = False) -> bytes:
-        """The chosen terms (all if none) with their trailing mean over `window` points: the static form."""
+        """The chosen terms (all if none) with their trailing mean over `window` points, at most a quarter of the curve:
+        the static form."""
         unknown = [name for name in terms if name not in self.terms]
         if unknown:
             raise UserError(f"no loss term {unknown[0]!r}; there are {', '.join(self.terms)}")
         chosen = {name: self.columns[name] for name in terms or self.terms}
+        window = min(window, self._longest)
         return figure_png(loss_curves(self.columns["step"], chosen, title=self.title, window=window, log=log), dpi=100)
 
     def widget(self) -> Any:
         """A list of terms, a smoothing slider and a switch for the log scale over the picture (`ipywidgets.VBox`)."""
-        terms = widgets.SelectMultiple(options=self.terms, value=self.terms, description="terms")
-        longest = max(2, len(self.columns["step"]) // 4)
-        window = widgets.IntSlider(1, 1, longest, description="mean over", continuous_update=False)
+        named = [(TERM_TITLES.get(name, name), name) for name in self.terms]
+        terms = widgets.SelectMultiple(options=named, value=self.terms, description="terms")
+        window = widgets.IntSlider(1, 1, self._longest, description="mean over", continuous_update=False)
         log = widgets.Checkbox(False, description="log scale")
         picture = live_picture(lambda: self.png(terms.value, window.value, log=log.value), terms, window, log)
-        return widgets.VBox([widgets.HBox([terms, widgets.VBox([window, log])]), picture])
+        return Live([widgets.HBox([terms, widgets.VBox([window, log])]), picture], "LossExplorer")
 
 
 def live_picture(draw: Callable[[], bytes], *controls: Any, format: str = "png") -> Any:

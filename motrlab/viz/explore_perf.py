@@ -18,6 +18,7 @@ from motrlab.deploy.performance import read_performance
 from motrlab.errors import UserError
 from motrlab.run import Run
 from motrlab.viz.curves import COLOURS, figure_png, heading, note, panels, rows_downwards
+from motrlab.viz.explore import Live
 from motrlab.viz.latency import draw_roofs
 from motrlab.viz.roofline import Dot, roofline_plot
 from motrlab.viz.svg import STYLE
@@ -264,7 +265,7 @@ class PerfExplorer:
         fill()
         draw()
         above = [widgets.HBox([first, second, sort]), widgets.HBox([find, most, module, level])]
-        return widgets.VBox([*above, words, widgets.HBox([table, picture])])
+        return Live([*above, words, widgets.HBox([table, picture])], "PerfExplorer")
 
 
 def _ms(value: float) -> str:

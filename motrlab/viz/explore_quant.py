@@ -29,7 +29,7 @@ from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.tensors import Key
 from motrlab.run import Run
 from motrlab.viz.curves import COLOURS, GREY, figure_png, heading, legend_above, panels, rows_downwards
-from motrlab.viz.explore import live_picture
+from motrlab.viz.explore import Live, live_picture
 from motrlab.viz.grids import draw_histogram, grid_words
 from motrlab.viz.raster import Raster, bgr, jpeg
 
@@ -142,14 +142,18 @@ class QuantExplorer:
             for first, last in ((left, low), (high, right)):
                 part = image[top:bottom, first:last]
                 part[:] = part // 2 + 96
-        for grid, colour in ((whatif.grid_of(self.quantised, trial.key), COLOURS[2]), (trial.grid, COLOURS[3])):
+        for index, (word, grid, colour) in enumerate(self._grids(trial)):
             for end in grid.reach if grid is not None else ():
                 image = raster.with_line(end, bgr(colour), image=image)
-        words = (("now", COLOURS[2]), ("tried" if trial.grid else "tried: float", COLOURS[3]))
-        for index, (word, colour) in enumerate(words):
             place = right - 90, top + 14 + 16 * index
             cv2.putText(image, word, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, bgr(colour), 1, cv2.LINE_AA)
         return image
+
+    def _grids(self, trial: Trial) -> list[tuple[str, Grid | None, str]]:
+        """Name, grid and colour of the tensor's grid now and, where it is another one, of the one tried."""
+        now = whatif.grid_of(self.quantised, trial.key)
+        tried = ("tried" if trial.grid else "tried: float", trial.grid, COLOURS[3])
+        return [("now", now, COLOURS[2]), *([tried] if trial.grid != now else [])]
 
     def figure(self, key: Key | None = None, by: str = "error so far", **rule: Any) -> Figure:
         """The worst tensors, one's values against its grid now and tried, and the outputs' errors."""
@@ -162,8 +166,7 @@ class QuantExplorer:
         axes[0].tick_params(axis="y", labelsize=6)
         draw_histogram(axes[1], self.values[key])
         heading(axes[1], f"{self.found[key].row.name}")
-        grids = (("now", whatif.grid_of(self.quantised, key), COLOURS[2]), ("tried", trial.grid, COLOURS[3]))
-        for name, grid, colour in grids:
+        for name, grid, colour in self._grids(trial):
             for index, end in enumerate(grid.reach if grid else ()):
                 axes[1].axvline(end, color=colour, linewidth=1.5, label="" if index else name)
         axes[1].legend(frameon=False, fontsize=8)
@@ -172,10 +175,9 @@ class QuantExplorer:
 
     def _draw_outputs(self, ax: Axes, trial: Trial) -> None:
         place = np.arange(len(OUTPUTS))
-        for shift, error, colour, label in (
-            (-0.2, self.now, COLOURS[2], "now"),
-            (0.2, trial.error, COLOURS[3], "tried"),
-        ):
+        errors, grids = (self.now, trial.error), self._grids(trial)
+        shifts = (-0.2, 0.2) if len(grids) > 1 else (0.0,)
+        for shift, error, (label, _, colour) in zip(shifts, errors, grids, strict=False):
             values = [error.db(output) for output in OUTPUTS]
             known = [value if math.isfinite(value) else 0 for value in values]
             ax.barh(place + shift, known, height=0.38, color=colour, label=label)
@@ -219,7 +221,7 @@ class QuantExplorer:
         by.observe(rank, names="value")
         picture = live_picture(draw, tensor, precision, observer, span, format="jpeg")
         rules = widgets.HBox([by, precision, observer, span])
-        return widgets.VBox([rules, widgets.HBox([tensor, widgets.VBox([picture, words])])])
+        return Live([rules, widgets.HBox([tensor, widgets.VBox([picture, words])])], "QuantExplorer")
 
     def _options(self, by: str) -> Sequence[tuple[str, Key]]:
         rows = ((key, self.found[key].row) for key in self.ranked(by))

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
+from textwrap import fill
 from typing import Any
 
 import ipywidgets as widgets
@@ -24,6 +25,7 @@ from motrlab.evaluation.protocols import PROTOCOLS, check_protocol
 from motrlab.evaluation.tuning import SCORES, WHOLE, Axis, Half, best, with_values
 from motrlab.tracking.replay import EXACT, STRICTER
 from motrlab.viz.curves import COLOURS, figure_png, heading, panels
+from motrlab.viz.explore import Live
 
 KINDS = {
     **dict.fromkeys(EXACT, "exact: it decides only what is written"),
@@ -39,6 +41,7 @@ EXCLUDED = (
 _FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _NUM_VALUES = 7
 SHOWN = ("mota", "idf1", "idsw")  # side by side
+TITLES = {"mota": "MOTA", "idf1": "IDF1", "idsw": "switches", "fp": "false positives", "fn": "misses"}
 ClosedLoop = Callable[[TrackerConfig, int], Mapping[str, float]]  # rules, frames of each video → scores
 
 
@@ -136,7 +139,7 @@ class TuneExplorer:
                 lines.append(f"{half:<8}{label:<8}" + "".join(f"{_told(name, found[name]):>9}" for name in SCORES))
         lines += [] if chosen else [f"test    only for the cell with the best {metric} on the train halves"]
         lines += [f"{name} {values[name]:g} (now {getattr(self.rules, name):g}): {KINDS[name]}" for name in values]
-        return "\n".join((*lines, EXCLUDED))
+        return "\n".join((*lines, fill(EXCLUDED, 112)))
 
     def html(self, rows: Sequence[Mapping[str, np.ndarray]], across: str, down: str, metric: str = "mota") -> str:
         """The grid as a coloured table, as far as `rows` go; the best cell has a frame, the present rules a star."""
@@ -156,7 +159,7 @@ class TuneExplorer:
                 star = " ★" if (x, y) == (now[across], now[down]) else ""
                 cells.append(f"<td style='{style}' title='{told}'>{_told(metric, values[r, c])}{star}</td>")
             body.append(f"<tr><th>{y:g}</th>{''.join(cells)}</tr>")
-        corner = html.escape(f"{metric}: {down} ↓, {across} →")
+        corner = html.escape(f"{TITLES[metric]}: {down} ↓, {across} →")
         return f"<table><tr><th>{corner}</th>{head}</tr>{''.join(body)}</table>"
 
     def tables(self, rows: Sequence[Mapping[str, np.ndarray]], across: str, down: str, metric: str = "mota") -> str:
@@ -170,6 +173,8 @@ class TuneExplorer:
         grids = self.grid(across, down)
         for ax, metric in zip(axes, SHOWN, strict=True):
             self._draw(ax, grids[metric], metric, across, down)
+        marks = axes[0].get_legend_handles_labels()
+        figure.legend(*marks, frameon=False, fontsize=9, loc="outside lower center", ncols=2)
         return figure
 
     def _draw(self, ax: Axes, values: np.ndarray, metric: str, across: str, down: str) -> None:
@@ -183,10 +188,12 @@ class TuneExplorer:
         ax.set(xlabel=across, ylabel=down)
         place = best(values, metric)
         if place is not None:
-            ax.plot(*reversed(place), "o", markersize=26, markerfacecolor="none", color=COLOURS[3])
+            ring: dict[str, Any] = {"markersize": 26, "markerfacecolor": "none", "color": COLOURS[3]}
+            ax.plot(*reversed(place), "o", **ring)
+            ax.plot([], [], "o", **ring | {"markersize": 9}, label="best of the train halves")
         now = xs.index(getattr(self.rules, across)), ys.index(getattr(self.rules, down))
-        ax.plot(now[0] + 0.33, now[1] - 0.3, "*", color=COLOURS[3])
-        heading(ax, f"{metric}, train halves")
+        ax.plot(now[0] + 0.33, now[1] - 0.3, "*", color=COLOURS[3], linestyle="", label="the rules now")
+        heading(ax, f"{TITLES[metric]}, train halves")
 
     def png(self, across: str = "output_score", down: str = "min_area_px") -> bytes:
         """`figure` as the bytes of a PNG file: the static form."""
@@ -228,7 +235,7 @@ class TuneExplorer:
         fill()
         loop = self._closed_loop_row(lambda: {across.value: x.value, down.value: y.value})
         rows = [widgets.HBox([across, down, metric]), table, widgets.HBox([x, y]), words, loop]
-        return widgets.VBox(rows)
+        return Live(rows, "TuneExplorer")
 
     def _closed_loop_row(self, chosen: Callable[[], dict[str, float]]) -> Any:
         """A button that runs the networks on the first frames of the train halves with the `chosen` thresholds."""

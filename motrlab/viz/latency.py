@@ -67,9 +67,12 @@ def memory_curve(performance: Performance) -> Figure:
         sizes = np.array([size for _, size in memory["curve"]]) / 1e6
         ax.step(range(len(sizes)), sizes, where="post", color=colour)
         peak = int(sizes.argmax())
-        note(ax, f"{sizes[peak]:.3g} MB: {memory['peak_layer']}", (peak, sizes[peak]), (6, -4))
+        ax.plot(peak, sizes[peak], "o", color=colour, markersize=4)
+        side, shift = ("right", -6) if 2 * peak > len(sizes) else ("left", 6)  # towards the middle
+        told = f"{sizes[peak]:.3g} MB:\n{memory['peak_layer']}"
+        note(ax, told, (peak, sizes[peak]), (shift, 4), ha=side, va="bottom")
         heading(ax, name)
-        ax.set(xlabel="layer, in order of execution", ylim=(0, None))
+        ax.set(xlabel="layer, in order of execution", ylim=(0, 1.5 * sizes[peak]))
     axes[0].set_ylabel("megabytes that live")
     return figure
 

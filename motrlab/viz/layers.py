@@ -20,7 +20,7 @@ _STAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "fixed_point": ("fixed-point", {"marker": ".", "linestyle": "-"}),
 }
 FRAME_OUTPUTS = {f"{name}_db": words for name, words in OUTPUTS.items() if name != "qim"}  # columns of frames
-_NUM_NAMED = 5
+_NUM_NAMED, _NAME_DB = 5, 3.2  # names in the picture, and the room of one
 _TOP_DB = 60.0  # int8 at its best has 50; int16 would press all else together
 
 
@@ -44,7 +44,7 @@ def tensor_sqnr(rows: Sequence[LayerRow]) -> Figure:
     ax.scatter(place, heights("fixed"), s=9, color=colours)
     _name_worst(ax, rows)
     ax.set(xlabel="quantised activation, in graph order", ylabel="SQNR against float, dB")
-    ax.set_ylim(min(0.0, min(finite, default=0.0) - 2), top + 2)
+    ax.set_ylim(min(0.0, min(finite, default=0.0) - _NAME_DB * (_NUM_NAMED + 1)), top + 2)
     ax.margins(x=0.02)
     graphs = [("s", *_GRAPHS[graph]) for graph in dict.fromkeys(row.graph for row in rows)]
     kinds = [("o", "fake-quant", INK), (".", "fixed-point", INK), ("_", "its own rounding alone", GREY)]
@@ -55,16 +55,17 @@ def tensor_sqnr(rows: Sequence[LayerRow]) -> Figure:
 
 
 def _name_worst(ax: Axes, rows: Sequence[LayerRow]) -> None:
-    """A name beside each of the worst points, but not on top of another."""
-    named: list[tuple[int, float]] = []
-    for row in worst(rows, _NUM_NAMED):
-        index, height = rows.index(row), row.fixed_sqnr_db
-        crowded = any(abs(index - i) < 0.15 * len(rows) and abs(height - h) < 3 for i, h in named)
-        if crowded or not math.isfinite(height):
-            continue
-        named.append((index, height))
-        side, distance_pt = ("right", -7) if index > 0.8 * len(rows) else ("left", 7)
-        note(ax, row.tensor, (index, height), (distance_pt, -3), ha=side)
+    """The names of the worst points, one below the other under all points, each with a line to its own."""
+    named = [(rows.index(row), row) for row in worst(rows, _NUM_NAMED) if math.isfinite(row.fixed_sqnr_db)]
+    late = [place for place in named if 2 * place[0] > len(rows)]
+    early = [place for place in named if place not in late]
+    lowest = min((row.fixed_sqnr_db for _, row in named), default=0.0)
+    # Names go from their point towards the middle; in this order no line crosses a name.
+    for side, places in (("left", sorted(early, key=lambda p: -p[0])), ("right", sorted(late, key=lambda p: p[0]))):
+        for number, (index, row) in enumerate(places):
+            below = lowest - _NAME_DB * (number + 1)
+            ax.plot([index, index], [below, row.fixed_sqnr_db], color=GREY, linewidth=0.7, zorder=0)
+            note(ax, row.tensor, (index, below), (3 if side == "left" else -3, 0), ha=side, va="center")
 
 
 def layers_by_error(rows: Sequence[LayerRow], most: int = 24) -> Figure:
@@ -81,7 +82,9 @@ def layers_by_error(rows: Sequence[LayerRow], most: int = 24) -> Figure:
         markersize=9,
         label="its own rounding alone",
     )
-    rows_downwards(ax, [row.name for row in shown], "SQNR against float with all errors so far, dB (at most 60 shown)")
+    cut = any(max(row.fixed_sqnr_db, row.own_sqnr_db) > _TOP_DB for row in shown)
+    limit = f" (at most {_TOP_DB:.0f} shown)" if cut else ""
+    rows_downwards(ax, [row.name for row in shown], f"SQNR against float with all errors so far, dB{limit}")
     ax.tick_params(axis="y", labelsize=7)
     if shown:
         legend_above(ax)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motrlab.boxes import box_iou, box_ltwh_to_xyxy
+from motrlab.boxes import box_ltwh_to_xyxy, pairwise_iou
 from motrlab.classes import PEOPLE, Classes
 from motrlab.data.pictures import Image
 from motrlab.errors import UserError
@@ -25,7 +25,9 @@ Trails = Mapping[int, NDArray[np.float64]]  # id → points [n, 2] in pixels, ol
 TRAIL_FRAMES = 30
 _GOLDEN = 0.618033988749895  # neighbouring ids get hues far apart
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_GT_BGR = (255, 255, 255)
+_GT_BGR, _AGREE_BGR = (255, 255, 255), (190, 190, 190)
+_LEGIBLE_PX, _TAB_PX = 900, 20  # width from which ids of small people can be read; height of an id then
+AGREE_IOU = 0.9
 _PAD_BGR = (32, 32, 32)
 
 
@@ -110,13 +112,27 @@ def draw_boxes(
 def draw_over_each_other(
     image: Image, first: FrameTracks, second: FrameTracks, colours: Sequence[tuple[int, int, int]]
 ) -> Image:
-    """Two stages' tracks of a frame over each other, boxes in the colour of the stage (BGR): those of `first` thick,
-    with ids, those of `second` thin, with theirs where no box of `first` has an IoU of 0.9 or more with it."""
-    canvas = draw_boxes(image, first.ltwh, colours[0], [str(i) for i in first.track_id], weight=2)
-    corners = [box_ltwh_to_xyxy(tracks.ltwh) for tracks in (second, first)]
-    alone = [not (box_iou(box, corners[1]) >= 0.9).any() for box in corners[0]]
-    labels = [str(i) if apart else "" for i, apart in zip(second.track_id, alone, strict=True)]
-    return draw_boxes(canvas, second.ltwh, colours[1], labels)
+    """Two stages' tracks of a frame over each other: thin grey boxes where they agree, and where their IoU is below
+    0.9 the boxes of each in its colour (BGR): of `first` thick, ids above, of `second` thin, ids below. A small frame
+    is enlarged."""
+    factor = max(1, -(-_LEGIBLE_PX // image.shape[1]))
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+    canvas = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    odd = [found < AGREE_IOU for found in best_ious(first.ltwh, second.ltwh)]
+    for box in first.ltwh[~odd[0]]:
+        _rectangle(canvas, box * factor, _AGREE_BGR, 1)
+    above, below = first.ltwh[odd[0]] * factor, second.ltwh[odd[1]] * factor
+    canvas = draw_boxes(canvas, above, colours[0], [str(i) for i in first.track_id[odd[0]]], weight=2)
+    canvas = draw_boxes(canvas, below, colours[1], [""] * len(below))
+    for track_id, (left, top, _, height) in zip(second.track_id[odd[1]], below, strict=True):
+        _draw_label(canvas, np.array([left, top + height + _TAB_PX]), str(track_id), colours[1])
+    return canvas
+
+
+def best_ious(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Of boxes `ltwh` `[n, 4]` and `[m, 4]` the largest IoU of each with a box of the other set: `[n]` and `[m]`."""
+    found = pairwise_iou(box_ltwh_to_xyxy(first), box_ltwh_to_xyxy(second))
+    return found.max(1, initial=0), found.max(0, initial=0)
 
 
 def _rectangle(canvas: Image, box: NDArray[np.floating], colour: tuple[int, int, int], thickness: int) -> None:

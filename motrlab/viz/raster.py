@@ -70,6 +70,13 @@ def jpeg(image: Image, quality: int = 85) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
+def caption(text: str, width: int) -> Image:
+    """A line of ASCII text on white, `[22, width, 3]`."""
+    bar = np.full((22, width, 3), 255, np.uint8)
+    cv2.putText(bar, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (46, 39, 34), 1, cv2.LINE_AA)
+    return bar
+
+
 def beside(images: Sequence[Image], gap_px: int = 6) -> Image:
     """Pictures of one height side by side on white."""
     gap = np.full((images[0].shape[0], gap_px, 3), 255, np.uint8)

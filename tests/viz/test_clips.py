@@ -23,7 +23,15 @@ from motrlab.data.transforms import (
     SeqToTensor,
     Transform,
 )
-from motrlab.viz.clips import apply_each, clip_sheet, network_input_to_bgr, sample_sheet, sample_table, still_sheet
+from motrlab.viz.clips import (
+    apply_each,
+    clip_sheet,
+    colourful_crop,
+    network_input_to_bgr,
+    sample_sheet,
+    sample_table,
+    still_sheet,
+)
 from motrlab.viz.overlay import track_colour
 from tests.tiny import tiny
 
@@ -50,6 +58,14 @@ def coloured(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
 def test_the_network_input_can_be_looked_at() -> None:
     image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     np.testing.assert_array_equal(network_input_to_bgr(preprocess(image, 6, 8)), image)
+
+
+def test_a_crop_where_colours_change() -> None:
+    crop = colourful_crop(sample(), size_px=8)
+    assert crop.images[0].shape == (8, 8, 3)
+    assert len(np.unique(crop.images[0].reshape(-1, 3), axis=0)) == 2  # both colours: the patch's edge
+    assert all(len(people.ids) == 0 for people in crop.objects)
+    assert np.array_equal(colourful_crop(sample(), size_px=8).images[0], crop.images[0])
 
 
 def test_a_clip_is_shown_as_the_network_sees_it() -> None:

@@ -49,7 +49,7 @@ def test_loss_curves_show_every_term() -> None:
     assert len(ax.lines) == 4  # raw and smoothed
     np.testing.assert_allclose(ax.lines[1].get_ydata(), [3, 2.5, 1.5])
     assert "training step" in shown(figure)
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["loss", "l1"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["loss", "L1"]
 
 
 def test_accuracy_bars_tell_values_and_distances() -> None:

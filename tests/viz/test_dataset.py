@@ -46,6 +46,15 @@ def test_shares_add_up_to_a_hundred_per_part() -> None:
     assert len(colours) == 2 <= len(COLOURS)
 
 
+def test_people_are_whole_and_empty_bins_are_left_out_at_the_ends() -> None:
+    people = amounts(DATA).axes[1]
+    assert all(float(tick).is_integer() for tick in people.get_xticks())
+    heights = distributions(DATA).axes[1]  # all boxes are 20 pixels high
+    assert [label.get_text() for label in heights.get_xticklabels()] == ["16-24"]
+    crowd = distributions(DATA).axes[3]  # 1, 2 and 3 people in a frame
+    assert [label.get_text() for label in crowd.get_xticklabels()] == ["1", "2-3"]
+
+
 @pytest.mark.parametrize("data", [DATA, summary(False, ("train", "M15", 1)), summary(True, ("train", "E", 0))],
                          ids=["usual", "no visibility", "no people"])  # fmt: skip
 def test_figures_are_drawn(data: DataSummary) -> None:

@@ -144,6 +144,17 @@ def test_track_widget_follows_its_controls(run: Run) -> None:
     assert picture.value == explorer.jpeg(3)
 
 
+def test_a_pane_has_its_name_above(run: Run) -> None:
+    explorer = TrackExplorer(run, "float", "walk")
+    picture, bare = decoded(explorer.jpeg(3)), explorer.image(3)
+    assert picture.shape[0] > bare.shape[0] + 22
+    assert picture[:22, :100].min() < 128  # words
+    np.testing.assert_allclose(picture[22 : 22 + bare.shape[0]], bare, atol=60)  # JPEG
+    title = explorer.figure(3).axes[0].get_title(loc="left")
+    assert "Float" in title
+    assert repr(explorer.widget()).startswith("TrackExplorer: moves in Jupyter only")
+
+
 def test_track_widget_compares_stages(run: Run) -> None:
     for stage in ("qat", "fixed_point"):
         write_tracks(run.tracks(stage) / "walk.txt", Tracks.from_rows([(1, 3, 11.0, 10, 8, 24, 0.9)]))
@@ -166,7 +177,8 @@ def test_loss_explorer() -> None:
     explorer = LossExplorer(COLUMNS)
     assert explorer.terms == ["loss", "l1"]
     assert explorer.png() == explorer.png(["loss", "l1"])
-    assert len({explorer.png(), explorer.png(["l1"]), explorer.png(window=3), explorer.png(log=True)}) == 4
+    assert len({explorer.png(), explorer.png(["l1"]), explorer.png(window=2), explorer.png(log=True)}) == 4
+    assert explorer.png(window=20) == explorer.png(window=2)  # no mean over more points than half of so few
     with pytest.raises(UserError, match="no loss term 'giou'; there are loss, l1"):
         explorer.png(["giou"])
     with pytest.raises(UserError, match="needs step"):

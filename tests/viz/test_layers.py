@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from motrlab.quantization.analysis.layers import FrameRow, LayerRow, TapPoint, layer_row, measure, worst
 from motrlab.viz.curves import figure_png
@@ -36,6 +38,22 @@ def test_every_tensor_is_a_point_and_the_worst_are_named() -> None:
     assert legend is not None
     assert [t.get_text() for t in legend.get_texts()][:2] == ["base graph", "QIM"]
     assert figure_png(figure).startswith(b"\x89PNG")
+
+
+def test_names_lie_inside_the_axes_under_all_points() -> None:
+    figure = tensor_sqnr(rows())
+    (ax,) = figure.axes
+    FigureCanvasAgg(figure).draw()
+    lowest = min(row.fixed_sqnr_db for row in rows())
+    assert len(ax.texts) == 5
+    for text in ax.texts:
+        assert text.xy[1] < lowest
+        box, frame = text.get_window_extent(), ax.get_window_extent()
+        assert frame.x0 <= box.x0
+        assert box.x1 <= frame.x1
+        assert frame.y0 <= box.y0
+    for one, other in itertools.combinations(ax.texts, 2):
+        assert not one.get_window_extent().overlaps(other.get_window_extent())
 
 
 def test_exact_and_silent_tensors_are_drawn_too() -> None:
@@ -84,4 +102,7 @@ def test_bars_of_the_worst() -> None:
     figure = layers_by_error(rows(), most=2)
     bars = [bar.get_width() for bar in figure.axes[0].patches]
     assert bars == [row.fixed_sqnr_db for row in worst(rows(), 2)]
+    assert "shown" not in figure.axes[0].get_xlabel()
+    high = replace(rows()[0], own_sqnr_db=99.0)
+    assert "at most 60 shown" in layers_by_error([high]).axes[0].get_xlabel()
     assert figure_png(layers_by_error([]))

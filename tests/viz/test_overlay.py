@@ -10,6 +10,7 @@ from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks
 from motrlab.tracking.sequence import FrameTracks
 from motrlab.viz.overlay import (
+    best_ious,
     contact_sheet,
     draw_frame,
     draw_over_each_other,
@@ -122,15 +123,26 @@ def test_jpeg_is_no_wider_than_asked(width: int, expected: int) -> None:
 
 
 def test_two_stages_over_each_other() -> None:
-    image = np.zeros((100, 200, 3), np.uint8)
+    image = np.zeros((100, 1000, 3), np.uint8)  # wide enough to be read as it is
     first = FrameTracks(np.array([1]), np.array([[20.0, 30, 30, 50]]), np.ones(1))
     second = FrameTracks(np.array([1, 2]), np.array([[20.0, 30, 30, 50], [120, 30, 30, 50]]), np.ones(2))
     colours = ((255, 0, 0), (0, 0, 255))
     both = draw_over_each_other(image, first, second, colours)
     assert image.max() == 0
     assert both[55, 120].tolist() == [0, 0, 255]  # only the second has it
-    blue = (both == (255, 0, 0)).all(2)
-    assert blue[:, 15:55].any()
-    assert not blue[:, 100:].any()
-    assert (both[20:30, 120:140] == (0, 0, 255)).all(2).any()  # it has its label
-    assert not (both[20:27, 20:40] == (0, 0, 255)).all(2).any()  # the one that agrees has none
+    assert (both[82:100, 120:140] == (0, 0, 255)).all(2).any()  # it has its label, below
+    assert len(set(both[55, 20].tolist())) == 1 < both[55, 20, 0]  # one grey box where both agree, without a label
+    assert not (both == (255, 0, 0)).all(2).any()
+    moved = FrameTracks(first.track_id, first.ltwh + np.array([10, 0, 0, 0]), first.score)
+    parted = draw_over_each_other(image, first, moved, colours)
+    assert parted[55, 20].tolist() == [255, 0, 0]
+    assert parted[55, 30].tolist() == [0, 0, 255]
+    assert draw_over_each_other(image[:, :200], first, second, colours).shape == (500, 1000, 3)
+
+
+def test_best_ious() -> None:
+    first, second = np.array([[0.0, 0, 10, 10], [50, 50, 10, 10]]), np.array([[5.0, 0, 10, 10]])
+    one, other = best_ious(first, second)
+    np.testing.assert_allclose(one, [1 / 3, 0])
+    np.testing.assert_allclose(other, [1 / 3])
+    assert best_ious(first, second[:0])[0].tolist() == [0, 0]
