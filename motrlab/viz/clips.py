@@ -65,7 +65,7 @@ def apply_each(sample: ClipSample, transforms: Mapping[str, Transform], seed: in
     return {"before": sample, **found}
 
 
-def colourful_crop(sample: ClipSample, size_px: int = 20, tries: int = 100) -> ClipSample:
+def colourful_crop(sample: ClipSample, size_px: int = 20, tries: int = 40) -> ClipSample:
     """Of `tries` random crops the one whose colours change most from pixel to pixel; without its people's boxes."""
     crop = SeqRandomSizeCrop(size_px, size_px)
     best = max((crop(sample, np.random.default_rng(seed)) for seed in range(tries)), key=_colour_edges)

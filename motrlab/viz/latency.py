@@ -28,6 +28,14 @@ def timeline(performance: Performance) -> Figure:
     return figure
 
 
+def busy_ms(performance: Performance) -> dict[str, float]:
+    """How long each lane of the time line works in one frame, the longest first."""
+    found: dict[str, float] = {}
+    for lane, start, end, _ in performance.sections["timeline"]["spans"]:
+        found[lane] = found.get(lane, 0.0) + end - start
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
 def layer_speeds(performance: Performance) -> list[tuple[str, float, float]]:
     """Of every layer with products: name, operations per byte, 10⁹ operations a second (two a multiply-accumulate)."""
     dots = (

@@ -129,7 +129,7 @@ def draw_over_each_other(
     return canvas
 
 
-def best_ious(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+def best_ious(first: NDArray[np.floating], second: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
     """Of boxes `ltwh` `[n, 4]` and `[m, 4]` the largest IoU of each with a box of the other set: `[n]` and `[m]`."""
     found = pairwise_iou(box_ltwh_to_xyxy(first), box_ltwh_to_xyxy(second))
     return found.max(1, initial=0), found.max(0, initial=0)

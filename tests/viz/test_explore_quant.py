@@ -63,6 +63,9 @@ def test_pictures(explorer: QuantExplorer) -> None:
     same, wide = explorer.picture(explorer.try_grid(STEM)), explorer.picture(explorer.try_grid(STEM, reach=0.5))
     assert same.shape == wide.shape == (320, 700, 3)
     assert not np.array_equal(same, wide)
+    names = [[t.get_text() for t in explorer.figure(STEM, **rule).axes[1].get_legend().get_texts()]
+             for rule in ({}, {"reach": 0.5})]  # fmt: skip
+    assert names == [["now"], ["now", "tried"]]  # what is not tried does not cover what is
     assert cv2.imdecode(np.frombuffer(explorer.png(STEM, reach=0.5), np.uint8), cv2.IMREAD_COLOR).shape[1] == 1200
 
 

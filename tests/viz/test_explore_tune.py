@@ -81,6 +81,10 @@ def test_table_and_picture(explorer: TuneExplorer) -> None:
     assert explorer.tables(rows, "output_score", "min_area_px").count("<table") == 3
     assert explorer.tables(rows, "output_score", "min_area_px", "fp").count("<table") == 4
     assert explorer.html(rows[:1], "output_score", "min_area_px").count("<td") == 7
+    figure = explorer.figure()
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["best of the train halves", "the rules now"]
+    assert [ax.get_title(loc="left").split(",")[0] for ax in figure.axes] == ["MOTA", "IDF1", "switches"]
+    assert max(map(len, explorer.describe(output_score=0.5).splitlines())) <= 128
     assert explorer.png()[:4] == b"\x89PNG"
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from motrlab.viz.curves import figure_png
-from motrlab.viz.latency import layer_speeds, memory_curve, module_shares, modules_beside, roofline, timeline
+from motrlab.viz.latency import busy_ms, layer_speeds, memory_curve, module_shares, modules_beside, roofline, timeline
 from tests.report.performances import layers, measured, predicted
 
 
@@ -22,6 +22,15 @@ def test_a_bar_for_every_span() -> None:
         "load",
         "host",
     ]
+
+
+def test_busy_time_of_each_lane() -> None:
+    performance = predicted()
+    spans = performance.sections["timeline"]["spans"]
+    found = busy_ms(performance)
+    assert sum(found.values()) == pytest.approx(sum(end - start for _, start, end, _ in spans))
+    assert set(found) == {lane for lane, *_ in spans}
+    assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
 def test_roofline_has_every_product_under_its_roof() -> None:
