@@ -302,9 +302,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _calops(options: argparse.Namespace) -> None:
+    from motrlab.deploy.calops import totals
     from motrlab.stages.training import calops
 
-    print_json(calops(Run.open(options.run, create=False)))
+    print_json(totals(calops(Run.open(options.run, create=False))))
 
 
 def _report(options: argparse.Namespace) -> None:

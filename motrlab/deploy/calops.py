@@ -109,6 +109,11 @@ def _counts(module: nn.Module, flops: Mapping[Any, int]) -> dict[str, Any]:
     return {"params": params, "macs": sum(flops.values()) // 2 - samples, "sample_macs": samples}
 
 
+def totals(operations: Mapping[str, Ops]) -> dict[str, float]:
+    """`GRAPH.params` and `GRAPH.macs` of each graph."""
+    return {f"{graph}.{kind}": getattr(ops, kind) for graph, ops in operations.items() for kind in ("params", "macs")}
+
+
 def format_operations(operations: Mapping[str, Ops]) -> str:
     """A plain table of both graphs: parameters in thousands, multiply-accumulates in millions."""
     lines = [f"{'module':<24}{'params, k':>12}{'MMAC':>12}{'sample MMAC':>14}  output"]

@@ -12,7 +12,7 @@ import torch
 
 from motrlab.config import Config
 from motrlab.config.scheme import Scheme
-from motrlab.deploy.calops import count_operations
+from motrlab.deploy.calops import Ops, count_operations, totals
 from motrlab.errors import UserError, tell
 from motrlab.evaluation.metrics import OVERALL, evaluate
 from motrlab.files import write_text
@@ -33,14 +33,12 @@ from motrlab.training.trainer import FitResult
 from motrlab.training.trainer import train_float as fit_float
 
 
-def calops(run: Run) -> dict[str, Any]:
-    """Parameters and multiply-accumulates of both graphs; record kind `calops`, its metrics returned."""
+def calops(run: Run) -> dict[str, Ops]:
+    """Parameters and multiply-accumulates of `base` and `qim`; record kind `calops`."""
     started = time.time()
-    metrics: dict[str, float] = {}
-    for graph, found in count_operations(build_motr(run.config.model), run.config.model).items():
-        metrics |= {f"{graph}.params": found.params, f"{graph}.macs": found.macs}
-    run.add_record("float", "calops", metrics, started=started, made_from=())
-    return metrics
+    found = count_operations(build_motr(run.config.model), run.config.model)
+    run.add_record("float", "calops", totals(found), started=started, made_from=())
+    return found
 
 
 @exclusive
