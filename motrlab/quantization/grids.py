@@ -182,7 +182,8 @@ class Grids(Operations):
 
     def enter(self, graph: nn.Module, mask: Tensor | None = None) -> None:
         self.graph = self.paths[id(graph)][0]
-        self._mask, self._tracked = mask, None if mask is None else mask.flatten(1).any(1)
+        # Where ONNX is written, a mask is a name and nothing is watched.
+        self._mask, self._tracked = mask, mask.flatten(1).any(1) if isinstance(mask, Tensor) else None
         if self.record is not None and (mask is None or self.graph == "qim"):
             self.record.clear()
 
