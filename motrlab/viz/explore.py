@@ -38,7 +38,7 @@ class Live(widgets.VBox):  # type: ignore[misc]
 
     def __init__(self, children: Sequence[Any], name: str) -> None:
         super().__init__(children)
-        self._told = f"{name}: moves in Jupyter only; `explorer.png()` is its static form"
+        self._told = f"{name}: moves in Jupyter only; `png()` gives its static form"
 
     def __repr__(self) -> str:
         return self._told
