@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.config import Config
-from motrlab.config.checks import counted_fields
 from motrlab.names import CHAIN, lineage
 
 DATA_HASH = "data/hash.txt"  # written when all parts are in place
@@ -71,8 +70,7 @@ def config_hash(config: Config, stage: str, kind: str) -> str:
     names = {name for s in {stage, *lineage(stage)} for name in _FIELDS[s]}
     if MAKING.get(stage) != kind:
         names.add("tracker")
-    values = counted_fields(config)
-    return _digest(json.dumps({n: v for n, v in values.items() if n in names}, sort_keys=True).encode())
+    return _digest(json.dumps({n: v for n, v in config.counted.items() if n in names}, sort_keys=True).encode())
 
 
 def first_stage(field: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -67,11 +68,16 @@ class Config:
         """The inverse of `to_dict`. Raises UserError on an unknown or missing field."""
         return cast(Config, build(Config, values, "config"))
 
+    @functools.cached_property
+    def counted(self) -> Mapping[str, Any]:
+        """`checks.counted_fields` of it: asked for once per record, so found once."""
+        return counted_fields(self)
+
     @property
     def hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON, without the budgets, on which no result depends.
 
         See `checks.later` for other fields that do not count.
         """
-        values = {name: value for name, value in counted_fields(self).items() if name != "budgets"}
+        values = {name: value for name, value in self.counted.items() if name != "budgets"}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
