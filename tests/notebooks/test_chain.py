@@ -154,8 +154,7 @@ def test_a_broken_scale_is_refused_and_would_change_the_tracks(run: Run, tmp_pat
     intact = load_artifact(run.artifact)
     network = load_network(folder / "base.ort.onnx", ("class_logits", "boxes", "embedding"), 1)
     graphs = OnnxGraphs(network, intact.graphs.qim_network, intact.graphs.detect_query, boxes=intact.graphs.boxes)
-    eager = replace(intact.tracker, birth_score=0.05, miss_score=0.05, reset_score=0.05, output_score=0.05)
-    good, bad = (_tracks(run, replace(intact, tracker=eager, graphs=g)) for g in (intact.graphs, graphs))
+    good, bad = (_tracks(run, replace(intact, graphs=g)) for g in (intact.graphs, graphs))
     assert len(good) > 20, "the control needs tracks to compare"
     assert _agreement(good, good) == 1.0
     assert _agreement(good, bad) < 0.95
