@@ -41,8 +41,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy motrlab
 
-# What `pytest tests` runs in one process, folder by folder: JOBS of them at a time, each on one thread; the notebooks
-# are one more.
+# What `pytest tests` runs in one process, folder by folder: JOBS of them at a time, each on one thread, without nbval,
+# which takes a second to import; the notebooks are one more.
 PARTS := $(patsubst tests/%/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))) top
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 MARK := not slow
@@ -55,7 +55,7 @@ test-all: lint
 
 test-%: $(STAMP)
 	@echo "tests: $*"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "$(MARK)" $(if $(filter top,$*),tests/test_*.py,tests/$*)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:nbval -m "$(MARK)" $(if $(filter top,$*),tests/test_*.py,tests/$*)
 
 # The stored outputs of the notebooks against fresh ones, in order, in a throw-away project folder.
 notebooks-test: $(STAMP)
