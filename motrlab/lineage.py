@@ -70,7 +70,7 @@ def config_hash(config: Config, stage: str, kind: str) -> str:
     names = {name for s in {stage, *lineage(stage)} for name in _FIELDS[s]}
     if MAKING.get(stage) != kind:
         names.add("tracker")
-    return _digest(json.dumps({n: v for n, v in config.counted.items() if n in names}, sort_keys=True).encode())
+    return config.digest(names)
 
 
 def first_stage(field: str) -> str:
