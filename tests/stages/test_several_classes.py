@@ -117,7 +117,7 @@ def test_what_looks_at_tracks_knows_classes(two: Run) -> None:
     assert record["metrics"]["num_missed"] == overall["motchallenge.fn"]
     assert record["metrics"]["num_boxes"] == overall["motchallenge.num_gt"]
     assert draw_overlays(two, num_sheets=1, num_frames=1)[0].is_file()
-    assert stages_over_each_other(two, 3).shape[2] == 3
+    assert stages_over_each_other(two, 3)[0].shape[2] == 3
     use, _ = follow_slots(two)
     assert use.person.max() >= -1
     from motrlab.stages.accuracy import open_engine
