@@ -66,6 +66,7 @@ def counts(record: Mapping[str, Any], state: Mapping[str, str], config: Config) 
     return all(now.get(name) == value for name, value in made_from.items() if name != "tracks")
 
 
+@functools.lru_cache(maxsize=256)  # asked for every record whenever records are read
 def config_hash(config: Config, stage: str, kind: str) -> str:
     """Of the fields that a record of that stage and kind depends on."""
     names = {name for s in {stage, *lineage(stage)} for name in _FIELDS[s]}

@@ -35,15 +35,12 @@ def _unnumbered(path: str) -> str:
 
 @cache
 def _classes() -> dict[tuple[str, str], Any]:
-    import torch
-
     from motrlab.config.presets import load_preset
     from motrlab.model.motr import Motr
 
     found: dict[tuple[str, str], Any] = {}
     for preset in _SHAPES:
-        with torch.device("meta"):
-            model = Motr(load_preset(preset).model)
+        model = Motr(load_preset(preset).model)
         for graph in ("base", "qim"):
             for path, module in model.get_submodule(graph).named_modules():
                 own = type(module).__module__.startswith("motrlab.")

@@ -1,8 +1,7 @@
-"""Which tensors the integer form has, and which of them share a grid: found by running the model without numbers."""
+"""Which tensors the integer form has, and which of them share a grid: found by running the model once."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,13 +41,12 @@ def declare(model: Motr, scheme: Scheme) -> dict[Key, TensorSpec]:
 
     Raises UserError where tensors that share a grid are asked for in different precisions.
     """
-    shadow = copy.deepcopy(model).to("meta")
-    net = _Declaring(shadow, scheme)
-    inputs = {name: [x.to("meta") for x in tensors] for name, tensors in example_inputs(model.config).items()}
+    net = _Declaring(model, scheme)
+    inputs = example_inputs(model.config)
     with torch.no_grad():
-        shadow.base(*inputs["base"], net=net)
+        model.base(*inputs["base"], net=net)
         memory = net.last
-        shadow.qim(*inputs["qim"], net=net)
+        model.qim(*inputs["qim"], net=net)
     # What leaves one graph enters the other: the state passes between them in integers. But a query shares its grid in
     # the QIM with the branch that is added to it, which reaches further.
     net.grids.merge(memory, ("qim", "embedding"))
