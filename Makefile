@@ -42,7 +42,7 @@ lint: $(STAMP)
 	$(BIN)/mypy motrlab
 
 # What `pytest tests` runs in one process, folder by folder, and lint and the notebooks: JOBS of them at a time, each on
-# one thread, the longest first.
+# one thread, the longest first; the folders without nbval, which takes a second to import.
 LONGEST := deploy notebooks top
 PARTS := $(LONGEST) $(filter-out $(LONGEST),$(patsubst tests/%/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))))
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
@@ -56,7 +56,7 @@ test-all:
 
 test-%: $(STAMP)
 	@echo "tests: $*"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "$(MARK)" $(if $(filter top,$*),tests/test_*.py,tests/$*)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:nbval -m "$(MARK)" $(if $(filter top,$*),tests/test_*.py,tests/$*)
 
 # The stored outputs of the notebooks against fresh ones, in order, in a throw-away project folder.
 notebooks-test: $(STAMP)

@@ -51,13 +51,11 @@ def measure_artifact(
     num_threads: Sequence[int] = (1, 2),
     repeats: int = 50,
     design_fps: float = 30.0,
-    paced_seconds: float = 3.0,
     more: Mapping[str, Form] | None = None,
 ) -> tuple[dict[str, Any], Performance]:
     """Everything that `perf` measures: flat metrics (`measure_latency` and more), and the same as a `Performance`.
 
-    `paced_seconds`: for so long frames come at `design_fps`, as a camera gives them. `more`: forms beside those that
-    the files give. Raises UserError for a target that is not this machine.
+    `more`: forms beside those that the files give. Raises UserError for a target that is not this machine.
     """
     _check(target, repeats, design_fps)
     backend, threads = HOSTS[target], num_threads[0]
@@ -80,7 +78,7 @@ def measure_artifact(
             )
             for graph in GRAPHS
         }  # fmt: skip
-        paced = rate_limited(runtime, frames, design_fps, paced_seconds)
+        paced = rate_limited(runtime, frames, design_fps, min(3.0, repeats / 10))
     use: dict[str, Mapping[str, Any]] = {
         "peak": peak_memory(artifact, threads, frames[0].shape[:2]),
         "throughput": {"streams": num_cpus(), "fps": throughput(artifact, frames, num_cpus())},

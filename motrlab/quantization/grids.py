@@ -182,7 +182,9 @@ class Grids(Operations):
 
     def enter(self, graph: nn.Module, mask: Tensor | None = None) -> None:
         self.graph = self.paths[id(graph)][0]
-        self._mask, self._tracked = mask, None if mask is None else mask.flatten(1).any(1)
+        self._mask, self._tracked = mask, None
+        if self.observing and mask is not None:
+            self._tracked = mask.flatten(1).any(1)
         if self.record is not None and (mask is None or self.graph == "qim"):
             self.record.clear()
 

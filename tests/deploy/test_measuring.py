@@ -5,7 +5,7 @@ import io
 import itertools
 import json
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ FORMS = {  # of a target, as measured here
     "onnxruntime-cpu": OF_ARTIFACT | {"fp32", "torch", "quantize_static", "openvino_fp32"},
     "openvino-cpu": OF_ARTIFACT,
 }
-SHORT: dict[str, Any] = {"num_threads": (1,), "repeats": 4, "design_fps": 200, "paced_seconds": 0.1}
+SHORT: dict[str, Any] = {"num_threads": (1,), "repeats": 4, "design_fps": 200}
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,6 @@ def test_the_verb_measures_an_artefact(
     artifact: Path, images: list[Image], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measuring, "street_frames", lambda: images)
-    monkeypatch.setattr(measuring, "measure_artifact", partial(measure_artifact, paced_seconds=0.1))
     arguments = ["perf", "--artifact", str(artifact), "--repeats", "2"]
     assert main([*arguments, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
