@@ -25,7 +25,7 @@ class TrackerConfig:
     velocity_gain: float = 0.15  # weight of the newest displacement in a coasting track's velocity
     coast_written: int = 0  # boxes of coasting tracks are written for so many frames
     camera_motion: bool = later(False)  # a coasting track moves with the picture, see `motrlab.tracking.camera`
-    appearance: bool = later(False)  # only with coast: colours put ids right, see `motrlab.tracking.identity`
+    appearance: bool = later(False)  # only with coast: colours correct ids, see `motrlab.tracking.identity`
     # With several classes, each score's value for every one of them, in their order; empty: the value above for all
     birth_scores: tuple[float, ...] = later(())
     miss_scores: tuple[float, ...] = later(())

@@ -1,4 +1,4 @@
-"""Ids put right by colours: who returns, whose track was taken, and who changed tracks at a crossing."""
+"""Ids corrected by colours: who returns, whose track was taken, and who changed tracks at a crossing."""
 
 from __future__ import annotations
 
