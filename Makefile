@@ -41,21 +41,22 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy motrlab
 
-# What `pytest tests` runs in one process, folder by folder: JOBS of them at a time, each on one thread; the notebooks
-# are one more.
-PARTS := $(patsubst tests/%/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))) top
+# What `pytest tests` runs in one process, folder by folder, and lint and the notebooks: JOBS of them at a time, each on
+# one thread, the longest first; the folders without nbval, which takes a second to import.
+LONGEST := deploy notebooks top
+PARTS := $(LONGEST) $(filter-out $(LONGEST),$(patsubst tests/%/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))))
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 MARK := not slow
 
-test: lint
-	@$(MAKE) --no-print-directory --output-sync=target -j$(JOBS) notebooks-test $(PARTS:%=test-%)
+test: $(STAMP)
+	@$(MAKE) --no-print-directory --output-sync=target -j$(JOBS) lint notebooks-test $(PARTS:%=test-%)
 
-test-all: lint
-	@$(MAKE) --no-print-directory --output-sync=target -j$(JOBS) MARK= notebooks-test $(PARTS:%=test-%)
+test-all:
+	@$(MAKE) --no-print-directory MARK= test
 
 test-%: $(STAMP)
 	@echo "tests: $*"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "$(MARK)" $(if $(filter top,$*),tests/test_*.py,tests/$*)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:nbval -m "$(MARK)" $(if $(filter top,$*),tests/test_*.py,tests/$*)
 
 # The stored outputs of the notebooks against fresh ones, in order, in a throw-away project folder.
 notebooks-test: $(STAMP)

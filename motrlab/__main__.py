@@ -211,15 +211,15 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    run = None if options.replay else Run.open(options.run, create=False)  # a mistake is told before torch is loaded
     from motrlab.stages.chain import require
     from motrlab.stages.training import replay, train_float
     from motrlab.training.distributed import leave
 
     try:
-        if options.replay:
+        if run is None:
             print(replay(options.replay))
             return
-        run = Run.open(options.run, create=False)
         require(run, "data")
         metrics = train_float(run, steps=options.steps, lr=options.lr, init=options.init).get(
             "metrics", {}

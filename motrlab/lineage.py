@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from motrlab.config import Config
-from motrlab.config.checks import counted_fields
 from motrlab.names import CHAIN, lineage
 
 DATA_HASH = "data/hash.txt"  # written when all parts are in place
@@ -66,14 +65,12 @@ def counts(record: Mapping[str, Any], state: Mapping[str, str], config: Config) 
     return all(now.get(name) == value for name, value in made_from.items() if name != "tracks")
 
 
-@functools.lru_cache(maxsize=256)  # asked for every record whenever records are read
 def config_hash(config: Config, stage: str, kind: str) -> str:
     """Of the fields that a record of that stage and kind depends on."""
     names = {name for s in {stage, *lineage(stage)} for name in _FIELDS[s]}
     if MAKING.get(stage) != kind:
         names.add("tracker")
-    values = counted_fields(config)
-    return _digest(json.dumps({n: v for n, v in values.items() if n in names}, sort_keys=True).encode())
+    return config.digest(names)
 
 
 def first_stage(field: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -67,11 +68,20 @@ class Config:
         """The inverse of `to_dict`. Raises UserError on an unknown or missing field."""
         return cast(Config, build(Config, values, "config"))
 
+    @functools.cached_property
+    def counted(self) -> Mapping[str, str]:
+        """`checks.counted_fields` of it, each as canonical JSON: every record asks for some, so they are made once."""
+        return {name: json.dumps(value, sort_keys=True) for name, value in sorted(counted_fields(self).items())}
+
+    def digest(self, names: Container[str]) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical JSON of these fields, as far as they count."""
+        text = ", ".join(f'"{name}": {value}' for name, value in self.counted.items() if name in names)
+        return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:12]
+
     @property
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the canonical JSON, without the budgets, on which no result depends.
+        """`digest` of all fields but the budgets, on which no result depends.
 
         See `checks.later` for other fields that do not count.
         """
-        values = {name: value for name, value in counted_fields(self).items() if name != "budgets"}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+        return self.digest(self.counted.keys() - {"budgets"})

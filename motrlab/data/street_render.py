@@ -39,6 +39,7 @@ class Renderer:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self._person_sprite, self._prop_sprite = functools.cache(person_sprite), functools.cache(prop_sprite)
+        self._place_prop = functools.lru_cache(16)(_place)  # the camera stands still in most videos
 
     def render(self, frame: int) -> tuple[Image, list[Silhouette]]:
         """The picture of 0-based `frame` as BGR `uint8 [H, W, 3]`, and its silhouettes."""
@@ -58,8 +59,7 @@ class Renderer:
             (sprite, scale), person = self._sprite(thing, row), isinstance(thing, Person)
             if image is not None and person:
                 _shadow(image, foot, scale)
-            patch, corner = _place(sprite, foot, scale)
-            mask = patch[:, :, 3] >= 128
+            patch, mask, corner = (_place if person else self._place_prop)(sprite, foot, scale)
             labelled = isinstance(thing, Person) or thing.kind == "statue"
             stamped = _stamp(labels, image, patch, mask, corner, len(found) + 1 if labelled else 0)
             if labelled:
@@ -119,8 +119,8 @@ class Renderer:
         return np.asarray(np.clip(noisy, 0, 255), dtype=np.uint8)
 
 
-def _place(sprite: Sprite, foot: tuple[float, float], scale: float) -> tuple[Image, tuple[int, int]]:
-    """The sprite at `scale` px body height with its foot point at `foot`: a patch and its left top corner."""
+def _place(sprite: Sprite, foot: tuple[float, float], scale: float) -> tuple[Image, NDArray[np.bool_], tuple[int, int]]:
+    """The sprite at `scale` px body height with its foot point at `foot`: a patch, its mask and its left top corner."""
     ratio = scale / sprite.body
     level = 0 if ratio > 0.5 or min(sprite.levels[1].shape[:2]) < 4 else 1
     picture, ratio = sprite.levels[level], ratio * 2**level
@@ -129,8 +129,8 @@ def _place(sprite: Sprite, foot: tuple[float, float], scale: float) -> tuple[Ima
     size = np.ceil(shift + np.array(picture.shape[1::-1]) * ratio).astype(int) - corner
     x, y = shift - corner + 0.5 * ratio - 0.5  # pixel i covers i..i+1, while OpenCV puts its centre at i
     matrix = np.array([[ratio, 0.0, x], [0.0, ratio, y]])
-    patch = cv2.warpAffine(picture, matrix, size.tolist(), flags=cv2.INTER_LINEAR)
-    return np.asarray(patch, dtype=np.uint8), (int(corner[0]), int(corner[1]))
+    patch = np.asarray(cv2.warpAffine(picture, matrix, size.tolist(), flags=cv2.INTER_LINEAR), dtype=np.uint8)
+    return patch, patch[:, :, 3] >= 128, (int(corner[0]), int(corner[1]))
 
 
 def _stamp(

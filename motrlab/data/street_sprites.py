@@ -22,7 +22,7 @@ _OVERSAMPLE = 2
 _SHIFT = 4  # fractional bits of OpenCV's coordinates
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is itself alone: pictures do not compare
 class Sprite:
     """Pictures of one pose, large and half as large, and its tight box in units of the body height.
 

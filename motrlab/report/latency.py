@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import scipy.stats
-
 from motrlab.deploy.performance import read_performance
 from motrlab.deploy.whatif import FACTORS, what_if, what_if_data
 from motrlab.files import write_text
@@ -175,7 +173,9 @@ def _rank_text(here: Values, host: Values, graph: str) -> str:
     names = [name for name in sides[0] if name in sides[1]]
     if len(names) < 3:
         return "layers have other names"
-    rank = scipy.stats.spearmanr([sides[0][n] for n in names], [sides[1][n] for n in names]).statistic
+    from scipy.stats import spearmanr  # half a second to import, and only described hosts ask
+
+    rank = spearmanr([sides[0][n] for n in names], [sides[1][n] for n in names]).statistic
     return f"rank correlation {rank:.2f} of {len(names)} layers"
 
 

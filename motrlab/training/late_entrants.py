@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from motrlab.boxes import box_cxcywh_to_xyxy, pairwise_iou
 from motrlab.config import ModelConfig, TrainConfig
@@ -129,6 +128,8 @@ def detect_scores(scores: Float, boxes: Float, people: Float) -> Float:
 
 def roc_auc(scores: Float, labels: NDArray[np.bool_]) -> float | None:
     """Area under the ROC curve, ties counting half (Mann–Whitney); None without both kinds of label."""
+    from scipy.stats import rankdata  # half a second to import, and only a training asks
+
     positive, negative = int(labels.sum()), int((~labels).sum())
     if positive == 0 or negative == 0:
         return None

@@ -23,6 +23,7 @@ from motrlab.quantization.analysis.layers import (
     measure,
     write_csv,
 )
+from motrlab.report.html import render_report
 from motrlab.run import Run
 from motrlab.viz.curves import figure_png
 from motrlab.viz.layers import frame_sqnr, tensor_sqnr
@@ -74,6 +75,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory, make_stage: MakeStage) -> R
         make_stage(run, stage)
     fill(run)
     return run
+
+
+@pytest.fixture(scope="session")
+def rendered(filled: Run) -> Path:
+    """The first page of its report, made once: to be read only."""
+    return render_report(filled)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -77,9 +78,11 @@ def dump(chromium: str, page: Path, folder: Path, port: int) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def report(full_run: Run) -> Path:
+@pytest.fixture(scope="module")
+def report(filled: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a report with a notebook."""
+    full_run = Run(tmp_path_factory.mktemp("browser") / "runs" / filled.name, filled.config)
+    shutil.copytree(filled.path, full_run.path)
     (full_run.path / "notebooks").mkdir()
     text = "A picture ![from elsewhere](http://pictures.example.org/a.png) and $x^2$."
     nbformat.write(new_notebook(cells=[new_markdown_cell(text)]), full_run.path / "notebooks" / "01_data_prep.ipynb")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from motrlab.report import html as report
-from motrlab.report.html import PAGES, headline, render_report, report_html
+from motrlab.report.html import PAGES, headline, report_html
 from motrlab.report.pages import Page as ReportPage
 from motrlab.report.provenance import command
 from motrlab.run import Run
@@ -56,10 +56,16 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-@pytest.fixture(scope="session", params=PAGES, ids=lambda page: page.file)
-def page(filled: Run, request: pytest.FixtureRequest) -> Page:
+@pytest.fixture(scope="session")
+def htmls(rendered: Path) -> dict[str, str]:
+    """The pages, by file, of the run that tests do not change."""
+    return {name: rendered.with_name(name).read_text(encoding="utf-8") for name in FILES}
+
+
+@pytest.fixture(scope="session", params=FILES)
+def page(htmls: dict[str, str], request: pytest.FixtureRequest) -> Page:
     """Each page in turn."""
-    return Page(report_html(filled, page=request.param))
+    return Page(htmls[request.param])
 
 
 def read(run: Run, page: ReportPage, **options: bool) -> Page:
@@ -72,20 +78,19 @@ def whole(run: Run, **options: bool) -> str:
 
 
 @pytest.fixture(scope="module")
-def told(filled: Run) -> str:
+def told(htmls: dict[str, str]) -> str:
     """The text of all pages of the run that tests do not change."""
-    return whole(filled)
+    return " ".join(Page(html).text for html in htmls.values())
 
 
-def test_page_stands_where_the_run_says_and_is_small(full_run: Run, home: Path) -> None:
-    path = render_report(full_run)
-    assert path == home / "reports" / "demo" / "index.html"
-    assert sorted(p.name for p in path.parent.iterdir()) == sorted([*FILES, "numbers.json"])
-    assert all((path.parent / name).stat().st_size < 2_000_000 for name in FILES)
+def test_page_stands_where_the_run_says_and_is_small(filled: Run, rendered: Path) -> None:
+    assert rendered == filled.path.parents[1] / "reports" / "demo" / "index.html"
+    assert sorted(p.name for p in rendered.parent.iterdir()) == sorted([*FILES, "numbers.json"])
+    assert all(rendered.with_name(name).stat().st_size < 2_000_000 for name in FILES)
 
 
-def test_same_records_same_page(filled: Run) -> None:
-    assert report_html(filled) == report_html(filled)
+def test_same_records_same_page(filled: Run, htmls: dict[str, str]) -> None:
+    assert report_html(filled) == htmls["index.html"]
 
 
 def test_page_is_well_formed(page: Page) -> None:
@@ -94,8 +99,8 @@ def test_page_is_well_formed(page: Page) -> None:
 
 
 @pytest.mark.parametrize("kind", PAGES, ids=lambda page: page.file)
-def test_page_needs_nothing_from_elsewhere(filled: Run, kind: ReportPage) -> None:
-    html = report_html(filled, page=kind)
+def test_page_needs_nothing_from_elsewhere(htmls: dict[str, str], kind: ReportPage) -> None:
+    html = htmls[kind.file]
     page = Page(html)
     assert all("src" not in script for script in page.all("script"))
     for attribute in ("src", "href", "srcset", "data", "action"):
@@ -126,9 +131,9 @@ def test_pictures_decode_and_have_alt_text(page: Page) -> None:
     [(report.INDEX, 1), (report.ACCURACY, 5), (report.QUANTIZATION, 2), (report.TRAINING, 2)],
     ids=lambda value: value.file if isinstance(value, ReportPage) else "",
 )
-def test_pictures_of_each_page(filled: Run, kind: ReportPage, number: int) -> None:
+def test_pictures_of_each_page(htmls: dict[str, str], kind: ReportPage, number: int) -> None:
     """The first sheet; bars, two sheets, misses, switches; two of layers; two curves."""
-    assert len(read(filled, kind).all("img")) == number
+    assert len(Page(htmls[kind.file]).all("img")) == number
 
 
 def test_contents_links_lead_somewhere(page: Page) -> None:
@@ -185,10 +190,10 @@ def test_pages_tell(told: str, text: str) -> None:
     assert text in told
 
 
-def test_full_run_misses_nothing(filled: Run) -> None:
+def test_full_run_misses_nothing(filled: Run, htmls: dict[str, str]) -> None:
     assert filled.records(stale=True) == []
     for kind in (report.INDEX, report.ACCURACY, report.QUANTIZATION, report.TRAINING):
-        text = read(filled, kind).text
+        text = Page(htmls[kind.file]).text
         assert "Missing" not in text
         assert "Not in this run" not in text
 
@@ -229,7 +234,7 @@ def test_numbers_only_holds_no_picture_of_frames(full_run: Run) -> None:
 def test_lost_assets_are_named(full_run: Run) -> None:
     (full_run.assets / "float_loss.csv").unlink()
     (full_run.assets / "fixed_point_street-01.png").write_bytes(b"no picture")
-    text = whole(full_run)
+    text = read(full_run, report.TRAINING).text + read(full_run, report.ACCURACY).text
     assert "float_loss.csv of the losses of Float (missing)" in text
     assert "overlay assets/fixed_point_street-01.png (missing or unreadable)" in text
 
@@ -276,7 +281,7 @@ def test_records_of_an_older_motrlab_are_named_in_one_line(full_run: Run) -> Non
 def test_parameters_of_single_stages_are_listed(full_run: Run) -> None:
     config = replace(full_run.config, qat=replace(full_run.config.qat, lr=0.5))
     full_run.add_record("qat", "layers", {}, started=STARTED, config=config)
-    text = whole(full_run)
+    text = read(full_run, report.INDEX).text
     assert f"qat.lr = 0.5 in qat (the run's config has {full_run.config.qat.lr})" in text
 
 
@@ -288,7 +293,7 @@ def test_command_of_real_data(new_run: Callable[..., Run]) -> None:
 
 
 @pytest.mark.browser
-def test_browser_shows_the_page(full_run: Run, chromium: str, tmp_path: Path) -> None:
+def test_browser_shows_the_page(rendered: Path, chromium: str, tmp_path: Path) -> None:
     shot = tmp_path / "page.png"
     flags = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -296,7 +301,7 @@ def test_browser_shows_the_page(full_run: Run, chromium: str, tmp_path: Path) ->
         f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}", "--window-size=1280,2400",
     ]  # fmt: skip
     subprocess.run(
-        [chromium, *flags, render_report(full_run).with_name("accuracy.html").as_uri()],
+        [chromium, *flags, rendered.with_name("accuracy.html").as_uri()],
         check=True,
         capture_output=True,
         timeout=120,
