@@ -141,7 +141,7 @@ def test_many_targets_of_many_layers_stay_under_two_megabytes(made_run: Run) -> 
     for name in ("a", "b", "c", "d", "e", "f", "g"):
         record(made_run, predicted(name, found))
     text = html(made_run)
-    assert 1_000_000 < len(text.encode()) < 1_600_000  # the rest is for what tensors hold
+    assert 1_000_000 < len(text.encode()) < 1_600_000
     assert (
         "Their layers are in the run's assets only: d, predicted, c, predicted, b, predicted, a, predicted."
         in Page(text).text
