@@ -51,6 +51,12 @@ def device() -> Iterator[torch.device]:
         yield device
 
 
+def noise(config: Config, number: int) -> list[Tensor]:
+    """Network inputs `[1, 3, H, W]`."""
+    size = (number, 1, 3, config.model.height, config.model.width)
+    return list(torch.randint(-128, 128, size, generator=torch.Generator().manual_seed(0)) / 128)
+
+
 def loss_and_gradients(trainee: Trainee, store: FrameStore, config: Config, device: Any) -> tuple[float, list[Tensor]]:
     """Of one step, in main memory."""
     dataset = ClipDataset(store, config.train, config.model, config.seed)
@@ -65,9 +71,12 @@ def loss_and_gradients(trainee: Trainee, store: FrameStore, config: Config, devi
 
 
 def small(**fields: Any) -> Config:
+    """Without adaptive rounding: it takes weights one by one, in many operations that are slow there."""
     config = tiny()
     model = replace(config.model, height=48, width=80, d_model=16, ffn_channels=24)
-    return replace(config, model=model, train=replace(config.train, bf16=False, **fields))
+    calibration = replace(config.calibration, adaptive_rounding=False)
+    train = replace(config.train, bf16=False, **fields)
+    return replace(config, model=model, train=train, calibration=calibration)
 
 
 @pytest.mark.parametrize(
@@ -97,24 +106,28 @@ def on_device(run: Any, *modules: nn.Module) -> Any:
 
 @pytest.mark.parametrize("learn_scales", [False, True])
 def test_calibration_and_a_step_of_qat(learn_scales: bool, store: FrameStore) -> None:
-    """Ranges to float rounding; with the same ranges, the same integers; then a step, and weights rounded again."""
+    """Ranges to float rounding; with the same ranges and weights, the same integers; then a step.
+
+    The weights of both are those that were rounded adaptively in main memory.
+    """
     base = small()
     config = replace(base, qat=replace(base.qat, learn_scales=learn_scales))
-    size = (1, 3, config.model.height, config.model.width)
-    images = list(torch.randint(-128, 128, (3, *size), generator=torch.Generator().manual_seed(0)) / 128)
+    images = noise(config, 3)
     calibrated: dict[str, Tensor] = {}
 
     def stages(device: Any, quantised: QuantizedMotr) -> tuple[list[Tensor], float, list[Tensor]]:
-        calibrate(quantised, [images], config)
+        rounding = replace(config.calibration, adaptive_rounding=not calibrated)
+        calibrate(quantised, [images], replace(config, calibration=rounding))
         state = {name: value.cpu().clone() for name, value in quantised.state_dict().items()}
-        torch.testing.assert_close(state, calibrated or state, rtol=1e-4, atol=1e-4)
+        ranges = {name: value for name, value in state.items() if name.startswith("ranges.")}
+        same = {name: calibrated.get(name, value) for name, value in ranges.items()}
+        assert ranges
+        torch.testing.assert_close(ranges, same, rtol=1e-4, atol=1e-4)
         calibrated.update(calibrated or state)
         quantised.load_state_dict({name: value.to(device) for name, value in calibrated.items()})
         outputs = [step.output for step in closed_loop(quantised.graphs, [x.to(device) for x in images], config)]
         exact = [x.cpu() for output in outputs for x in (*output.logits, *output.boxes, output.embedding)]
-        result = loss_and_gradients(qat_trainee(quantised, config), store, qat_config(config), device)
-        round_again(quantised, [images], config)
-        return exact, *result
+        return exact, *loss_and_gradients(qat_trainee(quantised, config), store, qat_config(config), device)
 
     models = [QuantizedMotr(folded_copy(build_motr(config.model))) for _ in range(2)]
     here = stages("cpu", models[0])
@@ -123,6 +136,30 @@ def test_calibration_and_a_step_of_qat(learn_scales: bool, store: FrameStore) ->
     assert all(map(torch.equal, there[0], here[0]))
     assert there[1] == pytest.approx(here[1], rel=1e-4)
     assert len(there[2]) == len(here[2]) > 60
+
+
+def test_adaptive_rounding() -> None:
+    """In calibration and again: the same weights to float rounding. A network of few channels."""
+    base = small()
+    stages = tuple(replace(s, channels=8) for s in base.model.stages)
+    model = replace(base.model, stages=stages, num_heads=2, ffn_channels=16, decoder_layers=1)
+    config = replace(base, model=model, calibration=replace(base.calibration, adaptive_rounding=True))
+    images = noise(config, 1)
+
+    def rounded(device: Any, quantised: QuantizedMotr) -> list[dict[str, Tensor]]:
+        found = []
+        for stage in (calibrate, round_again):
+            stage(quantised, [images], config)
+            found.append({name: value.cpu().clone() for name, value in quantised.state_dict().items()})
+        return found
+
+    models = [QuantizedMotr(folded_copy(build_motr(config.model))) for _ in range(2)]
+    nearest = {name: value.clone() for name, value in models[0].state_dict().items()}
+    here = rounded("cpu", models[0])
+    there = on_device(lambda device: rounded(device, models[1]), models[1])
+    for mine, other in zip(here, there, strict=True):
+        torch.testing.assert_close(other, mine, rtol=1e-4, atol=1e-4)
+        assert any(not torch.equal(mine[n], nearest[n]) for n in mine if n.endswith("weight"))
 
 
 def test_tracking_and_the_late_entrant_check(store: FrameStore) -> None:

@@ -18,7 +18,7 @@ from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
 from motrlab.runtime import PIXELS, Tracker, Tracks
 from motrlab.shipped import shipped_artifact
-from motrlab.tracking.identity import REMEMBERED
+from motrlab.tracking import identity
 
 ALONE = """
 import sys
@@ -60,6 +60,12 @@ def frames() -> list[Any]:
 @pytest.fixture(scope="module")
 def expected(frames: list[Any]) -> list[Any]:
     return list(load_artifact(shipped_artifact()).track(frames))
+
+
+@pytest.fixture(scope="module")
+def shared() -> Tracker:
+    """Some tests have only a few frames for it; they begin with a reset."""
+    return Tracker()
 
 
 def alone(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -119,13 +125,15 @@ def test_a_verb_that_needs_more_says_so(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_ids_are_never_used_again(frames: list[Any]) -> None:
-    """Hundreds of frames in which everybody is lost again and again, too long to be remembered."""
+def test_ids_are_never_used_again(frames: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody is lost again and again, too long to be remembered."""
+    remembered = 30
+    monkeypatch.setattr(identity, "REMEMBERED", remembered)
     tracker, last = Tracker(), 0
     gone: set[int] = set()
     present: set[int] = set()
     blank = np.zeros_like(frames[0])
-    cycle = 10 + REMEMBERED + 30
+    cycle = 10 + remembered + 30
     for index in range(3 * cycle):
         ids = set(tracker.update(frames[index % 8] if index % cycle < 10 else blank).track_id.tolist())
         assert not ids & gone
@@ -150,14 +158,14 @@ def test_ids_are_never_used_again(frames: list[Any]) -> None:
     ids=["grey", "one channel", "alpha", "16 bits", "float", "empty", "none", "another size"],
 )
 def test_a_bad_frame_is_one_line_and_costs_nothing(
-    frame: Any, message: str, frames: list[Any], expected: list[Any]
+    frame: Any, message: str, shared: Tracker, frames: list[Any], expected: list[Any]
 ) -> None:
-    tracker = Tracker()
+    shared.reset()
     for good in frames[:2]:
-        tracker.update(good)
+        shared.update(good)
     with pytest.raises(UserError, match=message):
-        tracker.update(frame)
-    assert_same(tracker.update(frames[2]), expected[2])
+        shared.update(frame)
+    assert_same(shared.update(frames[2]), expected[2])
 
 
 def test_an_interrupted_frame_ends_the_sequence(
@@ -176,10 +184,11 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("shape", [(406, 480), (405, 481), (405, 480, 3)])
-def test_what_is_no_nv12(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match="is no NV12 picture; give NV12"):
-        Tracker(pixels="nv12").update(np.zeros(shape, np.uint8))
+def test_what_is_no_nv12() -> None:
+    tracker = Tracker(pixels="nv12")
+    for shape in ((406, 480), (405, 481), (405, 480, 3)):
+        with pytest.raises(UserError, match="is no NV12 picture; give NV12"):
+            tracker.update(np.zeros(shape, np.uint8))
 
 
 def test_a_camera_of_nv12(frames: list[Any]) -> None:

@@ -38,6 +38,7 @@ _CLOCK = 1e9  # cycles are nanoseconds: a host's own clock changes
 _NODES = 16  # of one graph
 _LEAST = 2e-7  # seconds of a node
 _TURNS = 2
+_CALLS = 300  # of the graphs that tell what a profile costs
 _ROUNDS, _USUAL = 5, 0.15  # of the fit; relative error
 _RESOLUTION = 0.5e-6  # of a profile, seconds: errors below it say nothing
 
@@ -52,11 +53,12 @@ def describe_host(path: Path, num_threads: int = 1, *, repeats: int = 40, seed: 
         num_threads: threads of ONNX Runtime.
         repeats: timed calls of each micro-benchmark.
         seed: of the shapes.
-        share: of the shapes of each kind, at least three; less is quicker and rougher.
+        share: of the shapes of each kind, at least three, and of the calls that find what a profile costs; less is
+            quicker and rougher.
     """
     cache = cache_bytes()
     near, far = _copy_bandwidth(cache / 4), _copy_bandwidth(64 * cache)
-    profiled, call = overheads(num_threads)
+    profiled, call = overheads(num_threads, max(3, round(_CALLS * share)))
     nodes = measure_kinds(num_threads, repeats, seed, share)
     measured = [(layer, max(seconds - profiled, _LEAST)) for layer, seconds in nodes]
     kernels = fit_kernels(measured, cache, 1 / far)

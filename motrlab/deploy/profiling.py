@@ -252,13 +252,13 @@ def call_seconds(content: str | bytes, inputs: Inputs, *, repeats: int = 30, num
     return found[_WARM_UP:]
 
 
-def overheads(num_threads: int = 1) -> tuple[float, float]:
+def overheads(num_threads: int = 1, repeats: int = 300) -> tuple[float, float]:
     """Seconds that a profile adds to the time of each node, and that a call of a graph takes beside its nodes.
 
     Of a long and a short chain of tiny nodes, with a profile and without.
     """
     chains, given = [_chain(number) for number in (_CHAIN, 1)], {"x": np.ones((1, 4), np.float32)}
-    how = {"repeats": 300, "num_threads": num_threads}
+    how = {"repeats": repeats, "num_threads": num_threads}
     long, short = (typical(call_seconds(chain, given, **how)) for chain in chains)
     node = (long - short) / (2 * (_CHAIN - 1))
     profiled = np.mean([typical(seconds) for seconds in node_seconds(chains[0], given, **how).values()])

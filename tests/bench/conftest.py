@@ -21,7 +21,7 @@ from tests.tiny import tiny as base_config
 
 def tiny():
     base = base_config()
-    model = replace(base.model, height=48, width=80, d_model=16, ffn_channels=24)
+    model = replace(base.model, height=48, width=80, d_model=16, ffn_channels=24, decoder_layers=1)
     eager = TrackerConfig(birth_score=0.0, miss_score=0.0, reset_score=0.0, output_score=0.0, min_area_px=0.0)
     street = StreetConfig(num_videos=2, num_unseen=0, num_frames=24, width=160, height=90)
     train = replace(base.train, steps=4, frames_per_step=4, bf16=False, freeze_bn=True)

@@ -41,7 +41,8 @@ def lines(out: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training of twelve steps, whatever the time, and one way to compile."""
+    """A training of four steps, whatever the time, and one way to compile."""
+    monkeypatch.setattr("motrlab.bench.training._CHECKPOINTS", 4)
     monkeypatch.setattr(module, "COMPILED", ("", "reduce-overhead"))
     monkeypatch.setattr("motrlab.bench.training._TRAINING_SHARE", 0.0)
 
@@ -57,10 +58,10 @@ def test_every_piece_leaves_a_line_and_is_done_once(asked: Bench, short: None, m
         assert step["step_ms"] > 0
         assert {"loader_ms", "transfer_ms", "forward_ms", "backward_ms", "update_ms", "peak_mb"} <= step.keys()
     trained = found["train.mine"]
-    assert trained["steps"] == found["train.mine.progress"]["of"] == found["train.mine.progress"]["step"] == 12
+    assert trained["steps"] == found["train.mine.progress"]["of"] == found["train.mine.progress"]["step"] == 4
     assert {"motchallenge.mota", "hat.idf1"} <= trained.keys()
     assert (asked.out / "mine.safetensors").is_file()
-    assert len(list(asked.out.glob("checkpoint-000012-*"))) == 1
+    assert len(list(asked.out.glob("checkpoint-000004-*"))) == 1
     assert "| train.mine | cpu |" in table.read_text()
     before = (asked.out / "results.jsonl").read_text()
     monkeypatch.setattr(module, "measure", mock.Mock(side_effect=AssertionError("again")))
@@ -78,7 +79,7 @@ def test_a_training_goes_on_elsewhere_from_its_pieces(
 
     def killed(files: Any, folder: Path, name: str, step: int) -> None:
         real(files, folder, name, step)
-        if step == 6:
+        if step == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -89,7 +90,7 @@ def test_a_training_goes_on_elsewhere_from_its_pieces(
     monkeypatch.setenv("MOTRLAB_HOME", str(home / "another machine"))
     bench(asked)
     found = lines(asked.out)["train.mine"]
-    assert (found["steps"], found["resumed_from"]) == (12, 6)
+    assert (found["steps"], found["resumed_from"]) == (4, 2)
 
 
 def test_a_piece_that_fails_is_told_and_the_rest_goes_on(asked: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +111,7 @@ def test_every_stage_on_another_device(home: Path, preset: str, monkeypatch: pyt
     """`tests/guard.py`: what is made in main memory beside tensors of a device raises."""
     run = Run.open("bench-smoke", preset)
     prepare_data(run, num_workers=1)
+    monkeypatch.setattr(agreement, "_FRAMES", 4)
     monkeypatch.setattr(agreement, "move", lambda module, _device: guard.move(module))
     monkeypatch.setattr(agreement, "make_optimizer", lambda groups, _beta2: torch.optim.SGD(groups, foreach=False))
     found = {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from motrlab.classes import PEOPLE, Classes
-from motrlab.config import Config
+from motrlab.config import BackboneStage, Config
 from motrlab.config.scheme import Rule, Scheme
 from motrlab.deploy.conversion import artifact_graphs, save_artifact, save_float_graphs
 from motrlab.model.motr import Motr
@@ -27,7 +29,31 @@ Image = NDArray[np.uint8]
 PROVENANCE = {"run": "test", "git_commit": "abc"}
 
 
-@dataclass(frozen=True)
+# Other networks and schemes, for `make_fixed_point`.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "boxes as logits": {
+        "relative_boxes": False, "overlap_bias": False, "decoder_points": 1, "anchor_grid": None, "query_memory": 0.2,
+        "activation": "relu6",
+    },
+    "three points, query memory, deeper": {
+        "decoder_points": 3, "encoder_points": 2, "query_memory": 0.3, "decoder_layers": 3, "encoder_layers": 2,
+        "birth": 0.1,
+    },
+    "inverted bottlenecks, relu6, odd sizes": {
+        "stages": (
+            BackboneStage(kernel=3, blocks=1, channels=16, stride=1, expansion=1),
+            BackboneStage(kernel=5, blocks=2, channels=24, stride=2, expansion=6),
+            BackboneStage(kernel=3, blocks=2, channels=32, stride=2, expansion=6),
+        ),
+        "activation": "relu6", "height": 100, "width": 162,
+    },
+    "three classes": {"num_classes": 3},
+    "signed integers and seven bits": {"scheme": Scheme(signed_only=True, weight_bits=7)},
+    "weights per tensor": {"scheme": Scheme(rules=(Rule(per_channel=False), *Scheme().rules[1:]))},
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
 class FixedPoint:
     """A calibrated model, its float twin, frames of its closed loop, and an artefact; `floats`: the fp32 files."""
 
@@ -88,6 +114,12 @@ def ranged(fixed_point: FixedPoint, *rules: Rule) -> QuantizedMotr:
 def fixed_point(tmp_path_factory: pytest.TempPathFactory) -> FixedPoint:
     """Shared and read-only."""
     return make_fixed_point(tmp_path_factory.mktemp("fixed_point"))
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], FixedPoint]:
+    """`other(name)`: one of `NETWORKS`; made once, shared and read-only."""
+    return cache(lambda name: make_fixed_point(tmp_path_factory.mktemp("other"), **NETWORKS[name]))
 
 
 @pytest.fixture(scope="session")

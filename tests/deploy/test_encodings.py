@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from motrlab.config.scheme import Scheme
 from motrlab.deploy.compile import sqnr
 from motrlab.deploy.encodings import FloatForm, float_form, opset_19
 from motrlab.deploy.kernels import onnxruntime_session
@@ -17,7 +16,7 @@ from motrlab.deploy.qdq import qdq_form
 from motrlab.deploy.ranges import find_ranges
 from motrlab.deploy.runtime import OUTPUTS, load_artifact
 from motrlab.deploy.samples import closed_loop
-from tests.deploy.conftest import FixedPoint, Image, make_fixed_point
+from tests.deploy.conftest import FixedPoint, Image
 
 GRAPHS = pytest.mark.parametrize("graph", ["base", "qim"])
 
@@ -48,16 +47,12 @@ def test_every_tensor_has_an_encoding(graph: str, fixed_point: FixedPoint) -> No
         assert not encoding.inner or encoding.dtype == "int16", name
 
 
-@pytest.mark.parametrize("name", ["boxes as logits", "signed integers only"])
-def test_also_of_other_networks_and_schemes(name: str, tmp_path: Path) -> None:
-    logits = name.startswith("boxes")
-    changes = {"relative_boxes": False, "overlap_bias": False, "query_memory": 0.2, "activation": "relu6"}
-    changes = changes if logits else {}
-    other = make_fixed_point(tmp_path, None if logits else Scheme(signed_only=True), **changes)
+@pytest.mark.parametrize("name", ["boxes as logits", "signed integers and seven bits"])
+def test_also_of_other_networks_and_schemes(name: str, other: Callable[[str], FixedPoint]) -> None:
     for graph in OUTPUTS:
-        form = form_of(other, graph)
+        form = form_of(other(name), graph)
         assert_complete(form)
-        assert ("uint8" in {e.dtype for e in form.encodings.values()}) == logits
+        assert ("uint8" in {e.dtype for e in form.encodings.values()}) == name.startswith("boxes")
         onnx.checker.check_model(qdq_form(form), full_check=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from motrlab.config.scheme import Rule, Scheme
+from motrlab.config.scheme import Rule
 from motrlab.data.preprocess import input_bytes
 from motrlab.deploy.kernels import exact_form, onnxruntime_session, unsigned_weights
 from motrlab.deploy.portable import portable_graphs
 from motrlab.deploy.runtime import load_artifact, load_networks
 from motrlab.model.motr import MotrGraphs
-from tests.deploy.conftest import FixedPoint, Image, make_fixed_point, ranged
+from tests.deploy.conftest import FixedPoint, Image, ranged
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 
@@ -110,18 +111,16 @@ def test_the_form_that_compilers_take(fixed_point: FixedPoint) -> None:
         onnx.checker.check_model(model, full_check=True)
 
 
-@pytest.mark.parametrize("name", ["boxes as logits", "signed integers only"])
-def test_other_networks_and_schemes(name: str, tmp_path: Path) -> None:
-    logits = name.startswith("boxes")
-    changes = {"relative_boxes": False, "overlap_bias": False, "query_memory": 0.2} if logits else {}
-    other = make_fixed_point(tmp_path, None if logits else Scheme(signed_only=True), **changes)
-    step = other.steps[-1]
-    expected = outputs(other.quantised.graphs, step)
+@pytest.mark.parametrize("name", ["boxes as logits", "signed integers and seven bits"])
+def test_other_networks_and_schemes(name: str, other: Callable[[str], FixedPoint]) -> None:
+    network = other(name)
+    step = network.steps[-1]
+    expected = outputs(network.quantised.graphs, step)
     base, qim = feeds(step)
-    found = [*run(other.graphs["base.onnx"], base, LEVELS[1]), *run(other.graphs["qim.onnx"], qim, LEVELS[1])]
-    assert all(error(one, other) < 0.2 for one, other in zip(found, expected, strict=True))
-    kinds = {constant.data_type for constant in other.graphs["base.onnx"].graph.initializer}
-    assert (onnx.TensorProto.UINT8 in kinds) == logits
+    found = [*run(network.graphs["base.onnx"], base, LEVELS[1]), *run(network.graphs["qim.onnx"], qim, LEVELS[1])]
+    assert all(error(one, wanted) < 0.2 for one, wanted in zip(found, expected, strict=True))
+    kinds = {constant.data_type for constant in network.graphs["base.onnx"].graph.initializer}
+    assert (onnx.TensorProto.UINT8 in kinds) == name.startswith("boxes")
 
 
 def test_int16_stands_in_the_portable_file(fixed_point: FixedPoint) -> None:
@@ -151,12 +150,12 @@ def test_the_benchmark_starts_each_frame_from_our_state(
     assert any(not np.array_equal(a, b) for a, b in zip(once, again, strict=True))
 
 
-def test_logits_of_several_classes_come_in_their_order(tmp_path: Path) -> None:
-    other = make_fixed_point(tmp_path, num_classes=3)
-    step, level = other.steps[-1], "ORT_ENABLE_ALL"
+def test_logits_of_several_classes_come_in_their_order(other: Callable[[str], FixedPoint]) -> None:
+    network = other("three classes")
+    step, level = network.steps[-1], "ORT_ENABLE_ALL"
     for model, graphs, limit in (
-        (other.model, MotrGraphs(other.model), 1e-4),
-        (other.quantised, other.quantised.graphs, 0.15),
+        (network.model, MotrGraphs(network.model), 1e-4),
+        (network.quantised, network.quantised.graphs, 0.15),
     ):
         logits = run(portable_graphs(model)["base"], feeds(step)[0], level)[0]
         expected = outputs(graphs, step)[0]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from motrlab.config.scheme import Scheme
 from motrlab.data.preprocess import input_bytes
 from motrlab.deploy.kernels import BACKENDS, load_network
 from motrlab.deploy.runtime import OUTPUTS, named
@@ -22,21 +20,14 @@ from motrlab.quantization.analysis.layers import Arrays
 from motrlab.quantization.analysis.taps import recorded
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.tracking.step import to_numpy
-from tests.deploy.conftest import FixedPoint, make_fixed_point, noise
-
-FORMS: dict[str, dict[str, Any]] = {
-    "narrow": {"scheme": Scheme(signed_only=True, weight_bits=7)},
-    "logits": {"query_memory": 0.5, "relative_boxes": False},
-}
+from tests.deploy.conftest import FixedPoint, noise
 
 
-@pytest.fixture(scope="module", params=["default", *FORMS])
+@pytest.fixture(scope="module", params=["default", "signed integers and seven bits", "boxes as logits"])
 def converted(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, fixed_point: FixedPoint
+    request: pytest.FixtureRequest, fixed_point: FixedPoint, other: Callable[[str], FixedPoint]
 ) -> FixedPoint:
-    if request.param == "default":
-        return fixed_point
-    return make_fixed_point(tmp_path_factory.mktemp(request.param), **FORMS[request.param])
+    return fixed_point if request.param == "default" else other(request.param)
 
 
 def inputs_of(converted: FixedPoint) -> dict[str, Sequence[torch.Tensor]]:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +23,14 @@ from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import read_tracks
 from motrlab.track import track
+
+LOADED = cache(load_artifact)
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime keeps nothing of a sequence (`test_runtime.py`)."""
+    monkeypatch.setattr("motrlab.track.load_artifact", LOADED)
 
 
 def image_folder(folder: Path, images: Any) -> Path:
@@ -75,6 +84,7 @@ SOURCES = {
 @pytest.mark.parametrize("kind", SOURCES)
 def test_writes_text_and_video(kind: str, artifact: Path, images: Any, tmp_path: Path) -> None:
     make, name, fps = SOURCES[kind]
+    images = images[:5]
     source = make(tmp_path / "source" / name, images)
     found = track(artifact, source, tmp_path / "out")
     assert found["frames"] == len(images)
@@ -97,6 +107,7 @@ def test_text_is_what_the_runtime_gives(artifact: Path, images: Any, tmp_path: P
 
 
 def test_frames_are_written_on_request(artifact: Path, images: Any, tmp_path: Path) -> None:
+    images = images[:4]
     source = image_folder(tmp_path / "in", images)
     status = main(
         ["track", "--artifact", str(artifact), "--input", str(source), "--out", str(tmp_path / "out"), "--frames"]
@@ -349,12 +360,12 @@ def test_two_inputs_of_one_name_do_not_replace_each_other(artifact: Path, images
 
 
 def test_pictures_of_an_earlier_run_go(artifact: Path, images: Any, tmp_path: Path) -> None:
-    source = image_folder(tmp_path / "in", images)
+    source = image_folder(tmp_path / "in", images[:4])
     track(artifact, source, tmp_path / "out", write_frames=True)
-    (source / "frame10.png").unlink()
+    (source / "frame4.png").unlink()
     (tmp_path / "out" / "frames" / "mine.png").write_text("")
     track(artifact, source, tmp_path / "out", write_frames=True)
-    assert shown(tmp_path / "out" / "frames") == [*(f"{n:06d}.png" for n in range(1, 10)), "mine.png"]
+    assert shown(tmp_path / "out" / "frames") == [*(f"{n:06d}.png" for n in range(1, 4)), "mine.png"]
 
 
 def interrupted(source: Any, at: int, error: BaseException) -> Any:
@@ -537,7 +548,7 @@ def test_what_does_not_open_is_one_line(source: str, tmp_path: Path, capfd: pyte
 
 def test_raw_frames_of_nv12(artifact: Path, images: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A file with several, or a folder with a file for each; tracked like the runtime tracks the arrays."""
-    even = [image[:134] for image in images]
+    even = [image[:134] for image in images[:5]]
     frames = [bgr_to_nv12(image) for image in even]
     (tmp_path / "camera").mkdir()
     for number, frame in enumerate(frames):
