@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = verbs.add_parser("compare", help="compare runs: a table, and reports/compare/A-B/index.html")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="the others are compared with the first")
     compare.set_defaults(verb=_compare)
-    ship = verbs.add_parser("ship", help="copy a street run's weights and artefact into the package (`make weights`)")
+    ship = verbs.add_parser("ship", help="copy a street run's weights, artefact and picture here (`make weights`)")
     ship.add_argument("--run", default="demo", metavar="NAME", help="a finished run of preset street (default: demo)")
     ship.set_defaults(verb=_ship)
     doctor = verbs.add_parser("doctor", help="print versions, processor features and folders, for a bug report")

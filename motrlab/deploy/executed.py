@@ -20,7 +20,7 @@ from motrlab.deploy.predict.memory import memory_split
 
 ASSUMPTION = (
     "memory is computed, not measured: shapes and types of the tensors between the steps that the runtime executes, "
-    "each held from its maker to its last reader; the process's own peak is measured apart"
+    "each kept from the layer that makes it to the last that reads it; the process's own peak is measured separately"
 )
 
 

@@ -145,8 +145,8 @@ def _performance(
         "hardware": hardware(),
         "assumptions": [
             "measured on this machine, all forms in turn in one run",
-            "layers are from the runtime's own profile, which makes every node slower (profiled_ms): as much is taken "
-            "off each that their sum is what the graph takes without",
+            "layers are from the runtime's own profile, which makes every node slower (profiled_ms): the same time is "
+            "subtracted from each, so that the sum is the graph's time without profiling",
             "the time line puts the layers of the profile one behind the other, as they run on one thread",
             ASSUMPTION,
         ],

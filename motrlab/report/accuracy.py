@@ -23,7 +23,7 @@ from motrlab.report.values import (
     scores,
     stage_word,
 )
-from motrlab.viz.curves import accuracy_bars, figure_png
+from motrlab.viz.curves import accuracy_points, figure_png
 
 _NOTES = {
     "motchallenge": "Ground truth of flag ≠ 0 and class 1; predictions matched to distractors are removed first.",
@@ -79,7 +79,7 @@ def headline(source: Source) -> str:
     if not found:
         return "No accuracy has been measured in this run yet."
     stage, metrics = list(found.items())[-1]
-    told = {"fn": "missed", "fp": "boxes on nobody", "idsw": "switches of identity"}
+    told = {"fn": "missed", "fp": "false positives", "idsw": "switches of identity"}
     counts = ", ".join(f"{plain(round(metrics[m]))} {words}" for m, words in told.items() if m in metrics)
     return f"{STAGE_TITLES[stage]} on the test halves: of {plain(round(metrics.get('num_gt', 0)))} boxes {counts}."
 
@@ -164,10 +164,10 @@ def accuracy_picture(records: Sequence[Record], protocol: str) -> Picture | None
     values = {METRIC_NAMES[m]: [metrics.get(m, float("nan")) for metrics in found.values()] for m in COMPARED}
     told = "; ".join(f"{name} {', '.join(percent(v) for v in s if not np.isnan(v))}" for name, s in values.items())
     return Picture(
-        figure_png(accuracy_bars(names, values)),
-        f"Bars of MOTA, IDF1 and HOTA for {', '.join(names)}. {told}.",
-        f"Accuracy on the test halves, protocol {protocol}, from {names[0]} to {names[-1]}. The second number over a "
-        f"bar is its distance from {names[0]} in points.",
+        figure_png(accuracy_points(names, values)),
+        f"Points of MOTA, IDF1 and HOTA for {', '.join(names)}. {told}.",
+        f"Accuracy on the test halves, protocol {protocol}, from {names[0]} to {names[-1]}; the axes do not "
+        f"start at 0. The second number at a point is its distance from {names[0]}, the dashed line, in points.",
     )
 
 

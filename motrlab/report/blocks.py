@@ -34,6 +34,7 @@ class Row:
     cells: Sequence[Cell]
     note: str = ""  # small print after the label
     emphasis: bool = False
+    printed: bool = True  # on paper, too
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Listing:
-    """Short texts, one below the other; `terms` come before them."""
+    """Short texts, one below the other; `terms` come before them, a `note` before all."""
 
     items: Sequence[str]
     title: str = ""
     terms: Sequence[str] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def section(source: Source, budget: int = FRAME_BUDGET) -> Section:
             Picture(
                 shrunk(np.asarray(image, np.uint8), budget // len(shown)),
                 f"Frames with boxes, ids and trails of the {stage_word(record['stage'])} tracker: {title}.",
-                f"{title}: colour and number are the track's id, the line is the way of its feet over the last frames.",
+                f"{title}: colour and number are the track's id, the line is where its feet were in the last frames.",
                 "frames",
             )
         )

@@ -18,6 +18,7 @@ from motrlab.names import CHAIN, STAGE_TITLES
 from motrlab.report import (
     accuracy,
     data,
+    debugging,
     errors,
     frames,
     latency,
@@ -138,6 +139,7 @@ QUANTIZATION = Page(
     {
         "Size and integers": size.section,
         "Layers": layers.section,
+        "Accuracy by layer": debugging.section,
         "Ranges": ranges.section,
         "Sensitivity": sensitivity.section,
     },

@@ -12,7 +12,7 @@ from typing import Any
 from motrlab.deploy.performance import read_performance
 from motrlab.deploy.whatif import FACTORS, what_if, what_if_data
 from motrlab.files import write_text
-from motrlab.report import debugging, speed
+from motrlab.report import speed
 from motrlab.report.blocks import Block, Cell, Listing, Part, Section, Sliders, Source, Table, table
 from motrlab.report.latency_layers import layer_table, module_table, ms
 from motrlab.report.latency_pictures import Values, memory_curve, memory_split, roofline, timeline, usage
@@ -24,6 +24,10 @@ MEASURED = "onnxruntime-cpu"  # the target whose kernels micro-benchmarks descri
 DESIGN_FPS = 30  # of the cameras that the reference is built for
 _MAX_PARTS, _MAX_ROWS = 6, 2000  # results, and their layers, that the page shows whole; the others have their files
 _FRAME = ("preprocess", "base", "qim", "host")
+_PACED = (
+    "From a frame's arrival to its tracks. Between two frames the processor sleeps: the time to wake up and to fill "
+    "its caches again counts here. In “A frame” each frame follows the one before without a pause."
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def headline(source: Source) -> str:
         where = f" ({result.record['hardware']['cpu']})" if result.measured else ""
         said = f"{ms(frame['latency_ms'])} ms a frame, {frame['fps']:.0f} frames a second"
         basis = f" ({assumed} figures of this target are assumed)" if (assumed := _assumed(result)) else ""
-        camera = f"{verdict} the {DESIGN_FPS} of a camera"
+        camera = f"{verdict} a camera's {DESIGN_FPS} frames a second"
         told.append(f"{kind} on {result.values['target']}{where}: {said}, {camera}{basis}")
     if told:
         return "; ".join(text[0].upper() + text[1:] if i == 0 else text for i, text in enumerate(told[:3])) + "."
@@ -180,7 +184,7 @@ def _remarks(result: Result) -> Part | None:
     blocks: list[Block | None] = [bounds(values)]
     if limited := values.get("rate_limited"):
         said = [value_line(name, value) for name, value in limited.items() if number(value) is not None]
-        blocks.append(Listing(said, "At the camera's rate"))
+        blocks.append(Listing(said, "At the camera's rate", note=_PACED))
     advice = [
         f"{a.get('severity', 'note')}: {a.get('layer') or a.get('module') or ''}: {a['text']}"
         + (f" ({a['file']}:{a['line']})" if a.get("file") else "")
@@ -293,7 +297,6 @@ PAGE = Page(
         "Memory": _each(lambda values: [memory_split(values), memory_curve(values)], "what memory holds"),
         "Roofline": _each(lambda values: [roofline(values)], "the roofs of a target"),
         "What-if": _each(sliders, "a prediction to change (`perf --target`)"),
-        "Accuracy by layer": debugging.section,
     },
     headline,
     cards,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from motrlab.report.blocks import Cell, Table, table
@@ -33,19 +35,29 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "calls": ("calls", str),
 }
 _TEXTS = ("graph", "operator", "kernel", "unit", "dtype", "bound")
-_NOTE = (
-    "In order of execution; a heading sorts, the field filters. Bound: what decides the layer's time. The three cycle "
-    "columns are what its arithmetic, the memory on the chip and the memory off the chip need; the largest counts."
+_NUM_PRINTED = 40
+_NOTE = "In order of execution; a heading sorts, the field filters."
+_BOUND_NOTE = (
+    " Bound by: what decides the layer's time. The three cycle columns are what its arithmetic, the memory on the chip "
+    "and the memory off the chip need; the largest counts."
 )
+_PRINTED_NOTE = f" On paper: the {_NUM_PRINTED} slowest."
 
 
 def layer_table(values: Values) -> Table | None:
-    """Every layer: the contract's columns, and whatever else this result has."""
+    """Every layer, the slowest on paper, too: the contract's columns, and whatever else this result has. Where layers
+    were measured nothing tells what bounds them.
+    """
     rows = values["layers"]
-    used = {key: said for key, said in _COLUMNS.items() if any(row.get(key) is not None for row in rows)}
+    used = {key: s for key, s in _COLUMNS.items() if any(row.get(key) not in (None, "measured") for row in rows)}
     columns = {heading: _cell(key, say) for key, (heading, say) in used.items()}
+    note = _NOTE + _BOUND_NOTE * ("bound" in used) + _PRINTED_NOTE * (len(rows) > _NUM_PRINTED)
     num_texts = sum(key in used for key in _TEXTS)
-    return table(rows, columns, lambda row: row["name"], corner="Layer", note=_NOTE, num_texts=num_texts)
+    found = table(rows, columns, lambda row: row["name"], corner="Layer", note=note, num_texts=num_texts)
+    slowest = set(heapq.nlargest(_NUM_PRINTED, range(len(rows)), key=lambda i: rows[i]["latency_ms"]))
+    return found and replace(
+        found, groups=[("", [replace(row, printed=i in slowest) for i, row in enumerate(found.rows)])]
+    )
 
 
 def _cell(key: str, say: Callable[[Any], str]) -> Callable[[Values], str | Cell]:

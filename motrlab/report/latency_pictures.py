@@ -16,6 +16,11 @@ LANES = {  # lane or unit → number of its colour
     "matrix": 0, "depthwise": 5, "vector": 1, "table": 4, "move": 7, "load": 2, "store": 3, "host": 6,
 }  # fmt: skip
 _MEMORY = {"weights": 0, "inputs": 2, "outputs": 1, "intermediate": 5}
+_LANES_NOTE = "Load and store are traffic with the memory off the chip."
+_KERNELS_NOTE = (
+    "A lane is a kind of kernel, not a unit of the processor: products (matrix, depthwise), tables, copies (move), "
+    "other arithmetic (vector), and what is outside the graphs (host). Here each graph has the time of a call alone."
+)
 _WIDTH = 920.0
 _BINS = 160  # of a frame
 
@@ -41,9 +46,12 @@ def timeline(values: Values) -> Drawing | None:
             told = f"{_layer_names(values, indices)}: {start:.4g} to {stop:.4g} ms"
             plot.rect(plot.x(start), top, plot.x(stop) - plot.x(start), 20, f"k{_colour(lane)}", told)
     shares = ", ".join(f"{lane} {100 * time / end:.0f} %" for lane, time in busy.items())
+    about = _LANES_NOTE
+    if values["kind"] == "measured":
+        about = f"{_KERNELS_NOTE} In the closed loop a frame takes {values['frame']['latency_ms']:.4g} ms (median)."
     caption = (
-        f"Who works when, over one frame of {end:.4g} ms. Busy: {shares}. Load and store are traffic with the memory "
-        "off the chip; layers shorter than a pixel are drawn together. A pointer that rests on a bar names its layer."
+        f"What works when, over one frame of {end:.4g} ms. Busy: {shares}. {about} Layers shorter than a pixel are "
+        "drawn together. A pointer that rests on a bar names its layer."
     )
     return Drawing(plot.svg(f"Time line of a frame of {end:.4g} milliseconds. Busy: {shares}."), caption)
 

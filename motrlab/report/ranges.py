@@ -10,10 +10,10 @@ from motrlab.report.blocks import Cell, Section, Source, table
 from motrlab.report.values import signed
 
 _INTRO = (
-    "Every quantised tensor is so many steps of its grid. An observer is how calibration found the step; fixed: the "
-    "integer function that makes the tensor is defined on that grid. Tensors of one group share a grid, because they "
-    "are added or joined; it reaches as far as the widest of them needs. A weight has a step for every output channel: "
-    "shown is the largest."
+    "A quantised value is an integer times the step of its grid. “from” names the observer that chose the step; "
+    "“fixed”: the integer function that makes the tensor is defined on that grid. Tensors of one group share a grid, "
+    "because they are added or joined; it reaches as far as the widest of them needs. A weight has a step for every "
+    "output channel: shown is the largest."
 )
 _COLUMNS: dict[str, Callable[[QuantisedTensor], str | Cell]] = {
     "graph": lambda t: t.graph,

@@ -29,7 +29,7 @@ def section(source: Source) -> Section:
     if not tables:
         name, preset = re.sub(r"-\d+$", "", source.run.name), source.run.config.preset
         again = f"python -m motrlab run --preset {preset} --run {name} --set seed=0,1,2"
-        return Section([f"One seed alone tells no spread. Three: `{again}`."])
+        return Section([f"One seed shows no spread. For three seeds: `{again}`."])
     seeds = ", ".join(f"{s.run.name} (seed {s.run.config.seed})" for s in found)
     return Section([f"Runs that differ in the seed alone: {seeds}.", *tables])
 

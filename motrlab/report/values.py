@@ -35,7 +35,7 @@ TITLES = {  # of a metric's last name, without its unit, where its words alone w
     # time
     "p50": "median", "min": "shortest", "max": "longest", "std": "standard deviation",
     "jitter": "jitter (standard deviation)", "fps": "frames a second", "deadline_misses": "later than the next frame",
-    "miss_share": "share of these",
+    "miss_share": "share of late frames",
     # forms of the networks and parts of the frame step
     "fixed_point": "fixed-point", "openvino_fixed_point": "OpenVINO fixed-point",
     "openvino_portable": "OpenVINO portable", "openvino_fp32": "OpenVINO fp32",

@@ -15,8 +15,8 @@ from motrlab.report.values import METRIC_NAMES, number, overall, percent, plain,
 
 _REFERENCES = {"float": "float", "float_extra": "float trained longer"}
 _NOTE = (
-    "Points are lost against the better of float and float trained longer, for as many steps as QAT: what one would "
-    "deploy without quantisation. Test halves, protocol motchallenge."
+    "Lost points are counted against the better of two float models: float, and float trained for as many further "
+    "steps as QAT. Test halves, protocol motchallenge."
 )
 
 

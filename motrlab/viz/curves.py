@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 from numpy.typing import ArrayLike, NDArray
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8A7A00")
@@ -138,28 +139,41 @@ def loss_by_layer(terms: Mapping[str, ArrayLike]) -> Figure:
     return figure
 
 
-def accuracy_bars(stages: Sequence[str], metrics: Mapping[str, Sequence[float]]) -> Figure:
-    """One panel per metric, one bar per stage; under each later bar its distance from the first in points.
+def accuracy_points(stages: Sequence[str], metrics: Mapping[str, Sequence[float]]) -> Figure:
+    """One panel per metric, one point per stage with its value; beside each later one its distance from the first.
 
-    `metrics` maps a metric's name to fractions in the order of `stages`; NaN where a stage has none.
+    `metrics` maps a metric's name to fractions in the order of `stages`; NaN where a stage has none. The axes, in
+    percent, start at a round value below the least and span as much in all panels: differences can be seen.
     """
-    names = list(metrics)
-    figure, axes = panels(max(3.2, 2.9 * len(names)), 3.3, len(names))
-    for ax, name in zip(axes, names, strict=True):
-        points = 100 * np.asarray(metrics[name], np.float64)
-        known = np.nan_to_num(points)
-        ax.bar(range(len(stages)), known, width=0.68, color=COLOURS)
-        for i, (value, top, delta) in enumerate(zip(points, known, points - points[0], strict=True)):
-            text = "none" if math.isnan(value) else f"{value:.1f}"
-            if i > 0 and not math.isnan(delta):
-                text += f"\n{delta:+.2f}".replace("-", "−")
-            note(ax, text, (i, max(top, 0.0)), (0, 3), ha="center")
-        ax.set_xticks(range(len(stages)), [s.replace("_", "-\n") for s in stages])
+    points = {name: 100 * np.asarray(values, np.float64) for name, values in metrics.items()}
+    figure, axes = panels(max(3.2, 2.9 * len(points)), 3.3, len(points))
+    finite = {name: values[np.isfinite(values)] for name, values in points.items()}
+    ends = {name: (float(v.min()), float(v.max())) if v.size else (0.0, 0.0) for name, v in finite.items()}
+    reach = max(high - low for low, high in ends.values())
+    step = next((size for size in (1, 2, 5, 10, 20) if reach <= 3 * size), 50)
+    bottoms = {name: step * math.floor(low / step - 0.8) for name, (low, _) in ends.items()}
+    span = step * max(math.ceil((ends[name][1] - bottom) / step + 0.8) for name, bottom in bottoms.items())
+    for ax, (name, values) in zip(axes, points.items(), strict=True):
+        ax.axhline(values[0], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+        ax.scatter(range(len(stages)), values, s=52, color=_of_each(stages), zorder=3)
+        for i, (value, delta) in enumerate(zip(values, values - values[0], strict=True)):
+            told = ["none" if math.isnan(value) else f"{value:.1f}"]
+            told += [f"{delta:+.2f}".replace("-", "−")] if i > 0 and not math.isnan(delta) else []
+            away, side = (-8, "top") if delta < 0 else (8, "bottom")
+            place = i, bottoms[name] if math.isnan(value) else value
+            note(ax, "\n".join(told), place, (0, away), ha="center", va=side)
+        ax.set_xticks(range(len(stages)), [s.replace("-", "-\n").replace(", ", ",\n") for s in stages])
         ax.tick_params(axis="x", labelsize=8, length=0)
-        ax.set_ylim(min(0.0, float(known.min()) * 1.15), max(100.0, float(known.max()) * 1.05))
+        ax.set(xlim=(-0.6, len(stages) - 0.4), ylim=(bottoms[name], bottoms[name] + span))
+        ax.yaxis.set_major_locator(MultipleLocator(step))
         heading(ax, name)
     axes[0].set_ylabel("score, percent")
     return figure
+
+
+def _of_each(names: Sequence[str]) -> list[str]:
+    """A colour for each, in turn."""
+    return list(itertools.islice(itertools.cycle(COLOURS), len(names)))
 
 
 def latency_bars(median_ms: Mapping[str, float], *, emphasis: Sequence[str] = ()) -> Figure:

@@ -17,6 +17,7 @@ from motrlab.names import CHAIN
 from motrlab.quantization.analysis.layers import (
     FrameRow,
     QuantisedTensor,
+    SplitRow,
     TapPoint,
     layer_row,
     measure,
@@ -154,8 +155,9 @@ def _add_layers(run: Run, started: float) -> None:
         tensors.append(
             QuantisedTensor("base", f"tensor.{i}", kind, "conv", 8, low, high, 0.5, "min_max", "", i or None)
         )
-    assets.append(run.assets / "tensors.csv")
-    write_csv(assets[-1], tensors)
+    assets += [run.assets / "tensors.csv", run.assets / "layers_split.csv"]
+    write_csv(assets[-2], tensors)
+    write_csv(assets[-1], [SplitRow("base", "encoder.3.ffn", "linear", 31.0, 24.0, 23.0)])
     run.add_record("fixed_point", "layers", {"num_tensors": len(rows)}, started=started, assets=assets)
 
 

@@ -15,7 +15,7 @@ from motrlab.quantization.analysis.debugging import BINS, TensorValues
 from motrlab.quantization.analysis.layers import SplitRow, write_csv
 from motrlab.report.blocks import Drawing, Explorer, Source
 from motrlab.report.debugging import section, split_tables, thinned, values_drawing
-from motrlab.report.latency import PAGE
+from motrlab.report.html import QUANTIZATION
 from motrlab.report.pages import page_html
 from motrlab.run import Run
 from tests.report.test_html import Page
@@ -91,7 +91,7 @@ def test_without_the_comparison(made_run: Run) -> None:
 @pytest.mark.browser
 def test_the_browser_draws_what_python_does(compared: Run, chromium: str, tmp_path: Path) -> None:
     """The first tensor is drawn when the page opens: the same bars at the same places, to a tenth of a pixel."""
-    text = page_html(PAGE, Source(compared))
+    text = page_html(QUANTIZATION, Source(compared))
     page = Page(text)
     assert (page.unclosed, page.stack) == ([], [])
     (tmp_path / "page.html").write_text(text)

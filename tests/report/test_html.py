@@ -160,9 +160,9 @@ def test_every_page_says_how_to_make_it_again(page: Page) -> None:
         "3 of 4 budgets met; not measured: Both graphs. Fixed-point on the test halves: MOTA 80.8, IDF1 79.7, "
         "HOTA 61.6.",
         "A frame on onnxruntime-cpu 8.90 ms budget 33.30 ms: met, 24.40 ms to spare",
-        "Fixed-point on the test halves: of 12 654 boxes 1 520 missed, 812 boxes on nobody, 61 switches of identity.",
+        "Fixed-point on the test halves: of 12 654 boxes 1 520 missed, 812 false positives, 61 switches of identity.",
         "small 300 30.0 % 90 30.0 % 90.0 % 4 13.3 80.0 %",
-        "One seed alone tells no spread",
+        "One seed shows no spread",
         "1 activations on 2 grids, 1 weights, 1 grids inside functions.",
         "tensor.1 base weight conv min_max – 8 −63.5 63.5 0.5 1",
         "Trained: float 2 000 steps",
@@ -309,5 +309,5 @@ def test_browser_shows_the_page(rendered: Path, chromium: str, tmp_path: Path) -
     image = cv2.imread(str(shot))
     assert image is not None
     assert image.shape == (2400, 1280, 3)
-    blue_bar = np.abs(image.astype(int) - (0xB2, 0x72, 0x00)).sum(-1) < 12  # the accuracy chart was drawn
-    assert blue_bar.sum() > 5000
+    blue = np.abs(image.astype(int) - (0xB2, 0x72, 0x00)).sum(-1) < 12  # float's points of the accuracy chart
+    assert blue.sum() > 200

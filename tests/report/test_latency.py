@@ -67,7 +67,7 @@ def test_every_picture_is_told(perf_run: Run) -> None:
     [
         "Measured on onnxruntime-cpu (",
         "predicted on horizon-j6m: ",
-        "the 30 of a camera (23 of 25 figures of this target are assumed).",
+        "a camera's 30 frames a second (23 of 25 figures of this target are assumed).",
         "backbone.0.<depthwise>/Conv_1",  # escaped
         "advice: backbone.0.<matrix>/Conv_0: its weights are read in every frame (motrlab/model/backbone.py:12)",
         "on-chip bandwidth is assumed",
@@ -80,6 +80,25 @@ def test_every_picture_is_told(perf_run: Run) -> None:
 )
 def test_page_tells(perf_run: Run, text: str) -> None:
     assert text in Page(html(perf_run)).text
+
+
+def test_what_bounds_a_layer_is_told_of_predictions_only(made_run: Run) -> None:
+    record(made_run, measured())
+    assert "Bound by" not in Page(html(made_run)).text
+    record(made_run, predicted())
+    assert Page(html(made_run)).text.count("Bound by: what decides") == 1
+
+
+def test_a_measured_time_line_says_why_it_is_shorter_than_a_frame(perf_run: Run) -> None:
+    told = f"In the closed loop a frame takes {measured().frame['latency_ms']:.4g} ms (median)."
+    assert Page(html(perf_run)).text.count(told) == 1  # not beside the prediction
+
+
+def test_the_slowest_layers_are_printed(made_run: Run) -> None:
+    found = layers(60)
+    record(made_run, predicted(found=found))
+    rows = [tag for name, tag in Page(html(made_run)).tags if name == "tr" and "screen" in (tag.get("class") or "")]
+    assert len(rows) == len(found) - 40
 
 
 def test_measured_beside_predicted(made_run: Run) -> None:
@@ -122,7 +141,7 @@ def test_many_targets_of_many_layers_stay_under_two_megabytes(made_run: Run) -> 
     for name in ("a", "b", "c", "d", "e", "f", "g"):
         record(made_run, predicted(name, found))
     text = html(made_run)
-    assert 1_000_000 < len(text.encode()) < 1_600_000  # the rest is for what tensors hold
+    assert 1_000_000 < len(text.encode()) < 1_600_000
     assert (
         "Their layers are in the run's assets only: d, predicted, c, predicted, b, predicted, a, predicted."
         in Page(text).text
@@ -206,10 +225,23 @@ def test_the_browser_runs_the_script_under_the_policy(perf_run: Run, chromium: s
     assert f"{ms:.3f} ms a frame, {1e3 / ms:.0f} frames a second, 1.00 times as fast" in dumped
 
 
-def dump(chromium: str, path: Path, folder: Path) -> str:
+@pytest.mark.browser
+def test_paper_has_all_targets_whatever_is_chosen_on_the_screen(perf_run: Run, chromium: str, tmp_path: Path) -> None:
+    """As many pages as without the script, which shows the first target alone."""
+    text = html(perf_run)
+    pages = []
+    for name, page in {"with": text, "without": re.sub(r"<script>.*?</script>", "", text, flags=re.S)}.items():
+        (tmp_path / f"{name}.html").write_text(page)
+        pdf = f"--print-to-pdf={tmp_path / name}.pdf"
+        dump(chromium, tmp_path / f"{name}.html", tmp_path, pdf)
+        pages.append((tmp_path / f"{name}.pdf").read_bytes().count(b"/Type /Page\n"))
+    assert pages[0] == pages[1] > 2
+
+
+def dump(chromium: str, path: Path, folder: Path, what: str = "--dump-dom") -> str:
     """The page after its script has run."""
     flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--dump-dom",
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", what,
         "--disable-background-networking", "--disable-component-update", "--disable-sync",
         f"--user-data-dir={folder / 'profile'}",
     ]  # fmt: skip

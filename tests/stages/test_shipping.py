@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,9 +17,10 @@ from motrlab.config import load_preset, smoke, street
 from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
 from motrlab.model.motr import build_motr
+from motrlab.names import CHAIN
 from motrlab.run import Run
 from motrlab.shipped import FOLDER, PROVENANCE, shipped_artifact, shipped_weights
-from motrlab.stages.shipping import ship
+from motrlab.stages.shipping import ship, tracks_jpeg
 from motrlab.training.initial_weights import initial_model
 
 
@@ -55,6 +59,22 @@ def test_only_a_finished_street_run_is_shipped(home: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match="only a finished run"):
         ship(Run.open("small", "smoke"), tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
+
+
+def test_the_picture_is_the_first_sheet_of_the_shipped_tracker(home: Path, make_stage: Callable[..., None]) -> None:
+    run = Run.open("demo", "street")
+    for stage in ("data", *CHAIN[1:]):
+        make_stage(run, stage)
+    with pytest.raises(UserError, match=r"'demo': no picture of its tracks; notebook 06 draws them"):
+        tracks_jpeg(run)
+    sheets = [run.assets / "first.png", run.assets / "second.png"]
+    run.assets.mkdir(exist_ok=True)
+    for grey, sheet in zip((40, 200), sheets, strict=True):
+        cv2.imwrite(str(sheet), np.full((1086, 1926, 3), grey, np.uint8))
+    run.add_record("fixed_point", "overlay", {"num_sheets": 2}, started=0.0, assets=sheets)
+    image = cv2.imdecode(np.frombuffer(tracks_jpeg(run), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    assert (image.shape, int(image.mean())) == ((677, 1200, 3), 40)
 
 
 def test_weights_are_float16_and_come_back(tmp_path: Path) -> None:

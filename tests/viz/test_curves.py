@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from motrlab.viz.curves import (
-    accuracy_bars,
+    accuracy_points,
     figure_png,
     histogram,
     latency_bars,
@@ -52,19 +52,25 @@ def test_loss_curves_show_every_term() -> None:
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["loss", "L1"]
 
 
-def test_accuracy_bars_tell_values_and_distances() -> None:
-    figure = accuracy_bars(["Float", "QAT", "None"], {"MOTA": [0.8, 0.775, np.nan], "IDF1": [0.5, 0.51, 0.5]})
+def test_accuracy_points_tell_values_and_distances() -> None:
+    figure = accuracy_points(["Float", "QAT", "None"], {"MOTA": [0.8, 0.775, np.nan], "IDF1": [0.5, 0.51, 0.5]})
     text = shown(figure)
     assert "80.0" in text
     assert "77.5\n−2.50" in text
     assert "51.0\n+1.00" in text
     assert "none" in text
-    assert [bar.get_height() for bar in figure.axes[0].patches] == pytest.approx([80, 77.5, 0])
+    points = np.asarray(figure.axes[0].collections[0].get_offsets())
+    np.testing.assert_allclose(points[:2], [[0, 80], [1, 77.5]])
+    assert [ax.get_ylim() for ax in figure.axes] == [(76, 81), (49, 54)]
 
 
-def test_negative_scores_are_inside_the_axes() -> None:
-    (ax,) = accuracy_bars(["Float"], {"MOTA": [-0.6]}).axes
-    assert ax.get_ylim()[0] < -60
+@pytest.mark.parametrize(("scores", "span"), [([-0.6], (-65, -55)), ([0.2, 0.9], (-50, 150)), ([np.nan], (-5, 5))])
+def test_scores_are_inside_the_axes(scores: list[float], span: tuple[float, float]) -> None:
+    """With room above for their numbers, whatever they are."""
+    (ax,) = accuracy_points([f"stage {i}" for i in range(len(scores))], {"MOTA": scores}).axes
+    low, high = ax.get_ylim()
+    assert span[0] <= low < high <= span[1]
+    assert all(low < 100 * score < high for score in scores if np.isfinite(score))
 
 
 def test_latency_bars() -> None:

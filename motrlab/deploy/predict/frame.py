@@ -24,6 +24,12 @@ _RULES = (
     "views, and channels moved to the end or back, are layout and cost nothing",
 )
 
+_SAID_IN = {  # a figure's name → factor and unit in which it is told
+    "clock": (1e-9, "GHz"), "size": (1e-6, "MB"), "bandwidth": (1e-9, "GB/s"), "latency": (1e9, "ns"),
+    "layer_overhead": (1e6, "µs"), "graph_overhead": (1e6, "µs"), "host_work": (1e3, "ms"), "burst": (1.0, "bytes"),
+    "grain": (1.0, "bytes"),
+}  # fmt: skip
+
 
 def predict(
     target: Target, graphs: Mapping[str, Sequence[Layer]], host_ms: Mapping[str, float] | None = None
@@ -50,7 +56,7 @@ def predict(
         "latency_ms": latency, "fps": 1e3 / latency, "host_ms": sum(host_ms.values()),
         **{f"{name}_ms": graph.latency_ms for name, graph in costs.items()},
     }  # fmt: skip
-    assumed = [f"{at}: {figure.value:g}, assumed" for at, figure in figures_of(target) if figure.source == ASSUMED]
+    assumed = [f"{at}: {_told(at, figure)}, assumed" for at, figure in figures_of(target) if figure.source == ASSUMED]
     sections = {
         "memory": {name: memory_split(found) for name, found in deployed.items()},
         "timeline": _timeline(costs, host_ms),
@@ -86,6 +92,15 @@ def figures_of(target: Target) -> list[tuple[str, Figure]]:
     if "host" not in target.operations:
         found.append(("operations.host", HOST_OPERATIONS))
     return found
+
+
+def _told(at: str, figure: Figure) -> str:
+    """The figure with its unit, by the field's path."""
+    name = at.rpartition(".")[2]
+    if at.startswith("operations"):
+        return f"{figure.value:g} a cycle"
+    factor, unit = _SAID_IN.get(name, (1.0, ""))
+    return f"{figure.value * factor:.4g} {unit}".rstrip()
 
 
 def _summary(graph: GraphCost) -> dict[str, Any]:

@@ -68,10 +68,10 @@ def _unused_range(row: LayerRow) -> Finding | None:
         return None
     narrower = f"A rule's scale near {row.scale * row.range_used:.2g} instead of {row.scale:.2g} would use them."
     if row.num_sharing > 1:
-        narrower = f"{row.num_sharing} tensors share the grid, and another needs it: leave it, or train on (QAT)."
+        narrower = f"{row.num_sharing} tensors share the grid, and another needs it: leave it, or continue with QAT."
     return row.range_used, (
         f"range used badly. The largest value is {row.range_used:.2f} of what the grid reaches, so "
-        f"{-math.log2(row.range_used):.1f} bits lie idle. {narrower}"
+        f"{-math.log2(row.range_used):.1f} bits are not used. {narrower}"
     )
 
 

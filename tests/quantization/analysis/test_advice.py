@@ -61,7 +61,7 @@ def test_each_kind_names_its_tensor_and_a_number(words: str, bad: LayerRow) -> N
 
 
 def test_numbers_and_reasons() -> None:
-    assert "0.25 of what the grid reaches, so 2.0 bits lie idle" in only(CASES["range used badly"])
+    assert "0.25 of what the grid reaches, so 2.0 bits are not used" in only(CASES["range used badly"])
     assert "although 1.00 of its range is used: a few large values set the step" in only(CASES["steps too coarse"])
     assert "1.00 steps too low on average" in only(row(np.clip(normal(3.1), -11, 11), shift=-1.0))
 
