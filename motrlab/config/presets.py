@@ -62,9 +62,9 @@ def smoke() -> Config:
         base,
         preset="smoke",
         budgets=budgets,
-        train=replace(base.train, steps=12, init="street", lr=1e-4, clip_frames=(3,), clip_milestones=()),
-        calibration=CalibrationConfig(num_frames=24, num_sequences=3),
-        qat=QatConfig(steps=8, lr=2e-5, clip_frames=2),
+        train=replace(base.train, steps=8, init="street", lr=1e-4, clip_frames=(3,), clip_milestones=()),
+        calibration=CalibrationConfig(num_frames=15, num_sequences=3),
+        qat=QatConfig(steps=6, lr=2e-5, clip_frames=2),
         street=replace(base.street, num_videos=3, num_unseen=1, num_frames=60, seed=29),
         num_workers=0,
     )
