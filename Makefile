@@ -1,6 +1,6 @@
 # A fresh clone needs Python 3.11 or 3.12 and make; everything else is built in .venv/.
 #   make demo        the whole chain on the embedded videos; the last line is the report's path
-#   make test        lint, types, tests, notebooks
+#   make test        lint, types, tests, notebooks; test-all also the tests marked slow, as CI does
 # Where the plain index serves a torch build with CUDA and the CPU build is wanted:
 #   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 SANITIZE := $(wildcard tests/notebooks/sanitize.cfg)
 NOTEBOOKS := $(wildcard notebooks/0?_*.ipynb)
 
-.PHONY: install demo weights test test-all lint notebooks-test notebooks-outputs clean
+.PHONY: install demo weights test test-all lint package-test notebooks-test notebooks-outputs clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -41,22 +41,18 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy motrlab
 
-# What `pytest tests` runs in one process, folder by folder, and lint and the notebooks: JOBS of them at a time, each on
-# one thread, the longest first; the folders without nbval, which takes a second to import.
-LONGEST := deploy notebooks top
-PARTS := $(LONGEST) $(filter-out $(LONGEST),$(patsubst tests/%/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))))
+# Lint, the notebooks and the tests side by side; JOBS processes share the files of tests, each on one thread.
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 MARK := not slow
 
 test: $(STAMP)
-	@$(MAKE) --no-print-directory --output-sync=target -j$(JOBS) lint notebooks-test $(PARTS:%=test-%)
+	@$(MAKE) --no-print-directory --output-sync=line -j3 lint notebooks-test package-test
 
 test-all:
 	@$(MAKE) --no-print-directory MARK= test
 
-test-%: $(STAMP)
-	@echo "tests: $*"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:nbval -m "$(MARK)" $(if $(filter top,$*),tests/test_*.py,tests/$*)
+package-test: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:nbval -n $(JOBS) --dist loadfile -m "$(MARK)" tests
 
 # The stored outputs of the notebooks against fresh ones, in order, in a throw-away project folder.
 notebooks-test: $(STAMP)

@@ -17,6 +17,8 @@ from motrlab.run import Run
 ROOT = Path(__file__).parent.parent
 MEASURED = re.compile(r"(_s|_ms|_mb|fps|speedup)$|memory")  # of this moment on this machine
 
+pytestmark = pytest.mark.slow
+
 
 def shell(line: str, home: Path) -> str:
     """Output of a command line as a user types it, `python` being this one."""

@@ -25,6 +25,7 @@ from motrlab.deploy.runtime import OnnxGraphs, load_artifact
 from motrlab.evaluation.tracks import Tracks, read_tracks
 from motrlab.run import Run
 
+pytestmark = pytest.mark.slow  # `make notebooks-test` runs the notebooks as well
 ROOT = Path(__file__).parents[2]
 # A model that has learnt next to nothing: with these thresholds it still tracks something.
 SMALL = (
