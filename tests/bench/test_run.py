@@ -47,6 +47,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("motrlab.bench.training._TRAINING_SHARE", 0.0)
 
 
+@pytest.mark.slow
 def test_every_piece_leaves_a_line_and_is_done_once(asked: Bench, short: None, monkeypatch: pytest.MonkeyPatch) -> None:
     table = bench(asked)
     found = lines(asked.out)
@@ -107,6 +108,7 @@ def test_without_time_nothing_is_begun(asked: Bench) -> None:
     assert set(lines(asked.out)) == {"machine"}
 
 
+@pytest.mark.slow
 def test_every_stage_on_another_device(home: Path, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`tests/guard.py`: what is made in main memory beside tensors of a device raises."""
     run = Run.open("bench-smoke", preset)

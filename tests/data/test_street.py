@@ -255,6 +255,7 @@ def test_boxes_follow_a_moving_camera() -> None:
     assert np.abs(moved[10:, 45:].astype(int) - pictures[0][10:, 45:]).mean() < 3
 
 
+@pytest.mark.slow
 def test_statues_are_distractors(annotations: dict[str, tuple[Scene, NDArray[np.float64]]]) -> None:
     for name, (scene, rows) in annotations.items():
         statues = rows[rows[:, 7] == 8]
@@ -264,6 +265,7 @@ def test_statues_are_distractors(annotations: dict[str, tuple[Scene, NDArray[np.
         assert not set(statues[:, 1]) & {p.track_id for p in scene.people}
 
 
+@pytest.mark.slow
 def test_difficulty_of_the_test_halves(annotations: dict[str, tuple[Scene, NDArray[np.float64]]]) -> None:
     half = StreetConfig().num_frames // 2
     test = [people_of(rows) for name, (_, rows) in annotations.items() if not is_unseen(name)]
@@ -277,6 +279,7 @@ def test_difficulty_of_the_test_halves(annotations: dict[str, tuple[Scene, NDArr
     assert np.quantile(boxes[:, 5], 0.1) >= 45
 
 
+@pytest.mark.slow
 def test_people_are_few_enough_and_never_hidden_for_long(
     annotations: dict[str, tuple[Scene, NDArray[np.float64]]],
 ) -> None:
@@ -290,6 +293,7 @@ def test_people_are_few_enough_and_never_hidden_for_long(
             assert max(map(len, unseen), default=0) <= 20, (name, track_id)
 
 
+@pytest.mark.slow
 def test_boxes_overlap_those_of_five_frames_before(annotations: dict[str, tuple[Scene, NDArray[np.float64]]]) -> None:
     overlaps = []
     for _, rows in annotations.values():
@@ -300,11 +304,13 @@ def test_boxes_overlap_those_of_five_frames_before(annotations: dict[str, tuple[
     assert np.mean(np.concatenate(overlaps) > 0.2) > 0.9
 
 
+@pytest.mark.slow
 def test_cameras_move_in_a_third(annotations: dict[str, tuple[Scene, NDArray[np.float64]]]) -> None:
     moving = [name for name, (scene, _) in annotations.items() if np.ptp(scene.camera[:, 0]) > 20]
     assert [is_unseen(name) for name in moving] == [False] * 4 + [True]
 
 
+@pytest.mark.slow
 def test_streets_are_empty_at_times(annotations: dict[str, tuple[Scene, NDArray[np.float64]]]) -> None:
     num_frames = StreetConfig().num_frames
     empty = {False: 0, True: 0}
@@ -314,6 +320,7 @@ def test_streets_are_empty_at_times(annotations: dict[str, tuple[Scene, NDArray[
     assert min(empty.values()) >= 10
 
 
+@pytest.mark.slow
 def test_every_video_has_crossings_and_look_alikes(
     annotations: dict[str, tuple[Scene, NDArray[np.float64]]],
 ) -> None:

@@ -72,6 +72,7 @@ def test_the_record_of_a_training(prepared_home: Path, home: Path) -> None:
     assert sum(terms.values()) == pytest.approx(metrics["loss"])
 
 
+@pytest.mark.slow  # tests/training/test_distributed.py trains in two processes too
 def test_several_processes_from_a_notebook(prepared_home: Path, home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """As notebook 02 does it: the record comes back, and stands in the run once."""
     run = own_run(prepared_home, home, clips_per_step=2)
