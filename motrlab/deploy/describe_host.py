@@ -26,7 +26,7 @@ from motrlab.deploy.kernels import exact_form
 from motrlab.deploy.layers import Layer
 from motrlab.deploy.microbench import KINDS, WARMERS, bench_model, random_inputs
 from motrlab.deploy.predict.host import amount_of, features_of, kernel_of, unit_of
-from motrlab.deploy.profiling import node_seconds, overheads, typical
+from motrlab.deploy.profiling import OVERHEAD_CALLS, node_seconds, overheads, typical
 from motrlab.deploy.target import SCHEMA, Target, parse_target
 from motrlab.files import write_text
 from motrlab.machine import hardware
@@ -38,7 +38,6 @@ _CLOCK = 1e9  # cycles are nanoseconds: a host's own clock changes
 _NODES = 16  # of one graph
 _LEAST = 2e-7  # seconds of a node
 _TURNS = 2
-_CALLS = 300  # of the graphs that tell what a profile costs
 _ROUNDS, _USUAL = 5, 0.15  # of the fit; relative error
 _RESOLUTION = 0.5e-6  # of a profile, seconds: errors below it say nothing
 
@@ -58,7 +57,7 @@ def describe_host(path: Path, num_threads: int = 1, *, repeats: int = 40, seed: 
     """
     cache = cache_bytes()
     near, far = _copy_bandwidth(cache / 4), _copy_bandwidth(64 * cache)
-    profiled, call = overheads(num_threads, max(3, round(_CALLS * share)))
+    profiled, call = overheads(num_threads, max(3, round(OVERHEAD_CALLS * share)))
     nodes = measure_kinds(num_threads, repeats, seed, share)
     measured = [(layer, max(seconds - profiled, _LEAST)) for layer, seconds in nodes]
     kernels = fit_kernels(measured, cache, 1 / far)

@@ -29,6 +29,7 @@ from motrlab.deploy.plain import plain_form
 
 Inputs = Mapping[str, Array]
 _WARM_UP = 3
+OVERHEAD_CALLS = 300  # timed calls of the graphs that tell what a profile costs
 _CHAIN = 200
 _ROUNDED = 0.5e-6  # the profile cuts to whole microseconds: half of one is lost on average
 _NAMES = {"float": "float32", "double": "float64"}
@@ -252,7 +253,7 @@ def call_seconds(content: str | bytes, inputs: Inputs, *, repeats: int = 30, num
     return found[_WARM_UP:]
 
 
-def overheads(num_threads: int = 1, repeats: int = 300) -> tuple[float, float]:
+def overheads(num_threads: int = 1, repeats: int = OVERHEAD_CALLS) -> tuple[float, float]:
     """Seconds that a profile adds to the time of each node, and that a call of a graph takes beside its nodes.
 
     Of a long and a short chain of tiny nodes, with a profile and without.
