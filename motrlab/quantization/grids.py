@@ -59,7 +59,6 @@ class Grids(Operations):
         self.graph = ""
         self.part_name = ""  # behind the names of what is computed for a part of the slots
         self._mask: Tensor | None = None
-        self._tracked: Tensor | None = None  # frames that have a track
         self._scales: list[float] = []
         self._known: dict[Any, Any] = {}  # what follows from weights and scales
 
@@ -168,10 +167,11 @@ class Grids(Operations):
         spec, scale = value.spec, 1.0 if steps is None else number(value.scale)
         assert spec is not None
         if self.observing and self.ranges is not None:
-            seen, frames = value.data if steps is None else steps, None
-            if value.live is not None and not self.calibrating:
-                frames = self._tracked
-            self.ranges.observe(spec, seen, value.live, scale, calibrating=self.calibrating, frames=frames)
+            seen, live = value.data if steps is None else steps, value.live
+            if live is not None and self._mask is not None and not self.calibrating:
+                tracked = self._mask.flatten(1).any(1)
+                seen, live = seen[tracked], live[tracked]
+            self.ranges.observe(spec, seen, live, scale, calibrating=self.calibrating)
         if self.record is not None:
             name, again = spec.name, 1
             while name in self.record:
@@ -182,9 +182,7 @@ class Grids(Operations):
 
     def enter(self, graph: nn.Module, mask: Tensor | None = None) -> None:
         self.graph = self.paths[id(graph)][0]
-        self._mask, self._tracked = mask, None
-        if self.observing and mask is not None:
-            self._tracked = mask.flatten(1).any(1)
+        self._mask = mask
         if self.record is not None and (mask is None or self.graph == "qim"):
             self.record.clear()
 

@@ -6,7 +6,6 @@ What is added to `FROM_HISTOGRAM` can be named in a rule once `config.scheme.OBS
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +23,6 @@ def count_magnitudes(x: Tensor, counts: Tensor, limit: Tensor) -> None:
 
     `limit` doubles, and bins merge in pairs, when it must; 0: nothing was counted yet.
     """
-    if not x.numel():
-        return
     magnitude = x.abs()
     largest = float(magnitude.max())
     if float(limit) == 0:
@@ -116,65 +113,38 @@ class Ranges(nn.Module):
         self.register_buffer("histograms", torch.zeros(len(self._row), BINS))
         self.register_buffer("limits", torch.zeros(len(self._row)))
         self.scale = nn.Parameter(torch.ones(num_groups), requires_grad=False)
-        self._observed: list[tuple[int, Tensor, Tensor, Tensor]] = []  # index, count, sum and largest: soon `pending`
         self.follow()
 
     @torch.no_grad()
     def observe(
-        self,
-        spec: TensorSpec,
-        x: Tensor,
-        live: Tensor | None,
-        scale: float = 1.0,
-        *,
-        calibrating: bool,
-        frames: Tensor | None = None,
+        self, spec: TensorSpec, x: Tensor, live: Tensor | None, scale: float = 1.0, *, calibrating: bool
     ) -> None:
-        """Look at values `[B, C, R, W]` in steps of `scale`; `live` `[B, 1, R, W]`. Counts from `advance` on.
-
-        `frames` `[B]`: which are looked at, by default all in which a slot is live.
-        """
+        """Look at values `[B, C, R, W]` in steps of `scale`; `live` `[B, 1, R, W]`. Counts from `advance` on."""
         row = self._row.get(spec.key)
         if spec.fixed is not None or (row is not None and not calibrating):
             return
-        axes = tuple(range(1, x.ndim))
-        looked = torch.ones(len(x), dtype=torch.bool, device=x.device) if frames is None else frames
         if live is not None:
-            looked, x = looked & live.flatten(1).any(1), x * live
+            seen = live.flatten(1).any(1)
+            x, live = (x * live)[seen], live[seen]
+            if not len(x):
+                return
+        axes = tuple(range(1, x.ndim))
         magnitude = x.amax(axes) if spec.low == 0 else torch.maximum(x.amax(axes), -x.amin(axes))
-        magnitude = magnitude.clamp(min=0) * (looked * scale)
+        magnitude = magnitude.clamp(min=0) * scale
         if spec.ceiling is not None:
             magnitude = magnitude.clamp(max=spec.ceiling)
-        self._observed.append((self._index[spec.key], looked.sum(), magnitude.double().sum(), magnitude.amax()))
+        index = self._index[spec.key]
+        count, total, most = self.pending[:, index]
+        count += len(magnitude)
+        total += magnitude.double().sum()
+        most.copy_(torch.maximum(most, magnitude.amax()))
         if row is not None:
             values = x if live is None else x.movedim(1, -1)[live[:, 0] > 0]
             count_magnitudes(values * scale, self.histograms[row], self.limits[row : row + 1])
 
-    def _save_to_state_dict(self, *arguments: Any) -> None:
-        self._settle()
-        super()._save_to_state_dict(*arguments)
-
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        self._observed.clear()
-        super()._load_from_state_dict(*arguments)
-
-    @torch.no_grad()
-    def _settle(self) -> None:
-        """Into `pending` at once: a training step observes hundreds of times."""
-        if not self._observed:
-            return
-        indices, *found = zip(*self._observed, strict=True)
-        self._observed.clear()
-        index = torch.tensor(indices, device=self.pending.device)
-        counts, sums, most = (torch.stack(values).double() for values in found)
-        self.pending[0].index_add_(0, index, counts)
-        self.pending[1].index_add_(0, index, sums)
-        self.pending[2].scatter_reduce_(0, index, most, "amax")
-
     @torch.no_grad()
     def advance(self) -> None:
         """Take what was observed since the last time into the ranges, and let the scales follow."""
-        self._settle()
         counts, totals, most = self.pending
         new = counts > 0
         if not new.any():

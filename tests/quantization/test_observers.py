@@ -334,7 +334,7 @@ def test_what_was_observed_is_saved_before_it_counts() -> None:
         ranges.advance()
         for tensor in specs:
             ranges.observe(tensor, frames(largest, 2 * largest), None, calibrating=True)
-    assert float(ranges.state_dict()["pending"].abs().sum()) > 0
+    assert float(ranges.pending.abs().sum()) > 0
     resumed.load_state_dict(ranges.state_dict())
     for each in (ranges, resumed):
         each.finish()
