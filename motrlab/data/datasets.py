@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from motrlab.data.formats import FORMATS, Format, how_to_import, read_labels, re
 from motrlab.data.frames import list_frames
 from motrlab.data.importing import ClassMap, LabelledVideo, safe_name, write_videos
 from motrlab.data.motchallenge import SequenceInfo, check_labels, find_sequences, read_detections, read_sequence_info
-from motrlab.data.rows import Rows, read_text
+from motrlab.data.rows import Rows, is_promised, read_text
 from motrlab.errors import UserError
 
 _TOOLS = {"coco": (import_coco, (".json", ".odgt")), "cvat": (import_cvat, (".zip",))}  # importer, ends of its files
@@ -63,7 +62,7 @@ def _sequences(source: Path) -> list[tuple[Path, Path, Format | None]]:
                 if match := name.fullmatch(file.relative_to(base).as_posix()):
                     found.append((base / frames.replace("*", match[1]), file, format))
     found = found or [(folder, folder / "gt" / "gt.txt", None) for folder in find_sequences(source)]
-    found = [(folder, labels, format) for folder, labels, format in found if os.path.lexists(labels)]
+    found = [(folder, labels, format) for folder, labels, format in found if is_promised(labels)]
     if not found:
         raise UserError(f"{source}: no sequence with gt/gt.txt in it; there is nothing to import")
     return found
@@ -75,7 +74,7 @@ def _read(folder: Path, file: Path, format: Format | None) -> tuple[LabelledVide
     format = format or recognise(rows, folder)
     if not format.converted:
         raise UserError(f"{file}: rows of {format.name} ({format.says}); {how_to_import(format)}")
-    info = read_sequence_info(folder) if os.path.lexists(folder / "seqinfo.ini") else None
+    info = read_sequence_info(folder) if is_promised(folder / "seqinfo.ini") else None
     images = folder / (info.image_dir if info is not None else "img1")
     frames = list_frames(images if info is not None or images.is_dir() else folder, info, numbered=True)
     if frames.fault:
@@ -92,7 +91,7 @@ def _read(folder: Path, file: Path, format: Format | None) -> tuple[LabelledVide
         images=list(frames.files.values()),
         annotations=check_labels(labels, frames.num_frames, "frames there"),
         names=labels.names,
-        detections=read_detections(det, info, int(first)) if os.path.lexists(det) else None,
+        detections=read_detections(det, info, int(first)) if is_promised(det) else None,
     )
     files = f", files counted from {frames.first}, rows from 1 (there is none of frame 0)" * (frames.first != 1)
     moved = f", frames counted from {first:.0f}" if first != 1 else files

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from motrlab.classes import PEOPLE, Classes
 from motrlab.config.checks import later
 from motrlab.data.formats import Format, Labels, how_to_import, read_labels, recognise
-from motrlab.data.rows import Rows, read_ini, read_text
+from motrlab.data.rows import Rows, is_promised, read_ini, read_text, why_unreadable
 from motrlab.errors import UserError
 
 ENDLESS = 2**53  # frames of a video of which nobody says the length
@@ -117,7 +117,7 @@ def read_sequence_info(folder: Path) -> SequenceInfo:
     file = folder / "seqinfo.ini"
     if not file.is_file():
         needed = "a sequence needs one with seqLength, and `python -m motrlab import` writes it"
-        raise UserError(f"{file}: missing; {needed}")
+        raise UserError(f"{file}: {why_unreadable(file, FileNotFoundError())}; {needed}")
     said = read_ini(file)
     extension = said.get("imext", "").removeprefix(".")
     return SequenceInfo(
@@ -278,7 +278,9 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
 def _sequence_folders(root: Path) -> list[Path]:
     """Sequence folders, by video name, detector copies in order of preference."""
     shown = root.glob("[!.]*")  # hidden ones are what a killed import left
-    found = [f for f in shown if (f / "seqinfo.ini").is_file() or (f / "img1").is_dir()]
+    found = [
+        f for f in shown if any(map(is_promised, (f / "seqinfo.ini", f / "img1"))) and (f.exists() or not f.suffix)
+    ]
     preference = {name: i for i, name in enumerate(DETECTORS)}
     return sorted(found, key=lambda f: (video_name(f.name), preference.get(f.name.rpartition("-")[2], -1), f.name))
 

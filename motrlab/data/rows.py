@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +22,19 @@ LARGEST = 2.0**53  # beyond it whole numbers are no longer exact
 
 def why_unreadable(path: object, error: OSError) -> str:
     """What keeps a file or folder from being read: `missing`, a link that leads nowhere, or what the system says."""
-    if isinstance(path, Path) and path.is_symlink() and not path.exists():
-        return f"a link to {path.readlink()}, which is not there"
+    for part in (path, *path.parents) if isinstance(path, Path) else ():
+        if _leads_nowhere(part):
+            return f"{part} is " * (part != path) + f"a link to {part.readlink()}, which is not there"
     return "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def is_promised(path: Path) -> bool:
+    """Whether it is there, or would be if a link on the way led somewhere: then whoever reads it says so."""
+    return os.path.lexists(path) or any(map(_leads_nowhere, path.parents))
 
 
 @contextlib.contextmanager

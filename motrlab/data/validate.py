@@ -35,7 +35,7 @@ from motrlab.data.motchallenge import (
     read_sequence_info,
 )
 from motrlab.data.pictures import SIXTEEN_BITS
-from motrlab.data.rows import counts, reading
+from motrlab.data.rows import counts, is_promised, reading
 from motrlab.data.workers import Map
 from motrlab.errors import UserError
 
@@ -180,13 +180,13 @@ def validate_sequence(folder: Path, *, frame_map: Map = map) -> CheckedSequence:
     files, notes = tuple(frames.files.values()), [frames.note] * bool(frames.note)
     gt, det = folder / "gt" / "gt.txt", folder / "det" / "det.txt"
     annotations = None
-    if os.path.lexists(gt):  # a link that leads nowhere is no sequence without gt
+    if is_promised(gt):
         annotations, format = read_recognised(gt, info)
         if format.roles:
             raise UserError(f"{gt}: {format.name}, {format.says}; {how_to_import(format)}")
         notes += [f"recognised: {format.name} ({format.says})"] * bool(re.match(format.folder, folder.name))
         notes += [f"{gt}: {note}" for note in _notes(annotations, format, info)]
-    detections = read_detections(det, info) if os.path.lexists(det) else None
+    detections = read_detections(det, info) if is_promised(det) else None
     with tqdm(total=info.num_frames, desc=f"validate {info.name}", unit="frame", disable=None) as bar:
         for _ in frame_map(partial(check_frame, info), files):
             bar.update()

@@ -23,7 +23,7 @@ import numpy as np
 from motrlab.data.frames import FrameFiles, list_frames
 from motrlab.data.motchallenge import read_sequence_info
 from motrlab.data.pictures import Image, decode_image
-from motrlab.data.rows import reading
+from motrlab.data.rows import is_promised, reading
 from motrlab.errors import UserError
 from motrlab.files import hidden_name, writing
 
@@ -77,7 +77,7 @@ def open_source(given: Path | str, nv12: tuple[int, int] | None = None) -> Frame
 
 
 def _open_folder(path: Path) -> FrameSource:
-    info = read_sequence_info(path) if (path / "seqinfo.ini").is_file() else None
+    info = read_sequence_info(path) if is_promised(path / "seqinfo.ini") else None
     images = path / (info.image_dir if info else "img1")
     images = images if info or images.is_dir() else path
     listed, folder = list_frames(images, info), path.resolve()

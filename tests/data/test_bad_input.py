@@ -107,6 +107,15 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "gt that is a link to nowhere": (
         lambda f: ((f / "gt/gt.txt").unlink(), (f / "gt/gt.txt").symlink_to("gone.txt")),
         r"gt/gt\.txt: a link to gone\.txt, which is not there"),
+    "gt folder that is a link to nowhere": (
+        lambda f: ((f / "gt").rename(f / "old"), (f / "gt").symlink_to("gone")),
+        r"gt/gt\.txt: .*/source/B/gt is a link to gone, which is not there"),
+    "seqinfo that is a link to nowhere": (
+        lambda f: ((f / "seqinfo.ini").unlink(), (f / "seqinfo.ini").symlink_to("gone.ini")),
+        r"seqinfo\.ini: a link to gone\.ini, which is not there"),
+    "sequence that is a link to nowhere": (
+        lambda f: (f.rename(f.parents[1] / "old"), f.symlink_to("gone")),
+        r"seqinfo\.ini: .*/source/B is a link to gone, which is not there"),
     "a confidence for a flag": (gt("1,1,5,6,7,8,0.87,1,1\n"), r"gt/gt\.txt:1: the flag .* not 0\.87; a confidence\?"),
     "rows of VisDrone": (
         gt("1,1,5,6,7,8,1,4,0,0\n2,1,5,6,7,8,1,1,0,2\n"),

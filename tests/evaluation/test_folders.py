@@ -101,6 +101,16 @@ def test_nobody_who_counts_is_said(tmp_path: Path, pred: Tracks, capsys: pytest.
     assert "class 0 with flag 1 (4 boxes)" in told
 
 
+@pytest.mark.parametrize("lost", ["B", "B/gt", "B/gt/gt.txt", "B/seqinfo.ini"])
+def test_a_link_that_leads_nowhere_is_not_left_out(tmp_path: Path, gt: Annotations, pred: Tracks, lost: str) -> None:
+    root = write_gt(tmp_path / "gt", gt, "A", "B", info="seqLength=4\n")
+    (root / lost).rename(tmp_path / "old")
+    (root / lost).symlink_to("gone")
+    (root / "README.md").symlink_to("gone")
+    with pytest.raises(UserError, match=f"{lost}.* a link to gone, which is not there"):
+        evaluate_folders(root, write_pred(tmp_path / "pred", pred, "A.txt"))
+
+
 MISTAKES = {  # what lies in the result folder: what the message says
     "nothing": ((), r"pred: no results; .*A\.txt"),
     "only a subfolder": (("tracker/A.txt",), r"pred: no results"),
