@@ -80,8 +80,9 @@ def _read(folder: Path, file: Path, format: Format | None) -> tuple[LabelledVide
     if frames.fault:
         raise UserError(frames.fault)
     labels = read_labels(rows, format, folder)
-    # Rows of MOTChallenge count from 1, or from 0 if they do, however the files are numbered; those of others as they.
-    first = min(1, *labels.table[:, 0]) if format.is_mot and len(rows) else frames.first
+    # Rows of MOTChallenge count from 1, or from 0 if they do, however the files are numbered; those of others as they,
+    # or from 0 where the files were given numbers from 1.
+    first = min(1 if format.is_mot else frames.first, *labels.table[:, 0]) if len(labels.table) else frames.first
     labels.table[:, 0] += 1 - first
     labels.table[:, 6] = labels.table[:, 6] != 0  # whatever is not 0 counts, a confidence too
     det = folder / "det" / "det.txt"

@@ -227,7 +227,8 @@ def check_people(source: Path, sequences: Iterable[CheckedSequence]) -> None:
     gts = [gt for gt, _ in known]
     if known and not any(len(gt.counted(tracked)) for gt, tracked in known):
         boxes = max(gts, key=len)
-        found = f"{_found(boxes)}; {_CHOOSE}" if len(boxes) else "their gt is empty"
+        advice = _CHOOSE if boxes.flag.any() else "flag 0 is ignore: write 1 for those that count"
+        found = f"{_found(boxes)}; {advice}" if len(boxes) else "their gt is empty"
         raise UserError(f"{source}: no person in any sequence (class 1, flag not 0): {found}")
 
 

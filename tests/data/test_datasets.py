@@ -145,6 +145,7 @@ def test_a_class_map_says_who_is_a_person(case: str, tmp_path: Path) -> None:
     assert found.flag.tolist() == [1, 0]
 
 
+KITTI = "{} 2 Pedestrian 0 1 1.5 5 6 12 14 1 1 1 2 2 9 0\n"
 COUNTED: dict[str, tuple[str, int, str, list[int]]] = {
     "files and rows from 0": ("0,1,5,6,7,8,1,1,1\n3,1,5,6,7,8,1,1,1\n", 0, "frames counted from 0", [1, 4]),
     "files from 0, rows from 1": (
@@ -154,6 +155,8 @@ COUNTED: dict[str, tuple[str, int, str, list[int]]] = {
         [1, 4],
     ),
     "files from 1, rows from 0": ("0,1,5,6,7,8,1,1,1\n3,1,5,6,7,8,1,1,1\n", 1, "frames counted from 0", [1, 4]),
+    "files from 1, rows of KITTI": (KITTI.format(0) + KITTI.format(3), 1, "frames counted from 0", [1, 4]),
+    "files from 0, rows of KITTI from 1": (KITTI.format(1) + KITTI.format(3), 0, "frames counted from 0", [2, 4]),
 }
 
 
@@ -196,6 +199,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "nobody": (
         sequence("A", "1,7,5,6,7,8,1,0,1\n"), [],
         "no label is called person or pedestrian; there are 0 (1×): choose by --map NAME=pedestrian"),
+    "nobody who counts": (sequence("A", "1,7,5,6,7,8,0,1,1\n"), [], "all 1 boxes are to be ignored (flag 0)"),
     "a map without a class": (sequence("A", NINE), ["--map", "car"], "--map car: NAME=CLASS expected"),
     "a map to no class": (sequence("A", NINE), ["--map", "car=14"], "--map car=14: NAME=CLASS expected"),
     "a map of no label": (sequence("A", NINE), ["--map", "lion=1"], "no label 'lion'; there are pedestrian (2×)"),

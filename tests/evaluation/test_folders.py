@@ -99,6 +99,9 @@ def test_nobody_who_counts_is_said(tmp_path: Path, pred: Tracks, capsys: pytest.
     assert (results[OVERALL]["num_gt"], results[OVERALL]["mota"]) == (0, -3)
     assert "no box of the ground truth counts under motchallenge" in (told := capsys.readouterr().err)
     assert "class 0 with flag 1 (4 boxes)" in told
+    (tmp_path / "gt/A/gt/gt.txt").write_text("")
+    evaluate_folders(tmp_path / "gt", tmp_path / "pred")
+    assert "no box of the ground truth counts under motchallenge; it has none at all" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lost", ["B", "B/gt", "B/gt/gt.txt", "B/seqinfo.ini"])
