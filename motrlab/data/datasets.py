@@ -11,7 +11,7 @@ from pathlib import Path
 from motrlab.classes import PEOPLE, Classes
 from motrlab.data.coco import import_coco
 from motrlab.data.cvat import import_cvat
-from motrlab.data.formats import FORMATS, Format, how_to_import, read_labels, recognise
+from motrlab.data.formats import FORMATS, PLACES, Format, how_to_import, read_labels, recognise
 from motrlab.data.frames import list_frames
 from motrlab.data.importing import ClassMap, LabelledVideo, safe_name, write_videos
 from motrlab.data.motchallenge import SequenceInfo, check_labels, find_sequences, read_detections, read_sequence_info
@@ -54,7 +54,7 @@ def _sequences(source: Path) -> list[tuple[Path, Path, Format | None]]:
     if not source.is_dir():
         raise UserError(f"{source}: no such folder; give a data set's folder, a COCO .json or .odgt, or CVAT's .zip")
     found: list[tuple[Path, Path, Format | None]] = []
-    for base in (source, source / "train", source / "training"):
+    for base in (source / place for place in PLACES):
         for format in FORMATS:
             labels, frames = format.layout
             name = re.compile(re.escape(labels).replace(r"\*", "([^.].*)"))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from motrlab.classes import PEOPLE, Classes
 from motrlab.config.checks import later
-from motrlab.data.formats import Format, Labels, how_to_import, read_labels, recognise
+from motrlab.data.formats import Format, Labels, how_to_import, laid_out_as, read_labels, recognise
 from motrlab.data.rows import Rows, is_promised, read_ini, read_text, why_unreadable
 from motrlab.errors import UserError
 
@@ -260,6 +260,8 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
     if not folders:
         inside = (root / "seqinfo.ini").is_file() or (root / "img1").is_dir()
         hint = f"; did you mean {root.parent}?" if inside else ""
+        if (format := laid_out_as(root)) is not None:
+            hint = f"; it is laid out as {format.name}: {how_to_import(format)}"
         raise UserError(f"{root}: no sequences (folders with seqinfo.ini or img1) in it or its train/{hint}")
     videos = {video_name(f.name): f for f in reversed(folders)}  # the copy that is preferred
     if not names:

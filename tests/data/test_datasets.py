@@ -110,6 +110,16 @@ def test_a_data_set_is_recognised_and_becomes_what_prepare_takes(
     assert main(["prepare", "--src", str(tmp_path / "mot"), "--dst", str(tmp_path / "data")]) == 0
 
 
+@pytest.mark.parametrize(("make", "told"), [(visdrone, "VisDrone: `python -m motrlab import --format visdrone`"),
+                                            (kitti, "KITTI: `python -m motrlab import --format kitti`")])  # fmt: skip
+def test_prepare_names_a_data_set_by_its_layout(
+    make: Callable[[Path], None], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "source")
+    assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "data")]) == 2
+    assert f"it is laid out as {told} converts them" in capsys.readouterr().err
+
+
 def test_prepare_says_once_what_it_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("dancetrack0001", "dancetrack0002"):
         sequence(name, NINE, "{:08d}.jpg")(tmp_path / "source")
