@@ -184,7 +184,10 @@ def validate_sequence(folder: Path, *, frame_map: Map = map) -> CheckedSequence:
         annotations, format = read_recognised(gt, info)
         if format.roles:
             raise UserError(f"{gt}: {format.name}, {format.says}; {how_to_import(format)}")
-        notes += [f"recognised: {format.name} ({format.says})"] * bool(re.match(format.folder, folder.name))
+        # Rows that never say a visibility may be another data set's, whose columns look the same.
+        alike = annotations.has_class and bool((annotations.visibility == 1).all())
+        if alike or re.match(format.folder, folder.name):
+            notes.append(f"recognised: {format.name} ({format.says})")
         notes += [f"{gt}: {note}" for note in _notes(annotations, format, info)]
     detections = read_detections(det, info) if is_promised(det) else None
     with tqdm(total=info.num_frames, desc=f"validate {info.name}", unit="frame", disable=None) as bar:

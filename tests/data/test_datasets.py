@@ -120,11 +120,22 @@ def test_prepare_names_a_data_set_by_its_layout(
     assert f"it is laid out as {told} converts them" in capsys.readouterr().err
 
 
-def test_prepare_says_once_what_it_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("dancetrack0001", "dancetrack0002"):
-        sequence(name, NINE, "{:08d}.jpg")(tmp_path / "source")
+@pytest.mark.parametrize(
+    ("names", "gt", "told"),
+    [
+        (("dancetrack0001", "dancetrack0002"), "1,7,5,6,7,8,1,1,0.5\n", ["DanceTrack"]),
+        (("A", "B"), "1,7,5,6,7,8,1,1,1\n", ["MOT17"]),  # UAVDT writes such rows for cars
+        (("A", "B"), "1,7,5,6,7,8,1,1,0.5\n", []),
+    ],
+)
+def test_prepare_says_once_what_it_recognised(
+    names: tuple[str, ...], gt: str, told: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in names:
+        sequence(name, gt, "{:08d}.jpg")(tmp_path / "source")
     assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "data")]) == 0
-    assert capsys.readouterr().out.count("recognised: DanceTrack (9 columns)\n") == 1
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("recognised: ")]
+    assert said == [f"recognised: {name} (9 columns)" for name in told]
 
 
 def test_the_rate_and_detections_come_along(tmp_path: Path) -> None:
