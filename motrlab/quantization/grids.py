@@ -59,6 +59,7 @@ class Grids(Operations):
         self.graph = ""
         self.part_name = ""  # behind the names of what is computed for a part of the slots
         self._mask: Tensor | None = None
+        self._tracked: Tensor | None = None  # `[B, 1, 1, 1]`: 1 for frames in which a slot of the mask is taken
         self._scales: list[float] = []
         self._known: dict[Any, Any] = {}  # what follows from weights and scales
 
@@ -169,8 +170,9 @@ class Grids(Operations):
         if self.observing and self.ranges is not None:
             seen, live = value.data if steps is None else steps, value.live
             if live is not None and self._mask is not None and not self.calibrating:
-                tracked = self._mask.flatten(1).any(1)
-                seen, live = seen[tracked], live[tracked]
+                if self._tracked is None:
+                    self._tracked = self._mask.flatten(1).amax(1).reshape(-1, 1, 1, 1)
+                live = live * self._tracked
             self.ranges.observe(spec, seen, live, scale, calibrating=self.calibrating)
         if self.record is not None:
             name, again = spec.name, 1
@@ -182,7 +184,7 @@ class Grids(Operations):
 
     def enter(self, graph: nn.Module, mask: Tensor | None = None) -> None:
         self.graph = self.paths[id(graph)][0]
-        self._mask = mask
+        self._mask, self._tracked = mask, None
         if self.record is not None and (mask is None or self.graph == "qim"):
             self.record.clear()
 
