@@ -24,7 +24,13 @@ from motrlab.model.operations import FLOAT, Operations
 from motrlab.quantization import functions
 from motrlab.quantization.observers import Ranges
 from motrlab.quantization.tensors import Key, StraightThrough, TensorSpec, Value, number
-from motrlab.quantization.torch_arithmetic import IntegerLayer, TorchArithmetic, integer_layer, side_by_side
+from motrlab.quantization.torch_arithmetic import (
+    IntegerLayer,
+    TorchArithmetic,
+    integer_layer,
+    side_by_side,
+    trained_layer,
+)
 
 TORCH = TorchArithmetic()
 IMAGE_SCALE = 1 / 128  # of the image's bytes
@@ -264,7 +270,7 @@ class Grids(Operations):
                     [integer_layer(m.weight, m.bias, x_scale, limit, per_channel=per_channel) for m in modules]
                 )
 
-        found: IntegerLayer = self.known((*map(id, modules), torch.is_grad_enabled()), make)
+        found: IntegerLayer = self.known(tuple(map(id, modules)), make)
         return found
 
     def _product(self, spec: TensorSpec, module: Any, x: Value, floating: Callable[[Tensor], Tensor]) -> Value:
@@ -272,11 +278,16 @@ class Grids(Operations):
         (x,) = self.operands(spec, x)
 
         def exact() -> Tensor:
+            step = self.scale(spec)
+            if torch.is_grad_enabled():
+                key = id(module), "trained"
+                trained = self.known(key, lambda: trained_layer(module.weight, module.bias, x.scale, step))
+                return trained.of_map(x.data, module).permute(0, 3, 1, 2)
             layer = self.layer(x.scale, spec, module)
             accumulator = layer.of_map(x.data, module)
             if self.watch_product is not None:
                 self.watch_product(module, x, layer)
-            step = torch.as_tensor(self.scale(spec), dtype=torch.float32, device=x.data.device)
+            step = torch.as_tensor(step, dtype=torch.float32, device=x.data.device)
             return functions.product(TORCH, accumulator, layer.step / step).permute(0, 3, 1, 2)
 
         return self.finish(spec, lambda: floating(x.real), exact, x.live, differentiable=True)
@@ -297,10 +308,10 @@ class Grids(Operations):
     def tokens(self, layer: nn.Module, x: Value) -> Tensor:
         """A `TokenLinear`: accumulators in real units, `[B, N, out]`."""
         spec = self.spec(layer, "head", [x])
-        if not self.on(spec):
+        (x,) = self.operands(spec, x)
+        if not self.on(spec) or torch.is_grad_enabled():  # in training no weight is rounded
             out: Tensor = layer(x.real)
             return out
-        (x,) = self.operands(spec, x)
         integers = self.layer(x.scale, spec, layer)
         if self.watch_product is not None:
             self.watch_product(layer, x, integers)
