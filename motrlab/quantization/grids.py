@@ -27,7 +27,6 @@ from motrlab.quantization.tensors import Key, StraightThrough, TensorSpec, Value
 from motrlab.quantization.torch_arithmetic import IntegerLayer, TorchArithmetic, integer_layer, side_by_side
 
 TORCH = TorchArithmetic()
-IMAGE_SCALE = 1 / 128  # of the image's bytes
 CONSTANT_SCALE = 1 / 127  # of sines and cosines
 
 
@@ -67,9 +66,11 @@ class Grids(Operations):
         self._known.clear()
         self._scales = self.ranges.scale.tolist() if self.ranges is not None else []
 
-    def spec(self, module: nn.Module | str, operator: str, sources: Sequence[Value] = (), **facts: Any) -> TensorSpec:
-        """The tensor that a module makes, or that has a name."""
-        return self.specs[self.key(module)]
+    def spec(
+        self, module: nn.Module | str, operator: str, sources: Sequence[Value] = (), part: str = "", **facts: Any
+    ) -> TensorSpec:
+        """The tensor that a module makes, or that has a name; or a `part` of it."""
+        return self.specs[self.key(module, part)]
 
     def key(self, module: nn.Module | str, part: str = "") -> Key:
         """Graph and name of the tensor that a module makes, or of the `part` of it that a name is for."""
@@ -252,17 +253,19 @@ class Grids(Operations):
 
     # Products.
 
-    def layer(self, x_scale: Any, spec: TensorSpec, *modules: Any) -> IntegerLayer:
-        """The integers of a product, or of several of one input side by side."""
+    def layer(self, x: Any, spec: TensorSpec, *modules: Any) -> IntegerLayer:
+        """The integers of a product of `x` (whose `scale` counts), or of several of one input side by side."""
 
         def make() -> IntegerLayer:
             limit, per_channel = self.scheme.weight_limit, spec.rule.per_channel
             with named(spec):
                 return side_by_side(
-                    [integer_layer(m.weight, m.bias, x_scale, limit, per_channel=per_channel) for m in modules]
+                    [integer_layer(m.weight, m.bias, x.scale, limit, per_channel=per_channel) for m in modules]
                 )
 
         found: IntegerLayer = self.known((*map(id, modules), torch.is_grad_enabled()), make)
+        if self.watch_product is not None:
+            self.watch_product(modules[0], x, found)
         return found
 
     def _product(self, spec: TensorSpec, module: Any, x: Value, floating: Callable[[Tensor], Tensor]) -> Value:
@@ -270,12 +273,9 @@ class Grids(Operations):
         (x,) = self.operands(spec, x)
 
         def exact() -> Tensor:
-            layer = self.layer(x.scale, spec, module)
-            accumulator = layer.of_map(x.data, module)
-            if self.watch_product is not None:
-                self.watch_product(module, x, layer)
+            layer = self.layer(x, spec, module)
             step = torch.as_tensor(self.scale(spec), dtype=torch.float32, device=x.data.device)
-            return functions.product(TORCH, accumulator, layer.step / step).permute(0, 3, 1, 2)
+            return functions.product(TORCH, layer.of_map(x.data, module), layer.step / step).permute(0, 3, 1, 2)
 
         return self.finish(spec, lambda: floating(x.real), exact, x.live, differentiable=True)
 
@@ -299,9 +299,7 @@ class Grids(Operations):
             out: Tensor = layer(x.real)
             return out
         (x,) = self.operands(spec, x)
-        integers = self.layer(x.scale, spec, layer)
-        if self.watch_product is not None:
-            self.watch_product(layer, x, integers)
+        integers = self.layer(x, spec, layer)
         return integers.of_tokens(x.data.flatten(2).transpose(1, 2)) * integers.step
 
     def values(self, attentions: Sequence[DeformableAttention], memory: Value) -> Value:

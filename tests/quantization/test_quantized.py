@@ -17,6 +17,7 @@ from motrlab.model.base import BaseOutput
 from motrlab.model.motr import Motr, build_motr, folded_copy
 from motrlab.quantization.declare import declare
 from motrlab.quantization.quantized import QuantizedMotr, num_quantisers
+from motrlab.quantization.tensors import Value
 
 Inputs = tuple[Tensor, ...]
 
@@ -159,7 +160,7 @@ def test_signed_only_and_seven_bits(config: Config, float_model: Motr, base_inpu
     assert {spec.high for spec in quantised.specs.values()} == {127}
     spec = quantised.specs["base", "encoder.0.ffn.expand"]
     layer = quantised.model.base.encoder[0].ffn.expand
-    weight = quantised.net.layer(float(quantised.ranges.scale[spec.group]), spec, layer).weight
+    weight = quantised.net.layer(Value(base_inputs[1], float(quantised.ranges.scale[spec.group])), spec, layer).weight
     assert float(weight.abs().max()) == 63
     expected = float_model.base(*base_inputs)[2]
     assert float((output - expected).norm() / expected.norm()) < 0.3
@@ -188,7 +189,7 @@ def test_weight_scales_follow_the_weights(quantised: QuantizedMotr, base_inputs:
     with torch.no_grad():
         layer.weight[3] *= 2
         quantised.mode("train_frozen")
-        integers = quantised.net.layer(0.1, spec, layer)
+        integers = quantised.net.layer(Value(base_inputs[1], 0.1), spec, layer)
     assert float(integers.weight[3].abs().max()) == 127
     assert float(integers.scale[3]) == pytest.approx(float(layer.weight[3].detach().abs().max()) / 127)
 
