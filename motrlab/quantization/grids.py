@@ -31,12 +31,11 @@ CONSTANT_SCALE = 1 / 127  # of sines and cosines
 
 
 @contextmanager
-def named(spec: TensorSpec) -> Iterator[None]:
-    """An overflow of an accumulator as a UserError that names the tensor."""
+def named(spec: TensorSpec, advice: str) -> Iterator[None]:
+    """An overflow of an accumulator as a UserError that names the tensor and says what to do."""
     try:
         yield
     except OverflowError as error:
-        advice = f"give its rule {spec.rule.label!r} a coarser scale, or calibrate again"
         raise UserError(f"{spec.graph} {spec.name}: {error}; {advice}") from error
 
 
@@ -258,7 +257,7 @@ class Grids(Operations):
 
         def make() -> IntegerLayer:
             limit, per_channel = self.scheme.weight_limit, spec.rule.per_channel
-            with named(spec):
+            with named(spec, "it needs fewer inputs, or weights of 7 bits (Scheme.weight_bits)"):
                 return side_by_side(
                     [integer_layer(m.weight, m.bias, x.scale, limit, per_channel=per_channel) for m in modules]
                 )

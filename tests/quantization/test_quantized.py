@@ -293,6 +293,18 @@ def test_a_sum_on_a_grid_that_is_too_fine_is_named(float_model: Motr, base_input
     assert "\n" not in str(error.value)
 
 
+@torch.no_grad()
+def test_a_product_that_can_pass_32_bits_is_named(quantised: QuantizedMotr) -> None:
+    layer = torch.nn.Linear(70_000, 1)
+    layer.weight.fill_(0.1)
+    spec, x = quantised.specs["base", "encoder.0.ffn.expand"], Value(torch.zeros(1), 0.1)
+    with pytest.raises(UserError, match=r"base encoder\.0\.ffn\.expand: the sum of 70000 .* fewer inputs") as error:
+        quantised.net.layer(x, spec, layer)
+    assert "\n" not in str(error.value)
+    layer.weight[:, ::2] = 0
+    assert len(quantised.net.layer(x, spec, layer).parts) > 60
+
+
 def test_a_fixed_scale_is_kept(quantised: QuantizedMotr, float_model: Motr, base_inputs: Inputs) -> None:
     scheme = Scheme().with_rules(Rule(path="decoder.0.ffn.expand", scale=0.25))
     other = QuantizedMotr(float_model, scheme)
