@@ -57,13 +57,13 @@ class IntegerShare:
         return 1 - sum(macs for name, macs in self.products if name in FLOAT_OPERATORS) / max(1, self.macs)
 
     @property
-    def num_float_products(self) -> int:
+    def num_float(self) -> int:
         return sum(name in FLOAT_OPERATORS for name, _ in self.products)
 
     @property
     def nodes_share(self) -> float:
         """Of the products, how many run on integer kernels."""
-        return 1 - self.num_float_products / max(1, len(self.products))
+        return 1 - self.num_float / max(1, len(self.products))
 
     @property
     def float_share(self) -> float:
