@@ -253,13 +253,19 @@ class Grids(Operations):
     # Products.
 
     def layer(self, x: Any, spec: TensorSpec, *modules: Any) -> IntegerLayer:
-        """The integers of a product of `x` (whose `scale` counts), or of several of one input side by side."""
+        """The integers of a product of `x` (whose `scale` counts), or of several of one input side by side.
+
+        `spec`: what the first of `modules` makes; each has weights by its own rule.
+        """
 
         def make() -> IntegerLayer:
-            limit, per_channel = self.scheme.weight_limit, spec.rule.per_channel
+            rules = [spec.rule, *(self.spec(m, spec.operator).rule for m in modules[1:])]
             with named(spec, "it needs fewer inputs, or weights of 7 bits (Scheme.weight_bits)"):
                 return side_by_side(
-                    [integer_layer(m.weight, m.bias, x.scale, limit, per_channel=per_channel) for m in modules]
+                    [
+                        integer_layer(m.weight, m.bias, x.scale, self.scheme.weight_limit, per_channel=rule.per_channel)
+                        for m, rule in zip(modules, rules, strict=True)
+                    ]
                 )
 
         found: IntegerLayer = self.known((*map(id, modules), torch.is_grad_enabled()), make)
