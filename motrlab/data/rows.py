@@ -170,6 +170,6 @@ class Rows:
         """Raises UserError with the line of an id that stands in its frame for the second time."""
         order = np.lexsort((track, frame))
         same = (np.diff(frame[order]) == 0) & (np.diff(track[order]) == 0)
-        earlier = np.zeros(len(self), np.int64)  # line of the same id in the same frame, 0 for none
-        earlier[order[1:][same]] = np.array(self.numbers, np.int64)[order[:-1][same]]
-        self.refuse(earlier > 0, "id {:.0f} twice in frame {:.0f} (first in line {})", track, frame, earlier)
+        again, earlier = np.zeros(len(self), bool), np.zeros(len(self), np.int64)  # that line, of any number
+        again[order[1:][same]], earlier[order[1:][same]] = True, np.array(self.numbers, np.int64)[order[:-1][same]]
+        self.refuse(again, "id {:.0f} twice in frame {:.0f} (first in line {})", track, frame, earlier)
