@@ -121,6 +121,16 @@ def test_sample_report_is_whole() -> None:
     assert commit[:12] in (folder / "index.html").read_text(encoding="utf-8")
 
 
+def test_messages_that_are_explained_are_said() -> None:
+    """What stands between quotation marks in the first column; `…` is for what a message puts in."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| [^|]*\"([^|\"]+)\"", page, re.M)
+    assert len(quoted) > 3
+    code = "".join(file.read_text(encoding="utf-8") for file in CODE)
+    for message in quoted:
+        assert all(part in code for part in message.split("…")), message
+
+
 def test_every_notebook_is_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(f"notebooks/{name}.ipynb" in text for name in NOTEBOOKS)
