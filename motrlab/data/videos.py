@@ -78,11 +78,11 @@ def open_source(given: Path | str, nv12: tuple[int, int] | None = None) -> Frame
 
 
 def _open_folder(path: Path) -> FrameSource:
-    folder = path.resolve()
-    is_inside = folder.name == "img1"  # the frames of a sequence: seqinfo.ini is above them
-    sequence = folder.parent if is_inside else path
+    # Where the frames of a sequence are given, seqinfo.ini is above them; its img1 may be a link.
+    inside = next((folder for folder in (path.absolute(), path.resolve()) if folder.name == "img1"), None)
+    sequence = inside.parent if inside else path
     info = read_sequence_info(sequence) if is_promised(sequence / "seqinfo.ini") else None
-    images = path if is_inside else path / (info.image_dir if info else "img1")
+    images = path if inside else path / (info.image_dir if info else "img1")
     images = images if info or images.is_dir() else path
     listed, name = list_frames(images, info), sequence.resolve().name
     notes, first = [listed.note] * bool(listed.note), next(iter(listed.files.values()), path)

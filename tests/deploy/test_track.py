@@ -124,6 +124,9 @@ def test_frames_are_written_on_request(artifact: Path, images: Any, tmp_path: Pa
 def test_an_image_folder_is_named_after_its_sequence(images: Any, tmp_path: Path) -> None:
     folder = sequence_folder(tmp_path / "SEQ-01", images[:2])
     assert open_source(folder / "img1").name == "SEQ-01"
+    (folder / "img1").rename(tmp_path / "disk")
+    (folder / "img1").symlink_to(tmp_path / "disk")
+    assert open_source(folder / "img1").name == open_source(folder).name == "SEQ-01"
 
 
 def _empty_folder(folder: Path) -> Path:
