@@ -16,7 +16,7 @@ from motrlab.data.videos import FrameSource, VideoFile, open_source
 from motrlab.deploy.runtime import load_artifact
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks, format_tracks
-from motrlab.files import writing
+from motrlab.files import locked, writing
 from motrlab.shipped import shipped_artifact
 from motrlab.tracking.sequence import FrameTracks
 from motrlab.viz.overlay import TRAIL_FRAMES, draw_frame, trails_of, write_image
@@ -115,9 +115,13 @@ class _Results:
             out.mkdir(parents=True, exist_ok=True)
             _claim([self.text, self.overlay, *self._pictures], source.origin)
             pictures = [file for folder in self._pictures for file in folder.glob("*.png") if file.stem.isdecimal()]
+            if self.text.exists():
+                with locked(self.text, "writing"):
+                    pass  # a UserError while another process tracks the same
             for old in (self.text, self.overlay, *pictures):
                 old.unlink(missing_ok=True)
-            self._stream = self.text.open("wb", buffering=0)
+            self._stream, self._alone = self.text.open("wb", buffering=0), contextlib.ExitStack()
+            self._alone.enter_context(locked(self.text, "writing"))
 
     def add(self, number: int, image: Image, found: FrameTracks) -> None:
         """The frame's rows first, then its overlay."""
@@ -153,6 +157,7 @@ class _Results:
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         """Finish the files, and tell what is there if not all is well."""
         self._stream.close()
+        self._alone.close()
         problems = [str(error)] if isinstance(error, UserError) else []
         try:
             for video in self._videos:

@@ -441,6 +441,30 @@ def test_rows_are_in_the_file_before_the_next_frame_is_read(
     assert seen == [0, 2, 3, 4, 5, 6, 7, 8, 9] or seen == list(range(1, 10))
 
 
+def test_two_at_once_do_not_write_the_same_files(
+    artifact: Path, images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = image_folder(tmp_path / "in", images), tmp_path / "out"
+    opened, told = open_source(source), []
+
+    def frames() -> Any:
+        for number, image in opened.frames:
+            if number == 5:
+                with pytest.raises(UserError, match=r"in\.txt: another process is writing it; wait") as caught:
+                    track(artifact, source, out)
+                told.append(caught)
+            yield number, image
+
+    watched = iter((replace(opened, frames=frames()), open_source(source), open_source(source)))
+    monkeypatch.setattr("motrlab.track.open_source", lambda _: next(watched))
+    assert track(artifact, source, out)["frames"] == len(images)
+    assert len(told) == 1
+    first = (out / "in.txt").read_bytes()
+    assert video_properties(out / "in.mp4")[0] == len(images)
+    track(artifact, source, out)  # the lock went with the work
+    assert (out / "in.txt").read_bytes() == first
+
+
 def test_what_a_kill_left_goes_with_the_next_run(artifact: Path, images: Any, tmp_path: Path) -> None:
     source = image_folder(tmp_path / "in", images[:2])
     track(artifact, source, tmp_path / "out")
