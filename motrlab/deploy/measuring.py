@@ -80,8 +80,8 @@ def measure_artifact(
         }  # fmt: skip
         paced = rate_limited(runtime, frames, design_fps, min(3.0, repeats / 10))
     use: dict[str, Mapping[str, Any]] = {
-        "peak": peak_memory(artifact, threads, frames[0].shape[:2]),
-        "throughput": {"streams": num_cpus(), "fps": throughput(artifact, frames, num_cpus())},
+        "peak": peak_memory(artifact, threads, frames[0].shape[:2], backend),
+        "throughput": {"streams": num_cpus(), "fps": throughput(artifact, frames, num_cpus(), backend)},
         "rate_limited": paced,
         "memory": {g: executed_memory(artifact / f"{g}.ort.onnx", g, c, backend) for g, c in layers.items()},
     }
@@ -125,7 +125,7 @@ def _performance(
     frame = {"latency_ms": float(np.median(total)) * 1e3, "fps": len(total) / sum(total), **parts}
     frame["throughput_fps"] = use["throughput"]["fps"]
     distribution: dict[str, dict[str, Any]] = {}
-    for name, values in {**found.seconds, "step.total": total}.items():
+    for name, values in {**found.seconds, **step}.items():
         head, _, part = name.partition(".")
         distribution.setdefault(part if head in GRAPHS else head, {})[head if head in GRAPHS else part] = _distribution(
             values

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motrlab.deploy.performance import read_performance
+from motrlab.deploy.performance import how_measured, read_performance
 from motrlab.deploy.whatif import FACTORS, what_if, what_if_data
 from motrlab.files import write_text
 from motrlab.report import speed
@@ -110,7 +110,8 @@ def summary(source: Source) -> Section:
         return Section(missing=["a frame, measured or predicted (`perf`)"])
     intro = (
         "A frame is two graphs and the host between them, in a closed loop: the base graph cannot start before the QIM "
-        "of the frame before has made its queries. So latencies add up, and frames a second are their inverse."
+        "of the frame before has made its queries. So latencies add up, and frames a second are their inverse. "
+        "Measured milliseconds are medians, frames a second are over all frames."
     )
     columns: dict[str, Callable[[Result], str | Cell]] = {
         "frame, ms": lambda r: ms(r.values["frame"]["latency_ms"]),
@@ -182,6 +183,8 @@ def _rank_text(here: Values, host: Values, graph: str) -> str:
 def _remarks(result: Result) -> Part | None:
     values = result.values
     blocks: list[Block | None] = [bounds(values)]
+    if how := how_measured({**values, "rate_limited": None}):
+        blocks.append(Listing(how, "How it was measured"))
     if limited := values.get("rate_limited"):
         said = [value_line(name, value) for name, value in limited.items() if number(value) is not None]
         blocks.append(Listing(said, "At the camera's rate", note=_PACED))

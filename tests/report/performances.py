@@ -79,6 +79,7 @@ def measured(target: str = "onnxruntime-cpu", found: list[Layer] | None = None) 
     frame = {"latency_ms": total, "fps": 1e3 / total, "preprocess_ms": 0.2, "host_ms": HOST_MS}
     stats = {"p50_ms": 1.0, "p90_ms": 1.2, "p99_ms": 1.5, "repeats": 50}
     sections = {"distribution": {"fixed_point": {"base": stats, "qim": stats}}, "peak_memory_mb": 160.0}
+    sections |= {"threads": 1, "pinned_to": "3", "warm_up": 3, "throughput": {"streams": 2, "fps": 150.0}}
     sections["rate_limited"] = {"fps": 30.0, "frames": 60, "missed": 1, "jitter_ms": 0.2}
     sections["memory"] = base.sections["memory"]
     sections["timeline"] = {"lanes": ["host"], "spans": [["host", 0.0, total, None]]}

@@ -73,7 +73,10 @@ def test_every_picture_is_told(perf_run: Run) -> None:
         "on-chip bandwidth is assumed",
         "missed: 1",
         "160 (process)",
+        "threads: 1, pinned to processor 3; 3 calls of everything before the clock starts",
+        "throughput of 2 videos at once: 150.0",
         "Memory by what it holds, computed from the tensors that the runtime executes. base: weights",
+        "compiled to",
         "QLinearConv",
         "times as fast",
     ],
@@ -87,6 +90,13 @@ def test_what_bounds_a_layer_is_told_of_predictions_only(made_run: Run) -> None:
     assert "Bound by" not in Page(html(made_run)).text
     record(made_run, predicted())
     assert Page(html(made_run)).text.count("Bound by: what decides") == 1
+
+
+def test_kernels_that_are_called_as_their_operators_take_no_column(made_run: Run) -> None:
+    found = measured()
+    same = [replace(c, more={**c.more, "kernel": c.layer.operator}) for c in found.layers]
+    record(made_run, replace(found, layers=same))
+    assert "compiled to" not in Page(html(made_run)).text
 
 
 def test_a_measured_time_line_says_why_it_is_shorter_than_a_frame(perf_run: Run) -> None:
