@@ -199,7 +199,7 @@ def _remarks(result: Result) -> Part | None:
 
 
 def bounds(values: Values) -> Table | None:
-    """How much of the layers' time each bound decides; None where layers were measured, which tells no bound."""
+    """How much of the graphs' time each bound decides; None where layers were measured, which tells no bound."""
     times: Counter[tuple[str, str]] = Counter()
     numbers: Counter[tuple[str, str]] = Counter()
     for row in values["layers"]:
@@ -207,11 +207,15 @@ def bounds(values: Values) -> Table | None:
         numbers[row["graph"], row["bound"]] += 1
     if {bound for _, bound in times} <= {"measured"}:
         return None
+    for graph, told in values["graphs"].items():
+        call = told["latency_ms"] - sum(took for (name, _), took in times.items() if name == graph)
+        if call > 1e-6:
+            times[graph, "call"] = call
     total = sum(times.values()) or 1.0
     columns: dict[str, Callable[[tuple[str, str]], str | Cell]] = {
-        "layers": lambda key: str(numbers[key]),
+        "layers": lambda key: str(numbers[key] or "–"),
         "ms": lambda key: ms(times[key]),
-        "share of the layers' time": lambda key: f"{percent(times[key] / total)} %",
+        "share of both graphs' time": lambda key: f"{percent(times[key] / total)} %",
     }
     keys = [key for key, _ in times.most_common()]
     return table(
@@ -264,10 +268,14 @@ def sliders(values: Values) -> list[Block | None]:
     machine = data["machine"]
     cores = ("cores that share a layer", f"(the target has {machine['cores']:g})")
     names = {"clock": ("clock", "GHz"), "cores": cores, "on_chip": ("bandwidth on the chip", "GB/s")}
-    names |= {"off_chip": ("bandwidth off the chip", "GB/s")}
-    figures = {"clock": "clock_ghz", "on_chip": "on_chip_gbs", "off_chip": "off_chip_gbs"}
-    given = [(name, *names[name], machine[figures[name]] if name in figures else 1) for name in FACTORS]
-    choices = [(f"{factor:g} × {names[name][0]}", {name: factor}) for name in FACTORS for factor in (0.5, 2)]
+    names |= {"off_chip": ("bandwidth off the chip", "GB/s"), "overhead": ("overhead of a layer", "µs (calls alike)")}
+    names |= {"host": ("outside the graphs", "ms")}
+    figures = {"clock": machine["clock_ghz"], "cores": 1, "on_chip": machine["on_chip_gbs"]}
+    figures |= {"off_chip": machine["off_chip_gbs"], "overhead": machine.get("layer_overhead_us", 0)}
+    figures["host"] = round(data["rest_ms"], 4)
+    used = [name for name in FACTORS if figures[name]]  # nothing times two is nothing
+    given = [(name, *names[name], figures[name]) for name in used]
+    choices = [(f"{factor:g} × {names[name][0]}", {name: factor}) for name in used for factor in (0.5, 2)]
     choices.remove((f"0.5 × {cores[0]}", {"cores": 0.5}))
     rows = [("as it is", what_if(data)), *((told, what_if(data, **factors)) for told, factors in choices)]
     columns: dict[str, Callable[[tuple[str, Mapping[str, float]]], str | Cell]] = {
@@ -277,7 +285,7 @@ def sliders(values: Values) -> list[Block | None]:
     }
     intro = (
         "Every layer again as max(compute ÷ (clock × cores), bytes ÷ bandwidth) + overhead, as the prediction computes "
-        "it. What no layer has, the host's part, stays, and so do the tiles."
+        "it. Beside the graphs, the host's part is added. The tiles stay as they are."
     )
     return [intro, Sliders(given, data), table(rows, columns, lambda row: row[0], corner="With")]
 

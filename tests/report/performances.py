@@ -11,8 +11,9 @@ from motrlab.deploy.target import UNITS
 from motrlab.deploy.trace import save_performance
 from motrlab.run import Run
 
-CLOCK_GHZ, HOST_MS = 1.2, 0.4
-MACHINE = {"clock_ghz": CLOCK_GHZ, "cores": 2, "on_chip_gbs": 200.0, "off_chip_gbs": 20.0, "off_chip_wait_ms": 1e-4}
+CLOCK_GHZ, HOST_MS, CALL_MS = 1.2, 0.4, 0.0125  # of the call only the QIM has any
+MACHINE = {"clock_ghz": CLOCK_GHZ, "cores": 2, "on_chip_gbs": 200.0, "off_chip_gbs": 20.0}
+MACHINE |= {"off_chip_wait_ms": 1e-4, "layer_overhead_us": 1.0}
 _KINDS = (("Conv", "matrix"), ("Conv", "depthwise"), ("Add", "vector"), ("Softmax", "table"), ("Transpose", "move"))
 
 
@@ -56,6 +57,7 @@ def predicted(target: str = "horizon-j6m", found: list[Layer] | None = None) -> 
         latency = max(cycles.values()) / CLOCK_GHZ / 1e6 + 1e-3
         costs.append(LayerCost(layer, latency, *moved, bound=unit if bound == "compute" else bound, more=more))
     graphs = {g: {"latency_ms": sum(c.latency_ms for c in costs if c.layer.graph == g)} for g in ("base", "qim")}
+    graphs["qim"]["latency_ms"] += CALL_MS
     total = sum(g["latency_ms"] for g in graphs.values()) + HOST_MS
     return Performance(
         target,
