@@ -64,7 +64,9 @@ def results(source: Source) -> list[Result]:
 def render_latency(run: Run) -> Path:
     """Write `reports/RUN/latency.html` from the run's records of `perf` and return where it is."""
     path = run.report / PAGE.file
-    write_text(path, page_html(PAGE, Source(run), {"Report": "index.html"}))
+    made = {"Report": "index.html", "Quantisation": "quantization.html"}
+    links = {title: file for title, file in made.items() if (run.report / file).exists()}
+    write_text(path, page_html(PAGE, Source(run), links))
     return path
 
 

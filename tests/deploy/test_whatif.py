@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from motrlab.deploy.layers import Layer, layers_of_file
+from motrlab.deploy.layers import Layer, layers_of_model, read_onnx
 from motrlab.deploy.performance import Performance
 from motrlab.deploy.predict.frame import predict
 from motrlab.deploy.target import Figure, Target, load_target
@@ -30,7 +30,7 @@ def scaled(target: Target, factors: dict[str, float]) -> Target:
 
 @pytest.fixture(scope="module")
 def graphs(fixed_point: FixedPoint) -> dict[str, list[Layer]]:
-    return {name: layers_of_file(fixed_point.artifact / f"{name}.onnx", name) for name in ("base", "qim")}
+    return {name: layers_of_model(read_onnx(fixed_point.artifact / f"{name}.onnx"), name) for name in ("base", "qim")}
 
 
 def predicted(target: Target, graphs: dict[str, list[Layer]], host: float = 1) -> Performance:

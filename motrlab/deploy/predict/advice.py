@@ -21,7 +21,8 @@ def advice_of(target: Target, layers: Sequence[LayerCost]) -> list[dict[str, Any
 
     Before these, in one line, the many that are too small for what a layer takes beside its work.
     """
-    total = max(sum(cost.latency_ms for cost in layers), 1e-12)
+    calls = target.graph_overhead.value * 1e3 * len({cost.layer.graph for cost in layers})
+    total = max(calls + sum(cost.latency_ms for cost in layers), 1e-12)
     found: dict[str, list[dict[str, Any]]] = {"error": [], "warning": _waiting(target, layers, total), "info": []}
     for cost in sorted(layers, key=lambda c: -c.latency_ms):
         share, more = cost.latency_ms / total, cost.more
@@ -48,21 +49,24 @@ def advice_of(target: Target, layers: Sequence[LayerCost]) -> list[dict[str, Any
 
 
 def _waiting(target: Target, layers: Sequence[LayerCost], total: float) -> list[dict[str, Any]]:
-    """Of all layers that overhead bounds, at the slowest one of the module that has most of them."""
+    """Of all layers that overhead bounds, at the slowest one of the part of a graph that has most of them."""
     small = [cost for cost in layers if cost.bound == "overhead"]
     share = sum(cost.latency_ms for cost in small) / total
     if share < _WAITING:
         return []
     figure, working = target.layer_overhead, sum(cost.latency_ms > 0 for cost in layers)
     each = f" ({figure.value * 1e6:.3g} µs{', assumed' * (figure.source == ASSUMED)})" if figure.value else ""
-    where = Counter((cost.layer.graph, cost.layer.module) for cost in small)
-    (worst, number), *_ = where.most_common(1)
-    slowest = max((c for c in small if (c.layer.graph, c.layer.module) == worst), key=lambda cost: cost.latency_ms)
+    (worst, number), *_ = Counter(map(_part, small)).most_common(1)
+    slowest = max((cost for cost in small if _part(cost) == worst), key=lambda cost: cost.latency_ms)
     told = (
-        f"{len(small)} of {working} layers take longer to call{each} than to compute, {share:.0%} of both graphs; most "
-        f"are here ({number}); fewer and larger layers help, more speed or bandwidth does not"
+        f"{len(small)} of {working} layers take longer to call{each} than to compute, {share:.0%} of both graphs, "
+        f"{number} of them in {worst[1]}; fewer and larger layers help, more speed or bandwidth does not"
     )
     return [_entry("warning", slowest, told)]
+
+
+def _part(cost: LayerCost) -> tuple[str, str]:
+    return cost.layer.graph, cost.layer.module.partition(".")[0]
 
 
 def _fallen(target: Target, cost: LayerCost) -> str:
@@ -70,7 +74,7 @@ def _fallen(target: Target, cost: LayerCost) -> str:
     known = target.operators.get(cost.layer.operator)
     if known is not None and not known.types:
         return f"no unit of {target.name} runs {cost.layer.operator}, in any type"
-    has = f", which has {', '.join(known.types)}" if known is not None else ""
+    has = f", only in {', '.join(known.types)}" if known is not None else ""
     return f"no unit of {target.name} runs {cost.layer.operator} in {cost.more['dtype']}{has}"
 
 
