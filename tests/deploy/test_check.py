@@ -16,6 +16,7 @@ from motrlab.deploy.check import FALLBACK, FITS, UNKNOWN, UNSUPPORTED, Check, Ve
 from motrlab.deploy.layers import Layer, layers_of_model, read_onnx
 from motrlab.deploy.portable import portable_graphs
 from motrlab.deploy.target import ASSUMED, Operator, Target, load_target
+from motrlab.shipped import shipped_artifact
 from tests.deploy.conftest import FixedPoint, ranged
 
 GRAPHS = ("base", "qim")
@@ -39,8 +40,8 @@ def changed(target: str, operator: str, **changes: object) -> Target:
     return dataclasses.replace(there, operators={**there.operators, operator: own})
 
 
-def test_nothing_of_the_default_artefact_is_unsupported_on_j6m(artifact: Path) -> None:
-    found = checked(artifact, "horizon-j6m")
+def test_nothing_of_the_default_artefact_is_unsupported_on_j6m() -> None:
+    found = checked(shipped_artifact(), "horizon-j6m")
     assert found.counts[UNSUPPORTED] == 0
     assert found.counts[FITS] > 0.6 * len(found.verdicts)
     known = load_target("horizon-j6m").operators
