@@ -100,6 +100,15 @@ def test_what_bounds_a_layer_is_told_of_predictions_only(made_run: Run) -> None:
     assert Page(html(made_run)).text.count("Bound by: what decides") == 1
 
 
+def test_a_lane_that_hardly_works_is_not_said_to_rest(made_run: Run) -> None:
+    found = predicted()
+    spans = [["host", 0.0, 0.9975, None], ["matrix", 0.9975, 1.0, 0]]
+    record(
+        made_run, replace(found, sections={**found.sections, "timeline": {"lanes": ["matrix", "host"], "spans": spans}})
+    )
+    assert "Busy: matrix 0.2 %, host 99.8 %." in Page(html(made_run)).text
+
+
 def test_kernels_that_are_called_as_their_operators_take_no_column(made_run: Run) -> None:
     found = measured()
     same = [replace(c, more={**c.more, "kernel": c.layer.operator}) for c in found.layers]
