@@ -26,6 +26,7 @@ from motrlab.deploy.perf import (
     Measured,
     forms_on_files,
     measure_latency,
+    percentiles,
     record_inputs,
     time_closed_loops,
 )
@@ -156,9 +157,8 @@ def _performance(
 
 def _distribution(seconds: Sequence[float]) -> dict[str, Any]:
     values = np.array(seconds) * 1e3
-    shares = {f"p{share}_ms": float(np.percentile(values, share)) for share in (50, 90, 99)}
     more = {"min_ms": float(values.min()), "mean_ms": float(values.mean()), "std_ms": float(values.std())}
-    return {**shares, **more, "repeats": len(values)}
+    return {**percentiles(seconds), **more, "repeats": len(values)}
 
 
 def _timeline(layers: Mapping[str, Sequence[LayerCost]], parts: Mapping[str, float]) -> dict[str, Any]:
