@@ -32,13 +32,13 @@ from motrlab.deploy.kernel_layers import layers_of_kernels
 from motrlab.deploy.kernels import exact_form, onnxruntime_session
 from motrlab.deploy.performance import LayerCost
 from motrlab.deploy.predict.frame import predict
-from motrlab.deploy.profiling import call_seconds, node_seconds, overheads, typical
+from motrlab.deploy.profiling import Called, call_seconds, node_seconds, typical
 from motrlab.deploy.target import Target, load_target
 from motrlab.errors import UserError
 from motrlab.run import Run
 from motrlab.stages.chain import require
 
-_TURNS = 4  # of calls with a profile and without
+_TURNS = 6  # of calls with a profile and without
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--run", default="", help="a converted run instead")
     parser.add_argument("--artifact", nargs="+", type=Path, default=[], help="artefacts instead")
     parser.add_argument("--target", default="", help="a description that is there already")
-    parser.add_argument("--repeats", type=int, default=60, help="timed calls of each graph")
+    parser.add_argument("--repeats", type=int, default=120, help="timed calls of each graph")
     parser.add_argument("--layers", action="store_true", help="print every layer")
     options = parser.parse_args()
     print(processor())
@@ -85,10 +85,9 @@ def compare(name: str, artifact: Path, target: Target, repeats: int, *, every: b
     bits = int(read_tracker_description(artifact)["weight_bits"])
     files = {graph: artifact / f"{graph}.ort.onnx" for graph in ("base", "qim")}
     found = predict(target, {graph: layers_of_kernels(file, graph, weight_bits=bits) for graph, file in files.items()})
+    measured = _measure([exact_form(file, bits) for file in files.values()], repeats)
     totals, everything = np.zeros(2), list[tuple[float, float]]()
-    for graph, file in files.items():
-        content = exact_form(file, bits)
-        whole, nodes = _measure(content, repeats)
+    for graph, (whole, nodes) in zip(files, measured, strict=True):
         layers = [cost for cost in found.layers if cost.layer.graph == graph]
         predicted = found.graphs[graph]["latency_ms"]
         totals += predicted, whole * 1e3
@@ -111,20 +110,24 @@ def compare(name: str, artifact: Path, target: Target, repeats: int, *, every: b
     )
 
 
-def _measure(content: str | bytes, repeats: int) -> tuple[float, dict[str, float]]:
-    """Seconds of a call, without a profile, and of each node, without what the profile adds; some of both in turn."""
-    random = np.random.default_rng(0)
-    inputs = {
-        item.name: random.integers(0, 256, item.shape, np.uint8) if "uint8" in item.type
-        else random.uniform(0.1, 0.9, item.shape).astype(np.float32)
-        for item in onnxruntime_session(content, 1).get_inputs()
-    }  # fmt: skip
-    calls, nodes, added = list[float](), defaultdict[str, list[float]](list), overheads()[0]
-    for _ in range(_TURNS):
-        calls += call_seconds(content, inputs, repeats=repeats // _TURNS)
-        for name, seconds in node_seconds(content, inputs, repeats=repeats // _TURNS).items():
-            nodes[name] += seconds
-    return typical(calls), {name: max(0.0, typical(seconds) - added) for name, seconds in nodes.items()}
+def _measure(contents: Sequence[str | bytes], repeats: int) -> list[tuple[float, dict[str, float]]]:
+    """Of each graph, called after the other as in a frame: seconds of a call, and of each node, without what the
+    profile adds; some of both in turn, and the fastest turn counts.
+    """
+    random, graphs = np.random.default_rng(0), list[Called]()
+    for content in contents:
+        inputs = {
+            item.name: random.integers(0, 256, item.shape, np.uint8) if "uint8" in item.type
+            else random.uniform(0.1, 0.9, item.shape).astype(np.float32)
+            for item in onnxruntime_session(content, 1).get_inputs()
+        }  # fmt: skip
+        graphs.append((content, inputs))
+    how, found = {"repeats": repeats // _TURNS}, []
+    turns = [(call_seconds(graphs, **how), node_seconds(graphs, **how)) for _ in range(_TURNS)]
+    for index in range(len(graphs)):
+        whole = min(typical(calls[index]) for calls, _ in turns)
+        found.append((whole, min((nodes[index] for _, nodes in turns), key=lambda nodes: sum(nodes.values()))))
+    return found
 
 
 def _rank(pairs: Sequence[tuple[float, float]]) -> float:

@@ -72,6 +72,11 @@ def test_a_field_that_came_later_does_not_count_at_its_default() -> None:
     assert len({c.hash for c in (config, still, replace(config, stills_root="/stills"))}) == 3
 
 
+def test_channels_are_sines_and_cosines_of_both_axes() -> None:
+    with pytest.raises(UserError, match=r"d_model \(18\) must be a multiple of twice num_heads, and of 4"):
+        replace(street().model, d_model=18, num_heads=3)
+
+
 def test_configs_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         smoke().tracker.birth_score = 0.1  # type: ignore[misc]

@@ -63,7 +63,8 @@ class ModelConfig:
     anchor_size: tuple[float, float] = (0.09, 0.35)  # their first width and height, fractions of the image
 
     def __post_init__(self) -> None:
-        check(self.d_model % (2 * self.num_heads) == 0, "d_model must be a multiple of twice num_heads")
+        multiple = self.d_model % (2 * self.num_heads) == 0 == self.d_model % 4  # 4: sines and cosines of x and of y
+        check(multiple, f"d_model ({self.d_model}) must be a multiple of twice num_heads, and of 4")
         sizes = ("encoder_layers", "decoder_layers", "encoder_points", "decoder_points", "height", "width")
         check_at_least(self, "model", 1, "num_detect", "num_track", "num_classes", *sizes)
         for name in ("num_detect", "num_track"):

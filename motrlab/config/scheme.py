@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,6 +21,7 @@ OBSERVERS = ("min_max", "moving_average", "percentile", "mse", "kl")  # see `qua
 OPERATORS = ("conv", "linear", "head", "attention", "sampling", "sum", "norm", "input")
 PRODUCTS = ("conv", "linear", "head")
 PRECISIONS = ("int8", "int16", "float")
+SCALES = (1e-6, 1e6)  # no finer grid is made by itself; what is far coarser leaves float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class Rule:
     def __post_init__(self) -> None:
         where = f"quantisation rule {self.label!r}"
         check_words(self, where, precision=PRECISIONS, observer=OBSERVERS, operator=("*", *OPERATORS))
-        fixed = self.scale is None or 0 < self.scale < math.inf
-        check(fixed, f"{where}: scale must be a positive number, not {self.scale}")
+        fixed = self.scale is None or SCALES[0] <= self.scale <= SCALES[1]
+        check(fixed, f"{where}: scale must be from {SCALES[0]:g} to {SCALES[1]:g}, not {self.scale}")
         within = 0 < self.percentile <= 100
         check(within, f"{where}: percentile must be above 0 and at most 100, not {self.percentile}")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from motrlab.classes import PEOPLE, Classes
 from motrlab.config import Config
@@ -23,25 +22,17 @@ from motrlab.model.motr import Motr
 from motrlab.quantization.quantized import QuantizedMotr
 
 
-def artifact_graphs(quantised: QuantizedMotr) -> dict[str, onnx.ModelProto]:
-    """The graphs of an artefact by file (`artifact.GRAPH_FILES`); `quantised` must be in mode `evaluate`.
-
-    Raises UserError where the scheme asks for what integer kernels lack.
-    """
-    exact = {f"{name}.ort.onnx": graph for name, graph in kernel_graphs(quantised).items()}
-    return exact | {f"{name}.onnx": graph for name, graph in portable_graphs(quantised).items()}
-
-
 def save_artifact(
     folder: Path,
     quantised: QuantizedMotr,
     config: Config,
     provenance: Mapping[str, Any],
     *,
-    graphs: Mapping[str, onnx.ModelProto] | None = None,
     classes: Classes = PEOPLE,
 ) -> Path:
     """Assemble the artefact beside `folder` and move it into place; an older one is replaced. Returns `folder`.
+
+    Raises UserError where the scheme asks for what integer kernels lack.
 
     Args:
         folder: where the artefact goes.
@@ -49,11 +40,11 @@ def save_artifact(
         config: shapes, thresholds, hash and seed.
         provenance: JSON values such as run, stage and git commit; nothing in it may change from call to call if the
             files' bytes are to be the same.
-        graphs: the `artifact_graphs` of `quantised`, where they exist already.
         classes: what its tracks are of; as many as the model has.
     """
     classes.check(config.model.num_classes, "the data")
-    graphs = artifact_graphs(quantised) if graphs is None else graphs
+    graphs = {f"{name}.ort.onnx": graph for name, graph in kernel_graphs(quantised).items()}
+    graphs |= {f"{name}.onnx": graph for name, graph in portable_graphs(quantised).items()}
     query, reference = (x.numpy() for x in quantised.detect_slots())
     with replaced_folder(folder) as temporary:
         for name in GRAPH_FILES:

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from motrlab.deploy.kernels import exact_form
 from motrlab.deploy.layers import Layer
 from motrlab.deploy.microbench import KINDS, WARMERS, bench_model, random_inputs
 from motrlab.deploy.predict.host import amount_of, features_of, kernel_of, unit_of
-from motrlab.deploy.profiling import OVERHEAD_CALLS, node_seconds, overheads, typical
+from motrlab.deploy.predict.memory import used_bytes
+from motrlab.deploy.profiling import Called, call_overhead, call_seconds, node_seconds, typical
 from motrlab.deploy.target import SCHEMA, Target, parse_target
 from motrlab.files import write_text
 from motrlab.machine import hardware
@@ -36,15 +37,16 @@ _CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")  # of one core: 
 _DEFAULT_CACHE = 1 << 20  # bytes, where the system does not say
 _CLOCK = 1e9  # cycles are nanoseconds: a host's own clock changes
 _NODES = 16  # of one graph
+_TOGETHER = (2, 4, 8, 16)  # graphs that are called in turn
 _LEAST = 2e-7  # seconds of a node
-_TURNS = 2
+_TURNS = 4
 _ROUNDS, _USUAL = 5, 0.15  # of the fit; relative error
 _RESOLUTION = 0.5e-6  # of a profile, seconds: errors below it say nothing
 
 Measured = tuple[Layer, float]  # and its seconds
 
 
-def describe_host(path: Path, num_threads: int = 1, *, repeats: int = 40, seed: int = 0, share: float = 1.0) -> Target:
+def describe_host(path: Path, num_threads: int = 1, *, repeats: int = 80, seed: int = 0, share: float = 1.0) -> Target:
     """Measure this host and write its target file, for `perf --target PATH` and `load_target`.
 
     Args:
@@ -57,12 +59,14 @@ def describe_host(path: Path, num_threads: int = 1, *, repeats: int = 40, seed: 
     """
     cache = cache_bytes()
     near, far = _copy_bandwidth(cache / 4), _copy_bandwidth(64 * cache)
-    profiled, call = overheads(num_threads, max(3, round(OVERHEAD_CALLS * share)))
-    nodes = measure_kinds(num_threads, repeats, seed, share)
-    measured = [(layer, max(seconds - profiled, _LEAST)) for layer, seconds in nodes]
+    call, graphs = call_overhead(num_threads, max(3, round(300 * share))), micro_graphs(seed, share)
+    layers = [layers_of_optimised(optimised_model(content), "bench") for content, _ in graphs]
+    measured = measure_kinds(graphs, layers, num_threads, repeats)
+    cold = measure_cold(graphs, layers, num_threads, max(5, repeats // 8))
     kernels = fit_kernels(measured, cache, 1 / far)
     values = _file_values(path.stem, measured, cache, (near, far), num_threads) | {
         "layer_overhead": _figure(0.0), "graph_overhead": _figure(call),
+        "cold": {f"{size:.0f}": _figure(v) for size, v in cold.items()},
         "kernels": {kind: {name: _figure(v) for name, v in found.items()} for kind, found in kernels.items()},
     }  # fmt: skip
     target = parse_target(values, str(path))
@@ -70,26 +74,49 @@ def describe_host(path: Path, num_threads: int = 1, *, repeats: int = 40, seed: 
     return target
 
 
-def measure_kinds(num_threads: int, repeats: int, seed: int, share: float = 1.0) -> Iterator[Measured]:
-    """Every node of every micro-benchmark, with its typical seconds in the better of turns that are far apart: another
-    process disturbs all of a graph. Kinds are mixed, as in a network: code that has just run is faster.
-    """
+def micro_graphs(seed: int, share: float = 1.0) -> list[Called]:
+    """Graphs of nodes of all kinds, mixed as in a network: code that has just run is faster."""
     random = np.random.default_rng(seed)
     cases = [case for case, number in KINDS.values() for _ in range(max(3, round(number * share)))]
     random.shuffle(cases)  # type: ignore[arg-type]
     models = [bench_model(cases[first : first + _NODES], random) for first in range(0, len(cases), _NODES)]
-    contents = [exact_form(model) for model in models]
+    return [(exact_form(model), random_inputs(model, random)) for model in models]
+
+
+def measure_kinds(
+    graphs: Sequence[Called], layers: Sequence[Sequence[Layer]], num_threads: int, repeats: int
+) -> list[Measured]:
+    """Every node, with its typical seconds in that of several turns, far apart, in which its graph was fastest: another
+    process disturbs all of a graph.
+    """
     how = {"repeats": max(1, repeats // _TURNS), "num_threads": num_threads}
-    turns = list[dict[str, float]]()
-    for _ in range(_TURNS):
-        turns.append({})
-        for index, (model, content) in enumerate(zip(models, contents, strict=True)):
-            for name, seconds in node_seconds(content, random_inputs(model, random), **how).items():
-                turns[-1][f"{index}/{name}"] = typical(seconds)
-    for index, content in enumerate(contents):
-        for layer in layers_of_optimised(optimised_model(content), "bench"):
-            if layer.operator not in WARMERS.values():
-                yield layer, min(turn[f"{index}/{layer.name}"] for turn in turns)
+    turns = [[node_seconds([graph], **how)[0] for graph in graphs] for _ in range(_TURNS)]
+    best = [min(found, key=lambda nodes: sum(nodes.values())) for found in zip(*turns, strict=True)]
+    return [
+        (layer, max(_LEAST, seconds[layer.name]))
+        for nodes, seconds in zip(layers, best, strict=True) for layer in nodes
+        if layer.operator not in WARMERS.values()
+    ]  # fmt: skip
+
+
+def measure_cold(
+    graphs: Sequence[Called], layers: Sequence[Sequence[Layer]], num_threads: int, repeats: int
+) -> dict[float, float]:
+    """Bytes of memory that other graphs have used since a graph's last call → seconds for each of its nodes that the
+    call then takes longer: code, weights and values are read again from outside of the caches.
+    """
+    how, found = {"repeats": repeats, "num_threads": num_threads}, dict[float, float]()
+    for size in (s for s in _TOGETHER if s <= len(graphs)):
+        used, later = list[float](), list[float]()
+        for first in range(0, len(graphs), size):
+            group, nodes = graphs[first : first + size], layers[first : first + size]
+            together, every = call_seconds(group, **how), [used_bytes(each) for each in nodes]
+            for graph, seconds, own, each in zip(group, together, every, nodes, strict=True):
+                alone = call_seconds([graph], **how)[0]
+                later.append((typical(seconds) - typical(alone)) / len(each))
+                used.append(sum(every) - own)
+        found[float(np.median(used))] = max(0.0, float(np.median(later)))
+    return found
 
 
 def fit_kernels(measured: list[Measured], cache: float, outside: float = np.inf) -> dict[str, dict[str, float]]:

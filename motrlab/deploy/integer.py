@@ -35,50 +35,40 @@ _WEIGHT_INPUT = {"QLinearConv": 3, "ConvInteger": 1, "Conv": 1, "FusedConv": 1, 
 
 
 @dataclass(frozen=True)
-class Product:
-    """One convolution or matrix product of an optimised graph."""
-
-    name: str
-    operator: str
-    macs: int
-    integer: bool
-
-
-@dataclass(frozen=True)
 class IntegerShare:
     """Products and nodes of one graph. Shares are fractions from 0 to 1; without products all counts as integer.
 
-    `float_nodes`: operator → how many nodes of it read or write float32. `inexact`: those not in `EXACT_OPERATORS`.
+    `products`: operator and MACs of every convolution and matrix product. `float_nodes`: operator → how many nodes of
+    it read or write float32. `inexact`: those not in `EXACT_OPERATORS`.
     """
 
-    products: tuple[Product, ...]
+    products: tuple[tuple[str, int], ...]
     num_nodes: int
     float_nodes: Mapping[str, int]
     inexact: tuple[str, ...]
 
     @property
     def macs(self) -> int:
-        return sum(p.macs for p in self.products)
+        return sum(macs for _, macs in self.products)
 
     @property
     def macs_share(self) -> float:
         """Of the multiply-accumulates, how many run on integer kernels."""
-        return sum(p.macs for p in self.products if p.integer) / max(self.macs, 1) if self.products else 1.0
+        return 1 - sum(macs for name, macs in self.products if name in FLOAT_OPERATORS) / max(1, self.macs)
+
+    @property
+    def num_float(self) -> int:
+        return sum(name in FLOAT_OPERATORS for name, _ in self.products)
 
     @property
     def nodes_share(self) -> float:
         """Of the products, how many run on integer kernels."""
-        return sum(p.integer for p in self.products) / len(self.products) if self.products else 1.0
+        return 1 - self.num_float / max(1, len(self.products))
 
     @property
     def float_share(self) -> float:
         """Of all nodes, how many touch float32."""
         return sum(self.float_nodes.values()) / max(1, self.num_nodes)
-
-    @property
-    def float_names(self) -> list[str]:
-        """The products that stay float."""
-        return [f"{p.operator} {p.name}" for p in self.products if not p.integer]
 
 
 def integer_share(path: Path) -> IntegerShare:
@@ -90,9 +80,7 @@ def integer_share(path: Path) -> IntegerShare:
     products, touching = [], Counter[str]()
     for node in model.graph.node:
         if node.op_type in INTEGER_OPERATORS | FLOAT_OPERATORS:
-            products.append(
-                Product(node.name, node.op_type, node_macs(node, shapes), node.op_type in INTEGER_OPERATORS)
-            )
+            products.append((node.op_type, node_macs(node, shapes)))
         passing = {*node.input, *node.output} - {""} - constants.keys()
         if any(values[name].dtype == np.float32 for name in passing):
             touching[node.op_type] += 1

@@ -134,7 +134,7 @@ class KernelOperations(OnnxOperations):
 
     def conv(self, layer: Any, x: Node) -> Node:
         conv, spec = layer[0], self.spec(layer)
-        integers, shape = self.grids.layer(x.scale, spec, conv), convolved(conv, x.shape)
+        integers, shape = self.grids.layer(x, spec, conv), convolved(conv, x.shape)
         if (x.shape[1], conv.kernel_size, conv.stride, x.shape[3] % 4) == (3, (3, 3), (2, 2), 0):
             return self._stem(x, integers, spec, shape)
         return self._product(x, integers, spec, shape, conv.stride, [*conv.padding] * 2, conv.groups)
@@ -151,7 +151,7 @@ class KernelOperations(OnnxOperations):
 
     def linear(self, layer: nn.Module, x: Node, *, relu: bool = False) -> Node:
         spec = self.spec(layer)
-        return self._product(x, self.grids.layer(x.scale, spec, layer), spec)
+        return self._product(x, self.grids.layer(x, spec, layer), spec)
 
     def _product(
         self, x: Node, layer: IntegerLayer, spec: TensorSpec, shape: Shape | None = None,
@@ -176,7 +176,7 @@ class KernelOperations(OnnxOperations):
 
     def head(self, layer: nn.Module, x: Node, *, scale: float | None = None, order: Any = None) -> Expr:
         """A product of tokens: real values `[N, out]`, or with `scale` uint8 on that grid; `order` of its outputs."""
-        integers = self.grids.layer(x.scale, self.spec(layer), layer)
+        integers = self.grids.layer(x, self.spec(layer), layer)
         if order is not None:
             integers = integers.reordered(order)
         flat = replace(x, value=x.value.reshape(-1, x.shape[1]))
@@ -188,7 +188,7 @@ class KernelOperations(OnnxOperations):
         """Float `[1, C, H, W]` each, in steps."""
         layers = [attention.value for attention in attentions]
         spec = self.spec(layers[0])
-        node = self._product(memory, self.grids.layer(memory.scale, spec, *layers), spec)
+        node = self._product(memory, self.grids.layer(memory, spec, *layers), spec)
         parts = node.value.transpose(0, 3, 1, 2).split([memory.shape[1]] * len(layers), 1)
         return [replace(node, value=self.xp.dequantise(part), shape=memory.shape) for part in parts]
 
@@ -215,10 +215,10 @@ class KernelOperations(OnnxOperations):
         heads, depth, grids = attention.num_heads, attention.head_channels, self.grids
         spec, tokens = self.spec(attention, ".mixed"), query_key.shape[2] * query_key.shape[3]
         qk_spec, v_spec = self.spec(attention.query), self.spec(attention.value)
-        both = grids.layer(query_key.scale, qk_spec, attention.query, attention.key)
+        both = grids.layer(query_key, qk_spec, attention.query, attention.key)
         qk = self._product(query_key, both, qk_spec)
         query, key = qk.value.reshape(tokens, 2 * heads, depth).transpose(1, 0, 2).split((heads, heads), 0)
-        own = _with_ones(grids.layer(value.scale, v_spec, attention.value), heads, value.scale, grids.scale(v_spec))
+        own = _with_ones(grids.layer(value, v_spec, attention.value), heads, value.scale, grids.scale(v_spec))
         v = self._product(value, own, v_spec)
         columns = v.value.reshape(tokens, heads, depth + 1).transpose(1, 0, 2)
         factors = grids.attention_factors(attention, (qk.scale, qk.scale, v.scale), spec)

@@ -10,7 +10,7 @@ no such form: it is given products of float32 values (`plain.py`), whose sums ar
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,47 +149,34 @@ def exact_form(model: Path | onnx.ModelProto, weight_bits: int = 8) -> str | byt
 def unsigned_weights(content: bytes) -> bytes:
     """An ONNX file with every int8 constant (weights, and all zero points) as uint8, 128 more: the same values.
 
-    Bytes are changed where they stand, so that a robot needs no package `onnx`. Fields of onnx.proto: 7 of a model is
-    its graph, 5 of a graph a constant; of that 2 is the type and 9 the values, which our files have nowhere else.
+    Read as `_FIELDS`, so that a robot needs no package `onnx`. Our files have their values in `raw_data`.
     """
-    result = bytearray(content)
-    for graph in _fields(content, 0, len(content), 7):
-        for constant in _fields(content, *graph, 5):
-            types = [span for span in _fields(content, *constant, 2) if content[span[0]] == _INT8]
-            for first, _ in types:
-                result[first] = _UINT8
-                for start, end in _fields(content, *constant, 9):
-                    result[start:end] = bytes(np.frombuffer(content[start:end], np.uint8) ^ np.uint8(128))
-    return bytes(result)
+    model = _onnx_model().FromString(content)
+    for constant in model.graph.initializer:
+        if constant.data_type == _INT8:
+            constant.data_type = _UINT8
+            constant.raw_data = bytes(np.frombuffer(constant.raw_data, np.uint8) ^ np.uint8(128))
+    found: bytes = model.SerializeToString()
+    return found
 
 
 _INT8, _UINT8 = 3, 2  # TensorProto.DataType
-_FIXED_BYTES = {1: 8, 5: 4}  # wire types of protobuf; 0 is a varint, 2 has its length before it
+# The part of onnx.proto that is read; protobuf, which ONNX Runtime brings along, keeps all other fields as they are.
+_FIELDS = """
+name: "part_of_onnx.proto" package: "motrlab"
+message_type { name: "Model" field { name: "graph" number: 7 type: TYPE_MESSAGE type_name: ".motrlab.Graph" } }
+message_type { name: "Graph" field { name: "initializer" number: 5 type: TYPE_MESSAGE type_name: ".motrlab.Tensor"
+                                     label: LABEL_REPEATED } }
+message_type { name: "Tensor" field { name: "data_type" number: 2 type: TYPE_INT32 }
+                              field { name: "raw_data" number: 9 type: TYPE_BYTES } }
+"""
 
 
-def _fields(content: bytes, at: int, end: int, number: int) -> Iterator[tuple[int, int]]:
-    """Where the values of field `number` stand in the protobuf message `content[at:end]`."""
-    while at < end:
-        tag, at = _varint(content, at)
-        kind = tag & 7
-        start = at
-        if kind == 0:
-            _, at = _varint(content, at)
-        elif kind == 2:
-            length, start = _varint(content, at)
-            at = start + length
-        else:
-            at += _FIXED_BYTES[kind]
-        if tag >> 3 == number:
-            yield start, at
+@cache
+def _onnx_model() -> Any:
+    """The class of messages `Model` of `_FIELDS`."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """Seven bits a byte, the lowest first, as long as the top bit is set; the value and where the next byte stands."""
-    value = shift = 0
-    while True:
-        byte = content[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(text_format.Parse(_FIELDS, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("motrlab.Model"))

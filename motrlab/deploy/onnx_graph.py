@@ -17,7 +17,6 @@ from motrlab.files import atomic_path
 
 OPSET = 21  # the first with int16 QuantizeLinear
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
-_TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
 
 
 def _of_two(kind: str) -> Callable[[Expr, Expr | float], Expr]:
@@ -67,7 +66,7 @@ class GraphBuilder:
 
     def input(self, name: str, shape: Sequence[int], kind: str = "float32") -> Expr:
         """An input of the graph."""
-        self.inputs.append(helper.make_tensor_value_info(name, _TYPES[kind], shape))
+        self.inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape))
         return Expr(self, name)
 
     def constant(self, value: Any) -> Expr:

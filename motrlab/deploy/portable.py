@@ -63,7 +63,7 @@ class PortableOperations(OnnxOperations):
         graph = self.graph
         if self.grids is None:
             return [graph.constant(p.detach().numpy()) for p in (layer.weight, layer.bias)]
-        integers, found = self.grids.layer(x.scale, self.spec(owner), layer), []
+        integers, found = self.grids.layer(x, self.spec(owner), layer), []
         stored = ((integers.weight, integers.scale, np.int8), (integers.bias, integers.step, np.int32))
         for values, scale, kind in stored:
             steps = graph.constant(values.double().numpy().astype(kind))

@@ -11,8 +11,9 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,7 @@ from motrlab.deploy.plain import plain_form
 
 Inputs = Mapping[str, Array]
 _WARM_UP = 3
-OVERHEAD_CALLS = 300  # timed calls of the graphs that tell what a profile costs
-_CHAIN = 200
+_CHAIN = 100  # links of the chain that tells what a call costs
 _ROUNDED = 0.5e-6  # the profile cuts to whole microseconds: half of one is lost on average
 _NAMES = {"float": "float32", "double": "float64"}
 
@@ -160,10 +160,10 @@ def _with_onnxruntime(
 ) -> tuple[_Nodes, _Timed]:
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
-        calls = _kernel_calls(
-            exact_form(file, weight_bits), inputs, repeats, num_threads, optimized_model_filepath=str(optimised)
-        )
-        model = onnx.load(optimised)
+        profiled = _Profiled(exact_form(file, weight_bits), num_threads, optimized_model_filepath=str(optimised))
+        for index in range(repeats + _WARM_UP):
+            profiled.session.run(None, dict(inputs[index % len(inputs)]))
+        calls, model = profiled.calls(), onnx.load(optimised)
     timed: _Timed = {}
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
     outputs = {node.name: node.output for node in model.graph.node}
@@ -175,22 +175,29 @@ def _with_onnxruntime(
     return _Nodes(model, shapes), {name: (kernel, calls[_WARM_UP:]) for name, (kernel, calls) in timed.items()}
 
 
-def _kernel_calls(
-    content: str | bytes, inputs: Sequence[Inputs], repeats: int, num_threads: int, **options: Any
-) -> list[tuple[str, float, dict[str, Any]]]:
-    """ONNX Runtime's notes of every call of every kernel, the first `_WARM_UP` of each included: node, microseconds,
-    what else is told.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        prefix = f"{folder}/profile"
-        session = onnxruntime_session(
+class _Profiled:
+    """A session that notes every call of every kernel."""
+
+    def __init__(self, content: str | bytes, num_threads: int, **options: Any) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        prefix = f"{self._folder.name}/profile"
+        self.session = onnxruntime_session(
             content, num_threads, enable_profiling=True, profile_file_prefix=prefix, **options
         )
-        for index in range(repeats + _WARM_UP):
-            session.run(None, dict(inputs[index % len(inputs)]))
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    ending = "_kernel_time"
-    return [(e["name"].removesuffix(ending), e["dur"], e["args"]) for e in events if e["name"].endswith(ending)]
+
+    def calls(self) -> list[tuple[str, float, dict[str, Any]]]:
+        """Node, microseconds and what else is told of each call, the first `_WARM_UP` included. Ends the profile."""
+        with self._folder:
+            events = json.loads(Path(self.session.end_profiling()).read_text(encoding="utf-8"))
+        ending = "_kernel_time"
+        return [(e["name"].removesuffix(ending), e["dur"], e["args"]) for e in events if e["name"].endswith(ending)]
+
+    def seconds(self) -> dict[str, float]:
+        """Node → typical seconds of a call. Ends the profile."""
+        found = defaultdict[str, list[float]](list)
+        for name, microseconds, _ in self.calls():
+            found[name].append(microseconds * 1e-6 + _ROUNDED)
+        return {name: typical(seconds[_WARM_UP:]) for name, seconds in found.items()}
 
 
 def _with_openvino(
@@ -228,52 +235,74 @@ def pinned(num_threads: int) -> Iterator[str]:
         os.sched_setaffinity(0, before)
 
 
-def node_seconds(
-    content: str | bytes, inputs: Inputs, *, repeats: int = 30, num_threads: int = 1
-) -> dict[str, list[float]]:
-    """Of any ONNX graph on ONNX Runtime: node → seconds of its kernel in each of `repeats` calls."""
-    found = defaultdict[str, list[float]](list)
-    for name, microseconds, _ in _kernel_calls(content, [inputs], repeats, num_threads):
-        found[name].append(microseconds * 1e-6 + _ROUNDED)
-    return {name: seconds[_WARM_UP:] for name, seconds in found.items()}
+Called = tuple[str | bytes, Inputs]  # a graph, and what it is called with
 
 
-def call_seconds(content: str | bytes, inputs: Inputs, *, repeats: int = 30, num_threads: int = 1) -> list[float]:
-    """Of whole calls, without a profile.
+def node_seconds(graphs: Sequence[Called], *, repeats: int = 30, num_threads: int = 1) -> list[dict[str, float]]:
+    """Of ONNX graphs on ONNX Runtime: node → typical seconds of its kernel, without what the profile adds.
 
-    One thread does all of its work in the thread that calls, and its processor time is what counts: what other
-    processes take meanwhile does not.
+    The graphs are called one after the other, as in a frame: what has just run, and lies in the caches, is faster. In
+    turn with that they are called without a profile: what they take then is what their nodes sum to.
+    """
+    least = _bound(*_chain(1), num_threads)  # a call with next to no work
+    plain = [least, *(_bound(content, inputs, num_threads) for content, inputs in graphs)]
+    profiled = [_Profiled(content, num_threads) for content, _ in graphs]
+    timed = []
+    for _ in range(_WARM_UP + repeats):
+        for graph, (_, inputs) in zip(profiled, graphs, strict=True):
+            graph.session.run(None, dict(inputs))
+        timed.append([_timed(call, num_threads) for call in plain])
+    call, *whole = (typical(list(seconds)) for seconds in zip(*timed[_WARM_UP:], strict=True))
+    found = []
+    for graph, seconds in zip(profiled, whole, strict=True):
+        nodes = graph.seconds()
+        off = _overhead(np.array(list(nodes.values())), max(seconds - call, 0.0))
+        found.append({name: max(0.0, value - off) for name, value in nodes.items()})
+    return found
+
+
+def _bound(content: str | bytes, inputs: Inputs, num_threads: int) -> Callable[[], Any]:
+    """A call of a graph that copies neither inputs nor outputs."""
+    session = onnxruntime_session(content, num_threads)
+    binding = session.io_binding()
+    for name, value in inputs.items():
+        binding.bind_cpu_input(name, value)
+    for output in session.get_outputs():
+        binding.bind_output(output.name)
+    return lambda: session.run_with_iobinding(binding)
+
+
+def call_seconds(graphs: Sequence[Called], *, repeats: int = 30, num_threads: int = 1) -> list[list[float]]:
+    """Of whole calls of each graph, one after the other, as in a frame; without a profile."""
+    calls = [partial(onnxruntime_session(content, num_threads).run, None, dict(inputs)) for content, inputs in graphs]
+    timed = [[_timed(call, num_threads) for call in calls] for _ in range(_WARM_UP + repeats)]
+    return [list(seconds) for seconds in zip(*timed[_WARM_UP:], strict=True)]
+
+
+def _timed(call: Callable[[], Any], num_threads: int) -> float:
+    """Seconds. One thread does all of its work in the thread that calls, and its processor time is what counts: what
+    other processes take meanwhile does not.
     """
     clock = time.thread_time if num_threads == 1 else time.perf_counter
-    session, given, found = onnxruntime_session(content, num_threads), dict(inputs), []
-    for _ in range(_WARM_UP + repeats):
-        started = clock()
-        session.run(None, given)
-        found.append(clock() - started)
-    return found[_WARM_UP:]
+    started = clock()
+    call()
+    return clock() - started
 
 
-def overheads(num_threads: int = 1, repeats: int = OVERHEAD_CALLS) -> tuple[float, float]:
-    """Seconds that a profile adds to the time of each node, and that a call of a graph takes beside its nodes.
-
-    Of a long and a short chain of tiny nodes, with a profile and without.
-    """
-    chains, given = [_chain(number) for number in (_CHAIN, 1)], {"x": np.ones((1, 4), np.float32)}
-    how = {"repeats": repeats, "num_threads": num_threads}
-    long, short = (typical(call_seconds(chain, given, **how)) for chain in chains)
-    node = (long - short) / (2 * (_CHAIN - 1))
-    profiled = np.mean([typical(seconds) for seconds in node_seconds(chains[0], given, **how).values()])
-    return max(0.0, float(profiled) - node), max(0.0, short - 2 * node)
+def call_overhead(num_threads: int = 1, repeats: int = 300) -> float:
+    """Seconds that a call of a graph takes beside its nodes: of a long and a short chain of nodes, called in turn."""
+    seconds = call_seconds([_chain(_CHAIN), _chain(1)], repeats=repeats, num_threads=num_threads)
+    long, short = map(typical, seconds)
+    return max(0.0, short - (long - short) / (_CHAIN - 1))
 
 
-def _chain(number: int) -> bytes:
+def _chain(number: int) -> Called:
     """Twice as many tiny nodes, one after the other."""
     graph = GraphBuilder()
     x = graph.input("x", (1, 4))
     for _ in range(number):
         x = graph.op("Abs", graph.op("Neg", x))
-    content: bytes = graph.model({"y": (x, (1, 4))}, {}).SerializeToString()
-    return content
+    return graph.model({"y": (x, (1, 4))}, {}).SerializeToString(), {"x": np.ones((1, 4), np.float32)}
 
 
 def typical(seconds: list[float]) -> float:

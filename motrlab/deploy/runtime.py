@@ -142,17 +142,11 @@ def load_artifact(
 
 
 def load_networks(
-    folder: Path,
-    ending: str,
-    num_threads: int,
-    backend: str = "onnxruntime",
-    *,
-    weight_bits: int = 8,
-    options: Mapping[str, Any] | None = None,
+    folder: Path, ending: str, num_threads: int, backend: str = "onnxruntime", **more: Any
 ) -> list[Network]:
-    """`base.ENDING` and `qim.ENDING` of a folder, as `load_network` loads them; the small QIM on one thread."""
+    """`base.ENDING` and `qim.ENDING` of a folder, as `load_network` loads them (`more`); the QIM on one thread."""
     files = zip(OUTPUTS.items(), (num_threads, 1), strict=True)
     return [
-        load_network(folder / f"{graph}.{ending}", outputs, threads, backend, weight_bits=weight_bits, options=options)
+        load_network(folder / f"{graph}.{ending}", outputs, threads, backend, **more)
         for (graph, outputs), threads in files
     ]

@@ -29,7 +29,7 @@ UNITS = ("matrix", "depthwise", "vector", "table", "move", "host")  # what compu
 # Of a product's result, and what it sums over (`taps`: places of a kernel).
 LANES = ("output_channels", "input_channels", "columns", "rows", "taps")
 TYPES = ("int8", "uint8", "int16", "uint16", "int32", "int64", "bool", "float16", "float32")
-_MAY_BE_ZERO = ("latency", "layer_overhead", "graph_overhead", "host_work", "kernels")
+_MAY_BE_ZERO = ("latency", "layer_overhead", "graph_overhead", "host_work", "kernels", "cold")
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ class Target:
         host_work: seconds of a frame outside both graphs (pre-processing, tracker), where nothing was measured.
         kernels: of a host that was described by micro-benchmarks: kernel → feature → seconds for each unit of it
             (`describe_host.py`); its layers are predicted by these alone.
+        cold: of such a host: bytes of memory that other graphs have used since a graph's last call → seconds for each
+            of its layers that the call then takes longer, most of it between layers; in between on a straight line.
     """
 
     schema: int
@@ -139,6 +141,7 @@ class Target:
     channel_load: Figure | None = None
     host_work: Figure | None = None
     kernels: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    cold: Mapping[str, Figure] = field(default_factory=dict)
 
 
 def target_names() -> list[str]:

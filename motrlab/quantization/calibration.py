@@ -98,8 +98,5 @@ def closed_loop(
     graphs: Graphs, images: Iterable[Array], config: Config, *, keep_state: bool = True
 ) -> Iterator[FrameStep]:
     """One sequence by the tracker's rules; without `keep_state` every frame starts from an empty state."""
-    if not keep_state:
-        for image in images:
-            yield from closed_loop(graphs, [image], config)
-        return
-    yield from frame_loop(graphs, images, Rules(config.tracker, config.model), config.model)
+    for sequence in [images] if keep_state else ([image] for image in images):
+        yield from frame_loop(graphs, sequence, Rules(config.tracker, config.model), config.model)

@@ -15,10 +15,10 @@ from motrlab.config.scheme import Scheme
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr
 from motrlab.quantization.grid_operations import GridOperations
-from motrlab.quantization.grids import CONSTANT_SCALE, IMAGE_SCALE
+from motrlab.quantization.grids import CONSTANT_SCALE
 from motrlab.quantization.tensors import Key, TensorSpec, Value
 
-_FIXED = {"image": IMAGE_SCALE, "position.sine": CONSTANT_SCALE}  # bytes; sines reach from -1 to 1
+_FIXED = {"image": 1 / 128, "position.sine": CONSTANT_SCALE}  # bytes; sines reach from -1 to 1
 
 
 def example_inputs(config: ModelConfig) -> dict[str, tuple[Tensor, ...]]:
@@ -64,8 +64,10 @@ class _Declaring(GridOperations):
         self.last: Key = ("", "")
         self._numel: dict[Key, int] = {}
 
-    def spec(self, module: nn.Module | str, operator: str, sources: Sequence[Value] = (), **facts: Any) -> TensorSpec:
-        key = self.key(module)
+    def spec(
+        self, module: nn.Module | str, operator: str, sources: Sequence[Value] = (), part: str = "", **facts: Any
+    ) -> TensorSpec:
+        key = self.key(module, part)
         if key not in self.found:
             rule = self.scheme.find(key[0], operator, key[1].partition("/")[0])
             largest = 2**15 - 1 if rule.precision == "int16" else 127

@@ -65,7 +65,7 @@ class GridOperations(Grids):
 
     def sum_factors(self, spec: TensorSpec, x_scale: float, y_scale: float) -> tuple[float, float]:
         """As `functions.add_factors`. Raises UserError where the sum's grid is too fine."""
-        with named(spec):
+        with named(spec, f"give its rule {spec.rule.label!r} a coarser scale, or calibrate again"):
             return functions.add_factors(x_scale, y_scale, number(self.scale(spec)))
 
     def norm(self, norm: Any, x: Value, branch: Value) -> Value:
@@ -100,7 +100,7 @@ class GridOperations(Grids):
         layers = ((attention.query, query_key), (attention.key, query_key), (attention.value, value))
         parts = [self.linear(layer, x) for layer, x in layers]
         self.share(parts[0].spec, parts[1].spec)
-        spec = self.mixed(attention, "attention", *parts)
+        spec = self.spec(attention, "attention", parts, ".mixed")
         parts = self.operands(spec, *parts)
 
         def split(x: Tensor) -> Tensor:
@@ -123,10 +123,6 @@ class GridOperations(Grids):
 
         return self.finish(spec, floating, exact, query_key.live)
 
-    def mixed(self, attention: nn.Module, operator: str, *sources: Value) -> TensorSpec:
-        """The tensor that an attention mixes."""
-        return self.spec(f"{self.paths[id(attention)][1]}.mixed", operator, sources)
-
     def attention_factors(self, attention: Attention, scales: Sequence[float], spec: TensorSpec) -> tuple[Any, Any]:
         """From sums to logits, and from the ratio of sums to steps of the output; `scales` of query, key and value."""
         query, key, value = scales
@@ -135,7 +131,7 @@ class GridOperations(Grids):
 
     def sample(self, attention: DeformableAttention, query: Value, reference: Tensor, value: Value) -> Value:
         offsets, logits = self.tokens(attention.offsets, query), self.tokens(attention.weights, query)
-        spec = self.mixed(attention, "sampling", query, value)
+        spec = self.spec(attention, "sampling", [query, value], ".mixed")
         (value,) = self.operands(spec, value)
 
         def exact() -> Tensor:

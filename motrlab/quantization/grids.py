@@ -24,20 +24,24 @@ from motrlab.model.operations import FLOAT, Operations
 from motrlab.quantization import functions
 from motrlab.quantization.observers import Ranges
 from motrlab.quantization.tensors import Key, StraightThrough, TensorSpec, Value, number
-from motrlab.quantization.torch_arithmetic import IntegerLayer, TorchArithmetic, integer_layer, side_by_side
+from motrlab.quantization.torch_arithmetic import (
+    IntegerLayer,
+    TorchArithmetic,
+    integer_layer,
+    side_by_side,
+    trained_layer,
+)
 
 TORCH = TorchArithmetic()
-IMAGE_SCALE = 1 / 128  # of the image's bytes
 CONSTANT_SCALE = 1 / 127  # of sines and cosines
 
 
 @contextmanager
-def named(spec: TensorSpec) -> Iterator[None]:
-    """An overflow of an accumulator as a UserError that names the tensor."""
+def named(spec: TensorSpec, advice: str) -> Iterator[None]:
+    """An overflow of an accumulator as a UserError that names the tensor and says what to do."""
     try:
         yield
     except OverflowError as error:
-        advice = f"give its rule {spec.rule.label!r} a coarser scale, or calibrate again"
         raise UserError(f"{spec.graph} {spec.name}: {error}; {advice}") from error
 
 
@@ -59,6 +63,7 @@ class Grids(Operations):
         self.graph = ""
         self.part_name = ""  # behind the names of what is computed for a part of the slots
         self._mask: Tensor | None = None
+        self._tracked: Tensor | None = None  # `[B, 1, 1, 1]`: 1 for frames in which a slot of the mask is taken
         self._scales: list[float] = []
         self._known: dict[Any, Any] = {}  # what follows from weights and scales
 
@@ -67,9 +72,11 @@ class Grids(Operations):
         self._known.clear()
         self._scales = self.ranges.scale.tolist() if self.ranges is not None else []
 
-    def spec(self, module: nn.Module | str, operator: str, sources: Sequence[Value] = (), **facts: Any) -> TensorSpec:
-        """The tensor that a module makes, or that has a name."""
-        return self.specs[self.key(module)]
+    def spec(
+        self, module: nn.Module | str, operator: str, sources: Sequence[Value] = (), part: str = "", **facts: Any
+    ) -> TensorSpec:
+        """The tensor that a module makes, or that has a name; or a `part` of it."""
+        return self.specs[self.key(module, part)]
 
     def key(self, module: nn.Module | str, part: str = "") -> Key:
         """Graph and name of the tensor that a module makes, or of the `part` of it that a name is for."""
@@ -169,8 +176,9 @@ class Grids(Operations):
         if self.observing and self.ranges is not None:
             seen, live = value.data if steps is None else steps, value.live
             if live is not None and self._mask is not None and not self.calibrating:
-                tracked = self._mask.flatten(1).any(1)
-                seen, live = seen[tracked], live[tracked]
+                if self._tracked is None:
+                    self._tracked = self._mask.flatten(1).amax(1).reshape(-1, 1, 1, 1)
+                live = live * self._tracked
             self.ranges.observe(spec, seen, live, scale, calibrating=self.calibrating)
         if self.record is not None:
             name, again = spec.name, 1
@@ -182,7 +190,7 @@ class Grids(Operations):
 
     def enter(self, graph: nn.Module, mask: Tensor | None = None) -> None:
         self.graph = self.paths[id(graph)][0]
-        self._mask = mask
+        self._mask, self._tracked = mask, None
         if self.record is not None and (mask is None or self.graph == "qim"):
             self.record.clear()
 
@@ -252,17 +260,25 @@ class Grids(Operations):
 
     # Products.
 
-    def layer(self, x_scale: Any, spec: TensorSpec, *modules: Any) -> IntegerLayer:
-        """The integers of a product, or of several of one input side by side."""
+    def layer(self, x: Any, spec: TensorSpec, *modules: Any) -> IntegerLayer:
+        """The integers of a product of `x` (whose `scale` counts), or of several of one input side by side.
+
+        `spec`: what the first of `modules` makes; each has weights by its own rule.
+        """
 
         def make() -> IntegerLayer:
-            limit, per_channel = self.scheme.weight_limit, spec.rule.per_channel
-            with named(spec):
+            rules = [spec.rule, *(self.spec(m, spec.operator).rule for m in modules[1:])]
+            with named(spec, "it needs fewer inputs, or weights of 7 bits (Scheme.weight_bits)"):
                 return side_by_side(
-                    [integer_layer(m.weight, m.bias, x_scale, limit, per_channel=per_channel) for m in modules]
+                    [
+                        integer_layer(m.weight, m.bias, x.scale, self.scheme.weight_limit, per_channel=rule.per_channel)
+                        for m, rule in zip(modules, rules, strict=True)
+                    ]
                 )
 
-        found: IntegerLayer = self.known((*map(id, modules), torch.is_grad_enabled()), make)
+        found: IntegerLayer = self.known(tuple(map(id, modules)), make)
+        if self.watch_product is not None:
+            self.watch_product(modules[0], x, found)
         return found
 
     def _product(self, spec: TensorSpec, module: Any, x: Value, floating: Callable[[Tensor], Tensor]) -> Value:
@@ -270,12 +286,14 @@ class Grids(Operations):
         (x,) = self.operands(spec, x)
 
         def exact() -> Tensor:
-            layer = self.layer(x.scale, spec, module)
-            accumulator = layer.of_map(x.data, module)
-            if self.watch_product is not None:
-                self.watch_product(module, x, layer)
-            step = torch.as_tensor(self.scale(spec), dtype=torch.float32, device=x.data.device)
-            return functions.product(TORCH, accumulator, layer.step / step).permute(0, 3, 1, 2)
+            step = self.scale(spec)
+            if torch.is_grad_enabled():
+                key = id(module), spec.key  # a module may make two tensors, of parts of the slots
+                trained = self.known(key, lambda: trained_layer(module.weight, module.bias, x.scale, step))
+                return trained.of_map(x.data, module).permute(0, 3, 1, 2)
+            layer = self.layer(x, spec, module)
+            step = torch.as_tensor(step, dtype=torch.float32, device=x.data.device)
+            return functions.product(TORCH, layer.of_map(x.data, module), layer.step / step).permute(0, 3, 1, 2)
 
         return self.finish(spec, lambda: floating(x.real), exact, x.live, differentiable=True)
 
@@ -295,13 +313,11 @@ class Grids(Operations):
     def tokens(self, layer: nn.Module, x: Value) -> Tensor:
         """A `TokenLinear`: accumulators in real units, `[B, N, out]`."""
         spec = self.spec(layer, "head", [x])
-        if not self.on(spec):
+        (x,) = self.operands(spec, x)
+        if not self.on(spec) or torch.is_grad_enabled():  # in training no weight is rounded
             out: Tensor = layer(x.real)
             return out
-        (x,) = self.operands(spec, x)
-        integers = self.layer(x.scale, spec, layer)
-        if self.watch_product is not None:
-            self.watch_product(layer, x, integers)
+        integers = self.layer(x, spec, layer)
         return integers.of_tokens(x.data.flatten(2).transpose(1, 2)) * integers.step
 
     def values(self, attentions: Sequence[DeformableAttention], memory: Value) -> Value:

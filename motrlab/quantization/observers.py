@@ -123,24 +123,22 @@ class Ranges(nn.Module):
         row = self._row.get(spec.key)
         if spec.fixed is not None or (row is not None and not calibrating):
             return
-        if live is not None:
-            seen = live.flatten(1).any(1)
-            x, live = (x * live)[seen], live[seen]
-            if not len(x):
-                return
         axes = tuple(range(1, x.ndim))
+        frames = float(len(x)) if live is None else live.amax(axes).sum()  # without a slot that counts: largest is 0
+        x = x if live is None else x * live
         magnitude = x.amax(axes) if spec.low == 0 else torch.maximum(x.amax(axes), -x.amin(axes))
         magnitude = magnitude.clamp(min=0) * scale
         if spec.ceiling is not None:
             magnitude = magnitude.clamp(max=spec.ceiling)
         index = self._index[spec.key]
         count, total, most = self.pending[:, index]
-        count += len(magnitude)
+        count += frames
         total += magnitude.double().sum()
         most.copy_(torch.maximum(most, magnitude.amax()))
         if row is not None:
             values = x if live is None else x.movedim(1, -1)[live[:, 0] > 0]
-            count_magnitudes(values * scale, self.histograms[row], self.limits[row : row + 1])
+            if len(values):
+                count_magnitudes(values * scale, self.histograms[row], self.limits[row : row + 1])
 
     @torch.no_grad()
     def advance(self) -> None:

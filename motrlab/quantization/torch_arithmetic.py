@@ -130,11 +130,16 @@ def _parts(weight: Tensor, bias: Tensor) -> tuple[slice, ...]:
     return exact_parts(magnitude.cpu().numpy(), bias.detach().cpu().numpy())
 
 
+def trained_layer(weight: Tensor, bias: Tensor, x_scale: Any, y_scale: Any) -> IntegerLayer:
+    """The same in training, where nothing is rounded (that is QAT's last step): it gives steps of the output's grid."""
+    one = torch.ones((), device=weight.device)
+    return IntegerLayer(weight * (x_scale / y_scale), bias / y_scale, one, one, (slice(0, weight.shape[1]),))
+
+
 def integer_layer(weight: Tensor, bias: Tensor, x_scale: Any, limit: int, *, per_channel: bool) -> IntegerLayer:
     """The integers of a layer whose input is in steps of `x_scale`; `limit`: largest magnitude of a weight.
 
-    The scales follow the weights; a bias that would pass 2²² widens them. Where gradients are enabled, nothing is
-    rounded: rounding is QAT's last step.
+    The scales follow the weights; a bias that would pass 2²² widens them.
     """
     flat = weight.detach().abs().flatten(1)
     largest = flat.amax(1) if per_channel else flat.amax().expand(len(flat))
@@ -142,7 +147,5 @@ def integer_layer(weight: Tensor, bias: Tensor, x_scale: Any, limit: int, *, per
     scale = (largest / limit).clamp(min=MIN_SCALE)
     scale = torch.maximum(scale, bias.detach().abs() / (x_step.detach() * LARGEST_BIAS))
     steps, step = weight / scale.reshape(-1, *[1] * (weight.ndim - 1)), x_step * scale
-    if torch.is_grad_enabled():
-        return IntegerLayer(steps, bias / step, scale, step, (slice(0, weight.shape[1]),))
     rounded, shift = steps.round(), (bias.double() / step.double()).round().float()
     return IntegerLayer(rounded, shift, scale, step, _parts(rounded, shift))

@@ -45,7 +45,7 @@ def convert(run: Run) -> dict[str, Any]:
     for graph in ("base", "qim"):
         share = integer_share(run.artifact / f"{graph}.ort.onnx")
         metrics |= {f"{graph}.integer_macs_share": share.macs_share, f"{graph}.integer_nodes_share": share.nodes_share}
-        metrics |= {f"{graph}.num_products": len(share.products), f"{graph}.num_float_products": len(share.float_names)}
+        metrics |= {f"{graph}.num_products": len(share.products), f"{graph}.num_float_products": share.num_float}
         metrics |= {f"{graph}.num_nodes": share.num_nodes, f"{graph}.float_nodes_share": share.float_share}
         metrics[f"{graph}.float_nodes"] = ", ".join(f"{name} {count}" for name, count in share.float_nodes.items())
         metrics[f"{graph}.inexact_operators"] = ", ".join(share.inexact)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from motrlab.classes import PEOPLE, Classes
 from motrlab.config import BackboneStage, Config
 from motrlab.config.scheme import Rule, Scheme
-from motrlab.deploy.conversion import artifact_graphs, save_artifact, save_float_graphs
+from motrlab.deploy.artifact import GRAPH_FILES
+from motrlab.deploy.conversion import save_artifact, save_float_graphs
 from motrlab.model.motr import Motr
 from motrlab.quantization.calibration import calibrate, closed_loop
 from motrlab.quantization.quantized import QuantizedMotr
@@ -50,6 +51,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "three classes": {"num_classes": 3},
     "signed integers and seven bits": {"scheme": Scheme(signed_only=True, weight_bits=7)},
     "weights per tensor": {"scheme": Scheme(rules=(Rule(per_channel=False), *Scheme().rules[1:]))},
+    # Layers with other rules than those with which they are one product in the kernels' graph.
+    "weights of keys and some values per tensor": {
+        "scheme": Scheme().with_rules(*(Rule(path=path, per_channel=False) for path in ("*.key", "decoder.1.*")))
+    },
 }  # fmt: skip
 
 
@@ -91,10 +96,11 @@ def make_fixed_point(folder: Path, scheme: Scheme | None = None, birth: float = 
     quantised = QuantizedMotr(lively(config), config.scheme)
     calibrate(quantised, [noise(config, 6, 1)], config)
     steps = list(closed_loop(quantised.graphs, noise(config, 8, 2), config))
-    graphs, floats = artifact_graphs(quantised), save_float_graphs(folder / "float", model)
+    floats = save_float_graphs(folder / "float", model)
     several = range(1, config.model.num_classes + 1) if config.model.num_classes > 1 else ()
     classes = Classes(tuple(several), tuple(f"kind {k}" for k in several)) if several else PEOPLE
-    artifact = save_artifact(folder / "artifact", quantised, config, PROVENANCE, graphs=graphs, classes=classes)
+    artifact = save_artifact(folder / "artifact", quantised, config, PROVENANCE, classes=classes)
+    graphs = {name: onnx.load(artifact / name) for name in GRAPH_FILES}
     return FixedPoint(model, quantised, config, artifact, floats, steps, graphs)
 
 
@@ -125,12 +131,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], FixedPoin
 @pytest.fixture(scope="session")
 def make_artifact(fixed_point: FixedPoint) -> Callable[[Path], Path]:
     """Writes the artefact of `fixed_point` to the folder it is given, for tests that change files."""
-
-    def make(folder: Path) -> Path:
-        quantised, config, graphs = fixed_point.quantised, fixed_point.config, fixed_point.graphs
-        return save_artifact(folder, quantised, config, PROVENANCE, graphs=graphs)
-
-    return make
+    return lambda folder: save_artifact(folder, fixed_point.quantised, fixed_point.config, PROVENANCE)
 
 
 @pytest.fixture(scope="session")

@@ -171,8 +171,10 @@ def test_json_files_hold_no_absolute_path(artifact: Path) -> None:
     assert "/tmp" not in text
 
 
-def test_a_missing_graph_leaves_nothing_behind(fixed_point: Any, tmp_path: Path) -> None:
-    graphs = {name: graph for name, graph in fixed_point.graphs.items() if name != "qim.onnx"}
+def test_a_missing_graph_leaves_nothing_behind(
+    make_artifact: Make, fixed_point: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "portable_graphs", lambda _: {"base": fixed_point.graphs["base.onnx"]})
     with pytest.raises(KeyError, match=r"qim\.onnx"):
-        module.save_artifact(tmp_path / "artifact", fixed_point.quantised, fixed_point.config, {}, graphs=graphs)
+        make_artifact(tmp_path / "artifact")
     assert list(tmp_path.iterdir()) == []

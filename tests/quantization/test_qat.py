@@ -233,3 +233,27 @@ def test_weights_are_rounded_adaptively_at_the_end(
     weight = quantised.model.base.decoder[0].ffn.expand.weight.detach().flatten(1)
     steps = weight / (weight.abs().amax(1, keepdim=True) / 127)
     assert torch.allclose(steps, steps.round(), atol=1e-3)
+
+
+def test_training_computes_what_evaluation_does(
+    quantised: QuantizedMotr, config: Config, clip_batch: ClipBatch
+) -> None:
+    """But for the rounding of weights; in both parts of the slots, whose grids differ by a multiple."""
+    rows, net, seen = config.model.num_track // config.model.slot_columns, quantised.net, {}
+    query = quantised.graphs.detect_query[:, :, :rows].expand(2, -1, -1, -1).detach() * 30
+    inputs = clip_batch.images[0], query, torch.ones(2, 1, 1, config.model.num_track), torch.full((2, 4, rows, 8), 0.4)
+    parts = [quantised.specs["base", f"decoder.0.self_attention.out/{name}"] for name in ("detect", "track")]
+    for spec, scale in zip(parts, (0.01, 0.1), strict=True):
+        group = [s for s in quantised.specs.values() if s.group == spec.group]
+        with torch.no_grad():
+            for member in group:
+                quantised.ranges.largest[list(quantised.specs).index(member.key)] = scale * member.high
+    quantised.ranges.follow()
+    for mode in ("evaluate", "train_frozen"):
+        quantised.mode(mode)
+        net.record = {}
+        with torch.set_grad_enabled(mode != "evaluate"):
+            quantised.graphs.base(*inputs)
+        seen[mode], net.record = net.record, None
+    for name, expected in seen["evaluate"].items():
+        assert float((seen["train_frozen"][name] - expected).norm()) <= 0.3 * float(expected.norm()), name

@@ -17,6 +17,7 @@ from motrlab.model.base import BaseOutput
 from motrlab.model.motr import Motr, build_motr, folded_copy
 from motrlab.quantization.declare import declare
 from motrlab.quantization.quantized import QuantizedMotr, num_quantisers
+from motrlab.quantization.tensors import Value
 
 Inputs = tuple[Tensor, ...]
 
@@ -159,7 +160,7 @@ def test_signed_only_and_seven_bits(config: Config, float_model: Motr, base_inpu
     assert {spec.high for spec in quantised.specs.values()} == {127}
     spec = quantised.specs["base", "encoder.0.ffn.expand"]
     layer = quantised.model.base.encoder[0].ffn.expand
-    weight = quantised.net.layer(float(quantised.ranges.scale[spec.group]), spec, layer).weight
+    weight = quantised.net.layer(Value(base_inputs[1], float(quantised.ranges.scale[spec.group])), spec, layer).weight
     assert float(weight.abs().max()) == 63
     expected = float_model.base(*base_inputs)[2]
     assert float((output - expected).norm() / expected.norm()) < 0.3
@@ -188,7 +189,7 @@ def test_weight_scales_follow_the_weights(quantised: QuantizedMotr, base_inputs:
     with torch.no_grad():
         layer.weight[3] *= 2
         quantised.mode("train_frozen")
-        integers = quantised.net.layer(0.1, spec, layer)
+        integers = quantised.net.layer(Value(base_inputs[1], 0.1), spec, layer)
     assert float(integers.weight[3].abs().max()) == 127
     assert float(integers.scale[3]) == pytest.approx(float(layer.weight[3].detach().abs().max()) / 127)
 
@@ -290,6 +291,18 @@ def test_a_sum_on_a_grid_that_is_too_fine_is_named(float_model: Motr, base_input
     with pytest.raises(UserError, match=rf"{name}: .* times finer .*'fine'") as error, torch.no_grad():
         quantised.graphs.base(*base_inputs)
     assert "\n" not in str(error.value)
+
+
+@torch.no_grad()
+def test_a_product_that_can_pass_32_bits_is_named(quantised: QuantizedMotr) -> None:
+    layer = torch.nn.Linear(70_000, 1)
+    layer.weight.fill_(0.1)
+    spec, x = quantised.specs["base", "encoder.0.ffn.expand"], Value(torch.zeros(1), 0.1)
+    with pytest.raises(UserError, match=r"base encoder\.0\.ffn\.expand: the sum of 70000 .* fewer inputs") as error:
+        quantised.net.layer(x, spec, layer)
+    assert "\n" not in str(error.value)
+    layer.weight[:, ::2] = 0
+    assert len(quantised.net.layer(x, spec, layer).parts) > 60
 
 
 def test_a_fixed_scale_is_kept(quantised: QuantizedMotr, float_model: Motr, base_inputs: Inputs) -> None:

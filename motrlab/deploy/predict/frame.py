@@ -10,7 +10,7 @@ from motrlab.deploy.performance import Performance
 from motrlab.deploy.predict.advice import advice_of
 from motrlab.deploy.predict.chip import GraphCost, cost_of_graph
 from motrlab.deploy.predict.host import cost_of_kernels
-from motrlab.deploy.predict.memory import KEPT, memory_split
+from motrlab.deploy.predict.memory import KEPT, memory_split, used_bytes
 from motrlab.deploy.predict.units import HOST_OPERATIONS, as_deployed
 from motrlab.deploy.target import ASSUMED, UNITS, Figure, Target
 from motrlab.deploy.whatif import machine_facts
@@ -43,9 +43,13 @@ def predict(
             gathering, state). None: the target's own `host_work`, or nothing.
     """
     deployed = graphs if target.kernels else {name: as_deployed(target, layers) for name, layers in graphs.items()}
-    cost_of = cost_of_kernels if target.kernels else cost_of_graph
-    costs = {name: cost_of(target, layers) for name, layers in deployed.items()}
-    told = "measured on this computer, in the run's last `latency` record; the target's own processor is another"
+    if target.kernels:
+        used = {name: used_bytes(layers) for name, layers in graphs.items()}
+        costs = {n: cost_of_kernels(target, layers, sum(used.values()) - used[n]) for n, layers in graphs.items()}
+    else:
+        costs = {name: cost_of_graph(target, layers) for name, layers in deployed.items()}
+    other = "" if target.kernels else "; the target's own processor is another"
+    told = f"measured on this computer, in the run's last `latency` record{other}"
     if host_ms is None:
         work = target.host_work
         host_ms = {"before": 0.0, "between": work.value * 1e3 if work else 0.0}
@@ -84,6 +88,7 @@ def figures_of(target: Target) -> list[tuple[str, Figure]]:
             (f"{level}.{name}", getattr(getattr(target, level), name)) for name in ("size", "bandwidth", "latency")
         ]
         found += [(f"{level}.{name}", f) for name in ("burst", "grain") if (f := getattr(getattr(target, level), name))]
+    found += [(f"cold.{size}", figure) for size, figure in target.cold.items()]
     for field in ("operations", "lanes", "kernels"):
         for unit, figures in getattr(target, field).items():
             found += [(f"{field}.{unit}.{name}", figure) for name, figure in figures.items()]

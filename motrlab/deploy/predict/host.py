@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from motrlab.deploy.integer import FLOAT_OPERATORS, INTEGER_OPERATORS
 from motrlab.deploy.layers import Layer
 from motrlab.deploy.performance import LayerCost
@@ -149,12 +151,14 @@ def seconds_of(kernels: Mapping[str, Mapping[str, Figure]], layer: Layer, cache:
     return {name: figure.value * found.get(name, 0.0) for name, figure in kernels[kind].items()}
 
 
-def cost_of_kernels(target: Target, layers: Sequence[Layer]) -> GraphCost:
-    """The layers of a kernel graph on a described host, one after the other on one core."""
+def cost_of_kernels(target: Target, layers: Sequence[Layer], between: float) -> GraphCost:
+    """The layers of a kernel graph on a described host, one after the other on one core; `between`: bytes of
+    memory that other graphs have used since its last call.
+    """
     costs: list[LayerCost] = []
     spans: list[tuple[str, float, float, int]] = []
-    now = target.graph_overhead.value * 1e3
     cache, clock = target.on_chip.size.value, target.clock.value
+    now = (target.graph_overhead.value + _cold(target, between) * len(layers)) * 1e3
     for index, layer in enumerate(layers):
         parts = seconds_of(target.kernels, layer, cache)
         call, outside = parts.pop("call", 0.0) + target.layer_overhead.value, parts.pop("outside", 0.0)
@@ -173,6 +177,13 @@ def cost_of_kernels(target: Target, layers: Sequence[Layer]) -> GraphCost:
         spans.append((unit, now, now + latency_ms, index))
         now += latency_ms
     return GraphCost(costs, now, spans, 0, 0)
+
+
+def _cold(target: Target, between: float) -> float:
+    """Seconds for each layer, by the target's `cold`: 0 where it has none."""
+    sizes = sorted(target.cold, key=float)
+    seconds = [target.cold[size].value for size in sizes]
+    return float(np.interp(between, [0.0, *map(float, sizes)], [0.0, *seconds]))
 
 
 def _utilisation(target: Target, layer: Layer, unit: str, seconds: float) -> float:

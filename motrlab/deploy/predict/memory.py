@@ -19,6 +19,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from motrlab.deploy.layers import Layer, TensorInfo
 from motrlab.deploy.predict.units import is_layout
@@ -157,7 +158,7 @@ def _halo_bytes(layer: Layer) -> int:
     return int(max(0, rows - stride)) * _row_bytes(layer.inputs[0])
 
 
-def memory_split(layers: Sequence[Layer]) -> dict[str, int | str | list[list[int]]]:
+def memory_split(layers: Sequence[Layer]) -> dict[str, Any]:
     """Bytes of a graph: inputs, outputs, weights, what lives between at most, their sum; the curve of what lives, layer
     by layer, weights apart, its peak and where.
     """
@@ -179,6 +180,12 @@ def memory_split(layers: Sequence[Layer]) -> dict[str, int | str | list[list[int
         **parts, "total_bytes": sum(parts.values()), "peak_bytes": curves[1][peak], "peak_layer": layers[peak].name,
         "curve": [[index, live] for index, live in enumerate(curves[1])],
     }  # fmt: skip
+
+
+def used_bytes(layers: Sequence[Layer]) -> float:
+    """Memory that a call of a graph goes through: weights, and the most that lives beside them."""
+    split = memory_split(layers)
+    return float(split["weights_bytes"] + split["peak_bytes"])
 
 
 def _curve(lives: Sequence[Life], length: int) -> list[int]:

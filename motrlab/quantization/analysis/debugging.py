@@ -131,7 +131,7 @@ def _forms(
         weights = _run(quantised, graph, inputs, "float")
     with _weights_of(reference, quantised.model):
         floating = _run(quantised, graph, inputs, "float")
-        with torch.enable_grad():  # then weights are not rounded (`torch_arithmetic.integer_layer`)
+        with torch.enable_grad():  # then weights are not rounded (`torch_arithmetic.trained_layer`)
             activations = _run(quantised, graph, inputs, "evaluate")
     return [floating, weights, activations, complete]
 

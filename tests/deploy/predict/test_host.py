@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from motrlab.deploy.kernels import exact_form
 from motrlab.deploy.layers import Layer, TensorInfo
 from motrlab.deploy.microbench import KINDS, WARMERS, bench_model
 from motrlab.deploy.predict.frame import predict
-from motrlab.deploy.predict.host import features_of, kernel_of, seconds_of
+from motrlab.deploy.predict.host import cost_of_kernels, features_of, kernel_of, seconds_of
 from motrlab.deploy.target import Figure, load_target
 from motrlab.errors import UserError
 from tests.deploy.conftest import FixedPoint
@@ -122,6 +123,21 @@ def test_a_described_host_predicts_an_artefact(tmp_path: Path, fixed_point: Fixe
     found = predict(target, {name: layers_of_kernels(file, name) for name, file in files.items()})
     assert all(cost.latency_ms >= 0 for cost in found.layers)
     assert found.graphs["base"]["latency_ms"] > found.graphs["qim"]["latency_ms"] > 0
+    assert {float(size) >= 0 <= figure.value for size, figure in target.cold.items()} == {True}
+
+
+def test_a_graph_is_slower_after_others_have_used_the_caches() -> None:
+    """On a straight line from nothing over the sizes that were measured; longer than that no further."""
+    figures = {"4000": Figure(2e-6, "assumed"), "10000": Figure(5e-6, "assumed")}
+    known = {"Exp float32": {"values": Figure(1e-9, "assumed")}}
+    host = replace(load_target("onnxruntime-cpu"), kernels=known, cold=figures)
+    layers = [layer("Exp", (4, 8), out=(4, 8))] * 3
+    warm = cost_of_kernels(host, layers, 0.0)
+    for between, seconds in ((2000, 1e-6), (7000, 3.5e-6), (1e9, 5e-6)):
+        found = cost_of_kernels(host, layers, between)
+        assert found.latency_ms - warm.latency_ms == pytest.approx(3 * seconds * 1e3)
+        assert [cost.latency_ms for cost in found.layers] == [cost.latency_ms for cost in warm.layers]
+    assert cost_of_kernels(replace(host, cold={}), layers, 1e9).latency_ms == warm.latency_ms
 
 
 def test_a_kernel_that_was_never_measured() -> None:
