@@ -98,6 +98,7 @@ def _sections(costs: list[LayerCost]) -> dict[str, Any]:
     at, spans = 0.0, [["host", 0.0, HOST_MS, None]]
     at = HOST_MS
     for index, cost in enumerate(costs):
+        at += CALL_MS * (cost.layer.graph == "qim" != costs[index - 1].layer.graph)
         spans.append([cost.more["unit"], at, at + cost.latency_ms, index])
         if cost.layer.weights:
             spans.append(["load", max(0.0, at - 0.002), at + 0.2 * cost.latency_ms, index])
