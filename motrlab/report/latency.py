@@ -79,7 +79,7 @@ def headline(source: Source) -> str:
         verdict = f"{rate:.1f} times" if rate >= 1 else f"only {percent(rate, 0)} % of"
         where = f" ({result.record['hardware']['cpu']})" if result.measured else ""
         said = f"{ms(frame['latency_ms'])} ms a frame, {frame['fps']:.0f} frames a second"
-        basis = f" ({assumed} figures of this target are assumed)" if (assumed := _assumed(result)) else ""
+        basis = f" ({'; '.join(told_of)})" if (told_of := _basis(result)) else ""
         camera = f"{verdict} a camera's {DESIGN_FPS} frames a second"
         told.append(f"{kind} on {result.values['target']}{where}: {said}, {camera}{basis}")
     if told:
@@ -88,6 +88,17 @@ def headline(source: Source) -> str:
     if total := number(metrics.get("step.total.p50_ms")):
         return f"Measured here: {ms(total)} ms a frame, {metrics.get('fps', 1e3 / total):.0f} frames a second."
     return "Nothing has been measured or predicted in this run yet: `python -m motrlab perf --run NAME`."
+
+
+def _basis(result: Result) -> list[str]:
+    """What a prediction rests on that is no fact about its target."""
+    frame, found = result.values["frame"], []
+    if assumed := _assumed(result):
+        found.append(f"{assumed} figures of this target are assumed")
+    if any("target's own processor is another" in line for line in result.values.get("assumptions") or ()):
+        outside = frame.get("preprocess_ms", 0.0) + frame["host_ms"]
+        found.append(f"{ms(outside)} ms of it, outside the graphs, were measured on this computer")
+    return found
 
 
 def _assumed(result: Result) -> str:

@@ -109,6 +109,14 @@ def test_a_lane_that_hardly_works_is_not_said_to_rest(made_run: Run) -> None:
     assert "Busy: matrix 0.2 %, host 99.8 %." in Page(html(made_run)).text
 
 
+def test_the_headline_says_whose_host_a_prediction_has(made_run: Run) -> None:
+    found = predicted()
+    told = ["host's part of the frame: measured on this computer, …; the target's own processor is another"]
+    record(made_run, replace(found, sections={**found.sections, "assumptions": told}))
+    outside = f"are assumed; {HOST_MS} ms of it, outside the graphs, were measured on this computer)."
+    assert outside in Page(html(made_run)).text
+
+
 def test_kernels_that_are_called_as_their_operators_take_no_column(made_run: Run) -> None:
     found = measured()
     same = [replace(c, more={**c.more, "kernel": c.layer.operator}) for c in found.layers]
