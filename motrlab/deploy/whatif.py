@@ -1,4 +1,4 @@
-"""What a frame would take on a chip with another clock, more cores or more bandwidth.
+"""What a frame would take on a chip with another clock, more cores or bandwidth, less overhead, another host.
 
 The formula of the prediction (`deploy/predict/`), once: a layer, or a chain of layers that run as one, takes as long as
 its slowest part, and what it takes beside its work. The latency page computes the same in the browser
