@@ -246,9 +246,9 @@ def _sensitivity(options: argparse.Namespace) -> None:
 def _add_compile(verbs: Any) -> None:
     verb = verbs.add_parser("compile", help="write what a target runs, and compile.json")
     _add_source(verb)
-    verb.add_argument("--target", required=True, metavar="T", help="onnxruntime-cpu, openvino-cpu, qnn-htp or rk3588")
+    verb.add_argument("--target", required=True, metavar="T", help="a host, or a chip with a public compiler")
     verb.add_argument("--out", type=Path, metavar="DIR", help="default: compiled/T next to the artefact")
-    verb.add_argument("--native", action="store_true", help="openvino-cpu: its own int8 kernels, which are not exact")
+    verb.add_argument("--native", action="store_true", help="a host's own int8 kernels, which are not exact")
     verb.add_argument("--option", dest="options", action="append", default=[], type=_key_value, metavar="NAME=VALUE",
                       help="option of the vendor's compiler, such as soc_model=57; may be repeated")  # fmt: skip
     verb.set_defaults(verb=_compile)

@@ -37,8 +37,11 @@ def exit_status(command: Callable[[], object]) -> int:
     """Run a command line's work: 0 when it ends well, 2 for a user's mistake (one line on stderr), 1 otherwise.
 
     What the terminal's encoding lacks is printed as "?". A disk that is full or cannot be written, and output that
-    nobody reads any more, are one line, too.
+    nobody reads any more, are one line, too. Streams that were closed before the start lead nowhere.
     """
+    for name in ("stdin", "stdout", "stderr"):  # or the next file that is opened would get the number of one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     with contextlib.suppress(AttributeError):  # of a stream that is not a text file
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:

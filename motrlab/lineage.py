@@ -19,6 +19,7 @@ from motrlab.config import Config
 from motrlab.names import CHAIN, lineage
 
 DATA_HASH = "data/hash.txt"  # written when all parts are in place
+DETECTIONS = "detections"  # no stage: what a baseline is made from beside `data`, whose hash has no det.txt in it
 # Fields of the config that a stage depends on, beside those of the stages before it. `data_root` and `sequences` are
 # names of what is hashed itself. What is not a stage's making was tracked, and depends on the tracker's rules.
 _FIELDS = {
@@ -42,7 +43,10 @@ MAKING = {  # kind of the record of a stage's making
 
 
 def present(folder: Path, config: Config, records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Stage → hash of what it has left, for every stage that is there, as a record's `made_from` would have it."""
+    """Stage → hash of what it has left, for every stage that is there, as a record's `made_from` would have it.
+
+    With that of the detections.
+    """
     made = [(r["stage"], r["made_from"]) for r in records if "made_from" in r and MAKING.get(r["stage"]) == r["kind"]]
     found: dict[str, str] = {}
     for stage in (*CHAIN, "float_extra"):
@@ -53,7 +57,7 @@ def present(folder: Path, config: Config, records: Iterable[Mapping[str, Any]]) 
         own[stage] = stage_hash(folder, stage)
         if (stage, own) in made:
             found[stage] = own[stage]
-    return found
+    return found | {DETECTIONS: stage_hash(folder, DETECTIONS)}
 
 
 def counts(record: Mapping[str, Any], state: Mapping[str, str], config: Config) -> bool:
@@ -84,7 +88,10 @@ def first_stage(field: str) -> str:
 
 
 def stage_hash(folder: Path, stage: str) -> str:
-    """Of what a stage has left in a run's folder; "" where it has left nothing."""
+    """Of what a stage has left in a run's folder, or of its `DETECTIONS`; "" where it has left nothing."""
+    if stage == DETECTIONS:
+        found = sorted((folder / "data").glob("*_gt/*/det/det.txt"))
+        return _digest("".join(f"{file.relative_to(folder)}\n{_content_hash(file)}\n" for file in found).encode())
     files = {"data": folder / DATA_HASH, "fixed_point": folder / "artifact" / "manifest.json"}
     file = files.get(stage) or folder / "checkpoints" / stage / "model.safetensors"
     if not file.is_file():
@@ -95,8 +102,7 @@ def stage_hash(folder: Path, stage: str) -> str:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return _digest(json.dumps(json.loads(file.read_bytes())["files"], sort_keys=True).encode())
         return ""  # damaged
-    facts = file.stat()
-    return _file_hash(file, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+    return _content_hash(file)
 
 
 def tracks_hash(folder: Path) -> str:
@@ -104,7 +110,12 @@ def tracks_hash(folder: Path) -> str:
     return _digest(b"".join(f"{file.name}\n".encode() + file.read_bytes() for file in sorted(folder.glob("*.txt"))))
 
 
-@functools.lru_cache(maxsize=64)
+def _content_hash(file: Path) -> str:
+    facts = file.stat()
+    return _file_hash(file, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+
+
+@functools.lru_cache(maxsize=256)
 def _file_hash(file: Path, *_identity: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:12]

@@ -161,7 +161,8 @@ class Run:
     ) -> Record:
         """Append one result. `metrics` is flat with units in the names; `started` is `time.time()` at the start.
 
-        `made_from`: the stages that the result depends on, beside the config; None: `stage` and all before it.
+        `made_from`: the stages, or `lineage.DETECTIONS`, that the result depends on, beside the config; None: `stage`
+        and all before it.
         `tracks`: the folder of tracks that were scored.
         """
         assert stage in STAGE_TITLES, stage

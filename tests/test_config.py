@@ -131,6 +131,10 @@ BAD = {
     "probability above one": (broken("train.drop_probability", 1.1), "drop_probability must be a fraction"),
     "qat without steps": (broken("qat.steps", 0), "qat: steps must be at least 1"),
     "calibration without frames": (broken("calibration.num_frames", 0), "calibration: num_frames must be at least 1"),
+    "negative seed": (broken("seed", -1), "config: seed must be at least 0, not -1"),
+    "negative workers": (broken("num_workers", -1), "config: num_workers must be at least 0"),
+    "negative seed of street": (broken("street.seed", -1), "street: seed must be at least 0"),
+    "street without height": (broken("street.height", 0), "street: height must be at least 1"),
     "street of two frames": (broken("street.num_frames", 2), "at least four frames"),
 }
 

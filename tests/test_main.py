@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 import warnings
@@ -146,6 +147,22 @@ def test_output_that_cannot_be_written_is_one_line_and_1(home: Path, place: str)
     assert done.returncode == 1
     assert done.stderr.startswith(f"motrlab: {told}")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_mistake_and_no_file_gets_their_numbers(closed: str, tmp_path: Path) -> None:
+    """As under some schedulers: what C code prints must not end up in a file of ours."""
+    code = (
+        "import os, sys\nfrom motrlab.errors import exit_status\n"
+        "def work():\n    print('a')\n    print('b', file=sys.stderr)\n"
+        f"    file = open({str(tmp_path / 'file')!r}, 'w')\n    file.write(str(file.fileno()))\n    os.write(1, b'c')\n"
+        "raise SystemExit(exit_status(work))"
+    )
+    command = shlex.join([sys.executable, "-c", code])
+    done = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+    assert int((tmp_path / "file").read_text()) > 2
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

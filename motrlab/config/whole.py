@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from motrlab.config.budgets import BudgetConfig
-from motrlab.config.checks import build, check, counted_fields, later
+from motrlab.config.checks import build, check, check_at_least, counted_fields, later
 from motrlab.config.model import ModelConfig
 from motrlab.config.quantization import CalibrationConfig, QatConfig
 from motrlab.config.scheme import Scheme
@@ -34,6 +34,8 @@ class StreetConfig:
 
     def __post_init__(self) -> None:
         check(self.num_videos >= 1 and self.num_frames >= 4, "street: needs a video of at least four frames")
+        check_at_least(self, "street", 0, "seed", "num_unseen")
+        check_at_least(self, "street", 1, "width", "height", "frame_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Config:
     stills_root: str | None = later(None)
 
     def __post_init__(self) -> None:
+        check_at_least(self, "config", 0, "seed", "num_workers")
         self.tracker.check_classes(self.model.num_classes)
 
     def to_dict(self) -> dict[str, Any]:

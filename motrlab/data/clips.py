@@ -27,9 +27,12 @@ from motrlab.data.still_motion import SeqStillMotion
 from motrlab.data.store import FrameStore
 from motrlab.data.transforms import ClipSample, FrameObjects, network_input, transform_set
 from motrlab.data.validate import picture_size
-from motrlab.errors import UserError
+from motrlab.data.workers import shared_memory_free
+from motrlab.errors import UserError, tell
 
 ClipKey = tuple[int, int, int]  # step, index in the step, number of frames
+_PREFETCHED = 4  # batches that a loader process makes ahead
+_QUEUES = 1 << 20  # bytes of shared memory, more than enough for the semaphores of their queues
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 Objects = list[list[FrameObjects]]  # [frame][clip]
 
@@ -266,13 +269,29 @@ def keep_freed_memory() -> None:
 def make_loader(
     store: FrameStore, config: Config, start_step: int = 0, rank: int = 0, world: int = 1
 ) -> DataLoader[Any]:
-    """`LoadedClips` of each micro-batch (`StepSampler`) from `start_step`, in order; `config.num_workers` as there."""
+    """`LoadedClips` of each micro-batch (`StepSampler`) from `start_step`, in order.
+
+    In `config.num_workers` processes, or in this one where the shared memory has no room for what they hand over; the
+    clips are the same.
+    """
     data = ClipDataset(store, config.train, config.model, config.seed)
-    workers: dict[str, Any] = {"worker_init_fn": start_worker, "prefetch_factor": 4, "persistent_workers": True}
+    workers: dict[str, Any] = {"worker_init_fn": start_worker, "persistent_workers": True}
+    workers |= {"num_workers": _num_workers(config), "prefetch_factor": _PREFETCHED}
     return DataLoader(
         data,
         batch_sampler=StepSampler(config.train, data.num_frames(), start_step, rank, world),
         collate_fn=collate,
-        num_workers=config.num_workers,
-        **(workers if config.num_workers else {}),
+        **(workers if workers["num_workers"] else {}),
     )
+
+
+def _num_workers(config: Config) -> int:
+    train, model = config.train, config.model
+    frames = max(length * _clips_per_step(train, length) for length in train.clip_frames)
+    batches = config.num_workers * _PREFETCHED + 1  # and the one that is worked on
+    needed, free = _QUEUES + batches * frames * model.height * model.width * 3, shared_memory_free()
+    if not config.num_workers or needed <= free:
+        return config.num_workers
+    told = f"/dev/shm has {free / 1e6:.1f} MB free, processes that load clips need {needed / 1e6:.1f}"
+    tell(f"motrlab: {told}: clips are loaded in this one, which takes longer (in a container: --shm-size=1g)")
+    return 0

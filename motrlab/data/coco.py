@@ -175,7 +175,7 @@ class _Reader:
                 raise self._error(f"{what}: {said}; [left, top, width, height] in pixels, a fraction expected")
             video, frame = places[image]
             flag = not (item.get("iscrowd") or item.get("ignore"))
-            tables[video].append([frame, track, *box, flag, category, seen])
+            tables[video].append([frame, track, *box, flag, category, 1.0 if seen == -1 else seen])  # -1: not said
             keys[video].append(key)
         rows = {v: Rows(f"{self.source}:annotation", [""] * len(found), found, None) for v, found in keys.items()}
         return {v: Labels(np.array(table).reshape(-1, 9), rows[v], names, True) for v, table in tables.items()}

@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from motrlab.classes import PEOPLE, Classes
 from motrlab.data.coco import import_coco
 from motrlab.data.cvat import import_cvat
-from motrlab.data.formats import FORMATS, Format, how_to_import, read_labels, recognise
+from motrlab.data.formats import FORMATS, PLACES, Format, how_to_import, read_labels, recognise
 from motrlab.data.frames import list_frames
 from motrlab.data.importing import ClassMap, LabelledVideo, safe_name, write_videos
 from motrlab.data.motchallenge import SequenceInfo, check_labels, find_sequences, read_detections, read_sequence_info
-from motrlab.data.rows import Rows, read_text
+from motrlab.data.rows import Rows, is_promised, read_text
 from motrlab.errors import UserError
 
 _TOOLS = {"coco": (import_coco, (".json", ".odgt")), "cvat": (import_cvat, (".zip",))}  # importer, ends of its files
@@ -55,7 +54,7 @@ def _sequences(source: Path) -> list[tuple[Path, Path, Format | None]]:
     if not source.is_dir():
         raise UserError(f"{source}: no such folder; give a data set's folder, a COCO .json or .odgt, or CVAT's .zip")
     found: list[tuple[Path, Path, Format | None]] = []
-    for base in (source, source / "train", source / "training"):
+    for base in (source / place for place in PLACES):
         for format in FORMATS:
             labels, frames = format.layout
             name = re.compile(re.escape(labels).replace(r"\*", "([^.].*)"))
@@ -63,7 +62,7 @@ def _sequences(source: Path) -> list[tuple[Path, Path, Format | None]]:
                 if match := name.fullmatch(file.relative_to(base).as_posix()):
                     found.append((base / frames.replace("*", match[1]), file, format))
     found = found or [(folder, folder / "gt" / "gt.txt", None) for folder in find_sequences(source)]
-    found = [(folder, labels, format) for folder, labels, format in found if os.path.lexists(labels)]
+    found = [(folder, labels, format) for folder, labels, format in found if is_promised(labels)]
     if not found:
         raise UserError(f"{source}: no sequence with gt/gt.txt in it; there is nothing to import")
     return found
@@ -75,14 +74,15 @@ def _read(folder: Path, file: Path, format: Format | None) -> tuple[LabelledVide
     format = format or recognise(rows, folder)
     if not format.converted:
         raise UserError(f"{file}: rows of {format.name} ({format.says}); {how_to_import(format)}")
-    info = read_sequence_info(folder) if os.path.lexists(folder / "seqinfo.ini") else None
+    info = read_sequence_info(folder) if is_promised(folder / "seqinfo.ini") else None
     images = folder / (info.image_dir if info is not None else "img1")
     frames = list_frames(images if info is not None or images.is_dir() else folder, info, numbered=True)
     if frames.fault:
         raise UserError(frames.fault)
     labels = read_labels(rows, format, folder)
-    # Rows of MOTChallenge count from 1, or from 0 if they do, however the files are numbered; those of others as they.
-    first = min(1, *labels.table[:, 0]) if format.is_mot and len(rows) else frames.first
+    # Rows of MOTChallenge count from 1, or from 0 if they do, however the files are numbered; those of others as they,
+    # or from 0 where the files were given numbers from 1.
+    first = min(1 if format.is_mot else frames.first, *labels.table[:, 0]) if len(labels.table) else frames.first
     labels.table[:, 0] += 1 - first
     labels.table[:, 6] = labels.table[:, 6] != 0  # whatever is not 0 counts, a confidence too
     det = folder / "det" / "det.txt"
@@ -92,7 +92,7 @@ def _read(folder: Path, file: Path, format: Format | None) -> tuple[LabelledVide
         images=list(frames.files.values()),
         annotations=check_labels(labels, frames.num_frames, "frames there"),
         names=labels.names,
-        detections=read_detections(det, info, int(first)) if os.path.lexists(det) else None,
+        detections=read_detections(det, info, int(first)) if is_promised(det) else None,
     )
     files = f", files counted from {frames.first}, rows from 1 (there is none of frame 0)" * (frames.first != 1)
     moved = f", frames counted from {first:.0f}" if first != 1 else files

@@ -30,6 +30,7 @@ _VISDRONE = (
 # same three in words; its 3 is "unknown".
 _SEEN = (1.0, 0.75, 0.25, 1.0)
 
+PLACES = ("", "train", "training")  # in a data set's folder, where a `Format.layout` starts
 Table = NDArray[np.float64]
 
 
@@ -128,6 +129,12 @@ def recognise(rows: Rows, folder: Path) -> Format:
         choices = " or ".join(f"`--format {format.name.lower()}`" for format in best)
         raise UserError(f"{rows.path}: fits {fits}; say which it is: `python -m motrlab import` with {choices}")
     return best[0]
+
+
+def laid_out_as(root: Path) -> Format | None:
+    """The data set whose layout the folder has, where that is not MOTChallenge's."""
+    own = [format for format in FORMATS if format.layout[0]]
+    return next((f for f in own if any(any((root / place).glob(f.layout[0])) for place in PLACES)), None)
 
 
 def how_to_import(format: Format) -> str:

@@ -133,6 +133,8 @@ def write_videos(
     there = counts(boxes) or ", ".join(labels)
     if unknown := sorted(class_map.keys() - set(map(_key, labels))):
         raise UserError(f"--map: no label {unknown[0]!r}; there are {there}")
+    if boxes and not any(video.stills or video.annotations.flag.any() for video in videos):  # stills say it themselves
+        raise UserError(f"all {len(boxes)} boxes are to be ignored (flag 0); write 1 for those that count")
     used = {classes[label] for label in boxes or labels}
     if lacking := [name for number, name in tracked if number not in used]:
         called = "person or pedestrian" if lacking[0] == PEOPLE.names[0] else lacking[0]

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from motrlab.classes import PEOPLE, Classes
 from motrlab.config.checks import later
-from motrlab.data.formats import Format, Labels, how_to_import, read_labels, recognise
-from motrlab.data.rows import Rows, read_ini, read_text
+from motrlab.data.formats import Format, Labels, how_to_import, laid_out_as, read_labels, recognise
+from motrlab.data.rows import Rows, is_promised, read_ini, read_text, why_unreadable
 from motrlab.errors import UserError
 
 ENDLESS = 2**53  # frames of a video of which nobody says the length
@@ -117,7 +117,7 @@ def read_sequence_info(folder: Path) -> SequenceInfo:
     file = folder / "seqinfo.ini"
     if not file.is_file():
         needed = "a sequence needs one with seqLength, and `python -m motrlab import` writes it"
-        raise UserError(f"{file}: missing; {needed}")
+        raise UserError(f"{file}: {why_unreadable(file, FileNotFoundError())}; {needed}")
     said = read_ini(file)
     extension = said.get("imext", "").removeprefix(".")
     return SequenceInfo(
@@ -260,6 +260,8 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
     if not folders:
         inside = (root / "seqinfo.ini").is_file() or (root / "img1").is_dir()
         hint = f"; did you mean {root.parent}?" if inside else ""
+        if (format := laid_out_as(root)) is not None:
+            hint = f"; it is laid out as {format.name}: {how_to_import(format)}"
         raise UserError(f"{root}: no sequences (folders with seqinfo.ini or img1) in it or its train/{hint}")
     videos = {video_name(f.name): f for f in reversed(folders)}  # the copy that is preferred
     if not names:
@@ -277,8 +279,9 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
 
 def _sequence_folders(root: Path) -> list[Path]:
     """Sequence folders, by video name, detector copies in order of preference."""
-    shown = root.glob("[!.]*")  # hidden ones are what a killed import left
-    found = [f for f in shown if (f / "seqinfo.ini").is_file() or (f / "img1").is_dir()]
+    # Hidden ones are what a killed import left; a link that leads nowhere is no sequence if it is called like a file.
+    shown = (f for f in root.glob("[!.]*") if f.exists() or not f.suffix)
+    found = [f for f in shown if any(map(is_promised, (f / "seqinfo.ini", f / "img1")))]
     preference = {name: i for i, name in enumerate(DETECTORS)}
     return sorted(found, key=lambda f: (video_name(f.name), preference.get(f.name.rpartition("-")[2], -1), f.name))
 

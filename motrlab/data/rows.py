@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +22,19 @@ LARGEST = 2.0**53  # beyond it whole numbers are no longer exact
 
 def why_unreadable(path: object, error: OSError) -> str:
     """What keeps a file or folder from being read: `missing`, a link that leads nowhere, or what the system says."""
-    if isinstance(path, Path) and path.is_symlink() and not path.exists():
-        return f"a link to {path.readlink()}, which is not there"
+    for part in (path, *path.parents) if isinstance(path, Path) else ():
+        if _leads_nowhere(part):
+            return f"{part} is " * (part != path) + f"a link to {part.readlink()}, which is not there"
     return "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def is_promised(path: Path) -> bool:
+    """Whether it is there, or would be if a link on the way led somewhere: then whoever reads it says so."""
+    return os.path.lexists(path) or any(map(_leads_nowhere, path.parents))
 
 
 @contextlib.contextmanager
@@ -159,6 +170,6 @@ class Rows:
         """Raises UserError with the line of an id that stands in its frame for the second time."""
         order = np.lexsort((track, frame))
         same = (np.diff(frame[order]) == 0) & (np.diff(track[order]) == 0)
-        earlier = np.zeros(len(self), np.int64)  # line of the same id in the same frame, 0 for none
-        earlier[order[1:][same]] = np.array(self.numbers, np.int64)[order[:-1][same]]
-        self.refuse(earlier > 0, "id {:.0f} twice in frame {:.0f} (first in line {})", track, frame, earlier)
+        again, earlier = np.zeros(len(self), bool), np.zeros(len(self), np.int64)  # that line, of any number
+        again[order[1:][same]], earlier[order[1:][same]] = True, np.array(self.numbers, np.int64)[order[:-1][same]]
+        self.refuse(again, "id {:.0f} twice in frame {:.0f} (first in line {})", track, frame, earlier)

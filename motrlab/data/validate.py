@@ -35,7 +35,7 @@ from motrlab.data.motchallenge import (
     read_sequence_info,
 )
 from motrlab.data.pictures import SIXTEEN_BITS
-from motrlab.data.rows import counts, reading
+from motrlab.data.rows import counts, is_promised, reading
 from motrlab.data.workers import Map
 from motrlab.errors import UserError
 
@@ -180,13 +180,16 @@ def validate_sequence(folder: Path, *, frame_map: Map = map) -> CheckedSequence:
     files, notes = tuple(frames.files.values()), [frames.note] * bool(frames.note)
     gt, det = folder / "gt" / "gt.txt", folder / "det" / "det.txt"
     annotations = None
-    if os.path.lexists(gt):  # a link that leads nowhere is no sequence without gt
+    if is_promised(gt):
         annotations, format = read_recognised(gt, info)
         if format.roles:
             raise UserError(f"{gt}: {format.name}, {format.says}; {how_to_import(format)}")
-        notes += [f"recognised: {format.name} ({format.says})"] * bool(re.match(format.folder, folder.name))
+        # Rows that never say a visibility may be another data set's, whose columns look the same.
+        alike = annotations.has_class and bool((annotations.visibility == 1).all())
+        if alike or re.match(format.folder, folder.name):
+            notes.append(f"recognised: {format.name} ({format.says})")
         notes += [f"{gt}: {note}" for note in _notes(annotations, format, info)]
-    detections = read_detections(det, info) if os.path.lexists(det) else None
+    detections = read_detections(det, info) if is_promised(det) else None
     with tqdm(total=info.num_frames, desc=f"validate {info.name}", unit="frame", disable=None) as bar:
         for _ in frame_map(partial(check_frame, info), files):
             bar.update()
@@ -227,7 +230,8 @@ def check_people(source: Path, sequences: Iterable[CheckedSequence]) -> None:
     gts = [gt for gt, _ in known]
     if known and not any(len(gt.counted(tracked)) for gt, tracked in known):
         boxes = max(gts, key=len)
-        found = f"{_found(boxes)}; {_CHOOSE}" if len(boxes) else "their gt is empty"
+        advice = _CHOOSE if boxes.flag.any() else "flag 0 is ignore: write 1 for those that count"
+        found = f"{_found(boxes)}; {advice}" if len(boxes) else "their gt is empty"
         raise UserError(f"{source}: no person in any sequence (class 1, flag not 0): {found}")
 
 

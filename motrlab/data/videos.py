@@ -23,8 +23,8 @@ import numpy as np
 from motrlab.data.frames import FrameFiles, list_frames
 from motrlab.data.motchallenge import read_sequence_info
 from motrlab.data.pictures import Image, decode_image
-from motrlab.data.rows import reading
-from motrlab.errors import UserError
+from motrlab.data.rows import is_promised, reading
+from motrlab.errors import UserError, tell
 from motrlab.files import hidden_name, writing
 
 _DEFAULT_FPS = 30.0  # of a folder that does not say
@@ -35,6 +35,7 @@ _URL, _LOGIN = re.compile(r"[a-z][a-z0-9+.-]*://", re.I), re.compile(r"(?<=://)[
 # under the GPL as well (x264, x265): they are not used (docs/howto.md).
 _CODEC = "libvpx-vp9"
 _CODEC_OPTIONS = {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0", "lag-in-frames": "0"}
+_ROUNDED = 2  # frames that a duration may say too many, of a video that is whole
 _FINEST = 100_000  # the largest denominator of a frame rate
 # A bad video is to be told in one line, which is ours. FFmpeg reads its level at its first use.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -77,11 +78,13 @@ def open_source(given: Path | str, nv12: tuple[int, int] | None = None) -> Frame
 
 
 def _open_folder(path: Path) -> FrameSource:
-    info = read_sequence_info(path) if (path / "seqinfo.ini").is_file() else None
-    images = path / (info.image_dir if info else "img1")
+    folder = path.resolve()
+    is_inside = folder.name == "img1"  # the frames of a sequence: seqinfo.ini is above them
+    sequence = folder.parent if is_inside else path
+    info = read_sequence_info(sequence) if is_promised(sequence / "seqinfo.ini") else None
+    images = path if is_inside else path / (info.image_dir if info else "img1")
     images = images if info or images.is_dir() else path
-    listed, folder = list_frames(images, info), path.resolve()
-    name = folder.parent.name if folder.name == "img1" else folder.name
+    listed, name = list_frames(images, info), sequence.resolve().name
     notes, first = [listed.note] * bool(listed.note), next(iter(listed.files.values()), path)
     if (check := _checker()) is None:
         notes.append(f"{images}: pictures are not checked for damage inside; this needs pip install 'motrlab[kit]'")
@@ -196,7 +199,8 @@ def _read_video(path: Path, video: cv2.VideoCapture, fps: float) -> Iterator[tup
     promised = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     video.release()
     if number == 0:
-        raise UserError(f"{path}: OpenCV cannot read a frame of it; give a video such as .mp4 or a folder of images")
+        why = "it is cut, damaged, or no video; copy it again, or give another video or a folder of images"
+        raise UserError(f"{path}: OpenCV cannot read a frame of it: {why}")
     with path.open("rb") as stream:
         start = stream.read(8)
     # Of other containers OpenCV knows the duration only, which a sound that goes on for longer may have made.
@@ -205,6 +209,8 @@ def _read_video(path: Path, video: cv2.VideoCapture, fps: float) -> Iterator[tup
         what = f"{number} of the {promised} frames can be read"
         cause = "trimmed without a new encoding" if exact else "of a varying frame rate"
         raise UserError(f"{path}: {what}: the file is cut, damaged, or {cause}; copy it again if it should be complete")
+    if number < promised - _ROUNDED:
+        tell(f"motrlab: {path}: {number} frames were read, and its duration would hold about {promised}")
 
 
 class VideoFile:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
+import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -43,6 +46,16 @@ def worker_map(num_workers: int, chunksize: int = 1) -> Iterator[Map]:
 def frame_workers(num_workers: int, megapixels: float) -> contextlib.AbstractContextManager[Map]:
     """A `map` over frames in up to `num_workers` processes; in this one for 1, and for few `megapixels` in all."""
     return worker_map(min(num_workers, 1 + int(megapixels / _MEGAPIXELS_PER_WORKER)), chunksize=16)
+
+
+def shared_memory_free() -> float:
+    """Bytes that processes can still hand to each other through /dev/shm; no limit where the system has another way."""
+    if not sys.platform.startswith("linux"):
+        return math.inf
+    try:
+        return shutil.disk_usage("/dev/shm").free if os.access("/dev/shm", os.W_OK) else 0
+    except OSError:
+        return 0
 
 
 def _pool(num_workers: int) -> ProcessPoolExecutor | None:

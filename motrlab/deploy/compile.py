@@ -140,15 +140,24 @@ def _rknn(job: Job) -> None:
     job.checked["outputs"] = "not compared: that needs the board"
 
 
-COMPILERS: dict[str, Callable[[Job], None]] = {
-    "onnxruntime-cpu": _onnxruntime,
-    "openvino-cpu": _openvino,
-    "qnn-htp": _qnn,
-    "rk3588": _rknn,
+@dataclass(frozen=True)
+class Compiler:
+    """What compiles for a target: a function that fills `Job.folder`, and what a user may ask of it."""
+
+    compile: Callable[[Job], None]
+    takes_options: bool = False  # of a vendor's compiler
+    has_native: bool = False  # its own int8 kernels, which are not exact
+
+
+COMPILERS = {
+    "onnxruntime-cpu": Compiler(_onnxruntime),
+    "openvino-cpu": Compiler(_openvino, has_native=True),
+    "qnn-htp": Compiler(_qnn, takes_options=True),
+    "rk3588": Compiler(_rknn, takes_options=True),
 }
 
 
-def compiler_of(target: str) -> Callable[[Job], None]:
+def compiler_of(target: str) -> Compiler:
     """Raises UserError: unknown, or a chip for which no public tool compiles our graphs."""
     if target in COMPILERS:
         return COMPILERS[target]
@@ -176,22 +185,23 @@ def compile_artifact(
         out: a new folder, or one that this function wrote.
         images: frames of a sequence, BGR `uint8 [H, W, 3]`, on which outputs are compared in closed loop; without any,
             noise.
-        native: OpenVINO's own int8 kernels, which are not exact.
+        native: the target's own int8 kernels, which are not exact.
         options: of the vendor's compiler.
 
     Raises UserError: unknown target, damaged artefact, a tool is missing or fails; RuntimeError: a compiled file gives
     other bits than the artefact.
     """
     compiler = compiler_of(target)
-    if native and compiler is not _openvino:
-        raise UserError(f"--native is for openvino-cpu, not for {target}")
-    if options and compiler not in (_qnn, _rknn):
+    if native and not compiler.has_native:
+        own = ", ".join(name for name, known in COMPILERS.items() if known.has_native)
+        raise UserError(f"--native is for {own}, not for {target}")
+    if options and not compiler.takes_options:
         raise UserError(f"{target} takes no options of a vendor's compiler: leave --option out")
     runtime = load_artifact(artifact)
     with replaced_folder(out, marked=True) as folder:
         job = Job(artifact, folder, runtime, _samples(runtime, images), dict(options or {}))
         job.options |= {"native": True} if native else {}
-        compiler(job)
+        compiler.compile(job)
         files = [path for path in sorted(folder.iterdir()) if path.name != MARKER]
         told = {
             "schema": SCHEMA,

@@ -12,7 +12,7 @@ from motrlab.data.motchallenge import (
     read_sequence_info,
     video_name,
 )
-from motrlab.data.rows import Rows, read_text
+from motrlab.data.rows import Rows, is_promised, read_text
 from motrlab.errors import UserError
 from motrlab.evaluation.tracks import Tracks, read_tracks
 
@@ -45,9 +45,9 @@ def read_folders(gt_dir: Path, pred_dir: Path) -> tuple[dict[str, Annotations], 
 
 
 def _gt_files(gt_dir: Path) -> list[Path]:
-    for pattern in ("[!.]*/gt/gt.txt", "train/[!.]*/gt/gt.txt"):
-        files = sorted(gt_dir.glob(pattern))
-        if files:
+    for root in (gt_dir, gt_dir / "train"):
+        folders = [folder for folder in sorted(root.glob("[!.]*")) if folder.exists() or not folder.suffix]
+        if files := [folder / "gt" / "gt.txt" for folder in folders if is_promised(folder / "gt" / "gt.txt")]:
             return files
     raise UserError(f"{gt_dir}: no SEQ/gt/gt.txt in it; --gt is the folder that holds the sequences")
 
@@ -97,7 +97,7 @@ def _without_copies(names: Collection[str], results: Mapping[str, Path]) -> list
 
 def _sequence_info(folder: Path) -> SequenceInfo:
     """What seqinfo.ini says; without one, a sequence that is never over."""
-    if (folder / "seqinfo.ini").is_file():
+    if is_promised(folder / "seqinfo.ini"):
         return read_sequence_info(folder)
     return SequenceInfo(name=folder.name, num_frames=ENDLESS, width=1, height=1, frame_rate=1)
 

@@ -131,8 +131,9 @@ def evaluate_folders(gt_dir: Path, pred_dir: Path, protocol: str = PROTOCOLS[0],
     """
     gt, pred, classes, notes = read_folders(Path(gt_dir), Path(pred_dir))
     results = evaluate(gt, pred, protocol, engine, classes)
-    if not results[OVERALL]["num_gt"] and any(map(len, gt.values())):
-        notes.append(f"no box of the ground truth counts under {protocol}; it has {_kinds(gt.values())}")
+    if not results[OVERALL]["num_gt"]:
+        there = _kinds(gt.values()) or "none at all"
+        notes.append(f"no box of the ground truth counts under {protocol}; it has {there}")
     for note in notes:
         tell(f"motrlab: {note}")
     return results

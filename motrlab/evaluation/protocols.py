@@ -10,7 +10,7 @@ them is forgiven.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from motrlab.classes import PEOPLE, Classes
 from motrlab.errors import UserError
@@ -20,6 +20,7 @@ from motrlab.errors import UserError
 class Rule:
     """Classes of MOT16 (arXiv 1603.00831, table 3); files without classes (MOT15) have the flag only."""
 
+    told: str  # what a report says of it
     targets: frozenset[int] | None  # a tracker has to find these, where the flag is not 0; None: of every class
     removed: frozenset[int] = frozenset()  # predictions matched to these are taken away first
 
@@ -28,12 +29,20 @@ class Rule:
         if classes == PEOPLE:
             return self
         tracked = frozenset(classes.numbers)
-        return Rule(targets=tracked, removed=self.removed - tracked if PEOPLE.numbers[0] in tracked else frozenset())
+        removed = self.removed - tracked if PEOPLE.numbers[0] in tracked else frozenset[int]()
+        return replace(self, targets=tracked, removed=removed)
 
 
 RULES = {
-    "motchallenge": Rule(targets=frozenset({1}), removed=frozenset({2, 7, 8, 12})),
-    "hat": Rule(targets=None),
+    "motchallenge": Rule(
+        told="Ground truth of flag ≠ 0 and class 1; predictions matched to distractors are removed first.",
+        targets=frozenset({1}),
+        removed=frozenset({2, 7, 8, 12}),
+    ),
+    "hat": Rule(
+        told="Ground truth of flag ≠ 0, nothing removed: a box on a distractor counts as a false positive.",
+        targets=None,
+    ),
 }
 PROTOCOLS = tuple(RULES)  # the first is the default
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from motrlab.evaluation.metrics import CLASSES
-from motrlab.evaluation.protocols import PROTOCOLS
+from motrlab.evaluation.protocols import PROTOCOLS, RULES
 from motrlab.names import CHAIN, EVALUATED, STAGE_TITLES
 from motrlab.report.blocks import Block, Cell, Picture, Row, Section, Source, Table, delta, pivot, table_text
 from motrlab.report.values import (
@@ -25,10 +25,6 @@ from motrlab.report.values import (
 )
 from motrlab.viz.curves import accuracy_points, figure_png
 
-_NOTES = {
-    "motchallenge": "Ground truth of flag ≠ 0 and class 1; predictions matched to distractors are removed first.",
-    "hat": "Ground truth of flag ≠ 0, nothing removed: a box on a distractor counts as a false positive.",
-}
 _SEVERAL = (
     "Ground truth of flag ≠ 0 and a tracked class; each class is evaluated by itself. These are the means of their "
     "scores and the sums of their counts."
@@ -93,7 +89,7 @@ def sequences(source: Source) -> Section:
 def accuracy_table(records: Sequence[Record], protocol: str) -> Table | None:
     """Every accuracy result under `protocol`, in groups; None if there is none."""
     groups = [(heading, _rows(records, protocol, EVALUATED, *kinds)) for heading, *kinds in _BLOCKS]
-    return _table(groups, f"Protocol {protocol}", _SEVERAL if _heads(records, protocol)[1] else _NOTES[protocol])
+    return _table(groups, f"Protocol {protocol}", _SEVERAL if _heads(records, protocol)[1] else RULES[protocol].told)
 
 
 def class_table(records: Sequence[Record], protocol: str) -> Table | None:

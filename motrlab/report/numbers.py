@@ -22,6 +22,7 @@ from motrlab.report.values import COMPARED, METRIC_NAMES, number, overall, perce
 FILE = "numbers.json"
 SAMPLE = Path("reports") / "sample" / FILE  # under the project root
 _BLOCK = re.compile(r"(<!-- numbers:[^>]*-->\n).*?(<!-- /numbers -->)", re.S)
+_UNSEEN = ", videos never trained on"
 _BASELINE = "ByteTrack-style baseline on `det.txt`"
 
 
@@ -36,9 +37,10 @@ def numbers(source: Source) -> dict[str, Any]:
     last: Mapping[str, Any] = records[-1] if records else {}
     rows = {STAGE_TITLES[s]: found for s, found in scores(records, EVALUATED, PROTOCOLS[0]).items()}
     unseen = scores(records, ("float", "fixed_point"), PROTOCOLS[0], "accuracy_unseen")
-    rows |= {f"{STAGE_TITLES[s]}, videos never trained on": found for s, found in unseen.items()}
-    if baseline := overall(source.last("data", "baseline"), PROTOCOLS[0]):
-        rows[_BASELINE] = baseline
+    rows |= {f"{STAGE_TITLES[s]}{_UNSEEN}": found for s, found in unseen.items()}
+    for kind, where in (("baseline", ""), ("baseline_unseen", _UNSEEN)):
+        if baseline := overall(source.last("data", kind), PROTOCOLS[0]):
+            rows[f"{_BASELINE}{where}"] = baseline
     sizes = [number(integer.get(f"{graph}.size_mb")) for graph in ("base", "qim")]
     return {
         "schema": 1,

@@ -24,7 +24,7 @@ from motrlab.evaluation.metrics import OVERALL, Results, evaluate
 from motrlab.evaluation.protocols import PROTOCOLS
 from motrlab.evaluation.tracks import Tracks, write_tracks
 from motrlab.files import replaced_folder, write_text
-from motrlab.lineage import DATA_HASH
+from motrlab.lineage import DATA_HASH, DETECTIONS
 from motrlab.names import PARTS
 from motrlab.run import Run, exclusive
 
@@ -89,7 +89,9 @@ def evaluate_baseline(run: Run) -> dict[str, Any] | None:
             scores = flat_scores(score_tracks({name: gt[name] for name in pred}, pred))
             if len(pred) < len(gt):  # an overall row of other videos than ours would be no baseline
                 scores = {key: value for key, value in scores.items() if key.count(".") > 1}
-            records[kind] = run.add_record("data", kind, scores | chosen, started=started, tracks=run.tracks(kind))
+            records[kind] = run.add_record(
+                "data", kind, scores | chosen, started=started, made_from=("data", DETECTIONS), tracks=run.tracks(kind)
+            )
     return records.get("baseline")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from motrlab.config import load_preset
 from motrlab.run import Run
 from motrlab.stages.data import prepare_data
 from tests import guard
-
-MakeBench = Callable[..., Bench]
 
 
 @pytest.fixture

@@ -250,6 +250,20 @@ def test_a_resumed_loader_goes_on_with_the_same_steps(num_workers: int, store: F
         assert_same(a, b)
 
 
+@pytest.mark.parametrize(("free", "num_workers"), [(2**20, 0), (2**22, 2)])
+def test_a_small_shared_memory_gets_no_loader_processes(
+    free: int, num_workers: int, store: FrameStore, config: Config, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """/dev/shm of a container is often small; torch would end in an error of 70 lines."""
+    monkeypatch.setattr("motrlab.data.clips.shared_memory_free", lambda: free)
+    loader = make_loader(store, dataclasses.replace(config, num_workers=2))
+    assert loader.num_workers == num_workers
+    assert ("/dev/shm has 1.0 MB free" in capsys.readouterr().err) == (num_workers == 0)
+    if not num_workers:
+        assert_same(next(iter(loader)), next(iter(make_loader(store, dataclasses.replace(config, num_workers=0)))))
+
+
 @pytest.mark.parametrize(
     ("size", "needed", "reduce"),
     [((1080, 1920), (259, 432), 4), ((270, 480), (259, 432), 1), ((540, 960), (270, 480), 2), ((8000, 9000), (1, 1), 8),

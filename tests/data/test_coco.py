@@ -160,6 +160,13 @@ def test_track_id_does_as_well_as_instance_id(images: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(gt.track_id, [1, 1])
 
 
+def test_a_visibility_of_minus_1_is_not_said(images: Path, tmp_path: Path) -> None:
+    data = labels()
+    data["annotations"][1]["visibility"] = -1
+    import_coco(write(images, data), tmp_path / "mot")
+    assert (tmp_path / "mot/street-one/gt/gt.txt").read_text().startswith("1,3,2,2.5,10,20,1,1,1\n")
+
+
 def change(kind: str, index: int, **fields: object) -> Change:
     return lambda data: data[kind][index].update(fields)
 
@@ -190,6 +197,10 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "an id twice in a frame": (
         change("annotations", 2, instance_id=3),
         "annotation:3: id 3 twice in frame 1 (first in line 2)",
+    ),
+    "an id twice, first in annotation 0": (
+        lambda d: (d["annotations"][1].update(id=0), d["annotations"][2].update(instance_id=3)),
+        "annotation:3: id 3 twice in frame 1 (first in line 0)",
     ),
     "a box of no image": (change("annotations", 0, image_id=99), "annotation 1: no image 99"),
     "a box of no category": (change("annotations", 0, category_id=99), "annotation 1: no category 99"),

@@ -110,11 +110,32 @@ def test_a_data_set_is_recognised_and_becomes_what_prepare_takes(
     assert main(["prepare", "--src", str(tmp_path / "mot"), "--dst", str(tmp_path / "data")]) == 0
 
 
-def test_prepare_says_once_what_it_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("dancetrack0001", "dancetrack0002"):
-        sequence(name, NINE, "{:08d}.jpg")(tmp_path / "source")
+@pytest.mark.parametrize(("make", "told"), [(visdrone, "VisDrone: `python -m motrlab import --format visdrone`"),
+                                            (kitti, "KITTI: `python -m motrlab import --format kitti`")])  # fmt: skip
+def test_prepare_names_a_data_set_by_its_layout(
+    make: Callable[[Path], None], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "source")
+    assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "data")]) == 2
+    assert f"it is laid out as {told} converts them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "gt", "told"),
+    [
+        (("dancetrack0001", "dancetrack0002"), "1,7,5,6,7,8,1,1,0.5\n", ["DanceTrack"]),
+        (("A", "B"), "1,7,5,6,7,8,1,1,1\n", ["MOT17"]),  # UAVDT writes such rows for cars
+        (("A", "B"), "1,7,5,6,7,8,1,1,0.5\n", []),
+    ],
+)
+def test_prepare_says_once_what_it_recognised(
+    names: tuple[str, ...], gt: str, told: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in names:
+        sequence(name, gt, "{:08d}.jpg")(tmp_path / "source")
     assert main(["prepare", "--src", str(tmp_path / "source"), "--dst", str(tmp_path / "data")]) == 0
-    assert capsys.readouterr().out.count("recognised: DanceTrack (9 columns)\n") == 1
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("recognised: ")]
+    assert said == [f"recognised: {name} (9 columns)" for name in told]
 
 
 def test_the_rate_and_detections_come_along(tmp_path: Path) -> None:
@@ -145,6 +166,7 @@ def test_a_class_map_says_who_is_a_person(case: str, tmp_path: Path) -> None:
     assert found.flag.tolist() == [1, 0]
 
 
+KITTI = "{} 2 Pedestrian 0 1 1.5 5 6 12 14 1 1 1 2 2 9 0\n"
 COUNTED: dict[str, tuple[str, int, str, list[int]]] = {
     "files and rows from 0": ("0,1,5,6,7,8,1,1,1\n3,1,5,6,7,8,1,1,1\n", 0, "frames counted from 0", [1, 4]),
     "files from 0, rows from 1": (
@@ -154,6 +176,8 @@ COUNTED: dict[str, tuple[str, int, str, list[int]]] = {
         [1, 4],
     ),
     "files from 1, rows from 0": ("0,1,5,6,7,8,1,1,1\n3,1,5,6,7,8,1,1,1\n", 1, "frames counted from 0", [1, 4]),
+    "files from 1, rows of KITTI": (KITTI.format(0) + KITTI.format(3), 1, "frames counted from 0", [1, 4]),
+    "files from 0, rows of KITTI from 1": (KITTI.format(1) + KITTI.format(3), 0, "frames counted from 0", [2, 4]),
 }
 
 
@@ -196,6 +220,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "nobody": (
         sequence("A", "1,7,5,6,7,8,1,0,1\n"), [],
         "no label is called person or pedestrian; there are 0 (1×): choose by --map NAME=pedestrian"),
+    "nobody who counts": (sequence("A", "1,7,5,6,7,8,0,1,1\n"), [], "all 1 boxes are to be ignored (flag 0)"),
     "a map without a class": (sequence("A", NINE), ["--map", "car"], "--map car: NAME=CLASS expected"),
     "a map to no class": (sequence("A", NINE), ["--map", "car=14"], "--map car=14: NAME=CLASS expected"),
     "a map of no label": (sequence("A", NINE), ["--map", "lion=1"], "no label 'lion'; there are pedestrian (2×)"),

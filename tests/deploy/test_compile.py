@@ -14,7 +14,7 @@ import pytest
 
 from motrlab.__main__ import main
 from motrlab.deploy import compile as compiling
-from motrlab.deploy.compile import Job, compile_artifact, sqnr
+from motrlab.deploy.compile import Compiler, Job, compile_artifact, sqnr
 from motrlab.deploy.runtime import OUTPUTS, load_artifact
 from motrlab.deploy.samples import random_sample
 from motrlab.errors import UserError
@@ -86,10 +86,21 @@ def test_a_failing_compiler_leaves_nothing(artifact: Path, tmp_path: Path, monke
         (job.folder / "half").touch()
         raise UserError("out of memory")
 
-    monkeypatch.setitem(compiling.COMPILERS, "qnn-htp", compiler)
+    monkeypatch.setitem(compiling.COMPILERS, "qnn-htp", Compiler(compiler))
     with pytest.raises(UserError, match="out of memory"):
         compile_artifact(artifact, "qnn-htp", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiler_is_one_entry(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiler(job: Job) -> None:
+        (job.folder / "base.mine").write_text(job.options["level"])
+
+    monkeypatch.setitem(compiling.COMPILERS, "mine", Compiler(compiler, takes_options=True))
+    option = ["--option", "level=3", "--out", str(tmp_path / "out")]
+    assert main(["compile", "--artifact", str(artifact), "--target", "mine", *option]) == 0
+    assert (tmp_path / "out" / "base.mine").read_text() == "3"
+    assert "base.mine" in json.loads((tmp_path / "out" / "compile.json").read_text())["files"]
 
 
 @pytest.mark.parametrize(

@@ -146,10 +146,12 @@ def _two_sizes(folder: Path) -> Path:
     return image_folder(folder / "sizes", [np.zeros((90, 160, 3), np.uint8), np.zeros((90, 200, 3), np.uint8)])
 
 
+_NOISE = np.random.default_rng(0).integers(0, 256, (10, 90, 160, 3), np.uint8)
 BAD_INPUTS = {
     "no such path": (lambda folder: folder / "absent", "no such file or folder"),
     "no pictures": (_empty_folder, "no pictures"),
     "not a video": (_text_file, "cannot read a frame"),
+    "cut MP4": (lambda folder: cut(avi(folder / "in.mp4", _NOISE, "mp4v"), 0.5), "it is cut, damaged, or no video"),
     "broken picture": (_broken_picture, "1.png: PNG file is cut short"),
     "two sizes": (_two_sizes, "frame 2 is"),
 }
@@ -236,9 +238,25 @@ def test_a_video_with_fewer_frames_than_it_promises_is_told_and_the_rest_kept(
 
 
 @pytest.mark.parametrize("name", ["in.avi", "in.mkv"])
-def test_a_whole_video_is_no_mistake(name: str, artifact: Path, images: Any, tmp_path: Path) -> None:
+def test_a_whole_video_is_no_mistake(
+    name: str, artifact: Path, images: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     source = avi(tmp_path / "source" / name, images, "mp4v" if name == "in.mkv" else "MJPG")
     assert track(artifact, source, tmp_path / "out")["frames"] == len(images)
+    assert capfd.readouterr().err == ""
+
+
+def test_frames_lost_inside_are_said_where_the_file_promises_no_number(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a Matroska file the duration is known: 8 frames too few in 100 may be a sound that is longer."""
+    source = avi(tmp_path / "in.mkv", np.resize(_NOISE, (100, 90, 160, 3)), "MJPG")
+    assert len(list(open_source(source).frames)) == 100
+    assert capfd.readouterr().err == ""
+    cut(source, 0.92)
+    number = len(list(open_source(source).frames))
+    assert 80 < number < 98
+    assert f"in.mkv: {number} frames were read, and its duration would hold about 100" in capfd.readouterr().err
 
 
 def _lose(file: Path, data: bytes) -> None:
@@ -292,6 +310,9 @@ def test_a_sequence_is_not_tracked_past_its_end(
     file.write_text(file.read_text().replace("seqLength=10", "seqLength=6"))
     assert track(artifact, source, tmp_path / "out")["frames"] == 6
     assert "4 files after frame 6" in capfd.readouterr().err
+    opened = open_source(source / "img1")  # the same frames, given by their folder
+    assert (opened.num_frames, opened.fps, opened.name) == (6, open_source(source).fps, "SEQ-01")
+    assert "4 files after frame 6" in opened.note
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

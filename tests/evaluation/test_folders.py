@@ -99,6 +99,19 @@ def test_nobody_who_counts_is_said(tmp_path: Path, pred: Tracks, capsys: pytest.
     assert (results[OVERALL]["num_gt"], results[OVERALL]["mota"]) == (0, -3)
     assert "no box of the ground truth counts under motchallenge" in (told := capsys.readouterr().err)
     assert "class 0 with flag 1 (4 boxes)" in told
+    (tmp_path / "gt/A/gt/gt.txt").write_text("")
+    evaluate_folders(tmp_path / "gt", tmp_path / "pred")
+    assert "no box of the ground truth counts under motchallenge; it has none at all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["B", "B/gt", "B/gt/gt.txt", "B/seqinfo.ini"])
+def test_a_link_that_leads_nowhere_is_not_left_out(tmp_path: Path, gt: Annotations, pred: Tracks, lost: str) -> None:
+    root = write_gt(tmp_path / "gt", gt, "A", "B", info="seqLength=4\n")
+    (root / lost).rename(tmp_path / "old")
+    (root / lost).symlink_to("gone")
+    (root / "README.md").symlink_to("gone")
+    with pytest.raises(UserError, match=f"{lost}.* a link to gone, which is not there"):
+        evaluate_folders(root, write_pred(tmp_path / "pred", pred, "A.txt"))
 
 
 MISTAKES = {  # what lies in the result folder: what the message says

@@ -20,8 +20,9 @@ from motrlab.evaluation import clear, identity, metrics, pairs
 from motrlab.evaluation.bytetrack import track_detections
 from motrlab.evaluation.metrics import OVERALL, agreement, evaluate
 from motrlab.evaluation.pairs import PairedSequence, pair_sequence
-from motrlab.evaluation.protocols import PROTOCOLS
+from motrlab.evaluation.protocols import PROTOCOLS, RULES, Rule
 from motrlab.evaluation.tracks import Tracks, read_tracks, write_tracks
+from motrlab.report.accuracy import accuracy_table
 
 FRACTIONS = ["mota", "motp", "idf1", "idp", "idr", "hota", "deta", "assa"]
 COUNTS = ["fp", "fn", "idsw", "frag", "mt", "pt", "ml", "num_gt"]
@@ -331,6 +332,18 @@ def test_a_metric_is_a_file_and_an_entry(
     pred = {"A": make_pred(rows(1, FOUR)), "B": make_pred(rows(1, (1, 2)))}
     results = evaluate({name: make_gt(rows(1, FOUR)) for name in pred}, pred)
     assert [values["length"] for values in results.values()] == [4, 2, 3]
+
+
+def test_a_protocol_is_an_entry(monkeypatch: pytest.MonkeyPatch, make_gt: Callable, make_pred: Callable) -> None:
+    """Cars alone: from the command line's check to what a report says of it."""
+    monkeypatch.setitem(RULES, "cars", Rule(told="Cars alone.", targets=frozenset({3})))
+    gt = {"A": make_gt([*rows(1, FOUR), *((frame, 2, 50, 1, 3) for frame in FOUR)])}
+    found = evaluate(gt, {"A": make_pred(rows(1, FOUR))}, "cars")
+    assert (found["A"]["num_gt"], found["A"]["fp"]) == (4, 4)
+    record = {"stage": "float", "kind": "accuracy", "metrics": {f"cars.{k}": v for k, v in found["A"].items()}}
+    table = accuracy_table([record], "cars")
+    assert table is not None
+    assert table.note == "Cars alone."
 
 
 def test_a_large_sequence_is_paired_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from motrlab.report import html as report
+from motrlab.report.blocks import Section, Source
 from motrlab.report.html import PAGES, headline, report_html
 from motrlab.report.pages import Page as ReportPage
 from motrlab.report.provenance import command
@@ -188,6 +189,18 @@ def test_every_page_says_how_to_make_it_again(page: Page) -> None:
 )
 def test_pages_tell(told: str, text: str) -> None:
     assert text in told
+
+
+def test_a_section_is_one_entry(full_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def section(source: Source) -> Section:
+        return Section([f"Of run {source.run.name}."], ["what was never measured"])
+
+    monkeypatch.setitem(report.ACCURACY.sections, "Mine", section)
+    page = Page(report_html(full_run, page=report.ACCURACY))
+    assert f"Of run {full_run.name}." in page.text
+    assert "Not measured, or not there any more: what was never measured" in page.text
+    anchors = {str(link["href"]) for link in page.all("a") if str(link.get("href", "")).startswith("#")}
+    assert len(anchors) == len(report.ACCURACY.sections) + 1  # and where the numbers come from
 
 
 def test_full_run_misses_nothing(filled: Run, htmls: dict[str, str]) -> None:

@@ -34,6 +34,13 @@ def test_block_tells_them(filled: Run) -> None:
     assert "`python -m motrlab run --preset street --run demo`" in text
 
 
+def test_the_baseline_stands_beside_us_on_unseen_videos_too(full_run: Run) -> None:
+    scores = {f"motchallenge.{name}": value for name, value in (("mota", 0.5), ("idf1", 0.4), ("hota", 0.3))}
+    full_run.add_record("data", "baseline_unseen", scores, started=0.0)
+    row = "| ByteTrack-style baseline on `det.txt`, videos never trained on | 50.0 | 40.0 | 30.0 |"
+    assert row in readme_block(numbers(Source(full_run)))
+
+
 def test_verb_writes_the_readme(filled: Run, rendered: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(rendered.parent, home / "reports" / "sample")
     (home / "README.md").write_text(README)
