@@ -86,11 +86,6 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise UserError(f"{path}: not an ONNX file ({(str(error).splitlines() or [''])[0]})") from error
 
 
-def layers_of_file(path: Path, graph: str) -> list[Layer]:
-    """The layers of a portable file. Raises UserError where it is no ONNX file."""
-    return layers_of_model(read_onnx(path), graph)
-
-
 def layers_of_model(model: onnx.ModelProto, graph: str) -> list[Layer]:
     """The layers of `portable_graphs(...)[graph]`, in order of execution; `graph` is `base` or `qim`."""
     return _Reader(model, graph).read()

@@ -26,6 +26,7 @@ from motrlab.deploy.perf import (
     Measured,
     forms_on_files,
     measure_latency,
+    percentiles,
     record_inputs,
     time_closed_loops,
 )
@@ -80,8 +81,8 @@ def measure_artifact(
         }  # fmt: skip
         paced = rate_limited(runtime, frames, design_fps, min(3.0, repeats / 10))
     use: dict[str, Mapping[str, Any]] = {
-        "peak": peak_memory(artifact, threads, frames[0].shape[:2]),
-        "throughput": {"streams": num_cpus(), "fps": throughput(artifact, frames, num_cpus())},
+        "peak": peak_memory(artifact, threads, frames[0].shape[:2], backend),
+        "throughput": {"streams": num_cpus(), "fps": throughput(artifact, frames, num_cpus(), backend)},
         "rate_limited": paced,
         "memory": {g: executed_memory(artifact / f"{g}.ort.onnx", g, c, backend) for g, c in layers.items()},
     }
@@ -125,7 +126,7 @@ def _performance(
     frame = {"latency_ms": float(np.median(total)) * 1e3, "fps": len(total) / sum(total), **parts}
     frame["throughput_fps"] = use["throughput"]["fps"]
     distribution: dict[str, dict[str, Any]] = {}
-    for name, values in {**found.seconds, "step.total": total}.items():
+    for name, values in {**found.seconds, **step}.items():
         head, _, part = name.partition(".")
         distribution.setdefault(part if head in GRAPHS else head, {})[head if head in GRAPHS else part] = _distribution(
             values
@@ -156,9 +157,8 @@ def _performance(
 
 def _distribution(seconds: Sequence[float]) -> dict[str, Any]:
     values = np.array(seconds) * 1e3
-    shares = {f"p{share}_ms": float(np.percentile(values, share)) for share in (50, 90, 99)}
     more = {"min_ms": float(values.min()), "mean_ms": float(values.mean()), "std_ms": float(values.std())}
-    return {**shares, **more, "repeats": len(values)}
+    return {**percentiles(seconds), **more, "repeats": len(values)}
 
 
 def _timeline(layers: Mapping[str, Sequence[LayerCost]], parts: Mapping[str, float]) -> dict[str, Any]:

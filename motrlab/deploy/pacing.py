@@ -49,9 +49,9 @@ def rate_limited(runtime: Runtime, frames: Frames, fps: float, seconds: float = 
     }  # fmt: skip
 
 
-def throughput(artifact: Path, frames: Frames, streams: int) -> float:
+def throughput(artifact: Path, frames: Frames, streams: int, backend: str = "onnxruntime") -> float:
     """Frames a second of `streams` videos at once, a tracker of one thread for each."""
-    runtimes = [load_artifact(artifact) for _ in range(streams)]
+    runtimes = [load_artifact(artifact, backend=backend) for _ in range(streams)]
     with ThreadPoolExecutor(streams) as pool:
         started = time.perf_counter()
         tracked = sum(pool.map(lambda runtime: sum(1 for _ in runtime.track(frames)), runtimes))
@@ -71,9 +71,9 @@ def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 found = {"imported_mb": peak()}
 from pathlib import Path
-runtime = load_artifact(Path(sys.argv[1]), num_threads=int(sys.argv[2]))
+runtime = load_artifact(Path(sys.argv[1]), num_threads=int(sys.argv[2]), backend=sys.argv[3])
 found["loaded_mb"] = peak()
-height, width, number = (int(x) for x in sys.argv[3:])
+height, width, number = (int(x) for x in sys.argv[4:])
 random = np.random.default_rng(0)
 frames = (random.integers(0, 256, (height, width, 3), np.uint8) for _ in range(number))
 for _ in runtime.track(frames): pass
@@ -82,9 +82,11 @@ print(json.dumps(found))
 """
 
 
-def peak_memory(artifact: Path, num_threads: int, size: tuple[int, int], num_frames: int = 5) -> dict[str, float]:
+def peak_memory(
+    artifact: Path, num_threads: int, size: tuple[int, int], backend: str = "onnxruntime", num_frames: int = 5
+) -> dict[str, float]:
     """MiB of a process that only tracks noise, `size` high and wide: `imported_mb`, `loaded_mb`, `peak_mb`."""
-    command = [sys.executable, "-c", _PEAK, str(artifact), *map(str, (num_threads, *size, num_frames))]
+    command = [sys.executable, "-c", _PEAK, str(artifact), *map(str, (num_threads, backend, *size, num_frames))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -90,7 +90,8 @@ def measure_latency(
     for index, threads in enumerate(num_threads):
         with pinned(threads) as processors:
             seconds, recorded = _time_all(artifact, float_graphs, frames, threads, repeats, more if not index else None)
-        found = _ratios({name: value for row, values in seconds.items() for name, value in _percentiles(row, values)})
+        stats = {row: percentiles(values) for row, values in seconds.items()}
+        found = _ratios({f"{row}.{name}": value for row, told in stats.items() for name, value in told.items()})
         found["fps"] = len(seconds["step.total"]) / sum(seconds["step.total"])
         prefix = f"threads_{threads}." if index else ""
         result.metrics |= {prefix + name: round(value, 4) for name, value in found.items()}
@@ -194,9 +195,9 @@ def time_closed_loops(fixed: Runtime, floating: Runtime | None, frames: Sequence
     return parts | ({"step.fp32_total": laps[1]["total"][warm_up:]} if floating is not None else {})
 
 
-def _percentiles(name: str, seconds: Sequence[float]) -> list[tuple[str, float]]:
-    milliseconds = np.array(seconds) * 1e3
-    return [(f"{name}.p{share}_ms", float(np.percentile(milliseconds, share))) for share in (50, 90, 99)]
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """`p50_ms`, `p90_ms`, `p99_ms`."""
+    return {f"p{share}_ms": 1e3 * float(np.percentile(seconds, share)) for share in (50, 90, 99)}
 
 
 def _ratios(metrics: dict[str, float]) -> dict[str, float]:

@@ -103,12 +103,35 @@ class Performance:
         for form, graphs in self.sections.get("distribution", {}).items():
             told = ", ".join(f"{name} {_short(row['p50_ms'])}" for name, row in graphs.items())
             lines.append(f"{form:<22} median ms: {told}")
+        lines += how_measured({"graphs": self.graphs, "frame": self.frame, **self.sections})
         for cost in sorted(self.layers, key=lambda cost: -cost.latency_ms)[:10]:
             layer = cost.layer
             lines.append(
                 f"{cost.latency_ms:10.4f} ms  {layer.graph:<5}{layer.operator:<22}{cost.bound:<10}{layer.module}"
             )
         return "\n".join(lines)
+
+
+def how_measured(values: Mapping[str, Any]) -> list[str]:
+    """Of `Performance.json()`, measured: conditions, rates, integer kernels and memory, a line each; else nothing."""
+    lines = []
+    if (threads := values.get("threads")) is not None:
+        where = f" pinned to processor {values['pinned_to']}" if values["pinned_to"] else ", not pinned"
+        lines.append(f"threads: {threads},{where}; {values['warm_up']} calls of everything before the clock starts")
+    if throughput := values.get("throughput"):
+        lines.append(
+            f"closed loop, one video: {values['frame']['fps']:.1f} frames a second over all frames, slow ones too; "
+            f"throughput of {throughput['streams']} videos at once: {throughput['fps']:.1f}"
+        )
+    if paced := values.get("rate_limited"):
+        lines.append("frames at a fixed rate: " + ", ".join(f"{name} {_short(value)}" for name, value in paced.items()))
+    shares = {name: graph.get("integer_time_share") for name, graph in values["graphs"].items()}
+    if told := ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share is not None):
+        lines.append(f"share of the time in integer kernels: {told}")
+    if memory := values.get("process_memory"):
+        told = ", ".join(f"{name.removesuffix('_mb')} {value:.0f}" for name, value in memory.items())
+        lines.append(f"memory of the process, MB: {told}")
+    return lines
 
 
 def _short(value: Any) -> str:

@@ -143,7 +143,7 @@ class _Nodes:
     def _module(self, node: onnx.NodeProto) -> str:
         for near in (node, self.readers.get(node.output[0]), self.makers.get(node.input[0]) if node.input else None):
             if near is not None and "/" in near.name:
-                return near.name.rpartition("/")[0]
+                return near.name.partition("/")[0]  # a runtime may add a part of its own at the end
         return "added by the runtime"
 
     def _tensor(self, name: str) -> TensorInfo:

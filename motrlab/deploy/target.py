@@ -170,6 +170,8 @@ def parse_target(values: Any, where: str) -> Target:
     if target.kind not in ("host", "chip"):
         raise UserError(f"{where}: kind: {target.kind!r} is neither host nor chip")
     _check_names(target, where)
+    for name, operator in target.operators.items():
+        _check_operator(target, operator, f"{where}: operators: {name}")
     for at, figure in _cited(target, ""):
         if figure.source != ASSUMED and figure.source not in target.sources:
             raise UserError(f'{where}: {at}: source {figure.source!r} is not in "sources"; list it, or say "assumed"')
@@ -198,6 +200,18 @@ def _check_names(target: Target, where: str) -> None:
     ]:
         for name in (name for name in types_there if name not in TYPES):
             raise UserError(f"{where}: {at}: unknown type {name!r}: use one of {', '.join(TYPES)}")
+
+
+def _check_operator(target: Target, operator: Operator, where: str) -> None:
+    """What runs it, itself or in parts, computes something; and it falls back to where a target has something."""
+    if operator.fallback not in ("", "cpu"):
+        raise UserError(f'{where}: fallback: {operator.fallback!r} is neither "cpu" nor empty')
+    if operator.types and operator.unit not in target.operations:
+        raise UserError(f'{where}: unit {operator.unit!r} is not in "operations"; say there what it does in a cycle')
+    for name in operator.parts:
+        part = target.operators.get(name)
+        if part is None or part.unit not in target.operations:
+            raise UserError(f'{where}: part {name!r} is no operator of a unit of "operations"; list it')
 
 
 def assumed_figures(target: Target) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What a frame would take on a chip with another clock, more cores or more bandwidth.
+"""What a frame would take on a chip with another clock, more cores or bandwidth, less overhead, another host.
 
 The formula of the prediction (`deploy/predict/`), once: a layer, or a chain of layers that run as one, takes as long as
 its slowest part, and what it takes beside its work. The latency page computes the same in the browser
@@ -13,8 +13,9 @@ from typing import Any
 from motrlab.deploy.target import Target
 
 # Of the target's own figures, each 1 for the target as it is; `cores`: how many share a layer. A frame at a time is the
-# work of one core, because the next needs its result: the others serve other streams.
-FACTORS = ("clock", "cores", "on_chip", "off_chip")
+# work of one core, because the next needs its result: the others serve other streams. `overhead`: of layers and calls;
+# `host`: what of the frame no graph has.
+FACTORS = ("clock", "cores", "on_chip", "off_chip", "overhead", "host")
 
 
 def machine_facts(target: Target) -> dict[str, float]:
@@ -25,6 +26,7 @@ def machine_facts(target: Target) -> dict[str, float]:
         "on_chip_gbs": target.on_chip.bandwidth.value / 1e9,
         "off_chip_gbs": target.off_chip.bandwidth.value / 1e9,
         "off_chip_wait_ms": target.off_chip.latency.value * 1e3,
+        "layer_overhead_us": target.layer_overhead.value * 1e6,
     }
 
 
@@ -74,19 +76,25 @@ def what_if_data(performance: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def chain_ms(
-    row: Sequence[float], *, clock: float = 1, cores: float = 1, on_chip: float = 1, off_chip: float = 1
+    row: Sequence[float],
+    *,
+    clock: float = 1,
+    cores: float = 1,
+    on_chip: float = 1,
+    off_chip: float = 1,
+    overhead: float = 1,
 ) -> float:
-    """Milliseconds of a row of `what_if_data`, with `FACTORS`."""
+    """Milliseconds of a row of `what_if_data`, with all `FACTORS` but the host's."""
     units, host, near, far, wait, beside, share, channels, passes = row
     stages = units / (clock * cores), near / on_chip, channels
     inside = max(stages) + share * (sum(stages) - max(stages)) + passes
-    return max(inside, host / clock, far / off_chip + wait) + beside
+    return max(inside, host / clock, far / off_chip + wait) + beside * overhead
 
 
-def what_if(data: Mapping[str, Any], **factors: float) -> dict[str, float]:
+def what_if(data: Mapping[str, Any], *, host: float = 1, **factors: float) -> dict[str, float]:
     """Milliseconds of `base`, `qim` and the `frame`, and `fps`, with `FACTORS`."""
-    sums = dict(data["call_ms"])
+    sums = {graph: call * factors.get("overhead", 1) for graph, call in data["call_ms"].items()}
     for graph, row in zip(data["graphs"], data["chains"], strict=True):
         sums[graph] += chain_ms(row, **factors)
-    frame = sum(sums.values()) + data["rest_ms"]
+    frame = sum(sums.values()) + data["rest_ms"] * host
     return {**sums, "frame": frame, "fps": 1e3 / frame}

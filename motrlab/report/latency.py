@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motrlab.deploy.performance import read_performance
+from motrlab.deploy.performance import how_measured, read_performance
 from motrlab.deploy.whatif import FACTORS, what_if, what_if_data
 from motrlab.files import write_text
 from motrlab.report import speed
@@ -64,7 +64,9 @@ def results(source: Source) -> list[Result]:
 def render_latency(run: Run) -> Path:
     """Write `reports/RUN/latency.html` from the run's records of `perf` and return where it is."""
     path = run.report / PAGE.file
-    write_text(path, page_html(PAGE, Source(run), {"Report": "index.html"}))
+    made = {"Report": "index.html", "Quantisation": "quantization.html"}
+    links = {title: file for title, file in made.items() if (run.report / file).exists()}
+    write_text(path, page_html(PAGE, Source(run), links))
     return path
 
 
@@ -77,7 +79,7 @@ def headline(source: Source) -> str:
         verdict = f"{rate:.1f} times" if rate >= 1 else f"only {percent(rate, 0)} % of"
         where = f" ({result.record['hardware']['cpu']})" if result.measured else ""
         said = f"{ms(frame['latency_ms'])} ms a frame, {frame['fps']:.0f} frames a second"
-        basis = f" ({assumed} figures of this target are assumed)" if (assumed := _assumed(result)) else ""
+        basis = f" ({'; '.join(told_of)})" if (told_of := _basis(result)) else ""
         camera = f"{verdict} a camera's {DESIGN_FPS} frames a second"
         told.append(f"{kind} on {result.values['target']}{where}: {said}, {camera}{basis}")
     if told:
@@ -86,6 +88,17 @@ def headline(source: Source) -> str:
     if total := number(metrics.get("step.total.p50_ms")):
         return f"Measured here: {ms(total)} ms a frame, {metrics.get('fps', 1e3 / total):.0f} frames a second."
     return "Nothing has been measured or predicted in this run yet: `python -m motrlab perf --run NAME`."
+
+
+def _basis(result: Result) -> list[str]:
+    """What a prediction rests on that is no fact about its target."""
+    frame, found = result.values["frame"], []
+    if assumed := _assumed(result):
+        found.append(f"{assumed} figures of this target are assumed")
+    if any("target's own processor is another" in line for line in result.values.get("assumptions") or ()):
+        outside = frame.get("preprocess_ms", 0.0) + frame["host_ms"]
+        found.append(f"{ms(outside)} ms of it, outside the graphs, were measured on this computer")
+    return found
 
 
 def _assumed(result: Result) -> str:
@@ -110,7 +123,8 @@ def summary(source: Source) -> Section:
         return Section(missing=["a frame, measured or predicted (`perf`)"])
     intro = (
         "A frame is two graphs and the host between them, in a closed loop: the base graph cannot start before the QIM "
-        "of the frame before has made its queries. So latencies add up, and frames a second are their inverse."
+        "of the frame before has made its queries. So latencies add up, and frames a second are their inverse. "
+        "Measured milliseconds are medians, frames a second are over all frames."
     )
     columns: dict[str, Callable[[Result], str | Cell]] = {
         "frame, ms": lambda r: ms(r.values["frame"]["latency_ms"]),
@@ -182,6 +196,8 @@ def _rank_text(here: Values, host: Values, graph: str) -> str:
 def _remarks(result: Result) -> Part | None:
     values = result.values
     blocks: list[Block | None] = [bounds(values)]
+    if how := how_measured({**values, "rate_limited": None}):
+        blocks.append(Listing(how, "How it was measured"))
     if limited := values.get("rate_limited"):
         said = [value_line(name, value) for name, value in limited.items() if number(value) is not None]
         blocks.append(Listing(said, "At the camera's rate", note=_PACED))
@@ -196,7 +212,7 @@ def _remarks(result: Result) -> Part | None:
 
 
 def bounds(values: Values) -> Table | None:
-    """How much of the layers' time each bound decides; None where layers were measured, which tells no bound."""
+    """How much of the graphs' time each bound decides; None where layers were measured, which tells no bound."""
     times: Counter[tuple[str, str]] = Counter()
     numbers: Counter[tuple[str, str]] = Counter()
     for row in values["layers"]:
@@ -204,11 +220,15 @@ def bounds(values: Values) -> Table | None:
         numbers[row["graph"], row["bound"]] += 1
     if {bound for _, bound in times} <= {"measured"}:
         return None
+    for graph, told in values["graphs"].items():
+        call = told["latency_ms"] - sum(took for (name, _), took in times.items() if name == graph)
+        if call > 1e-6:
+            times[graph, "call"] = call
     total = sum(times.values()) or 1.0
     columns: dict[str, Callable[[tuple[str, str]], str | Cell]] = {
-        "layers": lambda key: str(numbers[key]),
+        "layers": lambda key: str(numbers[key] or "–"),
         "ms": lambda key: ms(times[key]),
-        "share of the layers' time": lambda key: f"{percent(times[key] / total)} %",
+        "share of both graphs' time": lambda key: f"{percent(times[key] / total)} %",
     }
     keys = [key for key, _ in times.most_common()]
     return table(
@@ -261,10 +281,14 @@ def sliders(values: Values) -> list[Block | None]:
     machine = data["machine"]
     cores = ("cores that share a layer", f"(the target has {machine['cores']:g})")
     names = {"clock": ("clock", "GHz"), "cores": cores, "on_chip": ("bandwidth on the chip", "GB/s")}
-    names |= {"off_chip": ("bandwidth off the chip", "GB/s")}
-    figures = {"clock": "clock_ghz", "on_chip": "on_chip_gbs", "off_chip": "off_chip_gbs"}
-    given = [(name, *names[name], machine[figures[name]] if name in figures else 1) for name in FACTORS]
-    choices = [(f"{factor:g} × {names[name][0]}", {name: factor}) for name in FACTORS for factor in (0.5, 2)]
+    names |= {"off_chip": ("bandwidth off the chip", "GB/s"), "overhead": ("overhead of a layer", "µs (calls alike)")}
+    names |= {"host": ("outside the graphs", "ms")}
+    figures = {"clock": machine["clock_ghz"], "cores": 1, "on_chip": machine["on_chip_gbs"]}
+    figures |= {"off_chip": machine["off_chip_gbs"], "overhead": machine.get("layer_overhead_us", 0)}
+    figures["host"] = round(data["rest_ms"], 4)
+    used = [name for name in FACTORS if figures[name]]  # nothing times two is nothing
+    given = [(name, *names[name], figures[name]) for name in used]
+    choices = [(f"{factor:g} × {names[name][0]}", {name: factor}) for name in used for factor in (0.5, 2)]
     choices.remove((f"0.5 × {cores[0]}", {"cores": 0.5}))
     rows = [("as it is", what_if(data)), *((told, what_if(data, **factors)) for told, factors in choices)]
     columns: dict[str, Callable[[tuple[str, Mapping[str, float]]], str | Cell]] = {
@@ -274,7 +298,7 @@ def sliders(values: Values) -> list[Block | None]:
     }
     intro = (
         "Every layer again as max(compute ÷ (clock × cores), bytes ÷ bandwidth) + overhead, as the prediction computes "
-        "it. What no layer has, the host's part, stays, and so do the tiles."
+        "it. Beside the graphs, the host's part is added. The tiles stay as they are."
     )
     return [intro, Sliders(given, data), table(rows, columns, lambda row: row[0], corner="With")]
 

@@ -50,6 +50,8 @@ def layer_table(values: Values) -> Table | None:
     """
     rows = values["layers"]
     used = {key: s for key, s in _COLUMNS.items() if any(row.get(key) not in (None, "measured") for row in rows)}
+    if all(row.get("kernel") == row["operator"] for row in rows):
+        used.pop("kernel", None)
     columns = {heading: _cell(key, say) for key, (heading, say) in used.items()}
     note = _NOTE + _BOUND_NOTE * ("bound" in used) + _PRINTED_NOTE * (len(rows) > _NUM_PRINTED)
     num_texts = sum(key in used for key in _TEXTS)

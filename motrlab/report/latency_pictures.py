@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from motrlab.report.blocks import Drawing
+from motrlab.report.values import percent
 from motrlab.viz.roofline import has_roofs, layer_dots, roofline_plot
 from motrlab.viz.svg import LEFT, RIGHT, Plot, data_size
 
@@ -45,7 +46,7 @@ def timeline(values: Values) -> Drawing | None:
         for start, stop, indices in _merged(own, end / (_WIDTH - LEFT - RIGHT)):
             told = f"{_layer_names(values, indices)}: {start:.4g} to {stop:.4g} ms"
             plot.rect(plot.x(start), top, plot.x(stop) - plot.x(start), 20, f"k{_colour(lane)}", told)
-    shares = ", ".join(f"{lane} {100 * time / end:.0f} %" for lane, time in busy.items())
+    shares = ", ".join(f"{lane} {percent(time / end)} %" for lane, time in busy.items())
     about = _LANES_NOTE
     if values["kind"] == "measured":
         about = f"{_KERNELS_NOTE} In the closed loop a frame takes {values['frame']['latency_ms']:.4g} ms (median)."

@@ -55,17 +55,17 @@ def tensor_sqnr(rows: Sequence[LayerRow]) -> Figure:
 
 
 def _name_worst(ax: Axes, rows: Sequence[LayerRow]) -> None:
-    """The names of the worst points, one below the other under all points, each with a line to its own."""
+    """The names of the worst points, each lower than the one before, under all points, with a line to its own."""
     named = [(rows.index(row), row) for row in worst(rows, _NUM_NAMED) if math.isfinite(row.fixed_sqnr_db)]
     late = [place for place in named if 2 * place[0] > len(rows)]
     early = [place for place in named if place not in late]
     lowest = min((row.fixed_sqnr_db for _, row in named), default=0.0)
-    # Names go from their point towards the middle; in this order no line crosses a name.
-    for side, places in (("left", sorted(early, key=lambda p: -p[0])), ("right", sorted(late, key=lambda p: p[0]))):
-        for number, (index, row) in enumerate(places):
-            below = lowest - _NAME_DB * (number + 1)
-            ax.plot([index, index], [below, row.fixed_sqnr_db], color=GREY, linewidth=0.7, zorder=0)
-            note(ax, row.tensor, (index, below), (3 if side == "left" else -3, 0), ha=side, va="center")
+    # Names go from their point towards the middle; in this order no line crosses a name of its own half.
+    places = [*sorted(early, key=lambda place: -place[0]), *sorted(late, key=lambda place: place[0])]
+    for number, (index, row) in enumerate(places, 1):
+        side, below = "left" if number <= len(early) else "right", lowest - _NAME_DB * number
+        ax.plot([index, index], [below, row.fixed_sqnr_db], color=GREY, linewidth=0.7, zorder=0)
+        note(ax, row.tensor, (index, below), (3 if side == "left" else -3, 0), ha=side, va="center")
 
 
 def layers_by_error(rows: Sequence[LayerRow], most: int = 24) -> Figure:

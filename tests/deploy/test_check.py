@@ -13,16 +13,17 @@ import pytest
 from motrlab.__main__ import main
 from motrlab.config.scheme import Rule, Scheme
 from motrlab.deploy.check import FALLBACK, FITS, UNKNOWN, UNSUPPORTED, Check, Verdict, check_layers, format_check
-from motrlab.deploy.layers import Layer, layers_of_file, layers_of_model
+from motrlab.deploy.layers import Layer, layers_of_model, read_onnx
 from motrlab.deploy.portable import portable_graphs
 from motrlab.deploy.target import ASSUMED, Operator, Target, load_target
+from motrlab.shipped import shipped_artifact
 from tests.deploy.conftest import FixedPoint, ranged
 
 GRAPHS = ("base", "qim")
 
 
 def checked(folder: Path, target: Target | str) -> Check:
-    layers = {name: layers_of_file(folder / f"{name}.onnx", name) for name in GRAPHS}
+    layers = {name: layers_of_model(read_onnx(folder / f"{name}.onnx"), name) for name in GRAPHS}
     return check_layers(layers, load_target(target) if isinstance(target, str) else target)
 
 
@@ -39,8 +40,8 @@ def changed(target: str, operator: str, **changes: object) -> Target:
     return dataclasses.replace(there, operators={**there.operators, operator: own})
 
 
-def test_nothing_of_the_default_artefact_is_unsupported_on_j6m(artifact: Path) -> None:
-    found = checked(artifact, "horizon-j6m")
+def test_nothing_of_the_default_artefact_is_unsupported_on_j6m() -> None:
+    found = checked(shipped_artifact(), "horizon-j6m")
     assert found.counts[UNSUPPORTED] == 0
     assert found.counts[FITS] > 0.6 * len(found.verdicts)
     known = load_target("horizon-j6m").operators
@@ -54,7 +55,7 @@ def test_nothing_of_the_default_artefact_is_unsupported_on_j6m(artifact: Path) -
 
 def test_every_layer_is_named_with_its_place_in_our_source(artifact: Path) -> None:
     found = checked(artifact, "horizon-j6m")
-    names = [(x.graph, x.name) for name in GRAPHS for x in layers_of_file(artifact / f"{name}.onnx", name)]
+    names = [(x.graph, x.name) for name in GRAPHS for x in layers_of_model(read_onnx(artifact / f"{name}.onnx"), name)]
     assert [(v.layer.graph, v.layer.name) for v in found.verdicts] == names
     for verdict in found.verdicts:
         if verdict.layer.module != "result":  # the graph's ends
@@ -73,7 +74,7 @@ def test_signed_grids_leave_nothing_unknown_but_operators(fixed_point: FixedPoin
 
 def _layers(fixed_point: FixedPoint, scheme: Scheme | None) -> dict[str, Sequence[Layer]]:
     if scheme is None:
-        return {name: layers_of_file(fixed_point.artifact / f"{name}.onnx", name) for name in GRAPHS}
+        return {name: layers_of_model(read_onnx(fixed_point.artifact / f"{name}.onnx"), name) for name in GRAPHS}
     from motrlab.quantization.quantized import QuantizedMotr
     from tests.deploy.conftest import small
     from tests.quantization.conftest import lively

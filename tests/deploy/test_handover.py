@@ -66,12 +66,19 @@ def test_expected_outputs_come_out_of_the_float_file(toolchain: str, hand_over: 
     folder = hand_over(toolchain)
     frames = [np.load(file) for file in sorted((folder / "expected").iterdir())]
     assert len(frames) == FRAMES
+    told: dict[str, list[str]] = {}
     for graph, outputs in OUTPUTS.items():
         session = onnxruntime_session(str(folder / f"{graph}.float.onnx"), 1)
         for frame in frames:
             found = session.run(list(outputs), {name: frame[f"{graph}.{name}"] for name in INPUTS[graph]})
             for name, values in zip(outputs, found, strict=True):
-                assert sqnr(values, frame[f"{graph}.{name}"]) > 15, name
+                noise = sqnr(values, frame[f"{graph}.{name}"])
+                assert noise > 15, name
+                told.setdefault(f"`{graph}.{name}`: ", []).append(f"{noise:.1f}")
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("- `") and " dB" in line] == [
+        f"- {name}{', '.join(noises)} dB" for name, noises in told.items()
+    ]
 
 
 @pytest.mark.parametrize("toolchain", TOOLCHAINS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from motrlab.deploy.calops import count_operations
-from motrlab.deploy.layers import layers_of_file, layers_of_model
+from motrlab.deploy.layers import layers_of_model, read_onnx
 from motrlab.deploy.portable import portable_graphs
 from motrlab.errors import UserError
 from tests.deploy.conftest import FixedPoint
@@ -18,7 +18,7 @@ from tests.deploy.conftest import FixedPoint
 def test_macs_of_every_part_are_those_of_calops(fixed_point: FixedPoint, graph: str) -> None:
     """Apart from what deployment leaves out: class heads but the last, and products of constants (overlap)."""
     ops = count_operations(fixed_point.model, fixed_point.config.model)[graph]
-    layers = layers_of_file(fixed_point.artifact / f"{graph}.onnx", graph)
+    layers = layers_of_model(read_onnx(fixed_point.artifact / f"{graph}.onnx"), graph)
     compared = [part for part in ops.modules if part.macs and not part.name.startswith(("class_heads", "overlap"))]
     assert len(compared) >= 4
     for part in compared:
@@ -30,7 +30,7 @@ def test_macs_of_every_part_are_those_of_calops(fixed_point: FixedPoint, graph: 
 @pytest.mark.parametrize("graph", ["base", "qim"])
 def test_the_same_layers_in_float_and_on_grids(fixed_point: FixedPoint, graph: str) -> None:
     floats = layers_of_model(portable_graphs(fixed_point.model)[graph], graph)
-    integers = layers_of_file(fixed_point.artifact / f"{graph}.onnx", graph)
+    integers = layers_of_model(read_onnx(fixed_point.artifact / f"{graph}.onnx"), graph)
     sums = [Counter[tuple[str, str]]() for _ in range(2)]  # the first decoder layer has two parts on grids
     for found, layers in zip(sums, (floats, integers), strict=True):
         for layer in layers:
@@ -40,7 +40,7 @@ def test_the_same_layers_in_float_and_on_grids(fixed_point: FixedPoint, graph: s
 
 
 def test_types_are_those_of_the_quantisers(fixed_point: FixedPoint) -> None:
-    layers = layers_of_file(fixed_point.artifact / "base.onnx", "base")
+    layers = layers_of_model(read_onnx(fixed_point.artifact / "base.onnx"), "base")
     for layer in layers:
         if layer.operator == "Conv":
             assert layer.inputs[0].dtype in ("int8", "uint8"), layer.name
@@ -59,7 +59,7 @@ def test_types_are_those_of_the_quantisers(fixed_point: FixedPoint) -> None:
 def test_every_product_names_a_module_of_the_model(fixed_point: FixedPoint) -> None:
     for graph in ("base", "qim"):
         modules = {name for name, _ in fixed_point.model.get_submodule(graph).named_modules()}
-        for layer in layers_of_file(fixed_point.artifact / f"{graph}.onnx", graph):
+        for layer in layers_of_model(read_onnx(fixed_point.artifact / f"{graph}.onnx"), graph):
             assert layer.module, layer.name
             assert not layer.macs or layer.module in modules, layer.name
 
@@ -67,4 +67,4 @@ def test_every_product_names_a_module_of_the_model(fixed_point: FixedPoint) -> N
 def test_no_onnx_file(tmp_path: Path) -> None:
     (tmp_path / "base.onnx").write_bytes(b"\x00\x01nothing")
     with pytest.raises(UserError, match=r"base\.onnx: not an ONNX file"):
-        layers_of_file(tmp_path / "base.onnx", "base")
+        read_onnx(tmp_path / "base.onnx")

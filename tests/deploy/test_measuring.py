@@ -4,6 +4,8 @@ import csv
 import io
 import itertools
 import json
+import re
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from motrlab.__main__ import main
 from motrlab.deploy import measuring, pacing
 from motrlab.deploy.eager import torch_networks
-from motrlab.deploy.measuring import measure_artifact, street_frames
+from motrlab.deploy.measuring import HOSTS, measure_artifact, street_frames
 from motrlab.deploy.pacing import peak_memory, rate_limited, throughput
 from motrlab.deploy.perf import Form
 from motrlab.deploy.runtime import load_artifact, named
@@ -38,9 +40,22 @@ def measured(artifact: Path, fixed_point: FixedPoint, images: list[Image]) -> Ca
     @cache
     def measure(target: str) -> Any:
         floats = (fixed_point.floats, more) if target == "onnxruntime-cpu" else (None, None)
-        return measure_artifact(artifact, floats[0], images, target=target, more=floats[1], **SHORT)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("peak_memory", "throughput"):
+                patch.setattr(measuring, name, only_on(HOSTS[target], getattr(measuring, name)))
+            return measure_artifact(artifact, floats[0], images, target=target, more=floats[1], **SHORT)
 
     return measure
+
+
+def only_on(backend: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, held to the runtime that its last argument names."""
+
+    def held(*arguments: Any) -> Any:
+        assert arguments[-1] == backend
+        return function(*arguments)
+
+    return held
 
 
 @pytest.mark.parametrize("target", FORMS)
@@ -61,13 +76,18 @@ def test_all_of_it(target: str, measured: Callable[[str], Any]) -> None:
     assert told["layers"][0]["bound"] == "measured"
     assert [row["name"] for row in csv.DictReader(io.StringIO(found.csv()))] == [r["name"] for r in told["layers"]]
     assert told["frame"]["fps"] > 0 < told["frame"]["throughput_fps"]
+    for part, stats in told["distribution"]["step"].items():  # of the target's own loop
+        name = "latency_ms" if part == "total" else f"{part}_ms"
+        assert part == "fp32_total" or told["frame"][name] == stats["p50_ms"], part
     assert sum("memory is computed, not measured" in line for line in told["assumptions"]) == 1
     for graph, memory in told["memory"].items():
         curve, layers = dict(memory["curve"]), [layer["name"] for layer in told["layers"] if layer["graph"] == graph]
         assert set(curve) <= set(range(len(layers)))
         assert 0 < max(curve.values()) <= memory["peak_bytes"]
     assert told["peak_memory_mb"] > told["process_memory"]["imported_mb"] > 10
-    assert "median ms" in found.table()
+    rates = rf"one video: {told['frame']['fps']:.1f} .* videos at once: {told['throughput']['fps']:.1f}"
+    for line in ("median ms", r"\nthreads: 1, ", rates, r"deadline_misses \d+, miss_share", "integer kernels: base "):
+        assert re.search(line, found.table()), line
 
 
 def test_the_time_line_is_a_frame(measured: Callable[[str], Any]) -> None:
@@ -142,6 +162,10 @@ def test_street_stands_in_for_frames(artifact: Path) -> None:
     assert throughput(artifact, frames, 2) > 0
     memory = peak_memory(artifact, 1, (64, 64))
     assert memory["imported_mb"] <= memory["loaded_mb"] <= memory["peak_mb"]
+    with pytest.raises(UserError, match="unknown backend 'abacus'"):
+        throughput(artifact, frames, 1, "abacus")
+    with pytest.raises(subprocess.CalledProcessError, match="abacus"):
+        peak_memory(artifact, 1, (64, 64), "abacus")
 
 
 @pytest.mark.parametrize(

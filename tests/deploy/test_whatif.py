@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from motrlab.deploy.layers import Layer, layers_of_file
+from motrlab.deploy.layers import Layer, layers_of_model, read_onnx
 from motrlab.deploy.performance import Performance
 from motrlab.deploy.predict.frame import predict
 from motrlab.deploy.target import Figure, Target, load_target
@@ -24,29 +24,31 @@ def scaled(target: Target, factors: dict[str, float]) -> Target:
         level: replace(memory, bandwidth=times(memory.bandwidth, level))
         for level, memory in (("on_chip", target.on_chip), ("off_chip", target.off_chip))
     }
-    return replace(target, clock=times(target.clock, "clock"), **levels)
+    both = {name: times(getattr(target, name), "overhead") for name in ("layer_overhead", "graph_overhead")}
+    return replace(target, clock=times(target.clock, "clock"), **levels, **both)
 
 
 @pytest.fixture(scope="module")
 def graphs(fixed_point: FixedPoint) -> dict[str, list[Layer]]:
-    return {name: layers_of_file(fixed_point.artifact / f"{name}.onnx", name) for name in ("base", "qim")}
+    return {name: layers_of_model(read_onnx(fixed_point.artifact / f"{name}.onnx"), name) for name in ("base", "qim")}
 
 
-def predicted(target: Target, graphs: dict[str, list[Layer]]) -> Performance:
-    return predict(target, graphs, HOST_MS)
+def predicted(target: Target, graphs: dict[str, list[Layer]], host: float = 1) -> Performance:
+    return predict(target, graphs, {part: host * value for part, value in HOST_MS.items()})
 
 
 @pytest.mark.parametrize("name", ["horizon-j6m", "ethos-u65"])
 @pytest.mark.parametrize(
     "factors",
     [{}, {"clock": 2.0}, {"clock": 0.25}, {"off_chip": 3.0}, {"off_chip": 0.1}, {"on_chip": 0.2},
-     {"clock": 3.0, "on_chip": 0.5, "off_chip": 0.3}],
+     {"clock": 3.0, "on_chip": 0.5, "off_chip": 0.3}, {"overhead": 0.5}, {"host": 3.0},
+     {"clock": 2.0, "overhead": 0.0, "host": 0.0}],
 )  # fmt: skip
 def test_as_predicted(name: str, factors: dict[str, float], graphs: dict[str, list[Layer]]) -> None:
     target = load_target(name)
     data = what_if_data(predicted(target, graphs).json())
     assert data is not None
-    found, expected = what_if(data, **factors), predicted(scaled(target, factors), graphs)
+    found, expected = what_if(data, **factors), predicted(scaled(target, factors), graphs, factors.get("host", 1))
     assert found["frame"] == pytest.approx(expected.frame["latency_ms"], rel=1e-6)
     assert found["fps"] == pytest.approx(expected.frame["fps"], rel=1e-6)
 

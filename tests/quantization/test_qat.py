@@ -12,17 +12,18 @@ import pytest
 import torch
 
 from motrlab.config import Config, StreetConfig
-from motrlab.config.scheme import Scheme
+from motrlab.config.scheme import Rule, Scheme
 from motrlab.data.clips import ClipBatch
 from motrlab.data.prepare import prepare
 from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street, is_unseen
 from motrlab.model.motr import Motr
-from motrlab.quantization.calibration import calibrate
+from motrlab.quantization.calibration import calibrate, closed_loop
 from motrlab.quantization.qat import QatClips, qat_config, train_qat
 from motrlab.quantization.quantized import QuantizedMotr
 from motrlab.quantization.tensors import StraightThrough
 from motrlab.training.criterion import ClipLoss
+from tests.quantization.conftest import noise
 
 
 @pytest.fixture(scope="session")
@@ -257,3 +258,26 @@ def test_training_computes_what_evaluation_does(
         seen[mode], net.record = net.record, None
     for name, expected in seen["evaluate"].items():
         assert float((seen["train_frozen"][name] - expected).norm()) <= 0.3 * float(expected.norm()), name
+
+
+def test_gradients_are_those_of_the_float_functions(float_model: Motr, config: Config) -> None:
+    """On grids of 16 bits, which round little, every parameter has nearly the float model's."""
+    rules = Rule(precision="int16"), Rule(graph="base", operator="sum", precision="int8")  # those have no finer grid
+    quantised = QuantizedMotr(copy.deepcopy(float_model), Scheme().with_rules(*rules))
+    calibrate(quantised, [noise(config, 6, 1)], config)
+    step = list(closed_loop(quantised.graphs, noise(config, 6, 2), config))[-1]
+    assert step.before.mask.any()
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for mode in ("float", "train_frozen"):
+        quantised.mode(mode)
+        quantised.zero_grad()
+        logits, boxes, embedding = quantised.graphs.base(*step.base_inputs)
+        outputs, generator = (*logits, *boxes, embedding, quantised.graphs.qim(*step.qim_inputs)), torch.Generator()
+        torch.stack([(x * torch.randn(x.shape, generator=generator)).sum() for x in outputs]).sum().backward()
+        found[mode] = {n: p.grad.flatten().clone() for n, p in quantised.named_parameters() if p.grad is not None}
+    assert found["float"].keys() == found["train_frozen"].keys()
+    for name, expected in found["float"].items():
+        gradient = found["train_frozen"][name]
+        if (size := float(expected.norm())) > 1e-4:
+            assert float(gradient @ expected) / size / float(gradient.norm()) > 0.8, name
+            assert 0.7 < float(gradient.norm()) / size < 1.4, name

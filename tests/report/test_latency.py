@@ -38,6 +38,11 @@ def html(run: Run) -> str:
     return page_html(PAGE, Source(run))
 
 
+def elsewhere(page: Page) -> set[str]:
+    """What a page leads to, other than itself."""
+    return {href for a in page.all("a") if not (href := a["href"] or "").startswith("#")}
+
+
 def test_page_stands_beside_the_report_and_needs_nothing(perf_run: Run) -> None:
     path = render_latency(perf_run)
     assert path == perf_run.report / "latency.html"
@@ -45,8 +50,8 @@ def test_page_stands_beside_the_report_and_needs_nothing(perf_run: Run) -> None:
     assert render_report(perf_run).parent == path.parent
     page = Page(text)
     assert (page.unclosed, page.stack) == ([], [])
-    links = [a["href"] or "" for a in page.all("a")]
-    assert {link for link in links if not link.startswith("#")} == {"index.html"}
+    assert elsewhere(page) == set()  # there was no report yet
+    assert elsewhere(Page(render_latency(perf_run).read_text(encoding="utf-8"))) == {"index.html", "quantization.html"}
     assert {a.get("src") for a in page.all("script")} == {None}
     assert "url(" not in text
     assert "http" not in text.replace("http-equiv", "")
@@ -73,9 +78,15 @@ def test_every_picture_is_told(perf_run: Run) -> None:
         "on-chip bandwidth is assumed",
         "missed: 1",
         "160 (process)",
+        "threads: 1, pinned to processor 3; 3 calls of everything before the clock starts",
+        "throughput of 2 videos at once: 150.0",
         "Memory by what it holds, computed from the tensors that the runtime executes. base: weights",
+        "compiled to",
         "QLinearConv",
         "times as fast",
+        "0.5 × overhead of a layer",
+        "2 × outside the graphs",
+        "QIM, call",
     ],
 )
 def test_page_tells(perf_run: Run, text: str) -> None:
@@ -87,6 +98,30 @@ def test_what_bounds_a_layer_is_told_of_predictions_only(made_run: Run) -> None:
     assert "Bound by" not in Page(html(made_run)).text
     record(made_run, predicted())
     assert Page(html(made_run)).text.count("Bound by: what decides") == 1
+
+
+def test_a_lane_that_hardly_works_is_not_said_to_rest(made_run: Run) -> None:
+    found = predicted()
+    spans = [["host", 0.0, 0.9975, None], ["matrix", 0.9975, 1.0, 0]]
+    record(
+        made_run, replace(found, sections={**found.sections, "timeline": {"lanes": ["matrix", "host"], "spans": spans}})
+    )
+    assert "Busy: matrix 0.2 %, host 99.8 %." in Page(html(made_run)).text
+
+
+def test_the_headline_says_whose_host_a_prediction_has(made_run: Run) -> None:
+    found = predicted()
+    told = ["host's part of the frame: measured on this computer, …; the target's own processor is another"]
+    record(made_run, replace(found, sections={**found.sections, "assumptions": told}))
+    outside = f"are assumed; {HOST_MS} ms of it, outside the graphs, were measured on this computer)."
+    assert outside in Page(html(made_run)).text
+
+
+def test_kernels_that_are_called_as_their_operators_take_no_column(made_run: Run) -> None:
+    found = measured()
+    same = [replace(c, more={**c.more, "kernel": c.layer.operator}) for c in found.layers]
+    record(made_run, replace(found, layers=same))
+    assert "compiled to" not in Page(html(made_run)).text
 
 
 def test_a_measured_time_line_says_why_it_is_shorter_than_a_frame(perf_run: Run) -> None:
@@ -175,6 +210,8 @@ def test_the_formula_by_hand() -> None:
     assert what_if(data, on_chip=0.1)["base"] == 10.5
     assert what_if(data, off_chip=6, cores=9)["qim"] == 3  # the host's part, which has no cores
     assert what_if(data, off_chip=6, clock=3)["qim"] == 1
+    assert what_if(data, host=3) == what_if(data) | {"frame": 13.5, "fps": pytest.approx(1e3 / 13.5)}
+    assert what_if(data | {"call_ms": {"base": 0.25, "qim": 0}}, overhead=2)["base"] == 5.5
     data["chains"][0][6:] = 0.25, 0.5, 0.1  # a quarter of all but the slowest, 1 and 0.5, overlaps with nothing
     assert what_if(data)["base"] == pytest.approx(4 + 0.25 * 1.5 + 0.1 + 0.5)
 
@@ -207,7 +244,7 @@ document.getElementById("found").textContent = JSON.stringify(cases.map(f => wha
 @pytest.mark.browser
 def test_the_browser_computes_the_same(perf_run: Run, chromium: str, tmp_path: Path) -> None:
     text = html(perf_run)
-    cases = [dict(zip(FACTORS, factors, strict=True)) for factors in product((0.5, 1, 3), repeat=4)]
+    cases = [dict(zip(FACTORS, factors, strict=True)) for factors in product((0.5, 3), repeat=len(FACTORS))]
     inside = re.sub(r"<meta http-equiv[^>]*>", "", text)
     (tmp_path / "page.html").write_text(inside.replace("</body>", BROWSER_TEST % json.dumps(cases) + "</body>"))
     dumped = dump(chromium, tmp_path / "page.html", tmp_path)

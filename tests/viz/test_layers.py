@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -40,11 +41,21 @@ def test_every_tensor_is_a_point_and_the_worst_are_named() -> None:
     assert figure_png(figure).startswith(b"\x89PNG")
 
 
-def test_names_lie_inside_the_axes_under_all_points() -> None:
-    figure = tensor_sqnr(rows())
+def long_names() -> list[LayerRow]:
+    """The worst on both sides of the middle, with names that reach across it."""
+    worst_at = {36: 5.0, 40: 5.5, 58: 6.0, 67: 6.5, 99: 7.0}
+    return [
+        replace(rows()[0], tensor=f"decoder.{i}.cross_attention.mixed", fixed_sqnr_db=worst_at.get(i, 40.0))
+        for i in range(110)
+    ]
+
+
+@pytest.mark.parametrize("make", [rows, long_names])
+def test_names_lie_inside_the_axes_under_all_points(make: Callable[[], list[LayerRow]]) -> None:
+    figure = tensor_sqnr(make())
     (ax,) = figure.axes
     FigureCanvasAgg(figure).draw()
-    lowest = min(row.fixed_sqnr_db for row in rows())
+    lowest = min(row.fixed_sqnr_db for row in make())
     assert len(ax.texts) == 5
     for text in ax.texts:
         assert text.xy[1] < lowest

@@ -48,7 +48,8 @@ def predict(
         costs = {n: cost_of_kernels(target, layers, sum(used.values()) - used[n]) for n, layers in graphs.items()}
     else:
         costs = {name: cost_of_graph(target, layers) for name, layers in deployed.items()}
-    told = "measured on this host in the run's last `latency` record"
+    other = "" if target.kernels else "; the target's own processor is another"
+    told = f"measured on this computer, in the run's last `latency` record{other}"
     if host_ms is None:
         work = target.host_work
         host_ms = {"before": 0.0, "between": work.value * 1e3 if work else 0.0}
@@ -56,7 +57,7 @@ def predict(
     layers = [cost for graph in costs.values() for cost in graph.layers]
     latency = sum(graph.latency_ms for graph in costs.values()) + sum(host_ms.values())
     frame = {
-        "latency_ms": latency, "fps": 1e3 / latency, "host_ms": sum(host_ms.values()),
+        "latency_ms": latency, "fps": 1e3 / latency, "preprocess_ms": host_ms["before"], "host_ms": host_ms["between"],
         **{f"{name}_ms": graph.latency_ms for name, graph in costs.items()},
     }  # fmt: skip
     assumed = [f"{at}: {_told(at, figure)}, assumed" for at, figure in figures_of(target) if figure.source == ASSUMED]
@@ -104,12 +105,13 @@ def _told(at: str, figure: Figure) -> str:
     if at.startswith("operations"):
         return f"{figure.value:g} a cycle"
     factor, unit = _SAID_IN.get(name, (1.0, ""))
-    return f"{figure.value * factor:.4g} {unit}".rstrip()
+    return f"{figure.value * factor:.5g} {unit}".rstrip()
 
 
 def _summary(graph: GraphCost) -> dict[str, Any]:
+    """`bound_ms` adds up to the latency: what bounds the layers, and the `call` of the graph."""
     macs = sum(cost.layer.macs for cost in graph.layers)
-    by_bound: dict[str, float] = {}
+    by_bound = {"call": graph.latency_ms - sum(cost.latency_ms for cost in graph.layers)}
     for cost in graph.layers:
         by_bound[cost.bound] = by_bound.get(cost.bound, 0.0) + cost.latency_ms
     return {

@@ -50,16 +50,19 @@ function sortable(table) {
 }
 
 // As `motrlab/deploy/whatif.py`, which the tests hold this to.
+const AS_IT_IS = {clock: 1, cores: 1, on_chip: 1, off_chip: 1, overhead: 1, host: 1};
+
 function chainMs([units, host, near, far, wait, beside, share, channels, passes], f) {
   const stages = [units / (f.clock * f.cores), near / f.on_chip, channels], most = Math.max(...stages);
   const inside = most + share * (stages[0] + stages[1] + stages[2] - most) + passes;
-  return Math.max(inside, host / f.clock, far / f.off_chip + wait) + beside;
+  return Math.max(inside, host / f.clock, far / f.off_chip + wait) + beside * f.overhead;
 }
 
 function whatIf(data, factors) {
   const sums = {...data.call_ms};
+  for (const graph of Object.keys(sums)) sums[graph] *= factors.overhead;
   data.chains.forEach((row, i) => { sums[data.graphs[i]] += chainMs(row, factors); });
-  const frame = Object.values(sums).reduce((a, b) => a + b, data.rest_ms);
+  const frame = Object.values(sums).reduce((a, b) => a + b, data.rest_ms * factors.host);
   return {...sums, frame, fps: 1000 / frame};
 }
 
@@ -67,7 +70,7 @@ function sliders(form) {
   const data = JSON.parse(form.querySelector("script").textContent);
   const inputs = [...form.querySelectorAll("input[type=range]")];
   const update = () => {
-    const factors = {clock: 1, cores: 1, on_chip: 1, off_chip: 1};
+    const factors = {...AS_IT_IS};
     for (const input of inputs) {
       let factor = 2 ** parseFloat(input.value);
       if (input.name === "cores") {
@@ -79,7 +82,7 @@ function sliders(form) {
       input.parentElement.querySelector("output").textContent = value;
       input.setAttribute("aria-valuetext", value);
     }
-    const found = whatIf(data, factors), before = whatIf(data, {clock: 1, cores: 1, on_chip: 1, off_chip: 1});
+    const found = whatIf(data, factors), before = whatIf(data, AS_IT_IS);
     const graphs = Object.keys(found).filter(name => name !== "frame" && name !== "fps");
     form.querySelector(".result").textContent =
       `${found.frame.toFixed(3)} ms a frame, ${found.fps.toFixed(0)} frames a second, `

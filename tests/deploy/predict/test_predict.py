@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from motrlab.deploy.layers import Layer, TensorInfo, layers_of_file
+from motrlab.deploy.layers import Layer, TensorInfo, layers_of_model, read_onnx
 from motrlab.deploy.performance import LayerCost, Performance
 from motrlab.deploy.predict.chip import cost_of_graph
 from motrlab.deploy.predict.frame import LANES, figures_of, predict
@@ -49,7 +50,7 @@ def chip(**changes: Any) -> Target:
 
 @pytest.fixture(scope="module")
 def graphs(fixed_point: FixedPoint) -> dict[str, list[Layer]]:
-    return {name: layers_of_file(fixed_point.artifact / f"{name}.onnx", name) for name in ("base", "qim")}
+    return {name: layers_of_model(read_onnx(fixed_point.artifact / f"{name}.onnx"), name) for name in ("base", "qim")}
 
 
 def by_chain(layers: Iterable[LayerCost]) -> list[list[LayerCost]]:
@@ -80,6 +81,14 @@ def test_a_layer_is_never_faster_than_what_bounds_it(name: str, graphs: dict[str
     assert found.frame["latency_ms"] == pytest.approx(
         sum(graph["latency_ms"] for graph in found.graphs.values()) + found.frame["host_ms"]
     )
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_what_bounds_a_graph_adds_up_to_its_latency(name: str, graphs: dict[str, list[Layer]]) -> None:
+    target = load_target(name)
+    for graph in predict(target, graphs).graphs.values():
+        assert sum(graph["bound_ms"].values()) == pytest.approx(graph["latency_ms"])
+        assert graph["bound_ms"]["call"] == pytest.approx(target.graph_overhead.value * 1e3)
 
 
 def test_double_clock_halves_what_computing_bounds(graphs: dict[str, list[Layer]]) -> None:
@@ -141,8 +150,16 @@ def test_json_of_the_contract(graphs: dict[str, list[Layer]]) -> None:
     assert all(row.keys() >= CONTRACT for row in values["layers"])
     assert {"memory", "timeline", "roofline", "traffic", "advice", "assumptions", "machine"} <= values.keys()
     assert values["frame"]["host_ms"] == pytest.approx(2.0)
+    apart = predict(chip(), graphs, {"before": 0.5, "between": 0.25}).frame
+    assert (apart["preprocess_ms"], apart["host_ms"]) == (0.5, 0.25)  # as where they were measured
     assert values["frame"]["fps"] == pytest.approx(1e3 / values["frame"]["latency_ms"])
-    told = {"clock: 1 GHz", "on_chip.size: 0.2621 MB", "off_chip.latency: 100 ns", "operations.table.int16: 16 a cycle"}
+    told = {
+        "clock: 1 GHz",
+        "on_chip.size: 0.26214 MB",
+        "off_chip.size: 4295 MB",
+        "off_chip.latency: 100 ns",
+        "operations.table.int16: 16 a cycle",
+    }
     assert {f"{line}, assumed" for line in told | {"host_work: 2 ms"}} <= set(values["assumptions"])
 
 
@@ -171,7 +188,43 @@ def test_a_type_that_no_unit_has_goes_to_the_host(graphs: dict[str, list[Layer]]
     (first, *_) = [entry for entry in found.sections["advice"] if entry["severity"] == "error"]
     assert first["file"].startswith("motrlab/model/")
     assert first["line"] > 0
+    assert re.match(r"no unit of toy runs \w+ in int16: it goes to the host and takes [\d.]+% of both", first["text"])
+    never = chip(
+        operators={"Softmax": Operator("host", (), "assumed"), "Add": Operator("vector", ("int8",), "assumed")}
+    )
+    texts = "\n".join(entry["text"] for entry in predict(never, graphs).sections["advice"])
+    assert "no unit of toy runs Softmax, in any type: it goes" in texts
+    assert "no unit of toy runs Add in int16, only in int8: it goes" in texts
     assert not any(cost.bound == "host" for cost in predict(chip(), graphs).layers)
+
+
+def test_layers_that_are_too_small_are_one_line(graphs: dict[str, list[Layer]]) -> None:
+    """However little each of them takes."""
+    found = predict(chip(layer_overhead=figure(1e-4), graph_overhead=figure(3e-3)), graphs)
+    small = [cost for cost in found.layers if cost.bound == "overhead"]
+    (told,) = [entry for entry in found.sections["advice"] if "to call" in entry["text"]]
+    working = sum(cost.latency_ms > 0 for cost in found.layers)
+    assert told["text"].startswith(f"{len(small)} of {working} layers take longer to call (100 µs, assumed) than to")
+    both = sum(graph["latency_ms"] for graph in found.graphs.values())
+    assert f"{sum(c.latency_ms for c in small) / both:.0%} of both" in told["text"]
+    parts = Counter((cost.layer.graph, cost.layer.module.partition(".")[0]) for cost in small)
+    (part, number), *_ = parts.most_common(1)
+    assert (told["graph"], told["module"].partition(".")[0]) == part
+    assert f", {number} of them in {part[1]};" in told["text"]
+    assert not [e for e in predict(chip(), graphs).sections["advice"] if "to call" in e["text"]]
+
+
+def test_memory_is_waited_for_with_the_bytes_of_that_memory(graphs: dict[str, list[Layer]]) -> None:
+    slow = {
+        "on_chip": chip(on_chip=Memory(figure(1 << 18), figure(1e8), figure(0))),
+        "off_chip": chip(off_chip=Memory(figure(1 << 32), figure(1e8), figure(0))),
+    }
+    for level, target in slow.items():
+        found = predict(target, graphs)
+        told = next(entry for entry in found.sections["advice"] if f"waits for memory ({level}; " in entry["text"])
+        (more,) = [c.more for c in found.layers if (c.layer.graph, c.layer.name) == (told["graph"], told["layer"])]
+        moved = more["on_chip_bytes"] if level == "on_chip" else more["load_bytes"] + more["store_bytes"]
+        assert f"({level}; {moved / 1e6:.2g} MB)" in told["text"]
 
 
 def conv(channels: int, rows: int = 10, columns: int = 20) -> Layer:
@@ -245,7 +298,7 @@ def test_an_operator_of_the_target_says_its_unit(graphs: dict[str, list[Layer]])
 
 
 def test_float_graphs_are_predicted_in_the_types_of_the_matrix_unit(fixed_point: FixedPoint) -> None:
-    layers = layers_of_file(fixed_point.floats / "qim.onnx", "qim")
+    layers = layers_of_model(read_onnx(fixed_point.floats / "qim.onnx"), "qim")
     assert {t.dtype for x in as_deployed(chip(), layers) for t in x.inputs} == {"int8"}
     halves = chip(operations={"matrix": {"float16": figure(64)}})
     assert {t.dtype for x in as_deployed(halves, layers) for t in x.inputs} == {"float16"}
