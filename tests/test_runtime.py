@@ -22,9 +22,9 @@ from motrlab.tracking import identity
 
 ALONE = """
 import sys
-class Block:  # what is neither of Python nor of these four is not installed
+class Block:  # what is neither of Python nor of these is not installed; google: protobuf, which ONNX Runtime brings
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in {"motrlab", "numpy", "cv2", "onnxruntime", *sys.stdlib_module_names}:
+        if name.partition(".")[0] not in {"motrlab", "numpy", "cv2", "onnxruntime", "google", *sys.stdlib_module_names}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Block())
 """
