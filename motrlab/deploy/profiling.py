@@ -92,7 +92,8 @@ def _overhead(profiled: NDArray[np.float64], whole: float | None) -> float:
         return 0.0
     row = np.sort(profiled)[::-1]
     off = (np.cumsum(row) - whole) / np.arange(1, len(row) + 1)  # if the first k stay above 0
-    return float(off[np.flatnonzero(row > off)[-1]])
+    above = np.flatnonzero(row > off)
+    return float(off[above[-1]] if len(above) else row[0])
 
 
 _Timed = dict[str, tuple[str, list[float]]]  # node → its kernel, and the microseconds of every call

@@ -51,6 +51,7 @@ def test_every_node_has_a_module_of_ours(costs: dict[str, list[LayerCost]], fixe
         ([4, 3, 2], 6, 1),
         ([4, 3, 1], 3, 2),
         ([4, 1, 1], 1, 3),
+        ([4, 3, 2], 0, 4),
     ],
 )
 def test_what_the_profile_adds_is_taken_off(profiled: list[float], whole: float | None, expected: float) -> None:
