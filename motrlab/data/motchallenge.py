@@ -277,11 +277,17 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
     return tuple(chosen[key] for key in sorted(chosen))
 
 
+def shown_folders(root: Path) -> list[Path]:
+    """What may be a sequence in a folder, in order of names.
+
+    Hidden ones are what a killed import left; a link that leads nowhere is no sequence if it is called like a file.
+    """
+    return [folder for folder in sorted(root.glob("[!.]*")) if folder.exists() or not folder.suffix]
+
+
 def _sequence_folders(root: Path) -> list[Path]:
     """Sequence folders, by video name, detector copies in order of preference."""
-    # Hidden ones are what a killed import left; a link that leads nowhere is no sequence if it is called like a file.
-    shown = (f for f in root.glob("[!.]*") if f.exists() or not f.suffix)
-    found = [f for f in shown if any(map(is_promised, (f / "seqinfo.ini", f / "img1")))]
+    found = [f for f in shown_folders(root) if any(map(is_promised, (f / "seqinfo.ini", f / "img1")))]
     preference = {name: i for i, name in enumerate(DETECTORS)}
     return sorted(found, key=lambda f: (video_name(f.name), preference.get(f.name.rpartition("-")[2], -1), f.name))
 

@@ -26,7 +26,7 @@ from motrlab.deploy.kernels import exact_form
 from motrlab.deploy.layers import Layer
 from motrlab.deploy.microbench import KINDS, WARMERS, bench_model, random_inputs
 from motrlab.deploy.predict.host import amount_of, features_of, kernel_of, unit_of
-from motrlab.deploy.predict.memory import used_bytes
+from motrlab.deploy.predict.memory import memory_split, used_bytes
 from motrlab.deploy.profiling import Called, call_overhead, call_seconds, node_seconds, typical
 from motrlab.deploy.target import SCHEMA, Target, parse_target
 from motrlab.files import write_text
@@ -39,6 +39,7 @@ _CLOCK = 1e9  # cycles are nanoseconds: a host's own clock changes
 _NODES = 16  # of one graph
 _TOGETHER = (2, 4, 8, 16)  # graphs that are called in turn
 _LEAST = 2e-7  # seconds of a node
+_CALLS = 300  # of the graphs that tell what a call costs
 _TURNS = 4
 _ROUNDS, _USUAL = 5, 0.15  # of the fit; relative error
 _RESOLUTION = 0.5e-6  # of a profile, seconds: errors below it say nothing
@@ -59,7 +60,7 @@ def describe_host(path: Path, num_threads: int = 1, *, repeats: int = 80, seed: 
     """
     cache = cache_bytes()
     near, far = _copy_bandwidth(cache / 4), _copy_bandwidth(64 * cache)
-    call, graphs = call_overhead(num_threads, max(3, round(300 * share))), micro_graphs(seed, share)
+    call, graphs = call_overhead(num_threads, max(3, round(_CALLS * share))), micro_graphs(seed, share)
     layers = [layers_of_optimised(optimised_model(content), "bench") for content, _ in graphs]
     measured = measure_kinds(graphs, layers, num_threads, repeats)
     cold = measure_cold(graphs, layers, num_threads, max(5, repeats // 8))
@@ -106,15 +107,16 @@ def measure_cold(
     call then takes longer: code, weights and values are read again from outside of the caches.
     """
     how, found = {"repeats": repeats, "num_threads": num_threads}, dict[float, float]()
+    own = [used_bytes(memory_split(nodes)) for nodes in layers]
     for size in (s for s in _TOGETHER if s <= len(graphs)):
         used, later = list[float](), list[float]()
         for first in range(0, len(graphs), size):
-            group, nodes = graphs[first : first + size], layers[first : first + size]
-            together, every = call_seconds(group, **how), [used_bytes(each) for each in nodes]
-            for graph, seconds, own, each in zip(group, together, every, nodes, strict=True):
-                alone = call_seconds([graph], **how)[0]
-                later.append((typical(seconds) - typical(alone)) / len(each))
-                used.append(sum(every) - own)
+            members = range(first, min(first + size, len(graphs)))
+            together = call_seconds([graphs[index] for index in members], **how)
+            for index, seconds in zip(members, together, strict=True):
+                alone = call_seconds([graphs[index]], **how)[0]
+                later.append((typical(seconds) - typical(alone)) / len(layers[index]))
+                used.append(sum(own[other] for other in members if other != index))
         found[float(np.median(used))] = max(0.0, float(np.median(later)))
     return found
 

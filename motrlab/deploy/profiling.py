@@ -290,7 +290,7 @@ def _timed(call: Callable[[], Any], num_threads: int) -> float:
     return clock() - started
 
 
-def call_overhead(num_threads: int = 1, repeats: int = 300) -> float:
+def call_overhead(num_threads: int, repeats: int) -> float:
     """Seconds that a call of a graph takes beside its nodes: of a long and a short chain of nodes, called in turn."""
     seconds = call_seconds([_chain(_CHAIN), _chain(1)], repeats=repeats, num_threads=num_threads)
     long, short = map(typical, seconds)

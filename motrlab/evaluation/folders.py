@@ -10,6 +10,7 @@ from motrlab.data.motchallenge import (
     SequenceInfo,
     read_annotations,
     read_sequence_info,
+    shown_folders,
     video_name,
 )
 from motrlab.data.rows import Rows, is_promised, read_text
@@ -46,8 +47,7 @@ def read_folders(gt_dir: Path, pred_dir: Path) -> tuple[dict[str, Annotations], 
 
 def _gt_files(gt_dir: Path) -> list[Path]:
     for root in (gt_dir, gt_dir / "train"):
-        folders = [folder for folder in sorted(root.glob("[!.]*")) if folder.exists() or not folder.suffix]
-        if files := [folder / "gt" / "gt.txt" for folder in folders if is_promised(folder / "gt" / "gt.txt")]:
+        if files := [file for f in shown_folders(root) if is_promised(file := f / "gt" / "gt.txt")]:
             return files
     raise UserError(f"{gt_dir}: no SEQ/gt/gt.txt in it; --gt is the folder that holds the sequences")
 

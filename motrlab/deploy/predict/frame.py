@@ -43,8 +43,9 @@ def predict(
             gathering, state). None: the target's own `host_work`, or nothing.
     """
     deployed = graphs if target.kernels else {name: as_deployed(target, layers) for name, layers in graphs.items()}
+    memory = {name: memory_split(layers) for name, layers in deployed.items()}
     if target.kernels:
-        used = {name: used_bytes(layers) for name, layers in graphs.items()}
+        used = {name: used_bytes(split) for name, split in memory.items()}
         costs = {n: cost_of_kernels(target, layers, sum(used.values()) - used[n]) for n, layers in graphs.items()}
     else:
         costs = {name: cost_of_graph(target, layers) for name, layers in deployed.items()}
@@ -62,7 +63,7 @@ def predict(
     }  # fmt: skip
     assumed = [f"{at}: {_told(at, figure)}, assumed" for at, figure in figures_of(target) if figure.source == ASSUMED]
     sections = {
-        "memory": {name: memory_split(found) for name, found in deployed.items()},
+        "memory": memory,
         "timeline": _timeline(costs, host_ms),
         "roofline": _roofline(target),
         "traffic": _traffic(costs, latency),

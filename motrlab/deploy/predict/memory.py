@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,9 +182,8 @@ def memory_split(layers: Sequence[Layer]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def used_bytes(layers: Sequence[Layer]) -> float:
-    """Memory that a call of a graph goes through: weights, and the most that lives beside them."""
-    split = memory_split(layers)
+def used_bytes(split: Mapping[str, Any]) -> float:
+    """Memory that a call goes through, by its graph's `memory_split`: weights, and the most that lives beside them."""
     return float(split["weights_bytes"] + split["peak_bytes"])
 
 
