@@ -95,7 +95,7 @@ def _basis(result: Result) -> list[str]:
     frame, found = result.values["frame"], []
     if assumed := _assumed(result):
         found.append(f"{assumed} figures of this target are assumed")
-    if any("target's own processor is another" in line for line in result.values.get("assumptions") or ()):
+    if result.values.get("foreign_host"):
         outside = frame.get("preprocess_ms", 0.0) + frame["host_ms"]
         found.append(f"{ms(outside)} ms of it, outside the graphs, were measured on this computer")
     return found

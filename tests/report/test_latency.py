@@ -111,8 +111,7 @@ def test_a_lane_that_hardly_works_is_not_said_to_rest(made_run: Run) -> None:
 
 def test_the_headline_says_whose_host_a_prediction_has(made_run: Run) -> None:
     found = predicted()
-    told = ["host's part of the frame: measured on this computer, …; the target's own processor is another"]
-    record(made_run, replace(found, sections={**found.sections, "assumptions": told}))
+    record(made_run, replace(found, sections={**found.sections, "foreign_host": True}))
     outside = f"are assumed; {HOST_MS} ms of it, outside the graphs, were measured on this computer)."
     assert outside in Page(html(made_run)).text
 

@@ -63,3 +63,4 @@ def test_measured_times_of_the_host_are_part_of_the_frame(converted: Run) -> Non
     found = predict_run(converted, find_graphs(artifact=converted.artifact), load_target("horizon-j6m"))
     assert (found.frame["preprocess_ms"], found.frame["host_ms"]) == (1.0, 1.0)
     assert any("record; the target's own processor is another" in line for line in found.sections["assumptions"])
+    assert found.sections["foreign_host"]

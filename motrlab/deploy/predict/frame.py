@@ -49,7 +49,8 @@ def predict(
         costs = {n: cost_of_kernels(target, layers, sum(used.values()) - used[n]) for n, layers in graphs.items()}
     else:
         costs = {name: cost_of_graph(target, layers) for name, layers in deployed.items()}
-    other = "" if target.kernels else "; the target's own processor is another"
+    foreign = host_ms is not None and not target.kernels
+    other = "; the target's own processor is another" if foreign else ""
     told = f"measured on this computer, in the run's last `latency` record{other}"
     if host_ms is None:
         work = target.host_work
@@ -69,6 +70,7 @@ def predict(
         "traffic": _traffic(costs, latency),
         **({} if target.kernels else {"machine": machine_facts(target)}),
         "advice": advice_of(target, layers),
+        "foreign_host": foreign,  # its part of the frame was measured on another processor than the target's
         "assumptions": [
             *target.assumptions,
             *(() if target.kernels else _RULES),
