@@ -86,7 +86,7 @@ def compare(name: str, artifact: Path, target: Target, repeats: int, *, every: b
     files = {graph: artifact / f"{graph}.ort.onnx" for graph in ("base", "qim")}
     found = predict(target, {graph: layers_of_kernels(file, graph, weight_bits=bits) for graph, file in files.items()})
     measured = _measure([exact_form(file, bits) for file in files.values()], repeats)
-    totals, everything = np.zeros(2), list[tuple[float, float]]()
+    totals, everything, parts = np.zeros(2), list[tuple[float, float]](), list[tuple[float, float]]()
     for graph, (whole, nodes) in zip(files, measured, strict=True):
         layers = [cost for cost in found.layers if cost.layer.graph == graph]
         predicted = found.graphs[graph]["latency_ms"]
@@ -94,19 +94,21 @@ def compare(name: str, artifact: Path, target: Target, repeats: int, *, every: b
         own = np.array([cost.latency_ms for cost in layers])
         true = np.array([nodes[cost.layer.name] * 1e3 for cost in layers])
         pairs = list(zip(own, true, strict=True))
-        rank, everything = _rank(pairs), everything + pairs
+        rank, modules, everything = _rank(pairs), _by_module(layers, true), everything + pairs
+        parts += modules
         print(
             f"{name} {graph}: predicted {predicted:.3f} ms, measured {whole * 1e3:.3f} ms, ratio "
             f"{predicted / whole / 1e3:.3f}; sum of nodes {true.sum():.3f} ms; rank correlation of {len(layers)} "
             f"layers {rank:.3f}"
         )
-        print(f"  by module ({len(modules := _by_module(layers, true))}): rank correlation {_rank(modules):.3f}")
+        print(f"  by module ({len(modules)}): rank correlation {_rank(modules):.3f}")
         print(_by_kind(layers, true))
         for cost, milliseconds in zip(layers, true, strict=True) if every else ():
             print(f"  {cost.layer.name:<60}{cost.latency_ms * 1e3:>9.1f}{milliseconds * 1e3:>9.1f} us")
     print(
         f"{name}, both graphs: predicted {totals[0]:.3f} ms, measured {totals[1]:.3f} ms: {totals[0] / totals[1]:.3f}; "
-        f"rank correlation of all {len(everything)} layers {_rank(everything):.3f}"
+        f"rank correlation of all {len(everything)} layers {_rank(everything):.3f}, of all {len(parts)} modules "
+        f"{_rank(parts):.3f}"
     )
 
 

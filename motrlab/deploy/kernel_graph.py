@@ -33,7 +33,7 @@ from motrlab.quantization.torch_arithmetic import IntegerLayer
 class KernelArithmetic(OnnxArithmetic):
     """With the kernels that ONNX Runtime has."""
 
-    depth = 0  # of a head's values, without their column of 127
+    tokens = 0  # of the attention that is written
 
     def zero(self, unsigned: bool) -> Expr:
         return self.graph.constant(np.uint8(0 if unsigned else 128))
@@ -54,8 +54,8 @@ class KernelArithmetic(OnnxArithmetic):
         return self.graph.op("MatMulIntegerToFloat", x, y, *factors, *zeros, domain=MICROSOFT)
 
     def weighted(self, shares: Expr, value: Expr) -> tuple[Expr, Expr]:
-        """`value` has a last column of 127."""
-        mixed, total = self.matmul(shares, value, 1.0, unsigned=True).split((self.depth, 1), 2)
+        ones = self.graph.constant(np.full((self.tokens, 1), 128 + functions.ONE, np.uint8))
+        mixed, total = (self.matmul(shares, y, 1.0, unsigned=True) for y in (value, ones))
         return mixed, total
 
 
@@ -186,11 +186,8 @@ class KernelOperations(OnnxOperations):
 
     def values(self, attentions: Sequence[DeformableAttention], memory: Node) -> list[Node]:
         """Float `[1, C, H, W]` each, in steps."""
-        layers = [attention.value for attention in attentions]
-        spec = self.spec(layers[0])
-        node = self._product(memory, self.grids.layer(memory, spec, *layers), spec)
-        parts = node.value.transpose(0, 3, 1, 2).split([memory.shape[1]] * len(layers), 1)
-        return [replace(node, value=self.xp.dequantise(part), shape=memory.shape) for part in parts]
+        nodes = [self.linear(attention.value, memory) for attention in attentions]
+        return [replace(node, value=self.xp.dequantise(node.value.transpose(0, 3, 1, 2))) for node in nodes]
 
     def add(self, owner: nn.Module | str, x: Node, y: Node) -> Node:
         spec = self.spec(owner)
@@ -212,20 +209,17 @@ class KernelOperations(OnnxOperations):
         return self._node(spec, self.xp.quantise(functions.norm(self.xp, *operands, *constants)), x.shape)
 
     def attention(self, attention: Attention, query_key: Node, value: Node, bias: Any) -> Node:
-        heads, depth, grids = attention.num_heads, attention.head_channels, self.grids
+        heads, depth = attention.num_heads, attention.head_channels
         spec, tokens = self.spec(attention, ".mixed"), query_key.shape[2] * query_key.shape[3]
-        qk_spec, v_spec = self.spec(attention.query), self.spec(attention.value)
-        both = grids.layer(query_key, qk_spec, attention.query, attention.key)
-        qk = self._product(query_key, both, qk_spec)
-        query, key = qk.value.reshape(tokens, 2 * heads, depth).transpose(1, 0, 2).split((heads, heads), 0)
-        own = _with_ones(grids.layer(value, v_spec, attention.value), heads, value.scale, grids.scale(v_spec))
-        v = self._product(value, own, v_spec)
-        columns = v.value.reshape(tokens, heads, depth + 1).transpose(1, 0, 2)
-        factors = grids.attention_factors(attention, (qk.scale, qk.scale, v.scale), spec)
-        self.xp.depth = depth
-        operands: list[Any] = [query, key.transpose(0, 2, 1), columns, *bias, *factors, grids.scheme.levels]
-        mixed = self.xp.quantise(functions.attention(self.xp, *operands)).transpose(1, 0, 2)
-        return self._node(spec, mixed.reshape(1, *query_key.shape[2:], heads * depth), query_key.shape)
+        layers = ((attention.query, query_key), (attention.key, query_key), (attention.value, value))
+        parts = [self.linear(layer, x) for layer, x in layers]
+        query, key, value_of = (part.value.reshape(tokens, heads, depth) for part in parts)
+        self.xp.tokens = tokens
+        factors = self.grids.attention_factors(attention, [part.scale for part in parts], spec)
+        operands = (query.transpose(1, 0, 2), key.transpose(1, 2, 0), value_of.transpose(1, 0, 2))
+        mixed = functions.attention(self.xp, *operands, *bias, *factors, self.grids.scheme.levels)
+        steps = self.xp.quantise(mixed).transpose(1, 0, 2)
+        return self._node(spec, steps.reshape(1, *query_key.shape[2:], heads * depth), query_key.shape)
 
     def sample(self, attention: DeformableAttention, query: Node, reference: Any, value: Node) -> Node:
         heads, points, depth = attention.num_heads, attention.num_points, attention.head_channels
@@ -280,15 +274,6 @@ def _side_by_side(weight: Tensor) -> Tensor:
             cell, pixel = divmod(2 * result - 1 + column, 4)
             out[result, :, pixel, :, :, cell + 1] = weight[:, :, :, column]
     return out.reshape(2 * len(weight), 12, 3, 2)
-
-
-def _with_ones(layer: IntegerLayer, heads: int, x_scale: float, scale: float) -> IntegerLayer:
-    """One more output a head that is always 127: no weights, and a bias of 127 steps of the output."""
-    parts = [p.detach().unflatten(0, (heads, -1)) for p in (layer.weight.flatten(1), layer.bias, layer.scale)]
-    ratio = torch.tensor(scale, dtype=torch.float32) / torch.tensor(x_scale, dtype=torch.float32)
-    last = (torch.zeros_like(parts[0][:, :1]), torch.full((heads, 1), float(functions.ONE)), ratio.expand(heads, 1))
-    weight, bias, weight_scale = (torch.cat(pair, 1).flatten(0, 1) for pair in zip(parts, last, strict=True))
-    return replace(layer, weight=weight[:, :, None, None], bias=bias, scale=weight_scale)
 
 
 def kernel_graphs(quantised: QuantizedMotr) -> dict[str, onnx.ModelProto]:

@@ -1,19 +1,16 @@
 """Taps of the deployed graphs: the tensors that `kernel_graph.py` names, as additional outputs, in real values.
 
-In the files they are uint8, channels last. Products side by side are one tensor there, and are taken apart here: query
-and key of an attention, the values of all cross-attentions; an attention's value has a column of ones more for every
-head, which is left out. The learned queries are a constant of the file and have no tap.
+In the files they are uint8, channels last. The learned queries are a constant of the file and have no tap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from motrlab.data.preprocess import input_bytes
@@ -84,17 +81,5 @@ class TappedRuntime:
             # Bytes of signed integers; OpenVINO's form has the integers themselves, in float32.
             zero_point = 128 if spec.low < 0 and x.dtype == np.uint8 else 0
             real = (x.astype(np.float32) - zero_point) * np.float32(self._quantised.net.scale(spec))
-            values |= self._apart(name.partition("/")[2], real)
+            values[name.partition("/")[2]] = real
         return values
-
-    def _apart(self, name: str, x: NDArray[np.float32]) -> Iterable[tuple[str, NDArray[np.float32]]]:
-        """The model's own tensors in one of the file, `[1, R, W, …]`."""
-        config, names = self._quantised.config, [name]
-        owner, _, part = name.rpartition(".")
-        if part == "query" and owner.endswith("attention"):
-            names.append(f"{owner}.key")
-        elif part == "value" and owner.endswith("cross_attention"):
-            names = [f"decoder.{index}.cross_attention.value" for index in range(config.decoder_layers)]
-        elif part == "value" and x.shape[3] > config.d_model:
-            x = x.reshape(*x.shape[:3], config.num_heads, -1)[..., :-1].reshape(*x.shape[:3], config.d_model)
-        return zip(names, np.split(x, len(names), 3), strict=True)

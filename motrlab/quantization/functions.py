@@ -139,7 +139,7 @@ def attention(
 
     x = rint(q·k · f + overlap) + mask, logits on a grid of 1/16; E = rint(levels · exp((x − max x) / 16)), a table of
     8 bits (`exp_levels`); Σ E·v · (2 / (127 · ΣE) · f′/2). Both sums are integers, in float forms by `key_parts`.
-    `xp.weighted` gives them; integer kernels find 127 · ΣE as one more column of the product.
+    `xp.weighted` gives them; to integer kernels 127 · ΣE is a product with a column of 127.
     """
     logits = xp.matmul(query, key, logit_factor)
     if overlap is not None:

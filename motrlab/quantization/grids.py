@@ -28,7 +28,6 @@ from motrlab.quantization.torch_arithmetic import (
     IntegerLayer,
     TorchArithmetic,
     integer_layer,
-    side_by_side,
     trained_layer,
 )
 
@@ -260,25 +259,17 @@ class Grids(Operations):
 
     # Products.
 
-    def layer(self, x: Any, spec: TensorSpec, *modules: Any) -> IntegerLayer:
-        """The integers of a product of `x` (whose `scale` counts), or of several of one input side by side.
-
-        `spec`: what the first of `modules` makes; each has weights by its own rule.
-        """
+    def layer(self, x: Any, spec: TensorSpec, module: Any) -> IntegerLayer:
+        """The integers of a product of `x` (whose `scale` counts), which gives the tensor `spec`."""
 
         def make() -> IntegerLayer:
-            rules = [spec.rule, *(self.spec(m, spec.operator).rule for m in modules[1:])]
+            given = module.weight, module.bias, x.scale, self.scheme.weight_limit
             with named(spec, "it needs fewer inputs, or weights of 7 bits (Scheme.weight_bits)"):
-                return side_by_side(
-                    [
-                        integer_layer(m.weight, m.bias, x.scale, self.scheme.weight_limit, per_channel=rule.per_channel)
-                        for m, rule in zip(modules, rules, strict=True)
-                    ]
-                )
+                return integer_layer(*given, per_channel=spec.rule.per_channel)
 
-        found: IntegerLayer = self.known(tuple(map(id, modules)), make)
+        found: IntegerLayer = self.known(id(module), make)
         if self.watch_product is not None:
-            self.watch_product(modules[0], x, found)
+            self.watch_product(module, x, found)
         return found
 
     def _product(self, spec: TensorSpec, module: Any, x: Value, floating: Callable[[Tensor], Tensor]) -> Value:

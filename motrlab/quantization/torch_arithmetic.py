@@ -116,14 +116,6 @@ class IntegerLayer:
         return exact_sum(sums).permute(0, 2, 3, 1)
 
 
-def side_by_side(layers: Sequence[IntegerLayer]) -> IntegerLayer:
-    """Products of one input as one product of all their outputs."""
-    if len(layers) == 1:
-        return layers[0]
-    joined = {name: torch.cat([getattr(x, name) for x in layers]) for name in ("weight", "bias", "scale", "step")}
-    return IntegerLayer(**joined, parts=_parts(joined["weight"], joined["bias"]))
-
-
 def _parts(weight: Tensor, bias: Tensor) -> tuple[slice, ...]:
     """Slices of the inputs of a product of integers that float32 sums exactly."""
     magnitude = weight.abs().reshape(*weight.shape[:2], -1).sum(2).double() * 255

@@ -12,7 +12,7 @@ from typing import Any
 from motrlab.deploy.performance import how_measured, read_performance
 from motrlab.deploy.whatif import FACTORS, what_if, what_if_data
 from motrlab.files import write_text
-from motrlab.report import speed
+from motrlab.report import debugging, speed
 from motrlab.report.blocks import Block, Cell, Listing, Part, Section, Sliders, Source, Table, table
 from motrlab.report.latency_layers import layer_table, module_table, ms
 from motrlab.report.latency_pictures import Values, memory_curve, memory_split, roofline, timeline, usage
@@ -321,6 +321,7 @@ PAGE = Page(
         "Memory": _each(lambda values: [memory_split(values), memory_curve(values)], "what memory holds"),
         "Roofline": _each(lambda values: [roofline(values)], "the roofs of a target"),
         "What-if": _each(sliders, "a prediction to change (`perf --target`)"),
+        "Accuracy by layer": debugging.section,
     },
     headline,
     cards,

@@ -51,7 +51,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "three classes": {"num_classes": 3},
     "signed integers and seven bits": {"scheme": Scheme(signed_only=True, weight_bits=7)},
     "weights per tensor": {"scheme": Scheme(rules=(Rule(per_channel=False), *Scheme().rules[1:]))},
-    # Layers with other rules than those with which they are one product in the kernels' graph.
     "weights of keys and some values per tensor": {
         "scheme": Scheme().with_rules(*(Rule(path=path, per_channel=False) for path in ("*.key", "decoder.1.*")))
     },
