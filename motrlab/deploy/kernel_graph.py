@@ -54,7 +54,7 @@ class KernelArithmetic(OnnxArithmetic):
         return self.graph.op("MatMulIntegerToFloat", x, y, *factors, *zeros, domain=MICROSOFT)
 
     def weighted(self, shares: Expr, value: Expr) -> tuple[Expr, Expr]:
-        ones = self.graph.constant(np.full((self.tokens, 1), 128 + functions.ONE, np.uint8))
+        ones = self.graph.constant(np.full((1, self.tokens, 1), 128 + functions.ONE, np.uint8))
         mixed, total = (self.matmul(shares, y, 1.0, unsigned=True) for y in (value, ones))
         return mixed, total
 

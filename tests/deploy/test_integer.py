@@ -59,8 +59,8 @@ def test_as_many_macs_as_calops_count(graph: str, shares: dict[str, IntegerShare
     model = fixed_point.config.model
     counted = count_operations(fixed_point.model, model)[graph].macs
     tokens = {"base": [model.num_track, model.num_slots] * model.decoder_layers, "qim": [model.num_track]}
-    # A column of ones beside the values of every head: in their projection and in what is mixed.
-    ones = sum(n * model.num_heads * (model.d_model + n) for n in tokens[graph])
+    # The sum of every row of shares is a product with a column.
+    ones = sum(n * model.num_heads * n for n in tokens[graph])
     if graph == "base":
         pixels = (model.height // 2) * (model.width // 2)
         ones += pixels * model.stem_channels * (72 - 27)  # the stem sees four pixels as one, half of its weights are 0
