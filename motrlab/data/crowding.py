@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +12,8 @@ from motrlab.boxes import box_cxcywh_to_xyxy, box_iou
 from motrlab.data.pictures import Image
 from motrlab.data.transforms import ClipSample, FrameObjects
 
-_FIXED = 6.0  # median difference of two pictures, of 256 levels, outside all boxes: one camera, at rest, in one light
+_ROWS = 64  # of the small pictures by which two views are compared
+_AT_REST = 0.5  # of the change that one of their pixels to the side would bring
 _SAME_PLACE = 0.2  # overlap of somebody's boxes then and now
 _GRID = (np.arange(8) + 0.5) / 8  # points of a box, each way, of which those behind somebody are counted
 
@@ -50,20 +52,23 @@ def _guests(sample: ClipSample, other: ClipSample) -> list[FrameObjects]:
 
 
 def _same_view(sample: ClipSample, other: ClipSample) -> bool:
-    """Whether both clips show one background from their first frames to their last."""
+    """Whether both clips show one background, in one light, from their first frames to their last."""
     first, *rest = ((clip.images[i], clip.objects[i]) for clip in (sample, other) for i in (0, -1))
-    return all(_difference(*first, *each) < _FIXED for each in rest)
+    return all(_change(*first, *each) < _AT_REST for each in rest)
 
 
-def _difference(image: Image, people: FrameObjects, second: Image, others: FrameObjects) -> float:
-    """Median difference of two pictures outside all boxes."""
-    step = max(1, image.shape[0] // 64)
-    covered = np.zeros(image[::step, ::step].shape[:2], bool)
-    for objects in (people, others):
-        for x0, y0, x1, y1 in _corners(objects, *covered.shape):
-            covered[y0:y1, x0:x1] = True
-    apart = np.abs(image[::step, ::step].astype(np.int16) - second[::step, ::step]).mean(2)
-    return float(np.median(apart[~covered])) if not covered.all() else 255.0
+def _change(image: Image, people: FrameObjects, second: Image, others: FrameObjects) -> float:
+    """Mean difference of two pictures outside all boxes, as a share of what a shift by 1/64 of the height makes."""
+    size = max(2, round(_ROWS * image.shape[1] / image.shape[0])), _ROWS
+    small, moved = (cv2.resize(x, size, interpolation=cv2.INTER_AREA).astype(np.int16) for x in (image, second))
+    free = np.ones(small.shape[:2], bool)
+    free[:, -1] = False
+    for x0, y0, x1, y1 in np.concatenate([_corners(objects, *free.shape) for objects in (people, others)]):
+        free[max(0, y0 - 1) : y1 + 1, max(0, x0 - 1) : x1 + 1] = False
+    if not free.any():
+        return np.inf
+    change, shift = (np.abs(small - x)[free].mean() for x in (moved, np.roll(small, -1, 1)))
+    return float(change / max(shift, 1e-6))
 
 
 def _corners(people: FrameObjects, height: int, width: int) -> NDArray[np.int64]:
