@@ -18,8 +18,9 @@ otherwise street frames rendered at that size. Everything is read once before it
 
     python benchmarks/clip_loader.py --pseudo
 
-instead: augmented clips of videos against pseudo-clips of single frames of the same videos, by length, in this process
-and in turn: `street` on videos of its own, and where there are real sequences `mot17_small` and `mot17` on them.
+instead: augmented clips of videos against pseudo-clips of single frames of the same videos, and against clips with the
+people of another time (`crowd_share`), by length, in this process and in turn: `street` on videos of its own, and where
+there are real sequences `mot17_small` and `mot17` on them.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=2, help="clips of a batch")
     parser.add_argument("--frames", type=int, default=3, help="frames of a clip")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--pseudo", action="store_true", help="pseudo-clips against clips of videos")
+    parser.add_argument("--pseudo", action="store_true", help="clips that training makes up against clips of videos")
     options = parser.parse_args()
     one_thread(0)
     if options.pseudo:
@@ -261,23 +262,21 @@ def make_loaders(
 
 
 def compare_pseudo(repeats: int) -> None:
-    """Seconds of this process for the same number of clips, of videos and of stills in turn."""
+    """Seconds of this process for the same number of clips, of videos, of stills and of two times in turn."""
     start_worker(0)
-    print(f"ms of processor time a clip, {repeats} repeats; how much longer a pseudo-clip takes (lowest to highest)")
+    print(f"ms of processor time a clip, {repeats} repeats; how much longer others take (lowest to highest)")
     with tempfile.TemporaryDirectory() as name:
         for config, store in pseudo_stores(Path(name)):
             for num_frames in config.train.clip_frames:
-                videos, stills = (
-                    ClipDataset(store, replace(config.train, still_share=share), config.model, 0)
-                    for share in (0.0, 1.0)
-                )
-                spent = np.array([[seconds(data, num_frames, n) for data in (videos, stills)] for n in range(repeats)])
-                clip, pseudo = np.median(spent, axis=0) * 1e3
-                ratio = spread(spent[:, 1] / spent[:, 0])
-                print(
-                    f"{config.preset:<12} {num_frames} frames: video {clip:7.2f}, pseudo {pseudo:7.2f}, {ratio}",
-                    flush=True,
-                )
+                kinds = {"video": (0.0, 0.0), "pseudo": (1.0, 0.0), "crowded": (0.0, 1.0)}
+                each = [
+                    ClipDataset(store, replace(config.train, still_share=a, crowd_share=b), config.model, 0)
+                    for a, b in kinds.values()
+                ]
+                spent = np.array([[seconds(data, num_frames, n) for data in each] for n in range(repeats)])
+                told = [f"{kind} {ms:6.2f}" for kind, ms in zip(kinds, np.median(spent, axis=0) * 1e3, strict=True)]
+                told[1:] = [f"{text}, {spread(spent[:, i] / spent[:, 0])}" for i, text in enumerate(told[1:], 1)]
+                print(f"{config.preset:<12} {num_frames} frames: " + "; ".join(told), flush=True)
 
 
 def pseudo_stores(folder: Path) -> Iterator[tuple[Config, FrameStore]]:

@@ -28,6 +28,8 @@ class TrainConfig:
     # Share of pseudo-clips: a still image moved like a camera's view (`motrlab.data.still_motion`). Stills are those
     # of `Config.stills_root` and of the data's own folder; where there are none, single frames of the train halves.
     still_share: float = later(0.0)
+    # Share of the clips of videos that get the people of another time of their video as well, where the camera is fixed
+    crowd_share: float = later(0.0)
     # adamw | muon: AdamW, but orthogonalised momentum for the weights of hidden layers (docs/LOG.md: half the steps)
     optimizer: str = "adamw"
     muon_lr_factor: float = 1.0  # of lr, for those weights
@@ -98,5 +100,12 @@ class TrainConfig:
         check(self.muon_lr_factor > 0, f"train: muon_lr_factor must be positive, not {self.muon_lr_factor}")
         check(self.freeze_bn or not self.checkpoint_frames, "train: checkpoint_frames needs freeze_bn")
         check(self.freeze_bn or not self.frozen_stages, "train: frozen_stages needs freeze_bn: statistics change")
-        odds = ("drop_probability", "false_positive_ratio", "clone_probability", "reverse_probability", "still_share")
+        odds = (
+            "drop_probability",
+            "false_positive_ratio",
+            "clone_probability",
+            "reverse_probability",
+            "still_share",
+            "crowd_share",
+        )
         check_fractions(self, "train", *odds)

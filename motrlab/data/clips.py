@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from motrlab.boxes import box_ltwh_to_cxcywh
 from motrlab.config import Config, ModelConfig, TrainConfig
+from motrlab.data.crowding import crowded
 from motrlab.data.motchallenge import SequenceInfo
 from motrlab.data.pictures import Image, decode_image
 from motrlab.data.still_motion import SeqStillMotion
@@ -122,6 +123,8 @@ class ClipDataset(Dataset[ClipSample]):
         sample = self.load(name, frames)
         if frames[0] in frames[1:]:
             sample = self.still_motion(sample, rng)
+        elif self.config.crowd_share and rng.random() < self.config.crowd_share:
+            sample = crowded(sample, self.load(name, self.another_time(rng, name, frames)))
         return self.transform(sample, rng)
 
     def num_frames(self) -> int:
@@ -153,6 +156,12 @@ class ClipDataset(Dataset[ClipSample]):
         if rng.random() < self.config.reverse_probability:
             frames.reverse()
         return info.name, frames
+
+    def another_time(self, rng: np.random.Generator, name: str, frames: Sequence[int]) -> list[int]:
+        """As many frames of a sequence, as far apart, from another place."""
+        span = max(frames) - min(frames)
+        first = int(rng.integers(1, self.store.info(name).num_frames - span + 1))
+        return [first + abs(frame - frames[0]) for frame in frames]
 
     def draw_still(self, rng: np.random.Generator) -> tuple[str, int]:
         """A sequence's name and a frame of it with people. Raises UserError where there is none."""

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_ltwh
 from motrlab.data.clips import ClipDataset
+from motrlab.data.crowding import crowded
 from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET
 from motrlab.data.summary import aligned
 from motrlab.data.transforms import ClipSample, SeqRandomSizeCrop, Transform, network_input, seen_in_view
+from motrlab.errors import UserError
 from motrlab.tracking.sequence import FrameTracks
 from motrlab.viz.overlay import contact_sheet, draw_frame
 
@@ -57,6 +59,27 @@ def still_sheet(data: ClipDataset, num_clips: int = 3, num_frames: int = 4, widt
             drawn = _with_boxes(image, people.boxes, people.ids, own)[: room[0]]
             cells.append(_captioned(drawn, f"frame {t}" if t else f"{name}, image {frame}", room))
     return contact_sheet(cells, columns=num_frames + 1)
+
+
+def crowd_sheet(data: ClipDataset, num_clips: int = 2, width: int = 320) -> NDArray[np.uint8]:
+    """A row each: a frame of a video, another of the same video, and the people of both in the first picture.
+
+    Of videos whose camera is at rest. Raises UserError where 100 draws find none.
+    """
+    cells, rng = list[Any](), np.random.default_rng(data.seed)
+    for _ in range(100):
+        name, frames = data.draw_frames(rng, 1)
+        then = data.another_time(rng, name, frames)
+        now, other = data.load(name, frames), data.load(name, then)
+        both = crowded(now, other)
+        if len(both.objects[0].ids) > len(now.objects[0].ids):
+            told = f"{name}, frame {frames[0]}", f"frame {then[0]}", "together"
+            for clip, text in zip((now, other, both), told, strict=True):
+                drawn = _with_boxes(clip.images[0], clip.objects[0].boxes, clip.objects[0].ids, width)
+                cells.append(_captioned(drawn, text, drawn.shape[:2]))
+        if len(cells) == 3 * num_clips:
+            return contact_sheet(cells, columns=3)
+    raise UserError(f"{data.store.path}: no video whose camera is at rest and that shows other people at another time")
 
 
 def apply_each(sample: ClipSample, transforms: Mapping[str, Transform], seed: int = 0) -> dict[str, ClipSample]:

@@ -349,6 +349,31 @@ def test_frames_of_videos_are_stills_where_there_are_no_others(store: FrameStore
     assert len(data[0, 0, 20].images) == 20  # however short the videos are
 
 
+def test_a_share_of_clips_has_people_of_another_time(tmp_path: Path, config: Config) -> None:
+    """One person walks to the right through six frames of a flat picture with an edge in it."""
+    rows = [f"{frame},1,{10 * frame},10,8,20,1,1,1" for frame in range(1, 7)]
+    info = SequenceInfo(name="V", num_frames=6, width=96, height=64, frame_rate=1.0)
+    image = np.full((64, 96, 3), 60, np.uint8)
+    image[:, 80:] = 200
+    files = tuple(tmp_path / f"{frame}.png" for frame in range(1, 7))
+    for file in files:
+        cv2.imwrite(str(file), image)
+    (tmp_path / "gt.txt").write_text("\n".join(rows))
+    source = SequenceSource(info=info, files=files, annotations=read_annotations(tmp_path / "gt.txt", info))
+    write_store(tmp_path / "lmdb", [source])
+    counts = {}
+    for share in (0.0, 0.5, 1.0):
+        data = dataset(FrameStore(tmp_path / "lmdb"), config, crowd_share=share, stride_max=1)
+        data.transform = lambda sample, rng: sample
+        counts[share] = [[len(people.ids) for people in data[0, i, 2].objects] for i in range(40)]
+        assert all(a == b for a, b in counts[share]), "a guest walks along"
+    assert counts[0.0] == [[1, 1]] * 40
+    assert 5 < sum(count == [2, 2] for count in counts[0.5]) < 25
+    assert sum(count == [2, 2] for count in counts[1.0]) > 25  # the others drew the same place
+    draws = [data.another_time(np.random.default_rng(i), "V", [5, 3]) for i in range(60)]
+    assert {tuple(frames) for frames in draws} == {(first, first + 2) for first in range(1, 5)}
+
+
 def test_a_clip_of_one_frame_is_its_still(tmp_path: Path, config: Config) -> None:
     data = dataset(write_stills(tmp_path), config, still_share=1.0)
     assert data[0, 0, 1].images[0].shape == (24, 40, 3)

@@ -23,10 +23,12 @@ from motrlab.data.transforms import (
     SeqToTensor,
     Transform,
 )
+from motrlab.errors import UserError
 from motrlab.viz.clips import (
     apply_each,
     clip_sheet,
     colourful_crop,
+    crowd_sheet,
     network_input_to_bgr,
     sample_sheet,
     sample_table,
@@ -158,3 +160,29 @@ def test_a_pseudo_clip_is_shown_beside_its_still(tmp_path: Path) -> None:
         for column in range(1, 4):
             cell = sheet[row * (height + 6) + 18 :][:96, column * 166 :][:, :160]
             assert (cell == colour).all(-1).any(), "somebody is in the view"
+
+
+def test_a_crowd_is_shown_beside_both_times(tmp_path: Path) -> None:
+    files = tuple(tmp_path / f"{frame}.png" for frame in (1, 2))
+    for file, left in zip(files, (8, 56), strict=True):
+        image = np.full((60, 80, 3), 90, np.uint8)
+        image[:, 40] = 255
+        image[15:45, left : left + 16] = (left, 0, 200)
+        cv2.imwrite(str(file), image)
+    rows = "1,3,8,15,16,30,1,1,1\n2,4,56,15,16,30,1,1,1\n"
+    config, train = tiny(), tiny().train
+    for name, text in (("walks", rows), ("nobody", "")):
+        info = SequenceInfo(name="V", num_frames=2, width=80, height=60, frame_rate=1.0)
+        (tmp_path / "gt.txt").write_text(text)
+        source = SequenceSource(info=info, files=files, annotations=read_annotations(tmp_path / "gt.txt", info))
+        write_store(tmp_path / name, [source])
+    sheet = crowd_sheet(ClipDataset(FrameStore(tmp_path / "walks"), train, config.model, 0), 1, width=160)
+    assert sheet.shape == (120 + 18, 3 * 160 + 2 * 6, 3)
+    shown = [
+        [left for left in (8, 56) if abs(cell[18 + 60, 2 * (left + 8)].astype(int) - (left, 0, 200)).max() < 3]
+        for cell in (sheet[:, :160], sheet[:, 166:], sheet[:, 332:])
+    ]
+    assert sorted(shown[0] + shown[1]) == [8, 56], "one of them at each time"
+    assert shown[2] == [8, 56]
+    with pytest.raises(UserError, match="no video whose camera is at rest"):
+        crowd_sheet(ClipDataset(FrameStore(tmp_path / "nobody"), train, config.model, 0))
