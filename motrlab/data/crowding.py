@@ -99,13 +99,13 @@ def _joined(image: Image, people: FrameObjects, second: Image, guests: FrameObje
 
 def _together(people: FrameObjects, guests: FrameObjects) -> FrameObjects:
     """Both, each behind those of the other who are nearer."""
-    visibility = [_left(a, b) for a, b in ((people, guests), (guests, people))]
+    visibility = [_seen_behind(a, b) for a, b in ((people, guests), (guests, people))]
     pairs = zip((people.boxes, people.ids, people.kinds), (guests.boxes, guests.ids, guests.kinds), strict=True)
     boxes, ids, kinds = (np.concatenate(pair) for pair in pairs)
     return FrameObjects(boxes, ids, np.concatenate(visibility), kinds)
 
 
-def _left(people: FrameObjects, others: FrameObjects) -> NDArray[np.float32]:
+def _seen_behind(people: FrameObjects, others: FrameObjects) -> NDArray[np.float32]:
     """Visibility of people behind those of `others` whose feet are lower."""
     corners, front = box_cxcywh_to_xyxy(people.boxes), box_cxcywh_to_xyxy(others.boxes)
     size = corners[:, 2:] - corners[:, :2]

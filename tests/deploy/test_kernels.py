@@ -246,13 +246,13 @@ def test_products_of_activations(terms: int, values: str, zero_point: int, weigh
         xp.quantise(graph.input("y", y.shape)),
     )
     seen = graph.input("mask", (1, 1, 1, terms))  # says to the plain form how many keys there are
-    product = xp.weighted if zero_point == 0 else xp.matmul
-    if zero_point == 0:
-        xp.depth = 16
-        found = graph.cat(list(product(*operands)), 2)
-    else:
-        found = product(*operands, factor)
     expected = (x @ y).astype(np.float32) * factor
+    if zero_point == 0:
+        xp.tokens = terms
+        found = graph.cat(list(xp.weighted(*operands)), 2)  # and 127 times the sum of shares
+        expected = np.concatenate((expected, (127 * x.sum(2, keepdims=True)).astype(np.float32)), 2)
+    else:
+        found = xp.matmul(*operands, factor)
     inputs = {"x": x, "y": y, "mask": np.ones((1, 1, 1, terms))}
     hidden = graph.op("ReduceMax", xp.const(1.0) - seen, graph.shape(-1), keepdims=1)
     check(graph, found + hidden.reshape(1, 1, 1), inputs, expected, weight_bits, tmp_path)

@@ -742,9 +742,8 @@ def test_attention_as_a_graph(levels: int, keys: int, tmp_path: Path) -> None:
     bias[:, ::3] = np.rint(bias[:, ::3]) + 0.5
     factors = (f32(1 / 64), f32(1.7), levels)
     graph = Graph()
-    graph.xp.depth = depth
-    ones = np.full((heads, keys, 1), f.ONE)
-    operands = [graph.bytes(n, x) for n, x in (("q", q), ("k", k), ("v", np.concatenate((v, ones), 2)))]
+    graph.xp.tokens = keys
+    operands = [graph.bytes(n, x) for n, x in (("q", q), ("k", k), ("v", v))]
     flat = graph.real("mask", seen).reshape(1, 1, keys)
     masked = (graph.xp.const(1.0) - flat) * graph.xp.const(f.HIDDEN)
     steps = f.attention(graph.xp, *operands, masked, graph.real("overlap", bias), *factors)

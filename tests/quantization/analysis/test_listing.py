@@ -58,7 +58,7 @@ def test_weights(quantised: QuantizedMotr, base_inputs: tuple[torch.Tensor, ...]
         layer = product(quantised.model, key)
         assert tensor.reach == pytest.approx(float(layer.weight.abs().max()))
         assert (tensor.observer, tensor.group) == ("per channel", None)
-        integers = quantised.net._known.get((id(layer),))  # those that the base graph has just used
+        integers = quantised.net._known.get(id(layer))  # those that the base graph has just used
         if integers is not None and tensor.scale > 0:  # weights that are all zero have the scale of their bias
             assert tensor.scale == pytest.approx(float(integers.scale.max()))
             checked += 1
