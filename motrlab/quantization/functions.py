@@ -26,7 +26,7 @@ EXACT = 2**24  # sums below are exact in float32
 FRACTION = 4096  # factors of a sum are multiples of 1/4096
 LOGIT = 16.0  # attention logits, and those of sampling weights, are on a grid of 1/16
 HIDDEN = -16384.0  # added to logits that must not be seen
-ONE = 127  # the column of ones beside the values of an attention
+ONE = 127  # sums of shares come times this: the largest signed byte
 # Sampling positions, from -1 to 1 over a map, are multiples of 1/256 in x and of 1/128 in y.
 POSITION = np.array([2**8, 2**7], np.float32)
 SAMPLE = 2**8  # where more than two samples are summed, they are rounded to multiples of 1/256 first
