@@ -53,21 +53,24 @@ def _guests(sample: ClipSample, other: ClipSample) -> list[FrameObjects]:
 
 def _same_view(sample: ClipSample, other: ClipSample) -> bool:
     """Whether both clips show one background, in one light, from their first frames to their last."""
-    first, *rest = ((clip.images[i], clip.objects[i]) for clip in (sample, other) for i in (0, -1))
+    first, *rest = ((_small(clip.images[i]), clip.objects[i]) for clip in (sample, other) for i in (0, -1))
     return all(_change(*first, *each) < _AT_REST for each in rest)
 
 
-def _change(image: Image, people: FrameObjects, second: Image, others: FrameObjects) -> float:
-    """Mean difference of two pictures outside all boxes, as a share of what a shift by 1/64 of the height makes."""
+def _small(image: Image) -> NDArray[np.int16]:
     size = max(2, round(_ROWS * image.shape[1] / image.shape[0])), _ROWS
-    small, moved = (cv2.resize(x, size, interpolation=cv2.INTER_AREA).astype(np.int16) for x in (image, second))
-    free = np.ones(small.shape[:2], bool)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.int16)
+
+
+def _change(view: NDArray[np.int16], people: FrameObjects, second: NDArray[np.int16], others: FrameObjects) -> float:
+    """Mean difference of two small pictures outside all boxes, as a share of what a shift by one pixel makes."""
+    free = np.ones(view.shape[:2], bool)
     free[:, -1] = False
     for x0, y0, x1, y1 in np.concatenate([_corners(objects, *free.shape) for objects in (people, others)]):
         free[max(0, y0 - 1) : y1 + 1, max(0, x0 - 1) : x1 + 1] = False
     if not free.any():
         return np.inf
-    change, shift = (np.abs(small - x)[free].mean() for x in (moved, np.roll(small, -1, 1)))
+    change, shift = (np.abs(view - x)[free].mean() for x in (second, np.roll(view, -1, 1)))
     return float(change / max(shift, 1e-6))
 
 
@@ -92,8 +95,8 @@ def _joined(image: Image, people: FrameObjects, second: Image, guests: FrameObje
             continue
         source = image if index < len(people.ids) else second
         across, down = (np.linspace(-1, 1, n, dtype=np.float32) ** 4 for n in (x1 - x0, y1 - y0))
-        oval = down[:, None] + across[None] <= 1
-        found[y0:y1, x0:x1][oval] = source[y0:y1, x0:x1][oval]
+        oval = (down[:, None] + across[None] <= 1).astype(np.uint8)
+        cv2.copyTo(source[y0:y1, x0:x1], oval, found[y0:y1, x0:x1])
     return found
 
 

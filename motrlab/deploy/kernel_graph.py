@@ -216,8 +216,8 @@ class KernelOperations(OnnxOperations):
         query, key, value_of = (part.value.reshape(tokens, heads, depth) for part in parts)
         self.xp.tokens = tokens
         factors = self.grids.attention_factors(attention, [part.scale for part in parts], spec)
-        operands = (query.transpose(1, 0, 2), key.transpose(1, 2, 0), value_of.transpose(1, 0, 2))
-        mixed = functions.attention(self.xp, *operands, *bias, *factors, self.grids.scheme.levels)
+        operands: list[Any] = [query.transpose(1, 0, 2), key.transpose(1, 2, 0), value_of.transpose(1, 0, 2), *bias]
+        mixed = functions.attention(self.xp, *operands, *factors, self.grids.scheme.levels)
         steps = self.xp.quantise(mixed).transpose(1, 0, 2)
         return self._node(spec, steps.reshape(1, *query_key.shape[2:], heads * depth), query_key.shape)
 
