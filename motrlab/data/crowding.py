@@ -64,9 +64,10 @@ def _small(image: Image) -> NDArray[np.int16]:
 
 def _change(view: NDArray[np.int16], people: FrameObjects, second: NDArray[np.int16], others: FrameObjects) -> float:
     """Mean difference of two small pictures outside all boxes, as a share of what a shift by one pixel makes."""
-    free = np.ones(view.shape[:2], bool)
+    height, width = view.shape[:2]
+    free = np.ones((height, width), bool)
     free[:, -1] = False
-    for x0, y0, x1, y1 in np.concatenate([_corners(objects, *free.shape) for objects in (people, others)]):
+    for x0, y0, x1, y1 in np.concatenate([_corners(objects, height, width) for objects in (people, others)]):
         free[max(0, y0 - 1) : y1 + 1, max(0, x0 - 1) : x1 + 1] = False
     if not free.any():
         return np.inf

@@ -216,8 +216,9 @@ class KernelOperations(OnnxOperations):
         query, key, value_of = (part.value.reshape(tokens, heads, depth) for part in parts)
         self.xp.tokens = tokens
         factors = self.grids.attention_factors(attention, [part.scale for part in parts], spec)
-        operands: list[Any] = [query.transpose(1, 0, 2), key.transpose(1, 2, 0), value_of.transpose(1, 0, 2), *bias]
-        mixed = functions.attention(self.xp, *operands, *factors, self.grids.scheme.levels)
+        moved = (query.transpose(1, 0, 2), key.transpose(1, 2, 0), value_of.transpose(1, 0, 2))
+        operands: list[Any] = [*moved, *bias, *factors, self.grids.scheme.levels]
+        mixed = functions.attention(self.xp, *operands)
         steps = self.xp.quantise(mixed).transpose(1, 0, 2)
         return self._node(spec, steps.reshape(1, *query_key.shape[2:], heads * depth), query_key.shape)
 
