@@ -100,12 +100,5 @@ class TrainConfig:
         check(self.muon_lr_factor > 0, f"train: muon_lr_factor must be positive, not {self.muon_lr_factor}")
         check(self.freeze_bn or not self.checkpoint_frames, "train: checkpoint_frames needs freeze_bn")
         check(self.freeze_bn or not self.frozen_stages, "train: frozen_stages needs freeze_bn: statistics change")
-        odds = (
-            "drop_probability",
-            "false_positive_ratio",
-            "clone_probability",
-            "reverse_probability",
-            "still_share",
-            "crowd_share",
-        )
-        check_fractions(self, "train", *odds)
+        odds = ("drop_probability", "false_positive_ratio", "clone_probability", "reverse_probability")
+        check_fractions(self, "train", *odds, "still_share", "crowd_share")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from motrlab.boxes import box_cxcywh_to_xyxy, box_iou
 from motrlab.data.pictures import Image
-from motrlab.data.transforms import ClipSample, FrameObjects
+from motrlab.data.transforms import ClipSample, FrameObjects, joined, next_id
 
 _ROWS = 64  # of the small pictures by which two views are compared
 _AT_REST = 0.5  # of the change that one of their pixels to the side would bring
@@ -42,7 +42,7 @@ def _guests(sample: ClipSample, other: ClipSample) -> list[FrameObjects]:
         same, which = np.nonzero(people.ids[:, None] == others.ids[None])
         near = box_iou(box_cxcywh_to_xyxy(people.boxes[same]), box_cxcywh_to_xyxy(others.boxes[which])) > _SAME_PLACE
         here.update(others.ids[which[near]].tolist())
-    first = 1 + max(int(people.ids.max(initial=0)) for people in sample.objects)
+    first = next_id(sample)
     found = []
     for people in other.objects:
         keep = ~np.isin(people.ids, list(here))
@@ -103,10 +103,8 @@ def _joined(image: Image, people: FrameObjects, second: Image, guests: FrameObje
 
 def _together(people: FrameObjects, guests: FrameObjects) -> FrameObjects:
     """Both, each behind those of the other who are nearer."""
-    visibility = [_seen_behind(a, b) for a, b in ((people, guests), (guests, people))]
-    pairs = zip((people.boxes, people.ids, people.kinds), (guests.boxes, guests.ids, guests.kinds), strict=True)
-    boxes, ids, kinds = (np.concatenate(pair) for pair in pairs)
-    return FrameObjects(boxes, ids, np.concatenate(visibility), kinds)
+    behind = ((people, guests), (guests, people))
+    return joined(*(replace(own, visibility=_seen_behind(own, others)) for own, others in behind))
 
 
 def _seen_behind(people: FrameObjects, others: FrameObjects) -> NDArray[np.float32]:

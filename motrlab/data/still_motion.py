@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from motrlab.boxes import box_cxcywh_to_xyxy
 from motrlab.data.pictures import Image
 from motrlab.data.preprocess import resize_image
-from motrlab.data.transforms import ClipSample, FrameObjects, area_between, seen_in_view
+from motrlab.data.transforms import ClipSample, FrameObjects, area_between, joined, next_id, seen_in_view
 
 _CLEAR, _FREE = 0.9, 0.05  # who is pasted is that visible; no more of the cut-out belongs to anybody else's box
 _LEAST_PX = 16  # height of a cut-out
@@ -61,7 +61,7 @@ class SeqStillMotion:
             views.append(((width / wide, height / high), (-left / wide, -top / high)))
         objects = [seen_in_view(people, *view) for people, view in zip(sample.objects, views, strict=True)]
         moved = replace(sample, images=images, objects=objects)
-        first_id = max((people.ids.max() for people in sample.objects if len(people.ids)), default=0) + 1
+        first_id = next_id(sample)
         for new_id in range(first_id, first_id + int(rng.integers(self.occluders + 1))):
             occluder = self._occluder(rng, sample, moved)
             if occluder is not None:
@@ -160,12 +160,8 @@ def _occlude(sample: ClipSample, occluder: _Occluder, new_id: int) -> ClipSample
             hidden = _hidden(people.boxes, box, round=occluder.round)
             people = replace(people, visibility=(people.visibility * (1 - hidden)).astype(np.float32))
         if seen[t] > 0:
-            people = FrameObjects(
-                np.concatenate([people.boxes, box[None]]),
-                np.append(people.ids, new_id),
-                np.append(people.visibility, seen[t]),
-                np.append(people.kinds, occluder.kind),
-            )
+            kind, somebody = np.array([occluder.kind]), np.array([new_id])
+            people = joined(people, FrameObjects(box[None], somebody, seen[t : t + 1], kind))
         objects.append(people)
     return replace(sample, objects=objects)
 

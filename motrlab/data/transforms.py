@@ -64,6 +64,17 @@ class ClipSample:
 Transform = Callable[[ClipSample, np.random.Generator], ClipSample]
 
 
+def joined(first: FrameObjects, second: FrameObjects) -> FrameObjects:
+    """The people of both."""
+    pairs = ((getattr(first, name), getattr(second, name)) for name in ("boxes", "ids", "visibility", "kinds"))
+    return FrameObjects(*map(np.concatenate, pairs))
+
+
+def next_id(sample: ClipSample) -> int:
+    """An id that nobody in the clip has, nor any above it."""
+    return 1 + max((int(people.ids.max(initial=0)) for people in sample.objects), default=0)
+
+
 def change_view(sample: ClipSample, scale: tuple[float, float], offset: tuple[float, float]) -> ClipSample:
     """The people of every frame as `seen_in_view` sees them."""
     return replace(sample, objects=[seen_in_view(old, scale, offset) for old in sample.objects])

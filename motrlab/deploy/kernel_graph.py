@@ -186,7 +186,7 @@ class KernelOperations(OnnxOperations):
 
     def values(self, attentions: Sequence[DeformableAttention], memory: Node) -> list[Node]:
         """Float `[1, C, H, W]` each, in steps."""
-        nodes = [self.linear(attention.value, memory) for attention in attentions]
+        nodes = super().values(attentions, memory)
         return [replace(node, value=self.xp.dequantise(node.value.transpose(0, 3, 1, 2))) for node in nodes]
 
     def add(self, owner: nn.Module | str, x: Node, y: Node) -> Node:
