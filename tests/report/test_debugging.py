@@ -13,6 +13,7 @@ import pytest
 
 from motrlab.quantization.analysis.debugging import BINS, TensorValues
 from motrlab.quantization.analysis.layers import SplitRow, write_csv
+from motrlab.report import latency
 from motrlab.report.blocks import Drawing, Explorer, Source
 from motrlab.report.debugging import section, split_tables, thinned, values_drawing
 from motrlab.report.html import QUANTIZATION
@@ -61,6 +62,19 @@ def test_section(compared: Run) -> None:
     (explorer,) = [block for block in found.blocks if isinstance(block, Explorer)]
     assert [entry["name"] for entry in explorer.entries][-1] == "qim ffn.<expand> (weights)"
     assert "<" not in explorer.json
+
+
+@pytest.mark.parametrize("page", [latency.PAGE, QUANTIZATION], ids=["latency", "quantization"])
+def test_both_pages_have_the_whole_section(page: Any, compared: Run) -> None:
+    """With the script that draws whichever tensor is chosen."""
+    text = page_html(page, Source(compared))
+    _, _, own = text.partition('<h2 id="accuracy-by-layer">')
+    own, _, _ = own.partition("<h2")
+    assert all(title in own for title in ("What the tracker gets", "The worst tensors"))
+    assert own.count("<svg") == 1 + 2 * 3  # the dots; a histogram and the channels of each of the worst
+    assert "encoder.0.norm1" in own
+    assert "<select" in own
+    assert "<script>" in text
 
 
 def test_exact_tensors_are_no_worst_ones() -> None:
