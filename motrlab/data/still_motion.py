@@ -37,7 +37,7 @@ class _Occluder:
 @dataclass(frozen=True)
 class SeqStillMotion:
     """A clip of one picture, repeated, → the same seen by a moving camera, `height` × `width` px (what the network's
-    sides are in proportion to).
+    sides are in proportion to), or as large as the largest view in the picture if that is smaller.
 
     The view has 45 to 100 % of the largest one of that shape, and stays inside the picture. It moves by at most `pan`
     of itself a frame each way and grows or shrinks by at most `e^zoom`, smoothly, and trembles with a standard
@@ -54,6 +54,10 @@ class SeqStillMotion:
     occluders: int = 2
 
     def __call__(self, sample: ClipSample, rng: np.random.Generator) -> ClipSample:
+        high, wide = sample.images[0].shape[:2]
+        if (scale := min(high / self.height, wide / self.width)) < 1:  # whoever resizes next enlarges the view
+            smaller = replace(self, height=max(1, round(self.height * scale)), width=max(1, round(self.width * scale)))
+            return smaller(sample, rng)
         images, views = [], []
         for image, (left, top, right, bottom) in zip(sample.images, self._windows(rng, sample), strict=True):
             images.append(resize_image(image[top:bottom, left:right], self.height, self.width))

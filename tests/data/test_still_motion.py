@@ -114,6 +114,15 @@ def test_the_proportions_of_an_upright_still_are_kept() -> None:
     assert width / height == pytest.approx(40 / 60, rel=0.03)
 
 
+def test_nothing_is_enlarged_beyond_the_largest_view() -> None:
+    """The picture is 320×200: more pixels than its view of 16:9 has would only cost time."""
+    small, large = (SeqStillMotion(h, w)(still(), np.random.default_rng(5)) for h, w in ((180, 320), (720, 1280)))
+    for one, other, boxes, others in zip(small.images, large.images, small.objects, large.objects, strict=True):
+        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(boxes.boxes, others.boxes)
+    assert small.images[0].shape == (180, 320, 3)
+
+
 def test_things_pass_in_front_of_people() -> None:
     """With the same camera: what differs is what is in front, and whom it hides."""
     pasted = patches = hidden = 0
