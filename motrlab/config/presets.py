@@ -114,7 +114,7 @@ def mot17_small() -> Config:
         backbone_lr_factor=0.2, checkpoint_every=50, crowd_share=0.5, track_min_visibility=0.1,
     )  # fmt: skip
     # Chosen on train halves (docs/LOG.md).
-    tracker = replace(base.tracker, max_misses=10, coast_written=0, velocity_gain=0.3)
+    tracker = replace(base.tracker, max_misses=10, coast_written=0, velocity_gain=0.3, output_score=0.4)
     budgets = replace(base.budgets, megabytes=4.0)
     return replace(base, preset="mot17_small", model=model, tracker=tracker, train=train, budgets=budgets)
 
