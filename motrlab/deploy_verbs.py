@@ -96,6 +96,8 @@ def _targets(options: argparse.Namespace) -> None:
 
         if options.describe_host.suffix != ".json":  # what `--target` knows a file by
             raise UserError(f"{options.describe_host}: give a name that ends in .json")
+        if options.describe_host.exists() and not load_target(str(options.describe_host)).kernels:
+            raise UserError(f"{options.describe_host}: exists and describes no host; give another name")
         with writing(options.describe_host):  # before a minute of measuring
             options.describe_host.parent.mkdir(parents=True, exist_ok=True)
         print(format_target(describe_host(options.describe_host)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from motrlab.__main__ import main
+from motrlab.deploy.target import FOLDER
 
 VERBS = {
     "check": ["--target", "horizon-j6m"],
@@ -52,6 +54,7 @@ def test_help_says_so(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["check", "--preset", "smoke", "--stage", "qat", "--target", "horizon-j6m"], "check: --stage is of a run"),
         (["targets", "--describe-host", "host"], "host: give a name that ends in .json"),
         (["targets", "--describe-host", "file/host.json"], "file/host.json: "),  # before a minute of measuring
+        (["targets", "--describe-host", "mine.json"], "mine.json: exists and describes no host; give another name"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -61,6 +64,7 @@ def test_mistakes_are_one_line(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
+    shutil.copy(FOLDER / "horizon-j6m.json", "mine.json")
     assert main(arguments) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"motrlab: {message}")
