@@ -120,7 +120,7 @@ def mot17_small() -> Config:
 
 
 def mot17_long() -> Config:
-    """`mot17_small` at 320×576: three times the steps (an hour and a half), clips of up to six frames, still images."""
+    """`mot17_small` at 320×576: three times the steps (about an hour), clips of up to six frames, still images."""
     base = mot17_small()
     model = replace(base.model, height=320, width=576)
     train = replace(

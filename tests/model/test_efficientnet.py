@@ -49,7 +49,7 @@ def test_blocks(name: str) -> None:
 
 PRESETS = {
     "mot17": (mot17().model, 384, 32),
-    "mot17_small": (mot17_small().model, 112, 8),
+    "mot17_small": (mot17_small().model, 96, 8),
     "street": (street().model, 96, 8),
     "tiny": (tiny().model, 32, 8),
 }

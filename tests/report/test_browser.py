@@ -21,7 +21,7 @@ from motrlab.run import Run
 # What Chromium asks of its maker, whatever page it shows.
 BROWSERS_OWN = (
     b"update.googleapis.com", b"accounts.google.com", b"clients2.google.com", b"android.clients.google.com",
-    b"optimizationguide-pa.googleapis.com", b"content-autofill.googleapis.com",
+    b"optimizationguide-pa.googleapis.com", b"content-autofill.googleapis.com", b"www.google.com",
 )  # fmt: skip
 pytestmark = pytest.mark.browser
 SORTED = """<pre id="found"></pre><script>
