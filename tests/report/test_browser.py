@@ -102,6 +102,7 @@ def test_no_page_asks_the_network_for_anything(report: Path, chromium: str, tmp_
     with listener() as (port, heard):
         for page in pages:
             assert "</html>" in dump(chromium, report / page, tmp_path, port)
+            assert not any(host in (report / page).read_bytes() for host in BROWSERS_OWN)  # or we would not notice
     asked = [request for request in heard if request]  # the browser also ends with a connection open, and nothing said
     assert [request for request in asked if not any(host in request for host in BROWSERS_OWN)] == []
 

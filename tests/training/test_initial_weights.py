@@ -179,7 +179,7 @@ def test_weights_of_which_nothing_fits_are_refused(tmp_path: Path, config: Confi
 def test_missing_sources_say_what_to_do(home: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     with pytest.raises(
-        UserError, match=r"no such file; give one of street, ssd-mobilenet-v2, efficientnet-lite0, .*, or a"
+        UserError, match=r"no such file; give one of street, ssd-mobilenet-v2, efficientnet-lite0, .*, or a path"
     ):
         source_file("resnet50")
     with pytest.raises(
@@ -207,9 +207,10 @@ def test_training_values_are_checked() -> None:
 def test_mot17_small_starts_from_mobilenet() -> None:
     config = mot17_small()
     try:
-        model, report = initial_model(config)
+        source_file(config.train.init)
     except UserError as error:
         pytest.skip(f"{error}: no weights to start from here")
+    model, report = initial_model(config)
     assert report is not None
     backbone = {n for n in model.state_dict() if n.startswith(("base.backbone.stem.", "base.backbone.stages."))}
     assert set(report.matched) == {name for name in backbone if not name.endswith("num_batches_tracked")}
