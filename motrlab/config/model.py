@@ -67,6 +67,11 @@ class ModelConfig:
         check(multiple, f"d_model ({self.d_model}) must be a multiple of twice num_heads, and of 4")
         sizes = ("encoder_layers", "decoder_layers", "encoder_points", "decoder_points", "height", "width")
         check_at_least(self, "model", 1, "num_detect", "num_track", "num_classes", *sizes)
+        # Of the integer form: sums that float32 and int32 hold, weights of samples that are not all 0.
+        head, points = self.d_model // self.num_heads, max(self.encoder_points, self.decoder_points)
+        check(head <= 1024, f"d_model / num_heads must be at most 1024, not {head}")
+        check(points <= 32, f"encoder_points and decoder_points must be at most 32, not {points}")
+        check(self.num_slots <= 2**16, f"num_detect + num_track must be at most 65536, not {self.num_slots}")
         for name in ("num_detect", "num_track"):
             slots = getattr(self, name)
             check(slots % self.slot_columns == 0, f"{name} ({slots}) must be a multiple of {self.slot_columns}")

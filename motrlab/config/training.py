@@ -82,6 +82,8 @@ class TrainConfig:
     late_entrant_clips: int = 96  # of the test halves, for the late-entrant check
 
     def __post_init__(self) -> None:
+        whole = all(isinstance(length, int) and length > 0 for length in self.clip_frames)
+        check(whole, f"train: clip_frames must be whole numbers from 1 on, not {self.clip_frames}")
         check(len(self.clip_milestones) == len(self.clip_frames) - 1, "train: one milestone between clip lengths")
         epochs = (0.0, *self.clip_epochs)
         check(len(epochs) in (1, len(self.clip_frames)), "train: one of clip_epochs between clip lengths, or none")

@@ -119,9 +119,9 @@ class ClipDataset(Dataset[ClipSample]):
     def __getitem__(self, key: ClipKey) -> ClipSample:
         step, index, num_frames = key
         rng = np.random.default_rng((self.seed, step, index))
-        name, frames = self.draw_frames(rng, num_frames)
+        name, frames, still = self.draw_frames(rng, num_frames)
         sample = self.load(name, frames)
-        if frames[0] in frames[1:]:
+        if still:
             sample = self.still_motion(sample, rng)
         elif self.config.crowd_share and rng.random() < self.config.crowd_share:
             sample = crowded(sample, self.load(name, self.another_time(rng, name, frames)))
@@ -139,14 +139,18 @@ class ClipDataset(Dataset[ClipSample]):
             raise UserError(f"{self.store.path}: clips of {num_frames} frames, but {longest}")
         return np.where(lengths < num_frames, 0, lengths)
 
-    def draw_frames(self, rng: np.random.Generator, num_frames: int) -> tuple[str, list[int]]:
-        """A sequence's name and `num_frames` of its frames, of a pseudo-clip all the same one.
+    def draw_frames(self, rng: np.random.Generator, num_frames: int) -> tuple[str, list[int], bool]:
+        """A sequence's name, `num_frames` of its frames, and whether they are to be a pseudo-clip: all are one still.
 
         Raises UserError when every video is shorter.
         """
         if self.config.still_share and rng.random() < self.config.still_share:
             name, frame = self.draw_still(rng)
-            return name, [frame] * num_frames
+            return name, [frame] * num_frames, True
+        return *self.draw_video(rng, num_frames), False
+
+    def draw_video(self, rng: np.random.Generator, num_frames: int) -> tuple[str, list[int]]:
+        """The same of videos alone."""
         lengths = self.lengths(num_frames)
         info = self.store.sequences[rng.choice(len(lengths), p=lengths / lengths.sum())]
         stride = int(rng.integers(1, self.config.stride_max + 1))

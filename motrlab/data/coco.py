@@ -2,13 +2,14 @@
 
 In COCO-video an image has `video_id` and `frame_id`, an annotation a track id. Frames of a video are ordered by
 `frame_id` (from 0 or 1, gaps are closed). A track id is `instance_id` or `track_id`;
-`bbox` is `[left, top, width, height]` in pixels; `iscrowd` or `ignore` 1 gives flag 0; `visibility`, where there is
-one, is taken. Without `videos` and `video_id` the file is plain COCO: still images, every box an id of its own.
+`bbox` is `[left, top, width, height]` in pixels of a picture of `width` and `height`, where those are said, the file's
+own; `iscrowd` or `ignore` 1 gives flag 0; `visibility`, where there is one, is taken. Without `videos` and `video_id` the file is plain COCO: still images, every box an id of its own.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +72,15 @@ class _Reader:
     def stills(self) -> LabelledVideo:
         """All images, in the order of the file, as the frames of one sequence."""
         images = self._table("images")
-        names = {key: str(item.get("name", "")) for key, item in self._table("categories").items()}
+        names = self._names()
         labels = with_area(self._labels({0: list(images)}, names, stills=True)[0], self.source)
         return LabelledVideo(
             name=safe_name(self.source.stem), frame_rate=1.0, images=[self._path(image) for image in images.values()],
-            annotations=check_labels(labels, len(images)), names=names, stills=True,
+            annotations=check_labels(labels, len(images)), names=names, stills=True, sizes=self._sizes(images.values()),
         )  # fmt: skip
 
     def videos(self) -> list[LabelledVideo]:
-        videos, images = self._table("videos"), self._table("images")
-        names = {key: str(item.get("name", "")) for key, item in self._table("categories").items()}
+        videos, images, names = self._table("videos"), self._table("images"), self._names()
         frames = self._frames(videos, images)
         labels = self._labels(frames, names)
         found: dict[str, LabelledVideo] = {}
@@ -96,10 +96,15 @@ class _Reader:
                 images=[self._path(images[image]) for image in frames[key]],
                 annotations=check_labels(labels[key], len(frames[key])),
                 names=names,
+                sizes=self._sizes(images[image] for image in frames[key]),
             )
         if not found:
             raise self._error("no videos in it")
         return list(found.values())
+
+    def _names(self) -> dict[int, str]:
+        """Of the categories; "" where one has none."""
+        return {key: str(item.get("name") or "") for key, item in self._table("categories").items()}
 
     def _table(self, kind: str) -> dict[int, _Item]:
         """The items of a list, by id."""
@@ -136,6 +141,10 @@ class _Reader:
             raise self._error(f"image {image['id']}: {name!r} lies outside {self.folder}; see --images")
         return self.folder / name
 
+    def _sizes(self, images: Iterable[_Item]) -> dict[Path, tuple[Any, Any]]:
+        """Of the images that say theirs."""
+        return {self._path(i): (i["width"], i["height"]) for i in images if {"width", "height"} <= i.keys()}
+
     def _frames(self, videos: dict[int, _Item], images: dict[int, _Item]) -> dict[int, list[int]]:
         """Image ids of each video, in the order of the frames."""
         frames: dict[int, dict[int, int]] = {key: {} for key in videos}
@@ -152,7 +161,10 @@ class _Reader:
         field = "instance_id" if "instance_id" in item else "track_id"
         if item.get(field) is None:
             raise self._error(f"{what}: no track_id or instance_id; tracking needs identities")
-        return self._whole(item, field, what)
+        track = self._whole(item, field, what)
+        if track < 0:
+            raise self._error(f"{what}: {field} {track}; a person's is 0 or more")
+        return track
 
     def _labels(
         self, frames: dict[int, list[int]], names: dict[int, str], *, stills: bool = False

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,8 @@ class LabelledVideo:
     """`images[i]` is frame `i + 1`; annotations and detections count frames the same way.
 
     Of `stills` the frames are single images, of any size, and every box is somebody else's. `names` are those of the
-    class numbers in `annotations`; a number that is not among them is its own name.
+    class numbers in `annotations`; a number that is not among them is its own name. `sizes`: width and height that labels
+    say of images.
     """
 
     name: str
@@ -93,6 +94,7 @@ class LabelledVideo:
     names: Mapping[int, str]
     detections: Detections | None = None
     stills: bool = False
+    sizes: Mapping[Image, tuple[int, int]] = field(default_factory=dict)
 
     def label(self, number: int) -> str:
         """What a class is called."""
@@ -174,11 +176,15 @@ def _extension(image: Image) -> str:
 def write_video(video: LabelledVideo, destination: Path, tracked: Classes = PEOPLE) -> SequenceInfo:
     """Write `destination/NAME/{img1, gt/gt.txt, det/det.txt, seqinfo.ini}` and return its info.
 
-    Raises UserError: a frame that is no whole JPEG or PNG file or, in a video, unlike the first in that or in size, a
-    folder in the way, a target that cannot be written.
+    Raises UserError: a frame that is no whole JPEG or PNG file, has another size than its labels say or, in a video,
+    is unlike the first in that or in size, a folder in the way, a target that cannot be written.
     """
     path = destination / video.name
     sizes = [read_size(image, advice=_ADVICE) for image in video.images]
+    for image, size in zip(video.images, sizes, strict=True):
+        if (said := video.sizes.get(image, size)) != size:
+            told = "{}×{} pixels, but its labels are of {}×{}".format(*size, *said)
+            raise UserError(f"{image}: {told}; give the pictures that were labelled")
     kinds = [(_extension(image), *size) for image, size in zip(video.images, sizes, strict=True)]
     for image, kind in zip(video.images, kinds, strict=True):
         if kind != kinds[0] and not video.stills:

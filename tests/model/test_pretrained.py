@@ -346,6 +346,9 @@ def test_packages_of_no_use_are_refused_in_one_line(tmp_path: Path) -> None:
     tensors = graph_model(published("lite", SMALL, 8, squeeze=False), SMALL)
     good = write_package(tmp_path / "good.tgz", tensors)
     (tmp_path / "cut.tgz").write_bytes(good.read_bytes()[:-2000])
+    content = bytearray(good.read_bytes())
+    content[-6] ^= 1  # of the checksum: so much for one bit anywhere
+    (tmp_path / "bit.tgz").write_bytes(content)
     (tmp_path / "page.tgz").write_text("<html>")
     with tarfile.open(tmp_path / "empty.tgz", "w:gz"):
         pass
@@ -355,7 +358,7 @@ def test_packages_of_no_use_are_refused_in_one_line(tmp_path: Path) -> None:
     del part["FeatureExtractor/MobilenetV2/expanded_conv/project/BatchNorm/batchnorm/sub"]
     write_package(tmp_path / "part.tgz", part)
     for name, message in {
-        "cut": "damaged", "page": "damaged", "empty": "it holds no model.json", "int8": "is quantised",
+        "cut": "damaged", "bit": "damaged", "page": "damaged", "empty": "it holds no model.json", "int8": "is quantised",
         "other": "has no MobileNetV2", "part": "expanded_conv/project/BatchNorm/batchnorm/sub",
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=rf"^[^\n]*{name}.tgz: [^\n]*{message}[^\n]*$"):
