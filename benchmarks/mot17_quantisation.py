@@ -29,8 +29,8 @@ from motrlab.config.presets import load_preset
 from motrlab.data.clips import ClipBatch
 from motrlab.data.preprocess import input_bytes
 from motrlab.data.transforms import FrameObjects
-from motrlab.deploy.integer import integer_share
 from motrlab.deploy.kernel_graph import kernel_graphs
+from motrlab.deploy.kernel_layers import integer_share
 from motrlab.deploy.kernels import load_network
 from motrlab.deploy.onnx_graph import save_onnx
 from motrlab.deploy.perf import time_in_turn

@@ -20,8 +20,7 @@ import numpy as np
 import onnxruntime
 from scipy.optimize import lsq_linear
 
-from motrlab.deploy.integer import optimised_model
-from motrlab.deploy.kernel_layers import layers_of_optimised
+from motrlab.deploy.kernel_layers import layers_of_optimised, optimised_model
 from motrlab.deploy.kernels import exact_form
 from motrlab.deploy.layers import Layer
 from motrlab.deploy.microbench import KINDS, WARMERS, bench_model, random_inputs

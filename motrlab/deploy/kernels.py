@@ -71,6 +71,7 @@ def onnxruntime_session(
 
     By default all optimisations, `num_threads` threads within a node, one node at a time, quiet. Threads spin while a
     graph runs, and sleep between runs: each graph has a pool of its own, and those would spin against each other.
+    Pairs of int8 stay int8: ONNX Runtime 1.31 would make them uint8 on x86, and then refuses the graph that it made.
     """
     import onnxruntime
 
@@ -78,7 +79,8 @@ def onnxruntime_session(
     settings.intra_op_num_threads = num_threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3  # errors
-    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    for entry in ("session.force_spinning_stop", "session.qdqisint8allowed"):
+        settings.add_session_config_entry(entry, "1")
     for name, value in options.items():
         if "." in name:
             settings.add_session_config_entry(name, str(value))

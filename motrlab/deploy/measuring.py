@@ -14,7 +14,7 @@ from motrlab.data.street import street_names, street_scene
 from motrlab.data.street_render import Renderer
 from motrlab.deploy.artifact import read_tracker_description
 from motrlab.deploy.executed import ASSUMPTION, executed_memory
-from motrlab.deploy.integer import INTEGER_OPERATORS
+from motrlab.deploy.kernel_layers import INTEGER_OPERATORS
 from motrlab.deploy.layers import MOVES
 from motrlab.deploy.pacing import peak_memory, rate_limited, throughput
 from motrlab.deploy.perf import (

@@ -36,7 +36,7 @@ class PortableOperations(OnnxOperations):
         """A QuantizeLinear / DequantizeLinear pair, by default of signed 8-bit integers; nothing in float.
 
         Those are uint8 with zero point 128, unless the scheme is for chips that know signed ones only: ONNX Runtime
-        1.31 refuses int8 of its own making above its basic level, and OpenVINO 2026.4 computes nonsense of it.
+        1.31 wants an option for int8 (`kernels.onnxruntime_session`), and OpenVINO 2026.4 computes nonsense of it.
         """
         if self.grids is None:
             return x

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from motrlab.deploy.integer import INTEGER_OPERATORS, node_macs
+from motrlab.deploy.kernel_layers import INTEGER_OPERATORS, node_macs
 from motrlab.deploy.kernels import Array, exact_form, onnxruntime_session, openvino_model
 from motrlab.deploy.layers import Layer, TensorInfo
 from motrlab.deploy.onnx_graph import GraphBuilder

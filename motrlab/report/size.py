@@ -15,10 +15,11 @@ def section(source: Source) -> Section:
         source.metrics("fixed_point", "integer"),
         title="Share of the work in integer kernels",
         note="Products are the convolutions and matrix products of the graph as ONNX Runtime optimised it; other "
-        "operators are not among them. Nodes that touch float32 move, add or scale values that are exact in it.",
+        "operators are not among them.",
     )
+    by_name = float_nodes(source.metrics("fixed_point", "integer"))
     missing = ["calops"] * (calops is None) + ["the integer share"] * (integer is None)
-    return Section([calops, integer], missing)
+    return Section([calops, integer, by_name], missing)
 
 
 def graph_table(metrics: Mapping[str, Any], **fields: str) -> Table | None:
@@ -29,3 +30,15 @@ def graph_table(metrics: Mapping[str, Any], **fields: str) -> Table | None:
             if (value := number(metrics[f"{graph}.{name}"])) is not None:
                 found[title, words(name)] = value_text(name, value)
     return pivot(found, str, **fields)
+
+
+def float_nodes(metrics: Mapping[str, Any]) -> Table | None:
+    """Operators in rows, graphs in columns: how many nodes touch float32."""
+    told = {title: str(metrics.get(f"{graph}.float_nodes", "")) for graph, title in GRAPHS.items()}
+    pairs = ((item.rpartition(" "), title) for title, text in told.items() for item in text.split(", ") if item)
+    return pivot(
+        {(name, title): count for (name, _, count), title in pairs}, str,
+        title="Nodes that touch float32", corner="operator",
+        note="What they give is exact in float32: integers, sums of integers below 2²⁴, one operation that is rounded "
+        "once, or a value that a table turns into a grid's.",
+    )  # fmt: skip

@@ -30,7 +30,7 @@ def convert(run: Run) -> dict[str, Any]:
     Raises UserError where the run's scheme asks for what integer kernels lack.
     """
     from motrlab.deploy.conversion import save_artifact, save_float_graphs
-    from motrlab.deploy.integer import integer_share
+    from motrlab.deploy.kernel_layers import integer_share
     from motrlab.model.motr import folded_copy
     from motrlab.stages.models import load_float, load_quantized
 
@@ -43,7 +43,7 @@ def convert(run: Run) -> dict[str, Any]:
     export = save_float_graphs(run.path / "export" / "float", folded_copy(load_float(run)))
     metrics: dict[str, float | str] = {}
     for graph in ("base", "qim"):
-        share = integer_share(run.artifact / f"{graph}.ort.onnx")
+        share = integer_share(run.artifact / f"{graph}.ort.onnx", quantised.scheme.weight_bits)
         metrics |= {f"{graph}.integer_macs_share": share.macs_share, f"{graph}.integer_nodes_share": share.nodes_share}
         metrics |= {f"{graph}.num_products": len(share.products), f"{graph}.num_float_products": share.num_float}
         metrics |= {f"{graph}.num_nodes": share.num_nodes, f"{graph}.float_nodes_share": share.float_share}

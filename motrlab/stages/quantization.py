@@ -20,6 +20,7 @@ from motrlab.stages.accuracy import network_inputs
 from motrlab.stages.data import open_store
 from motrlab.stages.models import load_float, load_quantized
 from motrlab.stages.training import record_training
+from motrlab.training.checkpoint import load_tensors
 
 
 @exclusive
@@ -36,8 +37,8 @@ def calibrate(run: Run, *, num_frames: int = 0, stride: int = 0, sequences: Sequ
     result = calibrate_ranges(quantized, calibration_videos(run, settings), config)
     if result.tracks_per_frame == 0:
         warnings.warn(
-            f"calibration: the float model tracked nobody on {result.frames} frames, so the QIM's ranges are those of "
-            "empty slots; train it further, or watch more frames",
+            f"calibration: the float model tracked nobody on {result.frames} frames, so the QIM's ranges are "
+            "a norm's, not observed; train it further, or watch more frames",
             stacklevel=2,
         )
     quantized.save(run.model_file("calibration"), config)
@@ -77,6 +78,8 @@ def train_qat(run: Run, *, steps: int = 0, lr: float = 0.0) -> dict[str, Any]:
             stacklevel=2,
         )
     quantized = load_quantized(run, "calibration")
+    _, facts = load_tensors(run.model_file("calibration"))
+    config = replace(config, calibration=Config.from_dict(facts["config"]).calibration)  # as it was asked for there
     start = folded_copy(load_float(run))
     if config.calibration.equalise:  # as calibration does, before it observes
         equalise(start)

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from motrlab.deploy.calops import count_operations
-from motrlab.deploy.integer import IntegerShare, integer_share
+from motrlab.deploy.kernel_layers import IntegerShare, integer_share
 
 GRAPHS = ("base", "qim")
 

@@ -111,13 +111,14 @@ def test_the_form_that_compilers_take(fixed_point: FixedPoint) -> None:
         onnx.checker.check_model(model, full_check=True)
 
 
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", ["boxes as logits", "signed integers and seven bits"])
-def test_other_networks_and_schemes(name: str, other: Callable[[str], FixedPoint]) -> None:
+def test_other_networks_and_schemes(name: str, level: str, other: Callable[[str], FixedPoint]) -> None:
     network = other(name)
     step = network.steps[-1]
     expected = outputs(network.quantised.graphs, step)
     base, qim = feeds(step)
-    found = [*run(network.graphs["base.onnx"], base, LEVELS[1]), *run(network.graphs["qim.onnx"], qim, LEVELS[1])]
+    found = [*run(network.graphs["base.onnx"], base, level), *run(network.graphs["qim.onnx"], qim, level)]
     assert all(error(one, wanted) < 0.2 for one, wanted in zip(found, expected, strict=True))
     kinds = {constant.data_type for constant in network.graphs["base.onnx"].graph.initializer}
     assert (onnx.TensorProto.UINT8 in kinds) == name.startswith("boxes")

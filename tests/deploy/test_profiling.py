@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from motrlab.deploy.integer import integer_share
+from motrlab.deploy.kernel_layers import integer_share
 from motrlab.deploy.perf import record_inputs
 from motrlab.deploy.performance import LayerCost
 from motrlab.deploy.profiling import _overhead, integer_time_share, pinned, profile_graph

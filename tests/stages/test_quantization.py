@@ -84,3 +84,18 @@ def test_qat_longer_than_float_training_is_warned_of(with_float: Run, monkeypatc
     monkeypatch.setattr(quantization, "fit_qat", stop)
     with pytest.warns(UserWarning, match=r"3 steps are more than the 2 of the float training"), pytest.raises(Stop):
         train_qat(with_float, steps=3)
+
+
+def test_qat_rounds_on_the_frames_that_calibration_watched(with_float: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def stop(_quantised: Any, _store: Any, config: Config, _folder: Any, *, videos: Any) -> None:
+        given.update(calibration=config.calibration, videos=[sum(1 for _ in video) for video in videos])
+        raise KeyboardInterrupt
+
+    calibrate(with_float, num_frames=6, sequences=["STREET-02"])
+    monkeypatch.setattr(quantization, "fit_qat", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_qat(with_float, steps=1)
+    assert given["calibration"].num_frames == 6
+    assert len(given["videos"]) == 1

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from motrlab.deploy.integer import FLOAT_OPERATORS, INTEGER_OPERATORS
+from motrlab.deploy.kernel_layers import FLOAT_OPERATORS, INTEGER_OPERATORS
 from motrlab.deploy.layers import Layer
 from motrlab.deploy.performance import LayerCost
 from motrlab.deploy.predict.chip import GraphCost

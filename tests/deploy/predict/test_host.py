@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from motrlab.deploy.describe_host import describe_host, fit_kernels
-from motrlab.deploy.integer import optimised_model
-from motrlab.deploy.kernel_layers import layers_of_kernels, layers_of_optimised
+from motrlab.deploy.kernel_layers import layers_of_kernels, layers_of_optimised, optimised_model
 from motrlab.deploy.kernels import exact_form
 from motrlab.deploy.layers import Layer, TensorInfo
 from motrlab.deploy.microbench import KINDS, WARMERS, bench_model
