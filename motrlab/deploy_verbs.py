@@ -43,14 +43,14 @@ def _add_source(verb: argparse.ArgumentParser, *, artifact: bool = True, preset:
         told = "an artefact's folder, instead of a run"
         what.add_argument("--artifact", action=_Named, type=Path, metavar="PATH", help=told)
     if preset:
-        told = "the float network of a preset, not trained, instead of a run"
+        told = "the network of a preset, not trained, instead of a run"
         what.add_argument("--preset", action=_Named, default="", metavar="P", help=told)
 
 
 def _add_check(verbs: Any) -> None:
     check = verbs.add_parser("check", help="check every layer against a target: does it fit, why not, what to do")
     _add_source(check, preset=True)
-    check.add_argument("--stage", choices=CHAIN[1:], default="", help="stage of a run (default: the latest)")
+    check.add_argument("--stage", choices=CHAIN[1:], default="", help="of a run (default: the latest); of a preset: float")
     check.add_argument(
         "--target", required=True, metavar="T", help="a name that `targets` lists, or path/to/target.json"
     )
@@ -64,7 +64,7 @@ def _check(options: argparse.Namespace) -> None:
     from motrlab.deploy.target import load_target
     from motrlab.stages.graphs import find_graphs
 
-    if options.stage and not options.run:
+    if options.stage and options.artifact:
         raise UserError("check: --stage is of a run: give --run NAME, or leave --stage out")
     target = load_target(options.target)
     source = find_graphs(options.run, options.artifact, options.preset, options.stage)
@@ -138,7 +138,7 @@ def _perf_predicted(options: argparse.Namespace, target: Any) -> None:
     from motrlab.stages.graphs import find_graphs
     from motrlab.stages.prediction import predict_run, predict_source, prediction_text
 
-    source = find_graphs(options.run, options.artifact, options.preset)
+    source = find_graphs(options.run, options.artifact, options.preset, "float" if options.preset else "")
     if options.run:
         found = predict_run(Run.open(options.run, create=False), source, target)
     else:

@@ -51,7 +51,7 @@ def test_help_says_so(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["check", "--preset", "smoke", "--stage", "qat", "--target", "horizon-j6m"], "check: --stage is of a run"),
+        (["check", "--preset", "smoke", "--stage", "qat", "--target", "horizon-j6m"], "preset smoke has no stage qat"),
         (["targets", "--describe-host", "host"], "host: give a name that ends in .json"),
         (["targets", "--describe-host", "file/host.json"], "file/host.json: "),  # before a minute of measuring
         (["targets", "--describe-host", "mine.json"], "mine.json: exists and describes no host; give another name"),

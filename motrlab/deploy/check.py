@@ -164,7 +164,7 @@ def _wrong_type(layer: Layer, known: Operator, quantised: bool) -> tuple[str, st
 
 def _type_advice(tensor: TensorInfo, layer: Layer, known: Operator) -> str:
     if "float32" in known.types and tensor.dtype in _INTEGERS:
-        return "check the float graph instead: `--run NAME --stage float`, or `--preset P`"
+        return "check the float graph instead: `--run NAME --stage float`, or `--preset P --stage float`"
     if tensor.dtype == "float32":
         return "quantise: `python -m motrlab run --run NAME --to 05_conversion`, then check the run"
     if not tensor.path:

@@ -51,17 +51,28 @@ def graphs_of_run(run: Run, stage: str = "") -> GraphSource:
     return GraphSource(portable_graphs(load_quantized(run, stage)), f"run {run.name}, {stage}")
 
 
-def graphs_of_preset(name: str) -> GraphSource:
-    """The float network of a preset with random weights: what a target thinks of it before anything is trained."""
+def graphs_of_preset(name: str, stage: str = "") -> GraphSource:
+    """A preset's network with random weights, on the grids of its scheme: what a target thinks of it before anything is
+    trained. With `stage` `float` in float; any other raises UserError.
+    """
     import torch
 
     from motrlab.config.presets import load_preset
     from motrlab.deploy.portable import portable_graphs
     from motrlab.model.motr import Motr, folded_copy
+    from motrlab.quantization.quantized import QuantizedMotr
 
+    if stage not in ("", "float"):
+        raise UserError(f"preset {name} has no stage {stage}: give --stage float, or --run NAME")
     config = load_preset(name)
     torch.manual_seed(config.seed)
-    return GraphSource(portable_graphs(folded_copy(Motr(config.model))), f"preset {name}, float, not trained")
+    model = folded_copy(Motr(config.model))
+    if stage:
+        return GraphSource(portable_graphs(model), f"preset {name}, float, not trained")
+    quantised = QuantizedMotr(model, config.scheme)
+    quantised.ranges.finish()  # nothing was observed: all grids have one range
+    quantised.mode("evaluate")
+    return GraphSource(portable_graphs(quantised), f"preset {name}, not trained")
 
 
 def find_graphs(run: str = "", artifact: Path | None = None, preset: str = "", stage: str = "") -> GraphSource:
@@ -70,4 +81,4 @@ def find_graphs(run: str = "", artifact: Path | None = None, preset: str = "", s
         raise UserError("say what to look at: one of --run NAME, --artifact PATH or --preset P")
     if artifact:
         return graphs_of_artifact(artifact)
-    return graphs_of_run(Run.open(run, create=False), stage) if run else graphs_of_preset(preset)
+    return graphs_of_run(Run.open(run, create=False), stage) if run else graphs_of_preset(preset, stage)

@@ -199,8 +199,13 @@ def test_mistakes(options: list[str], message: str, capsys: pytest.CaptureFixtur
     assert told.count("\n") == 1
 
 
-def test_a_float_preset_is_checked_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "--preset", "smoke", "--target", "horizon-j6m"]) == 2
+def test_a_preset_is_checked_before_anything_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    """On the grids of its scheme, or in float."""
+    assert main(["check", "--preset", "smoke", "--target", "horizon-j6m"]) == 0
+    assert capsys.readouterr().out.startswith("preset smoke, not trained on horizon-j6m")
+    assert main(["check", "--preset", "smoke", "--target", "horizon-j6m", "--stage", "qat"]) == 2
+    assert "preset smoke has no stage qat: give --stage float" in capsys.readouterr().err
+    assert main(["check", "--preset", "smoke", "--target", "horizon-j6m", "--stage", "float"]) == 2
     told = capsys.readouterr()
     assert told.out.startswith("preset smoke, float, not trained on horizon-j6m")
     assert "quantise: `python -m motrlab run" in told.err
