@@ -50,7 +50,8 @@ def _add_source(verb: argparse.ArgumentParser, *, artifact: bool = True, preset:
 def _add_check(verbs: Any) -> None:
     check = verbs.add_parser("check", help="check every layer against a target: does it fit, why not, what to do")
     _add_source(check, preset=True)
-    check.add_argument("--stage", choices=CHAIN[1:], default="", help="of a run (default: the latest); of a preset: float")
+    told = "of a run (default: the latest); of a preset: float"
+    check.add_argument("--stage", choices=CHAIN[1:], default="", help=told)
     check.add_argument(
         "--target", required=True, metavar="T", help="a name that `targets` lists, or path/to/target.json"
     )

@@ -8,13 +8,15 @@ Each executed notebook is kept in `runs/NAME/notebooks/`.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import logging
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import joblib
 
 from motrlab.config import load_preset
 from motrlab.config.fields import parse_value, variants, with_fields
-from motrlab.errors import UserError
+from motrlab.errors import UserError, tell
 from motrlab.lineage import first_stage
 from motrlab.notebook import checked_source
 from motrlab.report.notebooks import FOLDER, render
@@ -144,17 +146,26 @@ def run_notebooks(
     known = {notebook: known_parameters(folder / f"{notebook}.ipynb") for notebook in names}
     given = parse_parameters(parameters, known)
     builds = names[0] == NOTEBOOKS[0] or preset in ("", "smoke")  # what makes a run from nothing
+    new = not (project_root() / "runs" / name).exists()
     run = Run.open(name, preset, create=builds, fields=fields, **checked_source(data_root, sequences))
+    if new and not preset and names[0] != NOTEBOOKS[0]:
+        tell(f"motrlab: no run {name!r} yet: this is a new one of preset {run.config.preset}, built from its data on")
+    if NOTEBOOKS[1] in names and run.config.train.init:
+        from motrlab.training.initial_weights import source_file
+
+        source_file(run.config.train.init)  # a missing file is told before the data are prepared
     # Kernels get this interpreter's kernel spec and this project, whatever else the user has installed.
     paths = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
     own = {"JUPYTER_PATH": os.pathsep.join(filter(None, paths)), "MOTRLAB_HOME": str(project_root())}
     with run.held(), environment(**own):
         for notebook in names:
             values = {"run": run.name, "preset": run.config.preset, **given[notebook]}
-            print(f"[{NOTEBOOKS.index(notebook) + 1}/{len(NOTEBOOKS)}] {notebook} ... ", end="", flush=True)
+            told = f"[{NOTEBOOKS.index(notebook) + 1}/{len(NOTEBOOKS)}] {notebook} ... "
+            print(told, end="", flush=True)
             started = time.perf_counter()
             try:
-                execute(folder / f"{notebook}.ipynb", run.path / "notebooks" / f"{notebook}.ipynb", values)
+                with steps_told(run.path / "checkpoints", told):
+                    execute(folder / f"{notebook}.ipynb", run.path / "notebooks" / f"{notebook}.ipynb", values)
             except BaseException:
                 print("failed", flush=True)
                 raise
@@ -164,6 +175,30 @@ def run_notebooks(
     if run.report.is_dir() and not (given[NOTEBOOKS[-1]].get("numbers_only")):
         render(run, run.report / FOLDER, only=NOTEBOOKS[-1])  # it had not ended when it made the others' pages
     return run.report / "index.html"
+
+
+@contextlib.contextmanager
+def steps_told(checkpoints: Path, told: str, every: float = 2.0) -> Iterator[None]:
+    """On a terminal, where a training is, behind the line `told`: by the loss curves in `checkpoints/STAGE/`."""
+    began, ended = time.time(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every):
+            curves = [(file.stat().st_mtime, file) for file in checkpoints.glob("*/loss-*.csv")]
+            moved, newest = max(curves, default=(0.0, Path()))
+            if moved > began:
+                steps = len(newest.read_text(encoding="utf-8").splitlines()) - 1
+                print(f"\r{told}step {steps} ", end="", flush=True)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if sys.stdout.isatty():
+        watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if watcher.ident:
+            watcher.join()
 
 
 def run_variants(

@@ -80,7 +80,8 @@ class Run:
         if (file := path / "config.json").is_file():
             return Run(path, _stored_config(file, name, preset))._with(overrides)._with_fields(fields)
         if not create:
-            raise UserError(f"no run {name!r} in {path.parent}: start one with `python -m motrlab run --run {name}`")
+            command = f"python -m motrlab run --preset P --run {name}"
+            raise UserError(f"no run {name!r} in {path.parent}: start one with `{command}`")
         config = with_fields(load_preset(preset or "smoke"), fields)
         return _new_run(path, Config.from_dict({**config.to_dict(), **overrides}))
 

@@ -30,7 +30,8 @@ def test_without_a_run_it_is_the_run_default(
     assert main([verb.partition(",")[0], *VERBS[verb], *named]) == 2
     name = (named or ["default"])[-1]
     told = capsys.readouterr().err
-    assert told == f"motrlab: no run {name!r} in {home / 'runs'}: start one with `python -m motrlab run --run {name}`\n"
+    command = f"python -m motrlab run --preset P --run {name}"
+    assert told == f"motrlab: no run {name!r} in {home / 'runs'}: start one with `{command}`\n"
 
 
 @pytest.mark.parametrize("verb", ["check", "compile", "perf", "debug"])

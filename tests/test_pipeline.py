@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from motrlab.pipeline import (
     parse_value,
     run_notebooks,
     select,
+    steps_told,
 )
 from motrlab.run import Run
 
@@ -280,3 +283,40 @@ def test_notebooks_of_the_checkout_serve_any_home(home: Path) -> None:
     if not any(checkout.glob("*.ipynb")):
         pytest.skip("this checkout has no notebooks")
     assert notebooks_folder() == checkout
+
+
+def test_where_a_training_is_stands_behind_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal only, and not of a curve that an earlier training left."""
+    old, new = (tmp_path / stage / "loss-1.csv" for stage in ("float", "qat"))
+    for file in (old, new):
+        file.parent.mkdir()
+    old.write_text("step,loss\n" * 9)
+    os.utime(old, (1, 1))
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        with steps_told(tmp_path, "[4/8] 04_qat ... ", every=0.01):
+            time.sleep(0.1)
+            assert capsys.readouterr().out == ""
+            new.write_text("step,loss\n0,3\n1,2\n")
+            time.sleep(0.1)
+        assert capsys.readouterr().out.startswith("\r[4/8] 04_qat ... step 2 ") == terminal
+        new.unlink()
+
+
+def test_weights_that_are_missing_are_told_before_the_data_are_prepared(write_notebook: Callable[..., Path]) -> None:
+    for name in NOTEBOOKS[:2]:
+        write_notebook(name)
+    with pytest.raises(UserError, match="no such file"):
+        run_notebooks("r", "smoke", last="2", fields=["train.init=nowhere.pth"])
+    assert not list((Path.cwd() / "runs").glob("r/notebooks/*"))
+
+
+def test_a_new_run_that_does_not_begin_at_the_beginning_is_told(
+    write_notebook: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_notebook("04_qat")
+    for told in (True, False):
+        run_notebooks("typo", first="4", last="4")
+        assert ("no run 'typo' yet: this is a new one of preset smoke" in capsys.readouterr().err) == told

@@ -76,7 +76,7 @@ def test_bad_names(name: str, home: Path) -> None:
 
 
 def test_an_unknown_run_is_not_made_when_it_must_exist(home: Path) -> None:
-    with pytest.raises(UserError, match=r"no run 'absent'.*motrlab run --run absent"):
+    with pytest.raises(UserError, match=r"no run 'absent'.*motrlab run --preset P --run absent"):
         Run.open("absent", create=False)
     assert list(home.iterdir()) == []
 

@@ -1,9 +1,10 @@
 """COCO JSON, of videos or of still images: `videos`, `images`, `annotations`, `categories`.
 
 In COCO-video an image has `video_id` and `frame_id`, an annotation a track id. Frames of a video are ordered by
-`frame_id` (from 0 or 1, gaps are closed). A track id is `instance_id` or `track_id`;
-`bbox` is `[left, top, width, height]` in pixels of a picture of `width` and `height`, where those are said, the file's
-own; `iscrowd` or `ignore` 1 gives flag 0; `visibility`, where there is one, is taken. Without `videos` and `video_id` the file is plain COCO: still images, every box an id of its own.
+`frame_id` (from 0 or 1, gaps are closed). A track id is `instance_id` or `track_id`; `bbox` is `[left, top, width,
+height]` in pixels; an image's `width` and `height`, where it says them, must be those of its file. `iscrowd` or
+`ignore` 1 gives flag 0; `visibility`, where there is one, is taken. Without `videos` and `video_id` the file is plain
+COCO: still images, every box an id of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from motrlab.data.importing import ClassMap, LabelledVideo, safe_name, with_area
 from motrlab.data.motchallenge import SequenceInfo, check_labels
 from motrlab.data.odgt import read_odgt
 from motrlab.data.rows import Rows, is_number, read_text
+from motrlab.data.validate import Image
 from motrlab.errors import UserError
 
 _FRAME_RATE = 30.0  # where a video says none
@@ -141,7 +143,7 @@ class _Reader:
             raise self._error(f"image {image['id']}: {name!r} lies outside {self.folder}; see --images")
         return self.folder / name
 
-    def _sizes(self, images: Iterable[_Item]) -> dict[Path, tuple[Any, Any]]:
+    def _sizes(self, images: Iterable[_Item]) -> dict[Image, tuple[Any, Any]]:
         """Of the images that say theirs."""
         return {self._path(i): (i["width"], i["height"]) for i in images if {"width", "height"} <= i.keys()}
 

@@ -83,8 +83,8 @@ class LabelledVideo:
     """`images[i]` is frame `i + 1`; annotations and detections count frames the same way.
 
     Of `stills` the frames are single images, of any size, and every box is somebody else's. `names` are those of the
-    class numbers in `annotations`; a number that is not among them is its own name. `sizes`: width and height that labels
-    say of images.
+    class numbers in `annotations`; a number that is not among them is its own name. `sizes`: width and
+    height that the labels say of images.
     """
 
     name: str

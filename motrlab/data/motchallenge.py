@@ -260,6 +260,8 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
     if not folders:
         inside = (root / "seqinfo.ini").is_file() or (root / "img1").is_dir()
         hint = f"; did you mean {root.parent}?" if inside else ""
+        if (root / "train_lmdb").is_dir():
+            hint = "; it is what `prepare` wrote: give the folder that was prepared"
         if (format := laid_out_as(root)) is not None:
             hint = f"; it is laid out as {format.name}: {how_to_import(format)}"
         raise UserError(f"{root}: no sequences (folders with seqinfo.ini or img1) in it or its train/{hint}")

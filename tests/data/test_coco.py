@@ -194,7 +194,7 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "no track id": (without("annotations", 0, "instance_id"), "annotation 1: no track_id or instance_id"),
     "null track id": (change("annotations", 0, instance_id=None), "annotation 1: no track_id or instance_id"),
     "a track id in letters": (change("annotations", 0, instance_id="a"), "annotation 1: instance_id='a'"),
-    "a negative track id": (change("annotations", 0, instance_id=-1), "annotation 1: instance_id -1; a person's is 0 or"),
+    "a negative track id": (change("annotations", 0, instance_id=-1), "annotation 1: instance_id -1; a person's"),
     "pictures of another size": (
         change("images", 0, width=192, height=128),
         "000003.jpg: 96×64 pixels, but its labels are of 192×128; give the pictures that were labelled",

@@ -358,8 +358,8 @@ def test_packages_of_no_use_are_refused_in_one_line(tmp_path: Path) -> None:
     del part["FeatureExtractor/MobilenetV2/expanded_conv/project/BatchNorm/batchnorm/sub"]
     write_package(tmp_path / "part.tgz", part)
     for name, message in {
-        "cut": "damaged", "bit": "damaged", "page": "damaged", "empty": "it holds no model.json", "int8": "is quantised",
-        "other": "has no MobileNetV2", "part": "expanded_conv/project/BatchNorm/batchnorm/sub",
+        "cut": "damaged", "bit": "damaged", "page": "damaged", "empty": "it holds no model.json",
+        "int8": "is quantised", "other": "has no MobileNetV2", "part": "expanded_conv/project/BatchNorm/batchnorm/sub",
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=rf"^[^\n]*{name}.tgz: [^\n]*{message}[^\n]*$"):
             read_mobilenet(tmp_path / f"{name}.tgz")

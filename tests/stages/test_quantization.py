@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from motrlab.config import Config
 from motrlab.data.store import FrameStore
 from motrlab.errors import UserError
 from motrlab.model.motr import build_motr

@@ -23,7 +23,6 @@ from motrlab.data.transforms import (
     SeqToTensor,
     Transform,
 )
-from motrlab.errors import UserError
 from motrlab.viz.clips import (
     apply_each,
     clip_sheet,
