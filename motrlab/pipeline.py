@@ -145,15 +145,7 @@ def run_notebooks(
     names, folder = select(first, last), notebooks_folder()
     known = {notebook: known_parameters(folder / f"{notebook}.ipynb") for notebook in names}
     given = parse_parameters(parameters, known)
-    builds = names[0] == NOTEBOOKS[0] or preset in ("", "smoke")  # what makes a run from nothing
-    new = not (project_root() / "runs" / name).exists()
-    run = Run.open(name, preset, create=builds, fields=fields, **checked_source(data_root, sequences))
-    if new and not preset and names[0] != NOTEBOOKS[0]:
-        tell(f"motrlab: no run {name!r} yet: this is a new one of preset {run.config.preset}, built from its data on")
-    if NOTEBOOKS[1] in names and run.config.train.init:
-        from motrlab.training.initial_weights import source_file
-
-        source_file(run.config.train.init)  # a missing file is told before the data are prepared
+    run = _open_run(name, preset, names, fields=fields, **checked_source(data_root, sequences))
     # Kernels get this interpreter's kernel spec and this project, whatever else the user has installed.
     paths = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
     own = {"JUPYTER_PATH": os.pathsep.join(filter(None, paths)), "MOTRLAB_HOME": str(project_root())}
@@ -175,6 +167,19 @@ def run_notebooks(
     if run.report.is_dir() and not (given[NOTEBOOKS[-1]].get("numbers_only")):
         render(run, run.report / FOLDER, only=NOTEBOOKS[-1])  # it had not ended when it made the others' pages
     return run.report / "index.html"
+
+
+def _open_run(name: str, preset: str, notebooks: Sequence[str], **given: Any) -> Run:
+    """The run that these notebooks are run on; what is missing for them is told now, not after an hour."""
+    from_start, new = notebooks[0] == NOTEBOOKS[0], not (project_root() / "runs" / name).exists()
+    run = Run.open(name, preset, create=from_start or preset in ("", "smoke"), **given)  # smoke builds what is missing
+    if new and not preset and not from_start:
+        tell(f"motrlab: no run {name!r} yet: this is a new one of preset {run.config.preset}, built from its data on")
+    if NOTEBOOKS[1] in notebooks and run.config.train.init:
+        from motrlab.training.initial_weights import source_file
+
+        source_file(run.config.train.init)
+    return run
 
 
 @contextlib.contextmanager

@@ -107,7 +107,7 @@ class Performance:
         for cost in sorted(self.layers, key=lambda cost: -cost.latency_ms)[:10]:
             layer = cost.layer
             lines.append(
-                f"{cost.latency_ms:10.4f} ms  {layer.graph:<5}{layer.operator:<22}{cost.bound:<10}{layer.module}"
+                f"{cost.latency_ms:10.4f} ms  {layer.graph:<5}{layer.operator:<22} {cost.bound:<10} {layer.module}"
             )
         return "\n".join(lines)
 

@@ -56,12 +56,12 @@ class PortableOperations(OnnxOperations):
             return Node(x, shape)
         kind = np.int16 if spec.bits == 16 else np.uint8 if spec.unsigned else None
         scale = float(self.grids.scale(spec))
-        return Node(self.name(spec, self._pair(x, scale, kind)), shape, scale)
+        return Node(self.name(spec, self._pair(x, scale, kind) if spec.quantised else x), shape, scale)
 
     def _parameters(self, owner: nn.Module, layer: Any, x: Node) -> list[Expr]:
         """Weight and bias of the product that is called after `owner`."""
         graph = self.graph
-        if self.grids is None:
+        if self.grids is None or not self.spec(owner).quantised:
             return [graph.constant(p.detach().numpy()) for p in (layer.weight, layer.bias)]
         integers, found = self.grids.layer(x, self.spec(owner), layer), []
         stored = ((integers.weight, integers.scale, np.int8), (integers.bias, integers.step, np.int32))

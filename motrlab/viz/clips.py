@@ -60,10 +60,11 @@ def still_sheet(data: ClipDataset, num_clips: int = 3, num_frames: int = 4, widt
     return contact_sheet(cells, columns=num_frames + 1)
 
 
-def crowd_sheet(data: ClipDataset, num_clips: int = 2, width: int = 320) -> NDArray[np.uint8] | None:
+def crowd_sheet(data: ClipDataset, num_clips: int = 2, width: int = 320) -> NDArray[np.uint8]:
     """A row each: a frame of a video, another of the same video, and the people of both in the first picture.
 
-    Of videos whose camera is at rest; fewer rows where 100 draws do not find enough, None where they find none.
+    Of videos whose camera is at rest; fewer rows where 100 draws do not find enough of them, a line that says so where
+    they find none.
     """
     cells, rng = list[Any](), np.random.default_rng(data.seed)
     for _ in range(100 if data.store.sequences else 0):
@@ -78,7 +79,10 @@ def crowd_sheet(data: ClipDataset, num_clips: int = 2, width: int = 320) -> NDAr
                 cells.append(_captioned(drawn, text, drawn.shape[:2]))
         if len(cells) == 3 * num_clips:
             break
-    return contact_sheet(cells, columns=3) if cells else None
+    if not cells:
+        nothing = "no video whose camera is at rest and that shows other people at another time"
+        return _captioned(np.zeros((0, 0, 3), np.uint8), nothing, (0, 3 * width))
+    return contact_sheet(cells, columns=3)
 
 
 def apply_each(sample: ClipSample, transforms: Mapping[str, Transform], seed: int = 0) -> dict[str, ClipSample]:

@@ -132,6 +132,21 @@ def test_int16_stands_in_the_portable_file(fixed_point: FixedPoint) -> None:
     assert arrays[pair.input[2]].dtype == np.int16
 
 
+def test_what_a_rule_leaves_in_float_is_float_in_the_portable_file(fixed_point: FixedPoint) -> None:
+    """The result and the weights of that product: tools that read the file must not take them for int8."""
+    quantised = ranged(fixed_point, Rule(path="decoder.0.ffn.expand", precision="float"))
+    model = portable_graphs(quantised)["base"]
+    (product,) = [n for n in model.graph.node if n.op_type == "Conv" and "decoder.0.ffn.expand/" in n.name]
+    initialisers = {i.name for i in model.graph.initializer}
+    assert set(product.input[1:]) <= initialisers, "no DequantizeLinear before them"
+    readers = [n.op_type for n in model.graph.node if product.output[0] in n.input]
+    assert readers == ["Relu"]
+    step = fixed_point.steps[-1]
+    base, qim = feeds(step)
+    found = [*run(model, base, LEVELS[-1]), *run(portable_graphs(quantised)["qim"], qim, LEVELS[-1])]
+    assert all(error(one, other) < 0.15 for one, other in zip(found, outputs(quantised.graphs, step), strict=True))
+
+
 def test_the_benchmark_starts_each_frame_from_our_state(
     fixed_point: FixedPoint, images: list[Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
