@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from motrlab.config.fields import names_of
+from motrlab.errors import tell
 
 
 def add_bench_verbs(verbs: Any) -> None:
@@ -22,7 +24,7 @@ def add_bench_verbs(verbs: Any) -> None:
     verb = verbs.add_parser("bench", help="try a GPU: compare every stage with the CPU, time training steps, train")
     verb.add_argument("--device", required=True, choices=("cuda", "cpu"))
     verb.add_argument("--minutes", type=float, default=9.0, help="time for all pieces together (default 9)")
-    verb.add_argument("--data", type=Path, metavar="DIR", help="packed halves to train on (`pack-halves`)")
+    verb.add_argument("--data", type=Path, metavar="DIR", help="packed halves (`pack-halves`), needed to train")
     verb.add_argument(
         "--out", type=Path, default=Path("bench"), metavar="DIR", help="results, checkpoints (default: bench)"
     )
@@ -31,25 +33,30 @@ def add_bench_verbs(verbs: Any) -> None:
     verb.add_argument("--presets", type=names_of, default=("mot17_small", "mot17"), metavar="A,B",
                       help="presets to time steps of; the first is trained (default: mot17_small,mot17)")  # fmt: skip
     verb.add_argument("--set", dest="fields", action="append", default=[], metavar="FIELD=VALUE",
-                      help="a field of the trained config, such as train.frames_per_step=32")  # fmt: skip
+                      help="a field of the presets' configs, such as train.frames_per_step=32")  # fmt: skip
     verb.set_defaults(verb=_bench)
 
 
 def _bench(options: argparse.Namespace) -> None:
     from motrlab.bench.run import PARTS, Bench, bench
 
-    parts = options.pieces or [p for p in PARTS if p != "compiled" or options.device == "cuda"]
+    possible = {"compiled": options.device == "cuda", "train": options.data is not None}
+    parts = options.pieces or [part for part in PARTS if possible.get(part, True)]
     given = {name: getattr(options, name) for name in ("device", "minutes", "out", "data", "presets", "fields")}
-    print(bench(Bench(parts=parts, **given)))
+    table, wrong = bench(Bench(parts=parts, **given))
+    print(table)
+    if wrong:
+        sys.stdout.flush()
+        tell(f"motrlab: bench: failed, or not as on the processor: {', '.join(wrong)}; see {table}")
+        raise SystemExit(1)
 
 
 def _pack_halves(options: argparse.Namespace) -> None:
-    from motrlab.bench.training import pack_start
+    from motrlab.bench.training import start_bytes
     from motrlab.config import load_preset
     from motrlab.data.halves import pack_halves
 
     given = {name: getattr(options, name) for name in ("scale", "quality", "most_mib")}
     config = load_preset(options.preset)
-    for part, size in pack_halves(options.src, options.dst, config.model, **given).items():
+    for part, size in pack_halves(options.src, options.dst, config.model, start=start_bytes(config), **given).items():
         print(f"{part}: {size:.1f} MiB")
-    pack_start(config, options.dst)

@@ -16,41 +16,54 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from motrlab.config import Config
 from motrlab.errors import UserError
 from motrlab.files import atomic_path, write_text, writing
 from motrlab.machine import hardware, package_versions
 
 PIECE_BYTES = 15 << 20
+_KEYS = ("piece", "device", "made_from")
 _PIECE = re.compile(r"(?P<name>.+)-(?P<step>\d{6})-(?P<sha>[0-9a-f]{12})\.(?P<number>\d+)of(?P<count>\d+)")
 
 
+def made_from(config: Config, data: str = "") -> str:
+    """First 12 hex digits of the SHA-256 of what a piece is made from: `config`, not its preset's name, and the hash of
+    the data.
+    """
+    fields = config.digest(config.counted.keys() - {"preset", "budgets"})
+    return hashlib.sha256(f"{fields} {data}".encode()).hexdigest()[:12]
+
+
 class Results:
-    """The lines of `folder/results.jsonl`: `piece`, its values, or `error`: what went wrong. The last one counts."""
+    """The lines of `folder/results.jsonl`: `piece`, `device`, `made_from`, values, or `error`: what went wrong.
+
+    The last one counts. Raises UserError where the file is no bench's.
+    """
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder, self.device = folder, device
         self._file = folder / "results.jsonl"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        text = self._file.read_text(encoding="utf-8") if self._file.is_file() else ""
-        whole = text.rpartition("\n")[0].splitlines()  # a kill may have cut the last line
         try:
-            self.lines: list[dict[str, Any]] = [json.loads(line) for line in whole]
+            text = self._file.read_text(encoding="utf-8") if self._file.is_file() else ""
+            whole = text.rpartition("\n")[0].splitlines()  # a kill may have cut the last line
+            self.lines = [_parsed(line) for line in whole]
         except ValueError as error:
             raise UserError(
-                f"{self._file}: not lines of JSON ({error}); move it away or choose another --out"
+                f"{self._file}: not the results of a bench ({error}); move it away or choose another --out"
             ) from error
         if text and not text.endswith("\n"):
             write_text(self._file, "".join(line + "\n" for line in whole))
 
-    def get(self, piece: str) -> dict[str, Any] | None:
-        """The last line of a piece that went well on this device."""
-        own = (x for x in reversed(self.lines) if x["piece"] == piece and x["device"] == self.device)
+    def get(self, piece: str, made: str) -> dict[str, Any] | None:
+        """The last line of a piece that went well on this device, made from the same."""
+        own = (line for line in reversed(self.lines) if _key(line) == (piece, self.device, made))
         return next((line for line in own if "error" not in line), None)
 
-    def add(self, piece: str, values: Mapping[str, Any]) -> None:
+    def add(self, piece: str, made: str, values: Mapping[str, Any]) -> None:
         """Append a line and write the table again."""
-        line = {"piece": piece, "device": self.device, **values}
+        line = {"piece": piece, "device": self.device, "made_from": made, **values}
         self.lines.append(line)
         with writing(self._file), self._file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -60,17 +73,28 @@ class Results:
 
     def describe(self, name: str) -> None:
         """The machine, once: `name` is the accelerator's."""
-        if self.get("machine") is None:
-            self.add("machine", {"accelerator": name, **hardware(), **package_versions()})
+        if self.get("machine", name) is None:
+            self.add("machine", name, {**hardware(), **package_versions()})
 
     def table(self) -> str:
-        """Markdown: a row per piece that counts, values in one column."""
-        last = {(line["piece"], line["device"]): line for line in self.lines}
-        rows = ["| piece | device | values |", "|---|---|---|"]
-        for (piece, device), line in last.items():
-            shown = ", ".join(f"{k} {_short(v)}" for k, v in line.items() if k not in ("piece", "device"))
-            rows.append(f"| {piece} | {device} | {shown.replace('|', '/')} |")
+        """Markdown: a row per piece and what it is made from, values in one column."""
+        last = {_key(line): line for line in self.lines}
+        rows = ["| piece | device | made from | values |", "|---|---|---|---|"]
+        for key, line in last.items():
+            shown = ", ".join(f"{k} {_short(v)}" for k, v in line.items() if k not in _KEYS)
+            rows.append(f"| {' | '.join(key)} | {shown.replace('|', '/')} |")
         return "\n".join(rows) + "\n"
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    found = json.loads(line)
+    if not (isinstance(found, dict) and {"piece", "device"} <= found.keys()):
+        raise ValueError(f"{line[:40]} is no line of one")
+    return found
+
+
+def _key(line: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(line.get(name, "")) for name in _KEYS)
 
 
 def _short(value: Any) -> str:

@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from motrlab.bench import results as module
-from motrlab.bench.results import Results, export_files, import_files
+from motrlab.bench.results import Results, export_files, import_files, made_from
+from motrlab.config import smoke
 from motrlab.errors import UserError
 
 
 def test_the_last_line_that_went_well_counts(tmp_path: Path) -> None:
     results = Results(tmp_path, "cpu")
-    results.add("a", {"ms": 1.0})
-    results.add("a", {"ms": 2.0})
-    results.add("a", {"error": "no memory"})
-    results.add("b", {"error": "no memory"})
+    results.add("a", "1", {"ms": 1.0})
+    results.add("a", "1", {"ms": 2.0})
+    results.add("a", "2", {"ms": 3.0})
+    results.add("a", "1", {"error": "no memory"})
+    results.add("b", "1", {"error": "no memory"})
     again = Results(tmp_path, "cpu")
-    assert (again.get("a") or {})["ms"] == 2.0
-    assert again.get("b") is None
-    assert Results(tmp_path, "cuda").get("a") is None
-    assert "| b | cpu | error no memory |" in (tmp_path / "results.md").read_text()
+    assert (again.get("a", "1") or {})["ms"] == 2.0
+    assert again.get("a", "3") is None
+    assert again.get("b", "1") is None
+    assert Results(tmp_path, "cuda").get("a", "1") is None
+    table = (tmp_path / "results.md").read_text()
+    assert "| a | cpu | 2 | ms 3 |" in table
+    assert "| b | cpu | 1 | error no memory |" in table
+
+
+def test_what_a_piece_is_made_from() -> None:
+    config = smoke()
+    others = [made_from(replace(config, seed=1)), made_from(config, "data"), made_from(config)]
+    assert len(set(others)) == 3
+    assert made_from(replace(config, preset="/elsewhere/mine.py:smoke")) == others[-1]
 
 
 def test_a_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
-    Results(tmp_path, "cpu").add("a", {"ms": 1.0})
+    Results(tmp_path, "cpu").add("a", "1", {"ms": 1.0})
     with (tmp_path / "results.jsonl").open("a") as stream:
         stream.write('{"piece": "b", "dev')
     results = Results(tmp_path, "cpu")
-    results.add("c", {})
+    results.add("c", "1", {})
     assert [line["piece"] for line in Results(tmp_path, "cpu").lines] == ["a", "c"]
 
 
-def test_what_is_no_result_file_is_told(tmp_path: Path) -> None:
-    (tmp_path / "results.jsonl").write_text("not ours\n")
-    with pytest.raises(UserError, match="not lines of JSON"):
+@pytest.mark.parametrize("text", [b"not ours", b'{"x": 1}', b"[1]", b'"piece, device"', b"\xff"])
+def test_what_is_no_result_file_is_told(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_bytes(text + b"\n")
+    with pytest.raises(UserError, match="not the results of a bench"):
         Results(tmp_path, "cpu")
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from motrlab.config import ModelConfig, StreetConfig, street
-from motrlab.data.halves import least_share, pack_halves
-from motrlab.data.motchallenge import read_annotations, read_sequence_info
+from motrlab.data.halves import START, least_share, pack_halves
+from motrlab.data.motchallenge import SequenceInfo, read_annotations, read_sequence_info
+from motrlab.data.packing import SequenceSource, write_store
 from motrlab.data.prepare import prepare
 from motrlab.data.store import FrameStore
 from motrlab.data.street import generate_street
@@ -34,8 +38,8 @@ def model() -> ModelConfig:
 
 def test_boxes_keep_their_place(prepared: Path, model: ModelConfig, tmp_path: Path) -> None:
     sizes = pack_halves(prepared, tmp_path / "small", model, scale=1.0)
-    assert set(sizes) == {"train", "test"}
-    for part in sizes:
+    assert set(sizes) == {"train", "test", "test_gt"}
+    for part in ("train", "test"):
         before, after = (FrameStore(folder / f"{part}_lmdb") for folder in (prepared, tmp_path / "small"))
         (old,), (new,) = before.sequences, after.sequences
         assert (new.num_frames, new.width, new.height) == (old.num_frames, 80, 45)  # both sides, and the shape kept
@@ -62,13 +66,50 @@ def test_quality_costs_bytes_and_is_written_down(prepared: Path, model: ModelCon
     assert json.loads((tmp_path / "20" / "halves.json").read_text())["quality"] == 20
 
 
+def test_weights_to_start_from_lie_beside_and_stale_ones_go(prepared: Path, model: ModelConfig, tmp_path: Path) -> None:
+    file = tmp_path / "small" / START
+    sizes = pack_halves(prepared, file.parent, model, scale=1.0, start=bytes(2**19))
+    assert sizes["start"] == json.loads((file.parent / "halves.json").read_text())["mib"]["start"] == 0.5
+    assert file.stat().st_mode == (file.parent / "halves.json").stat().st_mode
+    assert "start" not in pack_halves(prepared, file.parent, model, scale=1.0)
+    assert not file.exists()
+
+
+def test_stills_are_left_out_and_told(
+    prepared: Path, model: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = FrameStore(prepared / "train_lmdb")
+    (video,), picture = store.sequences, tmp_path / "1.png"
+    cv2.imwrite(str(picture), store.image(video.name, 1))
+    for part, stills in (("train", True), ("test", False)):
+        items = [
+            SequenceSource(
+                info=SequenceInfo(name=name, num_frames=n, width=160, height=90, frame_rate=1.0, stills=n == 3),
+                files=(picture,) * n, annotations=store.annotations(video.name),
+            )
+            for name, n in (("V", 4), ("S", 3))[: 1 + stills]
+        ]  # fmt: skip
+        write_store(tmp_path / "data" / f"{part}_lmdb", items)
+    pack_halves(tmp_path / "data", tmp_path / "small", model, scale=1.0)
+    packed = FrameStore(tmp_path / "small" / "train_lmdb")
+    assert ([info.name for info in packed.sequences], packed.stills) == (["V"], ())
+    told = "motrlab: 3 stills of S are left out: pseudo-clips there will use frames of the videos\n"
+    assert capsys.readouterr().err == told
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
-    [({"most_mib": 0.01}, "lower --quality or --scale"), ({"quality": 0}, "quality is from 1 to 100")],
+    [
+        ({"most_mib": 0.01}, "lower --quality or --scale"),
+        ({"most_mib": 1.0, "start": bytes(2**20)}, "lower --quality or --scale"),
+        ({"most_mib": math.nan}, "most-mib is a number above 0, not nan"),
+        ({"quality": 0}, "quality is from 1 to 100"),
+        *(({"scale": scale}, "scale is a number above 0, not") for scale in (0, -1, math.nan, math.inf)),
+    ],
 )
-def test_mistakes(given: dict[str, float], told: str, prepared: Path, model: ModelConfig, tmp_path: Path) -> None:
+def test_mistakes(given: dict[str, Any], told: str, prepared: Path, model: ModelConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=told):
-        pack_halves(prepared, tmp_path / "small", model, scale=1.0, **given)  # type: ignore[arg-type]
+        pack_halves(prepared, tmp_path / "small", model, **{"scale": 1.0, **given})
 
 
 def test_no_data_is_told(model: ModelConfig, tmp_path: Path) -> None:
