@@ -216,7 +216,7 @@ def format_search(run: Run, metrics: Mapping[str, Any]) -> str:
         lines.append(f"{metrics['search.drop_mota']:+.2f} points below float, {told}, MOTA on {where}")
     added = scheme.rules[len(run.config.scheme.rules) :]
     told = (
-        "paste into the scheme (float is for analysis; on a chip with int16 say int16):"
+        "paste into the scheme (float is for analysis; on a chip with int16 say that, for all that share a grid):"
         if added
         else "no rule is needed"
     )

@@ -116,7 +116,7 @@ def test_other_networks_and_schemes_are_exact_as_well(name: str, other: Callable
     assert_equal(found, *load_networks(found.artifact, "ort.onnx", 1, "openvino"))
 
 
-VARIANTS = ((1, 1), (2, 1), (2, 12))  # threads, frames side by side
+VARIANTS = ((1, 1), (2, 1), (1, 12), (2, 12))  # threads, frames side by side
 SCRIPT = """
 import sys, torch
 from motrlab.quantization.quantized import QuantizedMotr
