@@ -163,7 +163,7 @@ def step_cost(run: Run, repeats: int = 10) -> str:
     seconds: dict[str, list[float]] = {}
     saved: dict[str, int] = {}
     for number, batch in batches:
-        for mode in ("float", "train", "train_frozen"):
+        for mode in ("float", "train", "evaluate"):
             quantised.ranges.advance()
             quantised.mode(mode)
             generators = clip_generators(0, [(number, i, 3) for i in range(batch.images.shape[1])])
@@ -183,7 +183,7 @@ def step_cost(run: Run, repeats: int = 10) -> str:
         for mode in times
     ]
     moving = run.config.qat.freeze_observers
-    mean = moving * times["train"] + (1 - moving) * times["train_frozen"]
+    mean = moving * times["train"] + (1 - moving) * times["evaluate"]
     parts.append(f"over a whole QAT {mean / times['float']:.2f}x the time ({moving:.0%} of the steps with observers)")
     return "step of QAT, forward and backward: " + "; ".join(parts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from motrlab.errors import UserError
@@ -58,6 +59,7 @@ def build(kind: Any, value: Any, where: str) -> Any:
     """Nested dataclasses and tuples from JSON types, following the annotations."""
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
+        check(isinstance(value, Mapping), f"{where}: an object with fields expected, not {value!r}")
         for name in sorted(set(value) - set(hints)):
             raise UserError(f"{where}: unknown field {name!r}; written by another version of motrlab?")
         try:
@@ -68,6 +70,7 @@ def build(kind: Any, value: Any, where: str) -> Any:
     if value is None:
         return None
     if origin is tuple:
+        check(isinstance(value, list | tuple), f"{where}: a list expected, not {value!r}")
         inner = arguments if arguments[-1] is not Ellipsis else (arguments[0],) * len(value)
         return tuple(build(k, v, where) for k, v in zip(inner, value, strict=True))
     if type(None) in arguments:  # Optional

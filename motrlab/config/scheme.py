@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from motrlab.config.checks import build, check, check_words
+from motrlab.errors import UserError
 
 OBSERVERS = ("min_max", "moving_average", "percentile", "mse", "kl")  # see `quantization/observers.py`
 # conv: of the backbone; linear: a projection; head: a product that leaves as its accumulator (classes, boxes, offsets);
@@ -21,7 +22,19 @@ OBSERVERS = ("min_max", "moving_average", "percentile", "mse", "kl")  # see `qua
 OPERATORS = ("conv", "linear", "head", "attention", "sampling", "sum", "norm", "input")
 PRODUCTS = ("conv", "linear", "head")
 PRECISIONS = ("int8", "int16", "float")
-SCALES = (1e-6, 1e6)  # no finer grid is made by itself; what is far coarser leaves float32
+MIN_SCALE, MAX_SCALE = 1e-6, 1e6  # no finer grid is made by itself; what is far coarser leaves float32
+_KINDS: dict[Any, Any] = {  # annotation → what a value must be
+    "str": str, "bool": bool, "int": int, "float": int | float, "float | None": int | float | None,
+}  # fmt: skip
+
+
+def _check_kinds(item: Any, where: str) -> None:
+    """The plain fields hold what their annotations say; True and False are no numbers."""
+    for field in dataclasses.fields(item):
+        if field.type in _KINDS:
+            kind, value = _KINDS[field.type], getattr(item, field.name)
+            holds = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+            check(holds, f"{where}: {field.name} must be {field.type}, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +42,9 @@ class Rule:
     """What holds for the tensors that `graph`, `operator` and `path` describe (shell patterns).
 
     `path` is the module that makes the tensor, such as `decoder.0.self_attention.query`; `.mixed` behind an attention's
-    is what it mixes, its own is the sum that it reads. Of an `input` it is the name (`image`, `track_query`).
+    is what it mixes, its own is the sum that it reads. Of an `input` it is the name (`image`, `track_query`). Where
+    detect and track slots have grids of their own, a path that ends in `/detect` or `/track` is one of them, without
+    it is both.
     """
 
     name: str = ""  # in listings; empty: what it fits
@@ -44,9 +59,10 @@ class Rule:
 
     def __post_init__(self) -> None:
         where = f"quantisation rule {self.label!r}"
+        _check_kinds(self, where)
         check_words(self, where, precision=PRECISIONS, observer=OBSERVERS, operator=("*", *OPERATORS))
-        fixed = self.scale is None or SCALES[0] <= self.scale <= SCALES[1]
-        check(fixed, f"{where}: scale must be from {SCALES[0]:g} to {SCALES[1]:g}, not {self.scale}")
+        fixed = self.scale is None or MIN_SCALE <= self.scale <= MAX_SCALE
+        check(fixed, f"{where}: scale must be from {MIN_SCALE:g} to {MAX_SCALE:g}, not {self.scale}")
         within = 0 < self.percentile <= 100
         check(within, f"{where}: percentile must be above 0 and at most 100, not {self.percentile}")
 
@@ -62,8 +78,9 @@ class Rule:
         return f"Rule({', '.join(f'{name}={value!r}' for name, default, value in given if value != default)})"
 
     def fits(self, graph: str, operator: str, path: str) -> bool:
-        pairs = ((graph, self.graph), (operator, self.operator), (path, self.path))
-        return all(fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs)
+        """Whether it describes this tensor; of a part (`PATH/track`) either path will do."""
+        either = any(fnmatch.fnmatchcase(p, self.path) for p in (path, path.partition("/")[0]))
+        return either and all(fnmatch.fnmatchcase(*pair) for pair in ((graph, self.graph), (operator, self.operator)))
 
 
 def default_rules(observer: str = "moving_average") -> tuple[Rule, ...]:
@@ -80,7 +97,10 @@ class Scheme:
     weight_bits: int = 8  # 8, or 7: x86 without VNNI then has exact kernels that are fast
 
     def __post_init__(self) -> None:
-        bits = self.weight_bits
+        rules, bits = self.rules, self.weight_bits
+        known = isinstance(rules, tuple | list) and all(isinstance(rule, Rule) for rule in rules)
+        check(known, f"quantisation scheme: rules must be a tuple of Rule, not {rules!r}")
+        _check_kinds(self, "quantisation scheme")
         check(bits in (7, 8), f"quantisation scheme: weight_bits must be 7 or 8, not {bits}")
 
     @property
@@ -112,6 +132,9 @@ class Scheme:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Scheme:
-        """The inverse of `to_dict`. Raises UserError on an unknown field."""
-        check("rules" in values, "quantisation scheme: no rules; written by another version of motrlab?")
-        return cast(Scheme, build(Scheme, values, "quantisation scheme"))
+        """The inverse of `to_dict`. Raises UserError on an unknown field and on a value of another kind."""
+        try:
+            check("rules" in values, "quantisation scheme: no rules; written by another version of motrlab?")
+            return cast(Scheme, build(Scheme, values, "quantisation scheme"))
+        except UserError as error:
+            raise UserError(f"{error} (make the run again with this version)") from error

@@ -44,6 +44,7 @@ def calibrate(quantised: QuantizedMotr, sequences: Videos, config: Config) -> Ca
     """
     if config.calibration.equalise:
         equalise(quantised.model)
+    quantised.ranges.forget()
     quantised.mode("calibrate")
     kept: list[FrameStep] = []
     live: list[int] = []

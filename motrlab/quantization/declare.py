@@ -11,12 +11,13 @@ from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor, nn
 
 from motrlab.config import ModelConfig
+from motrlab.config.checks import check
 from motrlab.config.scheme import Scheme
 from motrlab.errors import UserError
 from motrlab.model.motr import Motr
 from motrlab.quantization.grid_operations import GridOperations
 from motrlab.quantization.grids import CONSTANT_SCALE
-from motrlab.quantization.tensors import Key, TensorSpec, Value
+from motrlab.quantization.tensors import Key, TensorSpec, Value, grid_ends
 
 _FIXED = {"image": 1 / 128, "position.sine": CONSTANT_SCALE}  # bytes; sines reach from -1 to 1
 
@@ -39,7 +40,8 @@ def module_paths(model: Motr) -> dict[int, Key]:
 def declare(model: Motr, scheme: Scheme) -> dict[Key, TensorSpec]:
     """Every tensor of a folded model in the order in which it is computed, base graph first.
 
-    Raises UserError where tensors that share a grid are asked for in different precisions.
+    Raises UserError where tensors that share a grid are asked for in different precisions or scales, and where two
+    parts of the slots share a weight that is to have other scales for each.
     """
     net = _Declaring(model, scheme)
     inputs = example_inputs(model.config)
@@ -69,19 +71,26 @@ class _Declaring(GridOperations):
     ) -> TensorSpec:
         key = self.key(module, part)
         if key not in self.found:
-            rule = self.scheme.find(key[0], operator, key[1].partition("/")[0])
-            largest = 2**15 - 1 if rule.precision == "int16" else 127
-            low, high = (0, max(largest, self.scheme.levels)) if facts.get("relu") else (-largest - 1, largest)
-            fixed = _FIXED.get(key[1], rule.scale)
-            if rule.scale not in (None, fixed):
-                where = f"quantisation rule {rule.label!r}: {key[0]} {key[1]}"
-                raise UserError(f"{where} has the scale {fixed:.6g}, no other")
-            self.found[key] = TensorSpec(*key, operator, rule, 0, low, high, fixed, facts.get("ceiling"))
+            self.found[key] = self._declared(key, operator, facts.get("ceiling"), unsigned=bool(facts.get("relu")))
             self.grids.add(key)
         for source in sources:
             if source.spec is not None:
                 source.spec.readers.append(key)
         return self.found[key]
+
+    def _declared(self, key: Key, operator: str, ceiling: float | None, *, unsigned: bool) -> TensorSpec:
+        rule, whole = (self.scheme.find(key[0], operator, path) for path in (key[1], key[1].partition("/")[0]))
+        where = f"quantisation rule {rule.label!r}: {key[0]} {key[1]}"
+        told = f"{where} has the weights of the other part; set per_channel by the path without a part"
+        check(rule.per_channel == whole.per_channel, told)
+        low, high = grid_ends(rule.precision, self.scheme.levels, unsigned=unsigned)
+        fixed = _FIXED.get(key[1], rule.scale)
+        if rule.scale not in (None, fixed):
+            raise UserError(f"{where} has the scale {fixed:.6g}, no other")
+        if ceiling is not None and fixed is not None:  # an observed scale ends the grid there
+            high = min(high, round(ceiling / fixed))
+            check(high > 0, f"{where} ends at {ceiling:g}; give it a scale below that, not {fixed:g}")
+        return TensorSpec(*key, operator, rule, 0, low, high, fixed, ceiling)
 
     def look(self, value: Value, steps: Tensor | None = None) -> None:
         assert value.spec is not None
@@ -99,10 +108,11 @@ class _Declaring(GridOperations):
 
     def grouped(self) -> dict[Key, TensorSpec]:
         """The tensors with the numbers of their groups."""
-        groups: dict[Key, tuple[int, TensorSpec]] = {}  # number and first tensor
+        groups: dict[Key, tuple[int, TensorSpec]] = {}  # number and first tensor, of those on grids if there is one
         result: dict[Key, TensorSpec] = {}
         for key, spec in self.found.items():
-            group, first = groups.setdefault(self.grids[key], (len(groups), spec))
+            root = self.grids[key]
+            group, first = groups.setdefault(root, (len(groups), spec))
             result[key] = replace(spec, group=group, numel=self._numel.get(key, 0))
             if {first.rule.precision, spec.rule.precision} == {"int8", "int16"} or first.fixed != spec.fixed:
                 facts = (
@@ -110,4 +120,6 @@ class _Declaring(GridOperations):
                 )
                 told = " and ".join("{} {} ({!r}: {}, scale {})".format(*fact) for fact in facts)
                 raise UserError(f"quantisation scheme: {told} share one grid; give them one precision and scale")
+            if not first.quantised:
+                groups[root] = group, spec
         return result

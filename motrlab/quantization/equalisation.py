@@ -20,13 +20,12 @@ from motrlab.quantization.tensors import Key, TensorSpec
 
 
 @torch.no_grad()
-def equalise(model: Motr, sweeps: int = 3) -> int:
-    """Equalise every pair of a folded float model in place, `sweeps` times over; how many pairs there are."""
+def equalise(model: Motr, sweeps: int = 3) -> None:
+    """Equalise every pair of a folded float model in place, `sweeps` times over."""
     pairs = [(product(model, a), product(model, b)) for a, b in equalisable(declare(model, Scheme())).items()]
     for _ in range(sweeps):
         for first, second in pairs:
             _equalise_pair(first, second)
-    return len(pairs)
 
 
 def equalisable(specs: Mapping[Key, TensorSpec]) -> dict[Key, Key]:

@@ -84,10 +84,13 @@ def product(xp: Any, accumulator: Any, factor: Any) -> Any:
     return accumulator * factor
 
 
-def add_factors(x_scale: float, y_scale: float, scale: float) -> tuple[float, float]:
-    """Factors of `add`: the nearest multiples of 1/4096. Raises OverflowError where 256 of them would not be exact."""
+def add_factors(x_scale: float, y_scale: float, scale: float, *, wide: bool = False) -> tuple[float, float]:
+    """Factors of `add`: the nearest multiples of 1/4096. Raises OverflowError where 256 of them would not be exact.
+
+    `wide`: a sum on a grid of 16 bits, which has no such limit. It is not exact in float32; analysis alone uses it.
+    """
     factors = [round(s / scale * FRACTION) for s in (x_scale, y_scale)]
-    if max(factors) * 256 >= EXACT:
+    if max(factors) * 256 >= EXACT and not wide:
         raise OverflowError(f"a sum's grid is {max(factors) / FRACTION:.0f} times finer than that of what it adds")
     return factors[0] / FRACTION, factors[1] / FRACTION
 

@@ -66,7 +66,7 @@ class GridOperations(Grids):
     def sum_factors(self, spec: TensorSpec, x_scale: float, y_scale: float) -> tuple[float, float]:
         """As `functions.add_factors`. Raises UserError where the sum's grid is too fine."""
         with named(spec, f"give its rule {spec.rule.label!r} a coarser scale, or calibrate again"):
-            return functions.add_factors(x_scale, y_scale, number(self.scale(spec)))
+            return functions.add_factors(x_scale, y_scale, number(self.scale(spec)), wide=spec.bits == 16)
 
     def norm(self, norm: Any, x: Value, branch: Value) -> Value:
         self.share(x.spec, branch.spec)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from motrlab.config.scheme import Scheme
+from motrlab.config.scheme import MIN_SCALE, Scheme
 from motrlab.errors import UserError
 from motrlab.model.attention import DeformableAttention
 from motrlab.model.base import DetectQueries
@@ -260,12 +260,21 @@ class Grids(Operations):
     # Products.
 
     def layer(self, x: Any, spec: TensorSpec, module: Any) -> IntegerLayer:
-        """The integers of a product of `x` (whose `scale` counts), which gives the tensor `spec`."""
+        """The integers of a product of `x` (whose `scale` counts), which gives the tensor `spec`.
+
+        Raises UserError where its sum can overflow, and where a rule has fixed a scale of `x` so small that, for the
+        sake of a bias, weights are on a coarser grid than one scale for all of them would give.
+        """
 
         def make() -> IntegerLayer:
-            given = module.weight, module.bias, x.scale, self.scheme.weight_limit
+            limit = self.scheme.weight_limit
             with named(spec, "it needs fewer inputs, or weights of 7 bits (Scheme.weight_bits)"):
-                return integer_layer(*given, per_channel=spec.rule.per_channel)
+                made = integer_layer(module.weight, module.bias, x.scale, limit, per_channel=spec.rule.per_channel)
+            fixed = [s.rule for s in self.specs.values() if s.rule.scale is not None and spec.key in s.readers]
+            if fixed and MIN_SCALE < module.weight.abs().amax() / limit < made.scale.amax():
+                told = f"{spec.graph} {spec.name}: its bias leaves too few steps to its weights"
+                raise UserError(f"{told}; give rule {fixed[0].label!r} a scale above {fixed[0].scale:g}")
+            return made
 
         found: IntegerLayer = self.known(id(module), make)
         if self.watch_product is not None:

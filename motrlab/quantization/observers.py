@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from motrlab.config.scheme import MIN_SCALE
 from motrlab.quantization.tensors import TensorSpec
 
 BINS = 2048
-MIN_SCALE = 1e-6
 _UNSEEN = 4.0  # the range of a norm: nothing overflows if a track lives after all
 _MOMENTUM = 0.02  # of the moving average, once as many updates are seen as it spans; before, a plain mean
 
@@ -139,6 +139,11 @@ class Ranges(nn.Module):
             values = x if live is None else x.movedim(1, -1)[live[:, 0] > 0]
             if len(values):
                 count_magnitudes(values * scale, self.histograms[row], self.limits[row : row + 1])
+
+    def forget(self) -> None:
+        """As if nothing had been observed; scales stay until the next `follow`."""
+        for buffer in self.buffers():
+            buffer.zero_()
 
     @torch.no_grad()
     def advance(self) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 from torch import nn
 
 from motrlab.config import Config
+from motrlab.config.scheme import MIN_SCALE
 from motrlab.data.clips import ClipBatch
 from motrlab.data.store import FrameStore
 from motrlab.lineage import config_hash
 from motrlab.quantization.calibration import Videos, round_again
-from motrlab.quantization.observers import MIN_SCALE
 from motrlab.quantization.quantized import QuantizedGraphs, QuantizedMotr
 from motrlab.training.checkpoint import state_hash
 from motrlab.training.clip_loop import clip_loss
@@ -58,7 +58,7 @@ def qat_trainee(quantised: QuantizedMotr, config: Config, *, quantise: bool = Tr
         else:
             quantised.ranges.advance()
         moving = step < frozen_from and not learned
-        quantised.mode(("train" if moving else "train_frozen") if quantise else "float")
+        quantised.mode(("train" if moving else "evaluate") if quantise else "float")
 
     return Trainee(
         clips=QatClips(quantised, qat_config(config)),

@@ -23,9 +23,8 @@ from motrlab.training.checkpoint import load_tensors, part, save_model
 MODES = {  # name → observers on, quantisation on
     "float": (False, False),
     "calibrate": (True, False),
-    "evaluate": (False, True),
+    "evaluate": (False, True),  # also for a training whose ranges stay
     "train": (True, True),
-    "train_frozen": (False, True),
 }
 
 

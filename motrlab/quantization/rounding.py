@@ -26,8 +26,8 @@ _MOST_ROWS = 2048  # positions of a map that count in one frame, evenly spread
 
 
 @torch.no_grad()
-def adapt_rounding(quantised: QuantizedMotr, steps: Sequence[FrameStep]) -> int:
-    """Round the weights of both graphs in place; of how many products.
+def adapt_rounding(quantised: QuantizedMotr, steps: Sequence[FrameStep]) -> None:
+    """Round the weights of both graphs in place.
 
     `steps`: frames whose inputs both graphs are run on. `quantised` must be calibrated; it ends in mode `evaluate`.
     """
@@ -51,7 +51,6 @@ def adapt_rounding(quantised: QuantizedMotr, steps: Sequence[FrameStep]) -> int:
         module.weight.copy_(rounded.reshape(module.weight.shape))
         module.bias.copy_(bias.flatten())
     quantised.mode("evaluate")  # integers are of the old ones
-    return len(moments)
 
 
 def _inputs(module: Any, x: Value) -> Tensor:

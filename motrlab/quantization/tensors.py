@@ -13,6 +13,12 @@ from motrlab.config.scheme import Rule
 Key = tuple[str, str]  # graph, name
 
 
+def grid_ends(precision: str, levels: int, *, unsigned: bool) -> tuple[int, int]:
+    """The least and the largest integer of a grid; `levels`: `Scheme.levels`."""
+    largest = 2**15 - 1 if precision == "int16" else 127
+    return (0, max(largest, levels)) if unsigned else (-largest - 1, largest)
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """A tensor between two operations of a graph.

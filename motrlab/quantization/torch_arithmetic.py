@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from motrlab.config.scheme import MIN_SCALE
 from motrlab.quantization.functions import ONE, exact_parts, key_parts
 
-MIN_SCALE = 1e-6  # of weights
 LARGEST_BIAS = 2**22  # in steps of the accumulator
 
 
@@ -133,11 +133,11 @@ def integer_layer(weight: Tensor, bias: Tensor, x_scale: Any, limit: int, *, per
 
     The scales follow the weights; a bias that would pass 2²² widens them.
     """
-    flat = weight.detach().abs().flatten(1)
-    largest = flat.amax(1) if per_channel else flat.amax().expand(len(flat))
+    largest = weight.detach().abs().flatten(1).amax(1)
     x_step = torch.as_tensor(x_scale, dtype=torch.float32, device=weight.device)
     scale = (largest / limit).clamp(min=MIN_SCALE)
     scale = torch.maximum(scale, bias.detach().abs() / (x_step.detach() * LARGEST_BIAS))
+    scale = scale if per_channel else scale.amax().expand_as(scale)
     steps, step = weight / scale.reshape(-1, *[1] * (weight.ndim - 1)), x_step * scale
     rounded, shift = steps.round(), (bias.double() / step.double()).round().float()
     return IntegerLayer(rounded, shift, scale, step, _parts(rounded, shift))

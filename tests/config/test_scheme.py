@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -38,9 +39,23 @@ def test_graph_operator_and_path_must_all_fit() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pattern", "parts"),
+    [("a.out", "detect track"), ("*.out", "detect track"), ("a.out/*", "detect track"), ("a.out/track", "track")],
+)
+def test_a_path_without_a_part_is_both_parts(pattern: str, parts: str) -> None:
+    rule = Rule(path=pattern)
+    assert [part for part in ("detect", "track") if rule.fits("base", "linear", f"a.out/{part}")] == parts.split()
+    assert not rule.fits("base", "linear", "a.outer/track")
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"precision": "int4"},
+        {"path": 3},
+        {"per_channel": "no"},
+        {"percentile": True},
+        {"scale": "0.1"},
         {"observer": "best"},
         {"operator": "convolution"},
         {"percentile": 0.0},
@@ -62,6 +77,24 @@ def test_weights_have_seven_or_eight_bits() -> None:
         Scheme(weight_bits=4)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"weight_bits": 7.0}, "weight_bits must be int, not 7.0"),
+        ({"signed_only": "false"}, "signed_only must be bool, not 'false'"),
+        ({"rules": None}, "rules must be .*, not None"),
+        ({"rules": [[]]}, r"rules: an object with fields expected, not \[\]"),
+        ({"rules": 3}, "rules: a list expected, not 3"),
+        ({"rules": [{"path": 3}]}, r"'\*/\*/3': path must be str, not 3"),
+        ({"rules": [{"per_channel": "no"}]}, "per_channel must be bool, not 'no'"),
+    ],
+)
+def test_values_of_another_kind_are_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        Scheme.from_dict({"rules": [], **wrong})
+    assert "\n" not in str(error.value)
+
+
 def test_signed_only_costs_a_bit_behind_relu() -> None:
     assert [Scheme(signed_only=signed).levels for signed in (False, True)] == [255, 127]
 
@@ -75,7 +108,7 @@ def test_round_trip_as_json() -> None:
     "values", [{"rules": [{"bits": 8}]}, {"rules": [{"softmax_scale": 0.1}]}, {"signed_only": True}]
 )
 def test_a_scheme_of_another_version_is_named(values: dict[str, object]) -> None:
-    with pytest.raises(UserError, match="another version"):
+    with pytest.raises(UserError, match=r"another version.*make the run again with this version"):
         Scheme.from_dict(values)
 
 

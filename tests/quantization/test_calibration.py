@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from motrlab.config import Config
+from motrlab.config.scheme import Rule, Scheme
 from motrlab.errors import UserError
+from motrlab.model.motr import Motr
 from motrlab.quantization.calibration import calibrate, closed_loop, round_again, shared_out
 from motrlab.quantization.quantized import QuantizedMotr
 
@@ -38,21 +41,29 @@ def test_frames_are_shared_out(
 
 
 def test_every_range_is_observed(quantised: QuantizedMotr, config: Config) -> None:
-    quantised.ranges.seen.zero_()
     calibrate(quantised, [frames(config, 3)], config)
     assert quantised.ranges.unseen() == []
     fixed = {spec.name for spec in quantised.specs.values() if spec.fixed is not None}
     assert fixed == {"image", "position.sine"}
 
 
+def test_calibrating_again_forgets_what_was_seen(config: Config, float_model: Motr) -> None:
+    scheme = Scheme().with_rules(Rule(path="encoder.*", observer="mse"), Rule(path="decoder.*", observer="min_max"))
+    dim = [[image / 4 for image in frames(config, 3)]]
+    twice, once = (QuantizedMotr(copy.deepcopy(float_model), scheme) for _ in range(2))
+    calibrate(twice, [frames(config, 3)], config)
+    calibrate(twice, dim, config)
+    calibrate(once, dim, config)
+    for name, value in once.state_dict().items():
+        assert torch.equal(twice.state_dict()[name], value), name
+
+
 def test_frames_without_tracks_say_nothing_of_the_track_slots(quantised: QuantizedMotr, config: Config) -> None:
     """A clip's first frame does not count as 0: its empty slots are not looked at."""
     index = list(quantised.specs).index(("qim", "attention.mixed"))
-    quantised.ranges.seen.zero_()
     calibrate(quantised, [frames(config, 3)], config)
     seen, reach = quantised.ranges.seen[index], float(quantised.ranges.largest[index])
     assert 0 < float(seen) <= 3
-    quantised.ranges.seen.zero_()
     nobody = replace(config, tracker=replace(config.tracker, birth_score=1.0))
     calibrate(quantised, [frames(config, 3)], nobody)
     assert float(quantised.ranges.seen[index]) == 0
@@ -67,8 +78,6 @@ def test_frames_without_tracks_say_nothing_of_the_track_slots(quantised: Quantiz
 
 
 def test_a_range_never_seen_is_no_reason_to_overflow(quantised: QuantizedMotr, config: Config) -> None:
-    for buffer in (quantised.ranges.seen, quantised.ranges.largest):
-        buffer.zero_()
     nobody = replace(config, tracker=replace(config.tracker, birth_score=1.0))
     assert calibrate(quantised, [frames(config, 2)], nobody).tracks_per_frame == 0
     scales = [float(quantised.ranges.scale[s.group]) for s in quantised.specs.values() if s.operator != "head"]

@@ -34,7 +34,8 @@ def test_the_function_stays_and_the_ranges_are_level(float_model: Motr, base_inp
     before = (*graphs.base(*base_inputs), graphs.qim(slots, slots.flip(3), base_inputs[2]))
     weights = {name: value.clone() for name, value in model.state_dict().items() if name.endswith("weight")}
     found = equalisable(declare(model, Scheme()))
-    assert equalise(model) == len(found) > 10
+    assert len(found) > 10
+    equalise(model)
     after = (*graphs.base(*base_inputs), graphs.qim(slots, slots.flip(3), base_inputs[2]))
     for one, other in zip(before, after, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4)

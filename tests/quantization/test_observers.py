@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from motrlab.config.scheme import OBSERVERS, Rule
+from motrlab.config.scheme import MIN_SCALE, OBSERVERS, Rule
 from motrlab.quantization.observers import (
     BINS,
     FROM_HISTOGRAM,
-    MIN_SCALE,
     Ranges,
     count_magnitudes,
     kl_clip,

@@ -68,7 +68,7 @@ def test_steps_change_weights_and_lower_the_loss(
 def test_gradients_cross_frames_through_both_graphs(
     quantised: QuantizedMotr, config: Config, clip_batch: ClipBatch
 ) -> None:
-    quantised.mode("train_frozen")
+    quantised.mode("evaluate")
     QatClips(quantised, quiet(qat_config(config)))(clip_batch, [np.random.default_rng(0)] * 8).total.backward()
     gradients = {name: p.grad for name, p in quantised.named_parameters()}
     without = [name for name, g in gradients.items() if g is None or not g.abs().sum() > 0]
@@ -169,7 +169,7 @@ def test_training_puts_every_tensor_on_its_grid(
     rows = config.model.num_track // config.model.slot_columns
     query = quantised.graphs.detect_query[:, :, :rows].expand(2, -1, -1, -1).detach()
     reference = torch.rand(2, 4, *query.shape[2:], generator=torch.Generator().manual_seed(1)) * 0.5 + 0.2
-    quantised.mode("train_frozen")
+    quantised.mode("evaluate")
     net = quantised.net
     net.record = {}
     found = quantised.graphs.base(clip_batch.images[0], query, torch.ones(2, 1, 1, config.model.num_track), reference)
@@ -250,34 +250,33 @@ def test_training_computes_what_evaluation_does(
             for member in group:
                 quantised.ranges.largest[list(quantised.specs).index(member.key)] = scale * member.high
     quantised.ranges.follow()
-    for mode in ("evaluate", "train_frozen"):
-        quantised.mode(mode)
+    quantised.mode("evaluate")
+    for training in (False, True):
         net.record = {}
-        with torch.set_grad_enabled(mode != "evaluate"):
+        with torch.set_grad_enabled(training):
             quantised.graphs.base(*inputs)
-        seen[mode], net.record = net.record, None
-    for name, expected in seen["evaluate"].items():
-        assert float((seen["train_frozen"][name] - expected).norm()) <= 0.3 * float(expected.norm()), name
+        seen[training], net.record = net.record, None
+    for name, expected in seen[False].items():
+        assert float((seen[True][name] - expected).norm()) <= 0.3 * float(expected.norm()), name
 
 
 def test_gradients_are_those_of_the_float_functions(float_model: Motr, config: Config) -> None:
     """On grids of 16 bits, which round little, every parameter has nearly the float model's."""
-    rules = Rule(precision="int16"), Rule(graph="base", operator="sum", precision="int8")  # those have no finer grid
-    quantised = QuantizedMotr(copy.deepcopy(float_model), Scheme().with_rules(*rules))
+    quantised = QuantizedMotr(copy.deepcopy(float_model), Scheme().with_rules(Rule(precision="int16")))
     calibrate(quantised, [noise(config, 6, 1)], config)
     step = list(closed_loop(quantised.graphs, noise(config, 6, 2), config))[-1]
     assert step.before.mask.any()
     found: dict[str, dict[str, torch.Tensor]] = {}
-    for mode in ("float", "train_frozen"):
+    for mode in ("float", "evaluate"):
         quantised.mode(mode)
         quantised.zero_grad()
         logits, boxes, embedding = quantised.graphs.base(*step.base_inputs)
         outputs, generator = (*logits, *boxes, embedding, quantised.graphs.qim(*step.qim_inputs)), torch.Generator()
         torch.stack([(x * torch.randn(x.shape, generator=generator)).sum() for x in outputs]).sum().backward()
         found[mode] = {n: p.grad.flatten().clone() for n, p in quantised.named_parameters() if p.grad is not None}
-    assert found["float"].keys() == found["train_frozen"].keys()
+    assert found["float"].keys() == found["evaluate"].keys()
     for name, expected in found["float"].items():
-        gradient = found["train_frozen"][name]
+        gradient = found["evaluate"][name]
         if (size := float(expected.norm())) > 1e-4:
             assert float(gradient @ expected) / size / float(gradient.norm()) > 0.8, name
             assert 0.7 < float(gradient.norm()) / size < 1.4, name

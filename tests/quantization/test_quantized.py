@@ -148,6 +148,24 @@ def test_relu6_ends_the_range_at_six(config: Config, base_inputs: Inputs) -> Non
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("scale", "steps"), [(0.1, 60), (0.02, 255), (4.0, 2)])
+def test_relu6_clips_at_six_on_a_fixed_grid(config: Config, base_inputs: Inputs, scale: float, steps: int) -> None:
+    """A grid that reaches further ends there."""
+    model = folded_copy(build_motr(replace(config.model, activation="relu6"), seed=3))
+    model.base.backbone.stem[0].weight.mul_(100)
+    quantised = QuantizedMotr(model, Scheme().with_rules(Rule(path="backbone.stem", scale=scale)))
+    quantised.graphs.base(*base_inputs)
+    quantised.ranges.finish()
+    quantised.mode("evaluate")
+    quantised.net.record = {}
+    quantised.graphs.base(*base_inputs)
+    assert float(quantised.net.record["backbone.stem"].max()) == pytest.approx(steps * scale)
+    assert quantised.specs["base", "backbone.stem"].high == steps
+    with pytest.raises(UserError, match=r"backbone\.stem ends at 6; give it a scale below that, not 13"):
+        QuantizedMotr(model, Scheme().with_rules(Rule(path="backbone.stem", scale=13.0)))
+
+
+@torch.no_grad()
 def test_signed_only_and_seven_bits(config: Config, float_model: Motr, base_inputs: Inputs) -> None:
     """For chips that know symmetric int8 only, and for kernels that add pairs of products in 16 bits."""
     scheme = replace(Scheme(), signed_only=True, weight_bits=7)
@@ -188,7 +206,7 @@ def test_weight_scales_follow_the_weights(quantised: QuantizedMotr, base_inputs:
     spec, layer = quantised.specs["base", "encoder.0.ffn.expand"], quantised.model.base.encoder[0].ffn.expand
     with torch.no_grad():
         layer.weight[3] *= 2
-        quantised.mode("train_frozen")
+        quantised.mode("evaluate")
         integers = quantised.net.layer(Value(base_inputs[1], 0.1), spec, layer)
     assert float(integers.weight[3].abs().max()) == 127
     assert float(integers.scale[3]) == pytest.approx(float(layer.weight[3].detach().abs().max()) / 127)
@@ -214,7 +232,7 @@ def test_round_trip_through_a_file(
 
 
 def test_detect_queries_are_on_their_grid_and_have_gradients(quantised: QuantizedMotr) -> None:
-    quantised.mode("train_frozen")
+    quantised.mode("evaluate")
     query = quantised.graphs.detect_query
     scale = quantised.net.scale(quantised.specs["base", "detect.query"])
     steps = query.detach() / scale
@@ -268,6 +286,35 @@ def test_one_grid_of_two_precisions_is_refused(float_model: Motr) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_float_tensor_first_does_not_hide_two_precisions(float_model: Motr) -> None:
+    first = Rule(graph="base", path="track_query", precision="float")
+    finer = Rule(name="finer", path="decoder.0.norm1", precision="int16")
+    with pytest.raises(UserError, match=r"norm1 \('finer': int16.* share one grid"):
+        QuantizedMotr(float_model, Scheme().with_rules(first, finer))
+
+
+def test_a_rule_without_a_part_is_for_both(float_model: Motr, recwarn: pytest.WarningsRecorder) -> None:
+    rule = Rule(path="decoder.0.self_attention.out", per_channel=False)
+    specs = QuantizedMotr(float_model, Scheme().with_rules(rule)).specs
+    parts = [specs["base", f"{rule.path}/{part}"] for part in ("detect", "track")]
+    assert [spec.rule for spec in parts] == [rule, rule]
+    assert not [w for w in recwarn if "fits no tensor" in str(w.message)]
+
+
+def test_a_rule_may_name_a_part(float_model: Motr, recwarn: pytest.WarningsRecorder) -> None:
+    path = "decoder.0.self_attention.out"
+    rules = (Rule(path=f"{path}/detect", precision="int16"), Rule(path="detect.residual", precision="int16"))
+    specs = QuantizedMotr(float_model, Scheme().with_rules(*rules)).specs
+    assert [specs["base", f"{path}/{part}"].bits for part in ("detect", "track")] == [16, 8]
+    assert not [w for w in recwarn if "fits no tensor" in str(w.message)]
+
+
+def test_two_parts_have_one_weight(float_model: Motr) -> None:
+    rule = Rule(path="decoder.0.self_attention.out/track", per_channel=False)
+    with pytest.raises(UserError, match="track has the weights of the other part; set per_channel by the path without"):
+        QuantizedMotr(float_model, Scheme().with_rules(rule))
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
@@ -291,6 +338,25 @@ def test_a_sum_on_a_grid_that_is_too_fine_is_named(float_model: Motr, base_input
     with pytest.raises(UserError, match=rf"{name}: .* times finer .*'fine'") as error, torch.no_grad():
         quantised.graphs.base(*base_inputs)
     assert "\n" not in str(error.value)
+
+
+@torch.no_grad()
+def test_a_scale_that_leaves_the_weights_no_steps_is_named(config: Config, base_inputs: Inputs) -> None:
+    """Its bias would be too many steps of the accumulator, and is kept at the cost of the weights."""
+    model = folded_copy(build_motr(config.model, seed=3))
+    model.base.encoder[0].ffn.project.bias.fill_(0.5)
+    for scale in (0.05, 1e-6):
+        rule = Rule(name="tiny", path="encoder.0.ffn.expand", scale=scale)
+        quantised = QuantizedMotr(copy.deepcopy(model), Scheme().with_rules(rule))
+        quantised.graphs.base(*base_inputs)
+        quantised.ranges.finish()
+        quantised.mode("evaluate")
+        if scale == 0.05:
+            quantised.graphs.base(*base_inputs)
+            continue
+        with pytest.raises(UserError, match=r"ffn\.project: its bias .*'tiny' a scale above 1e-06") as error:
+            quantised.graphs.base(*base_inputs)
+        assert "\n" not in str(error.value)
 
 
 @torch.no_grad()

@@ -48,7 +48,7 @@ def _disagreement(row: LayerRow) -> Finding | None:
 def _saturation(row: LayerRow) -> Finding | None:
     if not _saturates(row):
         return None
-    scale = f"a rule's scale near {row.scale * row.range_used:.2g} would reach it"
+    scale = f"a rule's scale near {row.scale * row.range_used:.2g}{_sharing(row)} would reach it"
     otherwise = f"Observer {row.observer} chose to clip: where that costs accuracy, take min_max; {scale} too."
     wider = {
         "min_max": "Calibrate on more frames.",
@@ -80,8 +80,7 @@ def _coarse_steps(row: LayerRow) -> Finding | None:
         return None
     ways = []
     if row.observer in EXTREMES:
-        shared = f" for all {row.num_sharing} tensors that share the grid" if row.num_sharing > 1 else ""
-        ways.append(f"observer percentile or mse{shared} would clip them")
+        ways.append(f"observer percentile or mse{_sharing(row)} would clip them")
     if row.equalisable:
         ways.append("calibration.equalise, if it is off, would level its channels")
     return row.own_sqnr_db, (
@@ -105,6 +104,10 @@ def _offset(row: LayerRow) -> Finding | None:
 
 def _saturates(row: LayerRow) -> bool:
     return row.saturated_share > SATURATED_SHARE and row.clipped_error_share > 0.5
+
+
+def _sharing(row: LayerRow) -> str:
+    return f" for all {row.num_sharing} tensors that share the grid" if row.num_sharing > 1 else ""
 
 
 def _percent(share: float) -> str:

@@ -22,7 +22,7 @@ from motrlab.quantization.analysis.probe import OutputError, Probe
 from motrlab.quantization.analysis.taps import recorded, slot_tensors, tap_point
 from motrlab.quantization.observers import BINS, FROM_HISTOGRAM
 from motrlab.quantization.quantized import QuantizedMotr
-from motrlab.quantization.tensors import Key, TensorSpec
+from motrlab.quantization.tensors import Key, TensorSpec, grid_ends
 from motrlab.tracking.step import to_numpy
 
 MAX_VALUES = 200_000  # of a tensor that are kept, evenly spread
@@ -133,8 +133,7 @@ def changed_grid(
     grid = grid_of(quantised, key)
     low, high = grid.low, grid.high
     if precision != spec.rule.precision:
-        largest = 2**15 - 1 if precision == "int16" else 127
-        low, high = (0, max(largest, quantised.scheme.levels)) if low == 0 else (-largest - 1, largest)
+        low, high = grid_ends(precision, quantised.scheme.levels, unsigned=low == 0)
     if reach is None:
         own = quantised.specs.items()
         shared = [values[k] for k, s in own if s.group == spec.group and k in values] or [values[key]]

@@ -117,6 +117,8 @@ def test_a_grid_that_others_need_is_not_told_to_shrink() -> None:
     assert "a rule's scale near 0.025 instead of 0.1 would use them" in only(alone).lower()
     assert "6 tensors share the grid, and another needs it" in only(shared)
     assert "scale" not in only(shared)
+    wider = replace(CASES["saturates"], num_sharing=6, observer="fixed")
+    assert "a rule's scale near 0.19 for all 6 tensors that share the grid would reach it" in only(wider)
     coarse = replace(CASES["steps too coarse"], num_sharing=6)
     assert "observer percentile or mse for all 6 tensors that share the grid" in only(coarse)
 

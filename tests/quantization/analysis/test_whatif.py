@@ -83,6 +83,14 @@ def test_values_are_those_of_the_float_model(quantised: QuantizedMotr, probe: Pr
     assert row.own_sqnr_db == pytest.approx(grid_of(quantised, KEY).sqnr_db(found[KEY].values), abs=0.5)
 
 
+def test_a_sum_may_have_16_bits(quantised: QuantizedMotr, probe: Probe) -> None:
+    key = ("base", "decoder.0.self_attention")
+    assert quantised.specs[key].operator == "sum"
+    values = {key: found.values for key, found in observe(quantised, probe).items()}
+    fine = changed_grid(quantised, key, values, precision="int16")
+    assert output_error(quantised, probe, key, fine).db("embedding") > 0
+
+
 def test_mistakes(quantised: QuantizedMotr) -> None:
     with pytest.raises(UserError, match="no tensor 'nowhere'"):
         grid_of(quantised, ("base", "nowhere"))
