@@ -70,6 +70,13 @@ def pairwise_iou(a: Array, b: Array) -> Array:
     return box_iou(a[..., :, None, :], b[..., None, :, :])
 
 
+def pairwise_covered(a: Array, b: Array) -> Array:
+    """How much of each `a` lies in each `b`: `[..., n, 4]` and `[..., m, 4]` xyxy → `[..., n, m]`, 0 to 1."""
+    a = a[..., :, None, :]
+    area = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
+    return _intersection_union(a, b[..., None, :, :])[0] / area.clip(min=1e-9)
+
+
 def box_giou(a: Array, b: Array) -> Array:
     """Generalised IoU (arXiv 1902.09630) of xyxy boxes, broadcast elementwise. Range -1 to 1."""
     intersection, union = _intersection_union(a, b)

@@ -73,17 +73,23 @@ def collate(clips: Sequence[ClipSample]) -> LoadedClips:
 
 
 class SequencePeople:
-    """A sequence's people (or other tracked objects) by frame: flag not 0, boxes as fractions."""
+    """A sequence's people (or other tracked objects) by frame: flag not 0, boxes as fractions.
+
+    Of stills also the regions to be ignored, with visibility -1. (In videos flag 0 is mostly of what is no person.)
+    """
 
     def __init__(self, store: FrameStore, name: str) -> None:
         info = store.info(name)
-        people = store.annotations(name).counted(info.tracked)
+        labels = store.annotations(name)
+        counted = (labels.flag != 0) & (info.tracked.kinds(labels.class_id) >= 0)
+        people = labels.select(counted | (labels.regions(info.tracked) & info.stills))
         size = np.array([info.width, info.height, info.width, info.height])
         self._boxes = (box_ltwh_to_cxcywh(people.ltwh) / size).astype(np.float32)
-        self._ids, self._visibility = people.track_id, people.visibility.astype(np.float32)
-        self._kinds = info.tracked.kinds(people.class_id)
+        self._ids = people.track_id
+        self._visibility = np.where(people.flag != 0, people.visibility, -1).astype(np.float32)
+        self._kinds = info.tracked.kinds(people.class_id).clip(0)
         self._first = np.searchsorted(people.frame, np.arange(1, info.num_frames + 2))  # row of each frame's first box
-        self.frames = np.unique(people.frame)  # that have anybody
+        self.frames = np.unique(labels.frame[counted])  # that have anybody
 
     def at(self, frame: int) -> FrameObjects:
         """Those of a frame, counted from 1."""

@@ -36,7 +36,7 @@ CLASSES = {
     "player": 1, "goalkeeper": 1, "goalkeepers": 1, "referee": 1, "dancer": 1, "athlete": 1,
     "rider": 2, "cyclist": 2, "motorcyclist": 2, "van": 3, "bus": 3, "truck": 3, "vehicle": 3, "bike": 4, "cycle": 4,
     "motorcycle": 5, "scooter": 5, "nonmotorisedvehicle": 6, "nonmotvehicle": 6,
-    "sittingperson": 7, "personsitting": 7, "mannequin": 8, "statue": 8,
+    "mask": 13, "sittingperson": 7, "personsitting": 7, "mannequin": 8, "statue": 8,
 }  # fmt: skip
 ClassMap = Mapping[str, int]
 _KNOWN = ", ".join(f"{number} {name}" for number, name in enumerate(MOT_CLASSES) if name)

@@ -25,6 +25,7 @@ from motrlab.data.formats import Format, Labels, how_to_import, laid_out_as, rea
 from motrlab.data.rows import Rows, is_promised, read_ini, read_text, why_unreadable
 from motrlab.errors import UserError
 
+_CROWD = 13  # class of a region that shows people together
 ENDLESS = 2**53  # frames of a video of which nobody says the length
 _CONFIDENCE = "a confidence? `python -m motrlab import` takes whatever is not 0 as 1"
 _FROM_ZERO = "`python -m motrlab import` takes sequences that count from 0"
@@ -84,6 +85,10 @@ class Annotations:
     def counted(self, classes: Classes = PEOPLE) -> Annotations:
         """The rows that count: of a tracked class, and a flag other than 0."""
         return self.select((self.flag != 0) & (classes.kinds(self.class_id) >= 0))
+
+    def regions(self, classes: Classes = PEOPLE) -> NDArray[np.bool_]:
+        """`[n]`: rows of flag 0 in which people may be: of a tracked class, or a crowd."""
+        return (self.flag == 0) & ((classes.kinds(self.class_id) >= 0) | (self.class_id == _CROWD))
 
     @property
     def people(self) -> Annotations:

@@ -81,7 +81,7 @@ class SeqStillMotion:
         path, change = (limit * (num_frames - 1) / 2 * np.array([-1, 1]) for limit in (self.pan, self.zoom))
         zoom = np.minimum(rng.uniform(math.log(0.45), 0) + rng.uniform(-1, 1) * change, 0)
         ends = largest * np.exp(zoom)[:, None]  # sizes of the first and the last view, [2, 2]
-        people = sample.objects[0].boxes
+        people = sample.objects[0].boxes[sample.objects[0].visibility >= 0]
         somebody = people[rng.integers(len(people)), :2] if len(people) else rng.random(2)
         middle = somebody + rng.uniform(-0.4, 0.4, 2) * ends.min(0)
         centres = np.clip(middle + path[:, None] * rng.uniform(-1, 1, 2) * ends.mean(0), ends / 2, 1 - ends / 2)

@@ -33,8 +33,9 @@ _REFERENCE_HEIGHT = 800  # the pixel sizes of the reference's augmentation belon
 @dataclass(frozen=True)
 class FrameObjects:
     """Ground truth of one frame of one clip: `boxes float32 [n, 4]`, cxcywh in fractions of the picture, possibly
-    reaching outside it; `ids int64 [n]`, one per object throughout the clip; `visibility float32 [n]`, 0 to 1;
-    `kinds int64 [n]`, the class of each, counted from 0; where it is not said, all are of the first.
+    reaching outside it; `ids int64 [n]`, one per object throughout the clip; `visibility float32 [n]`, 0 to 1, and
+    below 0 a region in which nothing is judged; `kinds int64 [n]`, the class of each, counted from 0; where it is not
+    said, all are of the first.
     """
 
     boxes: NDArray[np.floating]

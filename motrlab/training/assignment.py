@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from motrlab.boxes import box_cxcywh_to_xyxy, box_iou, pairwise_giou, pairwise_iou
+from motrlab.boxes import box_cxcywh_to_xyxy, box_iou, pairwise_covered, pairwise_giou, pairwise_iou
 from motrlab.config import ModelConfig, TrainConfig
 from motrlab.data.clips import Objects
 from motrlab.data.transforms import FrameObjects
@@ -21,7 +21,8 @@ from motrlab.tracking.step import FrameOutput
 from motrlab.tracking.tracker import EMPTY, Decision
 
 NO_OBJECT = -1  # a live track slot that follows nobody: a false positive
-_IGNORE_IOU = 0.5  # a detect slot that overlaps an ignored person more is not judged
+_IGNORE_IOU = 0.5  # a detect slot that overlaps an ignored person more is not judged...
+_IGNORE_SHARE = 0.5  # ...nor one of which more is in a region to be ignored
 Float = NDArray[np.floating]
 Int = NDArray[np.int64]
 Pair = tuple[Int, Int]  # slots and the objects, by number, that they are to find
@@ -135,14 +136,18 @@ class ClipAssignment:
         return pairs
 
     def _valid(self, objects: Sequence[FrameObjects], boxes: Float) -> NDArray[np.bool_]:
-        """`[L, B, N]`; with `below_visibility="ignore"` not the detect slots on people who are too hidden to be one."""
+        """`[L, B, N]`; not the detect slots in a region to be ignored, nor, with `below_visibility="ignore"`, those on
+        people who are too hidden to be one.
+        """
         num_detect = self.model.num_detect
         exists = np.concatenate((np.ones((len(objects), num_detect), bool), self.live), 1)
         valid = np.repeat(exists[None], len(boxes), 0)
-        if self.config.below_visibility == "ignore":
-            for b, frame in enumerate(objects):
-                hidden = box_cxcywh_to_xyxy(frame.boxes[frame.visibility < self.config.min_visibility])
-                overlap = pairwise_iou(box_cxcywh_to_xyxy(boxes[:, b, :num_detect]), hidden)
+        for b, frame in enumerate(objects):
+            own, people = box_cxcywh_to_xyxy(boxes[:, b, :num_detect]), box_cxcywh_to_xyxy(frame.boxes)
+            covered = pairwise_covered(own, people[frame.visibility < 0])
+            valid[:, b, :num_detect] &= ~(covered > _IGNORE_SHARE).any(-1)
+            if self.config.below_visibility == "ignore":
+                overlap = pairwise_iou(own, people[frame.visibility < self.config.min_visibility])
                 valid[:, b, :num_detect] &= ~(overlap > _IGNORE_IOU).any(-1)
         return valid
 

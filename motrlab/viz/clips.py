@@ -35,7 +35,8 @@ def clip_sheet(clips: Sequence[ClipSample], width: int = 320) -> NDArray[np.uint
     for clip in clips:
         inputs = network_input(torch.from_numpy(np.stack(clip.images)), nv12=clip.nv12).numpy()
         for image, people in zip(inputs, clip.objects, strict=True):
-            pictures.append(_with_boxes(network_input_to_bgr(image), people.boxes, people.ids, width))
+            seen = people.visibility >= 0  # no region to be ignored
+            pictures.append(_with_boxes(network_input_to_bgr(image), people.boxes[seen], people.ids[seen], width))
     return contact_sheet(pictures, columns=len(clips[0].images))
 
 
@@ -55,7 +56,8 @@ def still_sheet(data: ClipDataset, num_clips: int = 3, num_frames: int = 4, widt
             [(still.images[0], still.objects[0]), *zip(moved.images, moved.objects, strict=True)]
         ):
             own = min(width, round(room[0] * image.shape[1] / image.shape[0]))
-            drawn = _with_boxes(image, people.boxes, people.ids, own)[: room[0]]
+            seen = people.visibility >= 0  # no region to be ignored
+            drawn = _with_boxes(image, people.boxes[seen], people.ids[seen], own)[: room[0]]
             cells.append(_captioned(drawn, f"frame {t}" if t else f"{name}, image {frame}", room))
     return contact_sheet(cells, columns=num_frames + 1)
 

@@ -327,8 +327,9 @@ def test_boxes_of_stills_are_fractions_of_their_own_size(tmp_path: Path, config:
     assert first.images[0].shape == (20, 40, 3)
     np.testing.assert_allclose(first.objects[1].boxes, [[15 / 40, 10 / 20, 10 / 40, 10 / 20]], rtol=1e-5)
     assert third.images[0].shape[0] == 120, "decoded no larger than useful"
-    np.testing.assert_allclose(third.objects[0].boxes, [[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]], rtol=1e-5)
-    assert third.objects[0].ids.tolist() == [2, 3]
+    np.testing.assert_allclose(third.objects[0].boxes[:2], [[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]], rtol=1e-5)
+    assert third.objects[0].ids.tolist() == [2, 3, 4]
+    assert third.objects[0].visibility.tolist() == [0.5, 1, -1], "flag 0: a region to be ignored"
 
 
 @pytest.mark.parametrize("augmentation", ["street", "reference"])

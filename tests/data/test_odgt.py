@@ -65,7 +65,7 @@ def test_people_count_and_what_is_to_be_ignored_does_not(
     assert (folder / "gt/gt.txt").read_text().splitlines() == [
         "1,1,5,10,20,40,1,1,0.25",  # a head to be ignored is not the person
         "1,2,30,10,20,40,0,1,0.25",
-        "1,3,0,0,8,9,0,9,1",
+        "1,3,0,0,8,9,0,13,1",  # a crowd
         "1,4,60,1,6,6,0,1,1",
         "1,5,-3,10,20,40,1,1,0.85",
         "2,8,2,10,20,40,1,1,0.25",

@@ -195,6 +195,16 @@ def test_detect_slots_on_hidden_people(
     assert story.valid()[:D] == [judged, True, True, True]
 
 
+def test_detect_slots_in_a_region_to_be_ignored(tell: Tell) -> None:
+    """Neither somebody nor background, however much larger the region is than the slot's box."""
+    frame = objects(10, 20)
+    frame.visibility[0], frame.boxes[0, 2:] = -1, 4 * frame.boxes[0, 2:]
+    story = tell([frame])
+    story.frame({0: 10, 1: 20})
+    assert story.positives() == {1: 20}
+    assert story.valid()[:D] == [False, True, True, True]
+
+
 def test_tracked_people_are_shared_with_detect_slots_before_the_last_layer(
     slots: ModelConfig, quiet: TrainConfig, make_output: MakeOutput
 ) -> None:
