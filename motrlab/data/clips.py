@@ -81,7 +81,7 @@ class SequencePeople:
     def __init__(self, store: FrameStore, name: str) -> None:
         info = store.info(name)
         labels = store.annotations(name)
-        counted = (labels.flag != 0) & (info.tracked.kinds(labels.class_id) >= 0)
+        counted = labels.counts(info.tracked)
         people = labels.select(counted | (labels.regions(info.tracked) & info.stills))
         size = np.array([info.width, info.height, info.width, info.height])
         self._boxes = (box_ltwh_to_cxcywh(people.ltwh) / size).astype(np.float32)

@@ -82,9 +82,13 @@ class Annotations:
         """The rows that a mask or an index array names."""
         return replace(self, **{field: getattr(self, field)[rows] for field in ANNOTATION_FIELDS})
 
+    def counts(self, classes: Classes = PEOPLE) -> NDArray[np.bool_]:
+        """`[n]`: rows that count: of a tracked class, and a flag other than 0."""
+        return (self.flag != 0) & (classes.kinds(self.class_id) >= 0)
+
     def counted(self, classes: Classes = PEOPLE) -> Annotations:
-        """The rows that count: of a tracked class, and a flag other than 0."""
-        return self.select((self.flag != 0) & (classes.kinds(self.class_id) >= 0))
+        """Only those."""
+        return self.select(self.counts(classes))
 
     def regions(self, classes: Classes = PEOPLE) -> NDArray[np.bool_]:
         """`[n]`: rows of flag 0 in which people may be: of a tracked class, or a crowd."""

@@ -14,7 +14,7 @@ from motrlab.data.clips import ClipDataset
 from motrlab.data.crowding import crowded
 from motrlab.data.preprocess import BGR_TO_YUV, YUV_OFFSET
 from motrlab.data.summary import aligned
-from motrlab.data.transforms import ClipSample, SeqRandomSizeCrop, Transform, network_input, seen_in_view
+from motrlab.data.transforms import ClipSample, FrameObjects, SeqRandomSizeCrop, Transform, network_input, seen_in_view
 from motrlab.tracking.sequence import FrameTracks
 from motrlab.viz.overlay import contact_sheet, draw_frame
 
@@ -35,8 +35,7 @@ def clip_sheet(clips: Sequence[ClipSample], width: int = 320) -> NDArray[np.uint
     for clip in clips:
         inputs = network_input(torch.from_numpy(np.stack(clip.images)), nv12=clip.nv12).numpy()
         for image, people in zip(inputs, clip.objects, strict=True):
-            seen = people.visibility >= 0  # no region to be ignored
-            pictures.append(_with_boxes(network_input_to_bgr(image), people.boxes[seen], people.ids[seen], width))
+            pictures.append(_with_people(network_input_to_bgr(image), people, width))
     return contact_sheet(pictures, columns=len(clips[0].images))
 
 
@@ -56,8 +55,7 @@ def still_sheet(data: ClipDataset, num_clips: int = 3, num_frames: int = 4, widt
             [(still.images[0], still.objects[0]), *zip(moved.images, moved.objects, strict=True)]
         ):
             own = min(width, round(room[0] * image.shape[1] / image.shape[0]))
-            seen = people.visibility >= 0  # no region to be ignored
-            drawn = _with_boxes(image, people.boxes[seen], people.ids[seen], own)[: room[0]]
+            drawn = _with_people(image, people, own)[: room[0]]
             cells.append(_captioned(drawn, f"frame {t}" if t else f"{name}, image {frame}", room))
     return contact_sheet(cells, columns=num_frames + 1)
 
@@ -77,7 +75,7 @@ def crowd_sheet(data: ClipDataset, num_clips: int = 2, width: int = 320) -> NDAr
         if len(both.objects[0].ids) > len(now.objects[0].ids):
             told = f"{name}, frame {frames[0]}", f"frame {then[0]}", "together"
             for clip, text in zip((now, other, both), told, strict=True):
-                drawn = _with_boxes(clip.images[0], clip.objects[0].boxes, clip.objects[0].ids, width)
+                drawn = _with_people(clip.images[0], clip.objects[0], width)
                 cells.append(_captioned(drawn, text, drawn.shape[:2]))
         if len(cells) == 3 * num_clips:
             break
@@ -157,6 +155,12 @@ def _pictures(sample: ClipSample) -> list[NDArray[np.uint8]]:
     first, second, third = np.rint(frames).clip(0, 255).astype(np.uint8).swapaxes(0, 1)
     upper, lower = np.concatenate((first, second), -1), np.concatenate((third, np.zeros_like(third)), -1)
     return [cv2.cvtColor(both, cv2.COLOR_GRAY2BGR) for both in np.concatenate((upper, lower), -2)]  # type: ignore[misc]
+
+
+def _with_people(picture: NDArray[np.uint8], people: FrameObjects, width: int) -> NDArray[np.uint8]:
+    """Without the regions to be ignored."""
+    seen = people.visibility >= 0
+    return _with_boxes(picture, people.boxes[seen], people.ids[seen], width)
 
 
 def _with_boxes(
